@@ -1,0 +1,140 @@
+"""Errors that say whose fault it was, what to do, and which HTTP status that is.
+
+Every error that may reach a user is an `ExoError`. The HTTP border turns it into OpenAI's error body, the gRPC border
+(`transport/status.py`) carries it between nodes unchanged. `AssertionError` and friends stay what they are: our bugs.
+"""
+
+from __future__ import annotations
+
+
+class ExoError(Exception):
+    """Base of all errors shown to users.
+
+    `status` is the HTTP status, `type` and `code` are OpenAI's error fields, `param` names the offending request field,
+    `retryable` says that the same call may succeed later, `retry_after` (seconds) says when.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = "internal_error"
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+
+class InvalidRequest(ExoError):
+    """The caller sent something that cannot be served; `param` names the field."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt (plus requested tokens) is longer than the model's context; the message holds both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(ExoError):
+    """No model of that name; the message lists what there is."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class NotFound(ExoError):
+    """No such route or resource."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class Unauthorized(ExoError):
+    """Missing or wrong API key."""
+
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class UnsupportedModel(ExoError):
+    """An architecture, a quantization or a cut that the engine does not run, refused before anything loads."""
+
+    status, type, code = 400, "invalid_request_error", "unsupported_model"
+
+
+class CheckpointError(ExoError):
+    """Model files that are missing, truncated or contradictory."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_checkpoint"
+
+
+class DigestMismatch(ExoError):
+    """Two nodes hold different files under one model name."""
+
+    status, type, code = 409, "invalid_request_error", "model_digest_mismatch"
+
+
+class DownloadError(ExoError):
+    """A model could not be fetched (offline, hub unreachable, no access)."""
+
+    status, type, code, retryable = 502, "server_error", "download_failed", True
+
+
+class NoCapacity(ExoError):
+    """The cluster's free memory cannot hold what was asked for."""
+
+    status, type, code, retryable = 503, "server_error", "no_capacity", True
+
+
+class PeerUnavailable(ExoError):
+    """A node or a runner went away or cannot be reached."""
+
+    status, type, code, retryable = 503, "server_error", "peer_unavailable", True
+
+
+class ProtocolMismatch(ExoError):
+    """The peer's protocol range does not meet ours."""
+
+    status, type, code = 409, "server_error", "protocol_mismatch"
+
+
+class ClusterMismatch(ExoError):
+    """The peer does not hold this cluster's key."""
+
+    status, type, code = 403, "server_error", "cluster_mismatch"
+
+
+class RingBroken(ExoError):
+    """A rule of the ring's protocol was broken, or a stage failed; the epoch is over."""
+
+    status, type, code, retryable = 503, "server_error", "ring_broken", True
+
+
+class DeadlineExceeded(ExoError):
+    """The time that the caller granted has run out."""
+
+    status, type, code, retryable = 504, "server_error", "deadline_exceeded", True
+
+
+class ConfigurationError(ExoError):
+    """A flag, variable or file that the user gave is wrong: said at start, exit status 2."""
+
+    status, type, code = 400, "invalid_request_error", "configuration_error"
+
+
+class EngineUnavailable(ConfigurationError):
+    """The engine asked for is not installed or does not run on this machine; the message names the extra."""
+
+    code = "engine_unavailable"

@@ -1,0 +1,418 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HandshakeMessage(_message.Message):
+    __slots__ = ("hello", "challenge", "proof", "welcome")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    challenge: Challenge
+    proof: Proof
+    welcome: Welcome
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("node_id", "boot_id", "cluster_fingerprint", "protocol_min", "protocol_max", "version", "nonce")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    boot_id: str
+    cluster_fingerprint: str
+    protocol_min: int
+    protocol_max: int
+    version: str
+    nonce: bytes
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., cluster_fingerprint: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., version: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("node_id", "boot_id", "cluster_fingerprint", "protocol_min", "protocol_max", "version", "nonce", "proof")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    boot_id: str
+    cluster_fingerprint: str
+    protocol_min: int
+    protocol_max: int
+    version: str
+    nonce: bytes
+    proof: bytes
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., cluster_fingerprint: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., version: _Optional[str] = ..., nonce: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("proof", "node")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    node: NodeDescription
+    def __init__(self, proof: _Optional[bytes] = ..., node: _Optional[_Union[NodeDescription, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("session_id", "protocol", "node")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    protocol: int
+    node: NodeDescription
+    def __init__(self, session_id: _Optional[str] = ..., protocol: _Optional[int] = ..., node: _Optional[_Union[NodeDescription, _Mapping]] = ...) -> None: ...
+
+class DeviceDescription(_message.Message):
+    __slots__ = ("id", "kind", "name", "memory_total", "memory_free")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    name: str
+    memory_total: int
+    memory_free: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., name: _Optional[str] = ..., memory_total: _Optional[int] = ..., memory_free: _Optional[int] = ...) -> None: ...
+
+class NodeDescription(_message.Message):
+    __slots__ = ("node_id", "boot_id", "name", "version", "addresses", "grpc_port", "api_port", "engines", "devices", "memory_total", "memory_free", "chip", "blas")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    GRPC_PORT_FIELD_NUMBER: _ClassVar[int]
+    API_PORT_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
+    CHIP_FIELD_NUMBER: _ClassVar[int]
+    BLAS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    boot_id: str
+    name: str
+    version: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    grpc_port: int
+    api_port: int
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceDescription]
+    memory_total: int
+    memory_free: int
+    chip: str
+    blas: str
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., grpc_port: _Optional[int] = ..., api_port: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[_Union[DeviceDescription, _Mapping]]] = ..., memory_total: _Optional[int] = ..., memory_free: _Optional[int] = ..., chip: _Optional[str] = ..., blas: _Optional[str] = ...) -> None: ...
+
+class HealthCheckRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HealthCheckResponse(_message.Message):
+    __slots__ = ("is_healthy", "detail")
+    IS_HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    is_healthy: bool
+    detail: str
+    def __init__(self, is_healthy: _Optional[bool] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class CollectTopologyRequest(_message.Message):
+    __slots__ = ("visited", "max_depth")
+    VISITED_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    visited: _containers.RepeatedScalarFieldContainer[str]
+    max_depth: int
+    def __init__(self, visited: _Optional[_Iterable[str]] = ..., max_depth: _Optional[int] = ...) -> None: ...
+
+class TopologyView(_message.Message):
+    __slots__ = ("nodes", "peer_graph")
+    class NodesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: NodeDescription
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[NodeDescription, _Mapping]] = ...) -> None: ...
+    class PeerGraphEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: PeerLinks
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[PeerLinks, _Mapping]] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PEER_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.MessageMap[str, NodeDescription]
+    peer_graph: _containers.MessageMap[str, PeerLinks]
+    def __init__(self, nodes: _Optional[_Mapping[str, NodeDescription]] = ..., peer_graph: _Optional[_Mapping[str, PeerLinks]] = ...) -> None: ...
+
+class PeerLinks(_message.Message):
+    __slots__ = ("links",)
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    links: _containers.RepeatedCompositeFieldContainer[PeerLink]
+    def __init__(self, links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ...) -> None: ...
+
+class PeerLink(_message.Message):
+    __slots__ = ("to_id", "description", "rtt_us", "bytes_per_s")
+    TO_ID_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    RTT_US_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    to_id: str
+    description: str
+    rtt_us: int
+    bytes_per_s: int
+    def __init__(self, to_id: _Optional[str] = ..., description: _Optional[str] = ..., rtt_us: _Optional[int] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NodeState(_message.Message):
+    __slots__ = ("node", "instances", "links", "leaving")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    node: NodeDescription
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
+    links: _containers.RepeatedCompositeFieldContainer[PeerLink]
+    leaving: bool
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ...) -> None: ...
+
+class ProbeLinkRequest(_message.Message):
+    __slots__ = ("payload", "reply_bytes")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    reply_bytes: int
+    def __init__(self, payload: _Optional[bytes] = ..., reply_bytes: _Optional[int] = ...) -> None: ...
+
+class ProbeLinkResponse(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+
+class ShardDescription(_message.Message):
+    __slots__ = ("model_id", "start_layer", "end_layer", "n_layers")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_LAYER_FIELD_NUMBER: _ClassVar[int]
+    END_LAYER_FIELD_NUMBER: _ClassVar[int]
+    N_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    start_layer: int
+    end_layer: int
+    n_layers: int
+    def __init__(self, model_id: _Optional[str] = ..., start_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., n_layers: _Optional[int] = ...) -> None: ...
+
+class AssignmentDescription(_message.Message):
+    __slots__ = ("node_id", "shard", "engine", "device")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    shard: ShardDescription
+    engine: str
+    device: str
+    def __init__(self, node_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+
+class InstanceDescription(_message.Message):
+    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    model_id: str
+    digest: str
+    assignments: _containers.RepeatedCompositeFieldContainer[AssignmentDescription]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    coordinator: str
+    epoch: int
+    context: int
+    slots: int
+    state: str
+    token: bytes
+    error: str
+    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ReserveShardRequest(_message.Message):
+    __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    coordinator: str
+    bytes: int
+    device: str
+    lease_ms: int
+    def __init__(self, instance_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class ReserveShardResponse(_message.Message):
+    __slots__ = ("memory_free",)
+    MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
+    memory_free: int
+    def __init__(self, memory_free: _Optional[int] = ...) -> None: ...
+
+class LoadShardRequest(_message.Message):
+    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "timeout_ms", "stage")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    IS_HEAD_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    shard: ShardDescription
+    digest: str
+    engine: str
+    device: str
+    is_head: bool
+    compute_dtype: str
+    slots: int
+    context: int
+    max_chunk: int
+    token: bytes
+    timeout_ms: int
+    stage: int
+    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
+
+class LoadProgress(_message.Message):
+    __slots__ = ("stage", "done", "total", "ready")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    done: int
+    total: int
+    ready: ShardReady
+    def __init__(self, stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., ready: _Optional[_Union[ShardReady, _Mapping]] = ...) -> None: ...
+
+class ShardReady(_message.Message):
+    __slots__ = ("port", "weight_bytes", "kv_bytes", "rollback_depth", "copy_any", "seconds", "info")
+    class InfoEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    COPY_ANY_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    weight_bytes: int
+    kv_bytes: int
+    rollback_depth: int
+    copy_any: bool
+    seconds: float
+    info: _containers.ScalarMap[str, str]
+    def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., copy_any: _Optional[bool] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class UnloadShardRequest(_message.Message):
+    __slots__ = ("instance_id", "stage")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    stage: int
+    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+
+class UnloadShardResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class RenewLeaseRequest(_message.Message):
+    __slots__ = ("instance_ids", "lease_ms")
+    INSTANCE_IDS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    instance_ids: _containers.RepeatedScalarFieldContainer[str]
+    lease_ms: int
+    def __init__(self, instance_ids: _Optional[_Iterable[str]] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class RenewLeaseResponse(_message.Message):
+    __slots__ = ("unknown",)
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PlaceModelRequest(_message.Message):
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "timeout_ms")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MIN_NODES_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    min_nodes: int
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    reuse: bool
+    timeout_ms: int
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class PlaceProgress(_message.Message):
+    __slots__ = ("stage", "detail", "done", "total", "instance")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    detail: str
+    done: int
+    total: int
+    instance: InstanceDescription
+    def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., instance: _Optional[_Union[InstanceDescription, _Mapping]] = ...) -> None: ...
+
+class RemoveInstanceRequest(_message.Message):
+    __slots__ = ("instance_id",)
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    def __init__(self, instance_id: _Optional[str] = ...) -> None: ...
+
+class RemoveInstanceResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...

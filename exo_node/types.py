@@ -1,0 +1,227 @@
+"""The words of the project as types (ARCHITECTURE "Words"). Pure data: no I/O, no framework, nothing below imports up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A half-open layer range `[start_layer, end_layer)` of one model with `n_layers` layers.
+
+    `start_layer == end_layer == 0` is a head without layers (embedding, norm and LM head only).
+    """
+
+    model_id: str
+    start_layer: int
+    end_layer: int
+    n_layers: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_layer <= self.end_layer <= self.n_layers:
+            raise ValueError(f"not a layer range: {self}")
+
+    @property
+    def n_owned(self) -> int:
+        """How many layers the shard holds."""
+        return self.end_layer - self.start_layer
+
+    @property
+    def is_first(self) -> bool:
+        return self.start_layer == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.end_layer == self.n_layers
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a node knows of a model's files without loading them.
+
+    `config` is the normalised config.json (models/config.py). Sizes are bytes as stored in the files:
+    `layer_bytes[i]` of layer i, `embed_bytes` of the input embedding, `head_bytes` of final norm and LM head (the LM
+    head counts 0 when tied). `n_params` counts parameters; `kv_width` is the number of K plus V elements per token and
+    layer (2 * kv_heads * head_dim). `digest` names the content (ARCHITECTURE 3.13); empty until computed.
+    """
+
+    model_id: str
+    path: str
+    architecture: str
+    config: Mapping[str, Any]
+    n_layers: int
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+    dtype: Dtype
+    layer_bytes: tuple[int, ...]
+    embed_bytes: int
+    head_bytes: int
+    n_params: int
+    kv_width: int
+    digest: str = ""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.layer_bytes) + self.embed_bytes + self.head_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the head draws a token. Defaults are the neutral values (OpenAI's defaults); `temperature=0` is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None  # None = no logprobs; 0 = the chosen token's only
+    seed: int = 0  # fixed by the API node before the request leaves it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One sequence to generate, as a dialect parsed it. Exactly one of `messages` and `prompt` is given.
+
+    `sampling_given` names the sampling fields that the caller set, so that a backend may fill the others from the
+    model's generation_config.json (temperature only). `seed` None means: the API node draws one.
+    """
+
+    request_id: str
+    model: str
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    sampling_given: frozenset[str] = frozenset()
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """log-probability of one emitted token under the model's raw distribution, with the most likely alternatives.
+
+    `token`/`bytes` are the token's text and UTF-8 bytes; `top` lists (token text, bytes, logprob), most likely first.
+    """
+
+    token: str
+    token_id: int
+    logprob: float
+    bytes: bytes
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """A piece of an answer. `text` may be empty while a UTF-8 character or a possible stop string is incomplete.
+
+    The last delta of a stream has `finish_reason` and `usage`; a stream that ends without one is a failure.
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One row of `/v1/models`."""
+
+    id: str
+    created: int
+    owned_by: str
+    context_length: int | None
+    loaded: bool
+    local_path: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """Anything that turns a `GenerationRequest` into a stream of `TokenDelta` (the ring, later also deployments)."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Yield deltas in order; closing the generator cancels the sequence on every shard.
+
+        Raises `ExoError` subclasses; after the first delta too.
+        """
+        ...
+
+    async def models(self) -> list[ModelCard]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator (or the CPU) that can hold a shard. `id` is the engine's own name, e.g. "CPU", "METAL", "CUDA:0"."""
+
+    id: str
+    kind: Literal["cpu", "metal", "cuda", "amd"]
+    name: str
+    memory_total: int  # bytes
+    memory_free: int  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """What a node says of itself to its peers. `addresses` are literal IPs (scoped for link-local IPv6), best first."""
+
+    node_id: str
+    boot_id: str  # new at every start: the same node_id with another boot_id is a restarted node
+    name: str
+    version: str
+    addresses: tuple[str, ...]
+    grpc_port: int
+    api_port: int
+    engines: tuple[str, ...]  # usable, preferred first
+    devices: tuple[Device, ...]
+    memory_total: int
+    memory_free: int  # bytes that a placement may use (after --memory-limit and reservations)
+    chip: str = ""
+    blas: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Shard `shard` of an instance on node `node_id`, run by `engine` on `device`. Position in the ring = list index."""
+
+    node_id: str
+    shard: Shard
+    engine: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One model placed on the cluster: an ordered ring of shards. `addresses[i]` is the host:port of runner i."""
+
+    instance_id: str
+    model_id: str
+    digest: str
+    assignments: tuple[Assignment, ...]
+    addresses: tuple[str, ...]
+    coordinator: str
+    epoch: int
+    context: int  # tokens a sequence may hold
+    slots: int  # sequences in flight at once
+    state: Literal["loading", "ready", "failed"]
+    token: bytes = b""  # secret of the data plane: only members see it
+    error: str = ""
