@@ -183,16 +183,69 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node", "instances", "links", "leaving")
+    __slots__ = ("node", "instances", "links", "leaving", "shards")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
     node: NodeDescription
     instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
     links: _containers.RepeatedCompositeFieldContainer[PeerLink]
     leaving: bool
-    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    shards: _containers.RepeatedCompositeFieldContainer[HostedShard]
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ...) -> None: ...
+
+class HostedShard(_message.Message):
+    __slots__ = ("instance_id", "stage")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    stage: int
+    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+
+class DescribeModelRequest(_message.Message):
+    __slots__ = ("model", "want_tokenizer", "fetch", "timeout_ms")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WANT_TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    want_tokenizer: bool
+    fetch: bool
+    timeout_ms: int
+    def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class DescribeModelResponse(_message.Message):
+    __slots__ = ("availability", "spec_json", "tokenizer_files", "detail")
+    class TokenizerFilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
+    SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FILES_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    availability: str
+    spec_json: str
+    tokenizer_files: _containers.ScalarMap[str, bytes]
+    detail: str
+    def __init__(self, availability: _Optional[str] = ..., spec_json: _Optional[str] = ..., tokenizer_files: _Optional[_Mapping[str, bytes]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class CommitInstanceRequest(_message.Message):
+    __slots__ = ("instance", "lease_ms")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    instance: InstanceDescription
+    lease_ms: int
+    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class CommitInstanceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ProbeLinkRequest(_message.Message):
     __slots__ = ("payload", "reply_bytes")

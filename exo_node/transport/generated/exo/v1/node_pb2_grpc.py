@@ -60,6 +60,11 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.ProbeLinkRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.ProbeLinkResponse.FromString,
                 _registered_method=True)
+        self.DescribeModel = channel.unary_unary(
+                '/exo.v1.NodeService/DescribeModel',
+                request_serializer=exo_dot_v1_dot_node__pb2.DescribeModelRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.DescribeModelResponse.FromString,
+                _registered_method=True)
         self.ReserveShard = channel.unary_unary(
                 '/exo.v1.NodeService/ReserveShard',
                 request_serializer=exo_dot_v1_dot_node__pb2.ReserveShardRequest.SerializeToString,
@@ -74,6 +79,11 @@ class NodeServiceStub:
                 '/exo.v1.NodeService/UnloadShard',
                 request_serializer=exo_dot_v1_dot_node__pb2.UnloadShardRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.UnloadShardResponse.FromString,
+                _registered_method=True)
+        self.CommitInstance = channel.unary_unary(
+                '/exo.v1.NodeService/CommitInstance',
+                request_serializer=exo_dot_v1_dot_node__pb2.CommitInstanceRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.CommitInstanceResponse.FromString,
                 _registered_method=True)
         self.RenewLease = channel.unary_unary(
                 '/exo.v1.NodeService/RenewLease',
@@ -127,6 +137,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeModel(self, request, context):
+        """Does this node hold the model (or know how to fetch it), and which files are they?
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReserveShard(self, request, context):
         """Coordinator -> member
         """
@@ -146,6 +163,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CommitInstance(self, request, context):
+        """Coordinator -> members: the ring stands; the head's daemon owns it from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewLease(self, request, context):
         """Head's daemon -> members: keep the leases of these instances.
         """
@@ -161,7 +185,8 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveInstance(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Any node -> the daemon of the head
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -194,6 +219,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=exo_dot_v1_dot_node__pb2.ProbeLinkRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.ProbeLinkResponse.SerializeToString,
             ),
+            'DescribeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeModel,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.DescribeModelRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.DescribeModelResponse.SerializeToString,
+            ),
             'ReserveShard': grpc.unary_unary_rpc_method_handler(
                     servicer.ReserveShard,
                     request_deserializer=exo_dot_v1_dot_node__pb2.ReserveShardRequest.FromString,
@@ -208,6 +238,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.UnloadShard,
                     request_deserializer=exo_dot_v1_dot_node__pb2.UnloadShardRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.UnloadShardResponse.SerializeToString,
+            ),
+            'CommitInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitInstance,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.CommitInstanceRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.CommitInstanceResponse.SerializeToString,
             ),
             'RenewLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewLease,
@@ -372,6 +407,33 @@ class NodeService:
             _registered_method=True)
 
     @staticmethod
+    def DescribeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/DescribeModel',
+            exo_dot_v1_dot_node__pb2.DescribeModelRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.DescribeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ReserveShard(request,
             target,
             options=(),
@@ -442,6 +504,33 @@ class NodeService:
             '/exo.v1.NodeService/UnloadShard',
             exo_dot_v1_dot_node__pb2.UnloadShardRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.UnloadShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/CommitInstance',
+            exo_dot_v1_dot_node__pb2.CommitInstanceRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.CommitInstanceResponse.FromString,
             options,
             channel_credentials,
             insecure,
