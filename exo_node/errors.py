@@ -138,3 +138,18 @@ class EngineUnavailable(ConfigurationError):
     """The engine asked for is not installed or does not run on this machine; the message names the extra."""
 
     code = "engine_unavailable"
+
+
+def error_from_code(name: str, message: str, status: int | None = None) -> ExoError:
+    """Rebuild an error that another process named by its class or by its `code` (a plain `ExoError` when unknown)."""
+    for cls in _all_errors(ExoError):
+        if name in (cls.__name__, cls.code):
+            return cls(message, status=status)
+    return ExoError(message, code=name, status=status)
+
+
+def _all_errors(base: type[ExoError]) -> list[type[ExoError]]:
+    found = []
+    for cls in base.__subclasses__():
+        found += [cls, *_all_errors(cls)]
+    return found

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+Utf8 = bytes  # an alias, since a field below is called `bytes`
 FinishReason = Literal["stop", "length"]
 
 
@@ -118,8 +119,8 @@ class TokenLogprob:
     token: str
     token_id: int
     logprob: float
-    bytes: bytes
-    top: tuple[tuple[str, bytes, float], ...] = ()
+    bytes: Utf8
+    top: tuple[tuple[str, Utf8, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
