@@ -191,7 +191,7 @@ class DirectorySource:
 
 
 class ShardView:
-    """Of `source`, exactly the tensors that a shard holds (what the ring hands an engine); anything else is a KeyError."""
+    """Of `source`, exactly the tensors that a shard holds, as the ring hands them; anything else is a KeyError."""
 
     def __init__(self, source: TensorSource, config: Mapping[str, Any], shard: Shard, is_head: bool) -> None:
         self._source = source
