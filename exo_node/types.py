@@ -226,3 +226,26 @@ class Instance:
     state: Literal["loading", "ready", "failed"]
     token: bytes = b""  # secret of the data plane: only members see it
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLink:
+    """What a node knows of its way to another: round trip in microseconds and bytes/s by probe; 0 = not measured."""
+
+    to_id: str
+    description: str = ""
+    rtt_us: int = 0
+    bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """What a node says on its control stream: itself, the instances that it coordinates, its links.
+
+    `leaving`: a clean exit follows; nothing else comes after it.
+    """
+
+    node: NodeInfo
+    instances: tuple[Instance, ...] = ()
+    links: tuple[PeerLink, ...] = ()
+    leaving: bool = False
