@@ -1,0 +1,59 @@
+"""What all tests share: a private EXO_HOME, the checkpoints beside the repository, and skips that say why."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_MODELS = ROOT.parent / "shared" / "models"
+
+# marker -> (modules it needs, what to do when one is absent)
+NEEDS = {
+    "engine_mlx": (("mlx", "mlx_lm"), "MLX is not installed (no wheel for this platform?)"),
+    "engine_tinygrad": (("tinygrad",), "tinygrad is not installed"),
+    "reference": (
+        ("torch", "transformers"),
+        "no torch here: it needs the CPU build of locks/reference.txt, found through PIP_FIND_LINKS",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a framework that is not installed. Nothing is imported to find out."""
+    skips = {
+        marker: pytest.mark.skip(reason=reason)
+        for marker, (modules, reason) in NEEDS.items()
+        if any(importlib.util.find_spec(module) is None for module in modules)
+    }
+    for item in items:
+        for marker, skip in skips.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def exo_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own for keys, settings and logs: no test touches the user's."""
+    home = tmp_path / "exo-home"
+    monkeypatch.setenv("EXO_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder of published checkpoints beside the repository; skips where it is not there."""
+    if not SHARED_MODELS.is_dir():
+        pytest.skip("no ../shared/models beside the repository")
+    return SHARED_MODELS
+
+
+@pytest.fixture(scope="session")
+def stories260k(shared_models: Path) -> Path:
+    """A published five-layer Llama of 260 thousand parameters, with its expected text in EXPECTED.md."""
+    folder = shared_models / "stories260K"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/models/stories260K beside the repository")
+    return folder
