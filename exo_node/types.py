@@ -73,6 +73,15 @@ class ModelSpec:
         return sum(self.layer_bytes) + self.embed_bytes + self.head_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor in a checkpoint: safetensors dtype string ("F32", "BF16", "F16", "U32", ...) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the head draws a token. Defaults are the neutral values (OpenAI's defaults); `temperature=0` is greedy."""

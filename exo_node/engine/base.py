@@ -14,17 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from exo_node.types import Dtype, Shard
+from exo_node.types import TensorInfo as TensorInfo  # models/ makes them, engines read them
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes total)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor in a checkpoint: safetensors dtype string ("F32", "BF16", "F16", "U32", ...) and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
 
 
 class TensorSource(Protocol):

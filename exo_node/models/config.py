@@ -94,8 +94,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "eos_token_id": 32000,
     },
 }
-# No class of these has a field of that name: what stands in config.json does nothing in transformers.
-_NO_HEAD_DIM = ("phi3",)
+# No field of these classes: engines take hidden_size / num_attention_heads, so anything else would be run wrongly.
+_NO_HEAD_DIM = ("qwen2", "phi3")
 
 # Far above any real model; a corrupt file must not make a node allocate by it.
 _LIMITS: Mapping[str, int] = {
@@ -201,10 +201,12 @@ def _derive_heads(out: dict[str, Any], model_type: str) -> None:
             f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads "
             f"{out['num_key_value_heads']}"
         )
-    if out.get("head_dim") is None or model_type in _NO_HEAD_DIM:
+    if out.get("head_dim") is None:
         if hidden % heads:
             raise CheckpointError(f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
         out["head_dim"] = hidden // heads
+    elif model_type in _NO_HEAD_DIM and out["head_dim"] * heads != hidden:
+        raise UnsupportedModel(f"a {model_type} model with a head_dim of its own ({out['head_dim']}) is not run")
 
 
 def _normalise_dtype(out: dict[str, Any]) -> None:
