@@ -167,16 +167,18 @@ class PeerLinks(_message.Message):
     def __init__(self, links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ...) -> None: ...
 
 class PeerLink(_message.Message):
-    __slots__ = ("to_id", "description", "rtt_us", "bytes_per_s")
+    __slots__ = ("to_id", "description", "rtt_us", "bytes_per_s", "address")
     TO_ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     RTT_US_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     to_id: str
     description: str
     rtt_us: int
     bytes_per_s: int
-    def __init__(self, to_id: _Optional[str] = ..., description: _Optional[str] = ..., rtt_us: _Optional[int] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+    address: str
+    def __init__(self, to_id: _Optional[str] = ..., description: _Optional[str] = ..., rtt_us: _Optional[int] = ..., bytes_per_s: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ()

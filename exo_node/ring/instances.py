@@ -1,0 +1,305 @@
+"""Instances as this node knows them: finds one for a request, places one when there is none, watches over its own.
+
+An instance is owned by the daemon of its head: that one publishes it to the peers, renews the leases of its shards and
+takes it down when a shard is lost. Every other node knows it from its peers' states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+
+from exo_node.cluster.placement import rendezvous
+from exo_node.errors import ExoError, ModelNotFound, NoCapacity, PeerUnavailable
+from exo_node.models.catalog import LocalModel
+from exo_node.ring.library import LoadedTokenizer, ModelLibrary, store_tokenizer_files
+from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
+from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
+from exo_node.ring.shard_host import ShardHost
+from exo_node.transport.convert import instance_from_proto, instance_to_proto
+from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import Instance, ModelCard
+
+log = logging.getLogger("exo.instances")
+
+LEASE_MS = 10_000
+RENEW_EVERY_S = 3.0  # three chances within a lease
+
+ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
+
+
+class InstanceManager:
+    """All that one node does with instances, apart from hosting shards (`ShardHost`)."""
+
+    def __init__(
+        self,
+        *,
+        cluster: ClusterView,
+        host: ShardHost,
+        library: ModelLibrary,
+        pool: PoolDefaults,
+        changed: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._host = host
+        self._library = library
+        self._changed = changed
+        self._placer = Placer(cluster, self.member, pool, changed=changed)
+        self._clients: dict[str, RingClient] = {}
+        self._lost: set[str] = set()  # ids of instances whose head did not answer us
+        self._wake = asyncio.Event()
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    def owned(self) -> list[Instance]:
+        """Ready instances whose head is on this node."""
+        here = self._cluster.node_id
+        return [one for one in self._host.committed.values() if one.assignments[0].node_id == here]
+
+    def published(self) -> list[Instance]:
+        """What this node tells its peers: its own instances and those that it is placing."""
+        return [*self.owned(), *self._placer.loading.values()]
+
+    def all(self) -> list[Instance]:
+        """Every instance of the cluster, loading ones too."""
+        found = {one.instance_id: one for one in self.published()}
+        for state in self._cluster.states().values():
+            for message in state.instances:
+                found.setdefault(message.instance_id, instance_from_proto(message))
+        return [one for one in found.values() if one.instance_id not in self._lost]
+
+    def models(self) -> list[ModelCard]:
+        """Rows of `/v1/models`: this node's disk, and what runs in the cluster."""
+        loaded = {one.model_id for one in self.all() if one.state == "ready"}
+        cards = self._library.cards(loaded)
+        known = {card.id for card in cards}
+        for one in self.all():
+            if one.model_id not in known:
+                known.add(one.model_id)
+                cards.append(ModelCard(one.model_id, 0, "exo-node", one.context, one.state == "ready"))
+        return cards
+
+    def member(self, node_id: str) -> Member:
+        """The shard host of a node, ours or a peer's."""
+        return self._host if node_id == self._cluster.node_id else RemoteMember(self._cluster.peer(node_id))
+
+    # -- for requests --------------------------------------------------------------------------------------------
+
+    async def ready_instance(self, model: str) -> Instance:
+        """A ready instance of the model; placed first where there is none. See `local_backend.Instances`."""
+        found = self._find_ready(model)
+        if found is not None:
+            return found
+        request = node_pb2.PlaceModelRequest(model=model, reuse=True)
+        return await self.place(request, lambda progress: None)
+
+    async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
+        """The instance's tokenizer: from this node's files when they are the same, else from the head's node."""
+        folder = await self._tokenizer_folder(instance)
+        return await self._library.tokenizer(instance.digest, folder)
+
+    def client(self, instance: Instance) -> RingClient:
+        """A connection to the instance's head, shared between requests."""
+        client = self._clients.get(instance.instance_id)
+        if client is None:
+            head = instance.assignments[0].node_id
+            port = int(instance.addresses[0].rpartition(":")[2])
+            address = join_host_port(self._cluster.address(self._cluster.node_id, head), port)
+            client = self._clients[instance.instance_id] = RingClient(address, instance.token)
+        return client
+
+    def lost(self, instance: Instance) -> None:
+        """The instance's ring is broken: offer it to nobody, and tell its owner's watch to look."""
+        self._lost.add(instance.instance_id)
+        self._wake.set()
+        self._changed()
+
+    # -- placing and removing ------------------------------------------------------------------------------------
+
+    async def place(self, request: node_pb2.PlaceModelRequest, on_progress: ProgressCallback) -> Instance:
+        """Place a model through the node that coordinates it; answers with the ready instance."""
+        model_id = self._canonical(request.model)
+        message = node_pb2.PlaceModelRequest()
+        message.CopyFrom(request)
+        message.model = model_id
+        coordinator = rendezvous(model_id, sorted(self._cluster.nodes()))
+        if coordinator == self._cluster.node_id:
+            source: AsyncGenerator[node_pb2.PlaceProgress, None] = self.coordinate(message)
+        else:
+            source = self._coordinate_at(coordinator, message)
+        instance = None
+        async with contextlib.aclosing(source) as updates:
+            async for update in updates:
+                on_progress(update)
+                if update.HasField("instance"):
+                    instance = instance_from_proto(update.instance)
+        if instance is None:
+            raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
+        return instance
+
+    async def coordinate(
+        self, request: node_pb2.PlaceModelRequest
+    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
+        async with self._placer.lock(request.model):
+            found = self._find_ready(request.model) if request.reuse else None
+            if found is not None:
+                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_proto(found))
+                return
+            async with contextlib.aclosing(self._placer.place(request)) as updates:
+                async for update in updates:
+                    yield update
+
+    async def remove(self, name: str) -> bool:
+        """Take an instance down, by id; False when there is none."""
+        instance = next((one for one in self.all() if one.instance_id == name), None)
+        if instance is None:
+            return False
+        owner = instance.assignments[0].node_id
+        if owner == self._cluster.node_id:
+            await self.remove_owned(instance.instance_id)
+        else:
+            await self._cluster.peer(owner).call(
+                "RemoveInstance",
+                node_pb2.RemoveInstanceRequest(instance_id=instance.instance_id),
+                timeout=UNLOAD_TIMEOUT_S,
+            )
+        return True
+
+    async def remove_owned(self, instance_id: str) -> bool:
+        """Take down an instance whose head is here: the head first, so that nobody is served half an answer."""
+        instance = next((one for one in self.owned() if one.instance_id == instance_id), None)
+        if instance is None:
+            return False
+        await self._host.drop_instance(instance_id)
+        self._changed()
+        here = self._cluster.node_id
+        await asyncio.gather(
+            *(
+                self._unload(one.node_id, instance_id, stage)
+                for stage, one in enumerate(instance.assignments)
+                if one.node_id != here
+            )
+        )
+        return True
+
+    # -- watching over our own -----------------------------------------------------------------------------------
+
+    def notice(self) -> None:
+        """A peer's state or our own shards have changed: look at our instances soon."""
+        self._wake.set()
+
+    async def watch(self) -> None:
+        """Runs for ever: renews the leases of our instances and takes down those that have lost a shard."""
+        while True:
+            self._wake.clear()
+            for instance in self.owned():
+                missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
+                if missing or instance.instance_id in self._lost:
+                    log.error("instance %s of %s lost stages %s", instance.instance_id[:8], instance.model_id, missing)
+                    await self.remove_owned(instance.instance_id)
+            await self._renew()
+            await self._forget_gone()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_EVERY_S):
+                    await self._wake.wait()
+
+    async def close(self) -> None:
+        """Take down our instances and close connections."""
+        for instance in self.owned():
+            await self.remove_owned(instance.instance_id)
+        for client in self._clients.values():
+            await client.close()
+
+    async def _renew(self) -> None:
+        by_node: dict[str, list[str]] = {}
+        for instance in self.owned():
+            for one in instance.assignments:
+                by_node.setdefault(one.node_id, []).append(instance.instance_id)
+
+        async def renew(node_id: str, instance_ids: list[str]) -> None:
+            request = node_pb2.RenewLeaseRequest(instance_ids=instance_ids, lease_ms=LEASE_MS)
+            with contextlib.suppress(ExoError):  # an unreachable node is noticed by membership
+                await self.member(node_id).renew_lease(request)
+
+        await asyncio.gather(*(renew(node_id, ids) for node_id, ids in by_node.items()))
+
+    async def _forget_gone(self) -> None:
+        known = {one.instance_id for one in self.all()} | self._lost
+        published = {one.instance_id for one in self.published()}
+        for state in self._cluster.states().values():
+            published |= {message.instance_id for message in state.instances}
+        self._lost &= published
+        for instance_id in [one for one in self._clients if one not in known & published]:
+            await self._clients.pop(instance_id).close()
+
+    async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
+        try:
+            await self.member(node_id).unload_shard(
+                node_pb2.UnloadShardRequest(instance_id=instance_id, stage=stage)
+            )
+        except ExoError as error:  # a dead node holds nothing; a live one lets the lease run out
+            log.info("cannot unload stage %d on %s: %s", stage, node_id, error)
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def _canonical(self, model: str) -> str:
+        """The id under which a model is placed: aliases resolved; a name only peers know stays as it is."""
+        try:
+            where = self._library.resolve(model)
+        except ModelNotFound:
+            return model
+        return where.model_id if isinstance(where, LocalModel) else where.repo_id
+
+    def _find_ready(self, model: str) -> Instance | None:
+        """A ready instance of the model, one whose head is here first."""
+        names = {model, self._canonical(model)}
+        ready = [one for one in self.all() if one.state == "ready" and one.model_id in names]
+        here = self._cluster.node_id
+        return min(ready, key=lambda one: (one.assignments[0].node_id != here, one.instance_id), default=None)
+
+    async def _coordinate_at(
+        self, node_id: str, request: node_pb2.PlaceModelRequest
+    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        async for update in self._cluster.peer(node_id).stream("PlaceModel", request):
+            yield update
+
+    async def _tokenizer_folder(self, instance: Instance) -> Path:
+        local = self._host.local_folder(instance.model_id)
+        if local is not None:
+            spec = await self._library.spec(instance.model_id)
+            if spec.digest == instance.digest:
+                return local
+        folder = self._library.tokenizer_cache(instance.digest)
+        if not folder.is_dir():
+            head = instance.assignments[0].node_id
+            answer = await self.member(head).describe_model(
+                node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True)
+            )
+            if not answer.tokenizer_files:
+                raise NoCapacity(f"node {head} does not give out the tokenizer of {instance.model_id}: try again")
+            await asyncio.to_thread(store_tokenizer_files, folder, dict(answer.tokenizer_files))
+        return folder
+
+
+def missing_stages(
+    instance: Instance, here: str, host: ShardHost, states: Mapping[str, node_pb2.NodeState]
+) -> list[int]:
+    """Stages of an instance whose runner is gone: its node left the cluster, or no longer lists the shard."""
+    local = set(host.shards())
+    missing = []
+    for stage, one in enumerate(instance.assignments):
+        if one.node_id == here:
+            alive = (instance.instance_id, stage) in local
+        else:
+            state = states.get(one.node_id)
+            alive = state is not None and any(
+                shard.instance_id == instance.instance_id and shard.stage == stage for shard in state.shards
+            )
+        if not alive:
+            missing.append(stage)
+    return missing

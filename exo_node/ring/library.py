@@ -1,0 +1,176 @@
+"""What this node knows of models: which it holds, their digests, their tokenizers. Owns the caches for it.
+
+Reading headers, hashing and parsing tokenizers happen on worker threads; the event loop only waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from exo_node.errors import DownloadError, ModelNotFound
+from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
+from exo_node.models.digest import compute_digest
+from exo_node.models.download import ShardDownloader
+from exo_node.models.spec import read_spec
+from exo_node.models.tokenizer import Tokenizer, generation_defaults
+from exo_node.types import ModelCard, ModelSpec
+
+# Files of a model that the node which speaks with the client needs; none is a weight.
+TOKENIZER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TOKENIZERS_KEPT = 4  # parsed tokenizers in memory; one of a 128k vocabulary is some 60 MB
+
+StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Answer to "do you hold this model?": `spec` only when local."""
+
+    availability: Literal["local", "fetchable", "unknown"]
+    spec: ModelSpec | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTokenizer:
+    """A parsed tokenizer with the sampling defaults that its model's authors gave."""
+
+    tokenizer: Tokenizer
+    defaults: Mapping[str, Any]
+
+
+class ModelLibrary:
+    """The models of one node."""
+
+    def __init__(self, catalog: Catalog, downloader: ShardDownloader, *, cache: Path) -> None:
+        self._catalog = catalog
+        self._downloader = downloader
+        self._digests = cache / "digests.json"
+        self._tokenizer_folder = cache / "tokenizers"
+        self._specs: dict[Path, tuple[tuple[Any, ...], ModelSpec]] = {}
+        self._tokenizers: dict[str, LoadedTokenizer] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def cards(self, loaded: set[str]) -> list[ModelCard]:
+        """Rows of `/v1/models` that this node's disk holds."""
+        return self._catalog.cards(loaded)
+
+    def resolve(self, model: str) -> LocalModel | RemoteModel:
+        """Where a name leads. Raises `ModelNotFound`."""
+        return self._catalog.resolve(model)
+
+    async def describe(self, model: str, *, fetch: bool, progress: StageProgress = no_progress) -> Description:
+        """Whether the model is here; with `fetch`, make it so if it can be downloaded."""
+        try:
+            where = self._catalog.resolve(model)
+        except ModelNotFound as error:
+            return Description("unknown", detail=error.message)
+        if isinstance(where, RemoteModel) and not fetch:
+            return Description("fetchable", detail=where.repo_id)
+        try:
+            return Description("local", spec=await self.spec(model, progress))
+        except DownloadError as error:
+            return Description("unknown", detail=error.message)
+
+    async def spec(self, model: str, progress: StageProgress = no_progress) -> ModelSpec:
+        """The model's spec with its digest, downloading and hashing first where that has not been done.
+
+        Raises `ModelNotFound`, `DownloadError`, `CheckpointError`, `UnsupportedModel`.
+        """
+        async with self._locks.setdefault(model, asyncio.Lock()):
+            where = self._catalog.resolve(model)
+            if isinstance(where, RemoteModel):
+                path = await self._downloader.fetch(where.repo_id, lambda done, total: progress("fetching", done, total))
+                model_id = where.repo_id
+            else:
+                path, model_id = where.path, where.model_id
+            signature = await asyncio.to_thread(_signature, path)
+            known = self._specs.get(path)
+            if known is not None and known[0] == signature and known[1].model_id == model_id:
+                return known[1]
+            spec = await asyncio.to_thread(read_spec, path, model_id)
+            progress("hashing", 0, spec.total_bytes)
+            digest = await asyncio.to_thread(compute_digest, spec, self._digests)
+            spec = dataclasses.replace(spec, digest=digest)
+            self._specs[path] = (signature, spec)
+            return spec
+
+    async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
+        """The tokenizer in `folder`, parsed once per digest."""
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            loaded = self._tokenizers.pop(digest, None)
+            if loaded is None:
+                loaded = await asyncio.to_thread(
+                    lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder))
+                )
+                while len(self._tokenizers) >= TOKENIZERS_KEPT:
+                    del self._tokenizers[next(iter(self._tokenizers))]
+            self._tokenizers[digest] = loaded  # last = most recently used
+            return loaded
+
+    def tokenizer_cache(self, digest: str) -> Path:
+        """Folder for the tokenizer files of a model whose weights are on other nodes only."""
+        return self._tokenizer_folder / digest.replace(":", "-")
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """The files that another node needs to speak for this model."""
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def store_tokenizer_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write tokenizer files that a peer sent. Names outside `TOKENIZER_FILES` are dropped: a peer picks no paths."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=folder.parent))
+    for name in TOKENIZER_FILES:
+        if name in files:
+            (staged / name).write_bytes(files[name])
+    try:
+        os.replace(staged, folder)
+    except OSError:  # somebody else was quicker: the digest says that it is the same
+        shutil.rmtree(staged)
+        if not folder.is_dir():
+            raise
+
+
+def spec_to_json(spec: ModelSpec) -> str:
+    """A spec for another node: without the path, which means nothing there."""
+    return json.dumps({**dataclasses.asdict(spec), "path": ""})
+
+
+def spec_from_json(text: str) -> ModelSpec:
+    """Inverse of `spec_to_json`."""
+    fields = json.loads(text)
+    return ModelSpec(**{**fields, "layer_bytes": tuple(fields["layer_bytes"])})
+
+
+def _signature(path: Path) -> tuple[Any, ...]:
+    """Changes whenever a file of the model changes: names, sizes and modification times."""
+    entries = []
+    for name in sorted(os.listdir(path)):
+        if name.endswith((".safetensors", ".json", ".jinja")):
+            status = (path / name).stat()
+            entries.append((name, status.st_size, status.st_mtime_ns))
+    return tuple(entries)

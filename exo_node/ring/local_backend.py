@@ -1,0 +1,224 @@
+"""The local ring as a `Backend`: tokenizes once, keeps the log of ids, asks the head for tokens, makes text of them.
+
+The node that holds the client's connection owns the request (ARCHITECTURE 3.10): it fixes the seed, and it accepts a
+delta only when its index is the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
+from exo_node.models.tokenizer import Tokenizer
+from exo_node.ring.library import LoadedTokenizer
+from exo_node.ring.text import TextAssembler, TextPiece
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import GenerationRequest, Instance, ModelCard, TokenDelta, TokenLogprob, Usage
+
+log = logging.getLogger("exo.backend")
+
+SEED_BITS = 63  # seeds travel as uint64 and are shown as JSON integers
+
+
+class Instances(Protocol):
+    """What the backend needs of the cluster (ring/instances.py)."""
+
+    async def ready_instance(self, model: str) -> Instance:
+        """A ready instance of the model, placed first if there is none. Raises `ModelNotFound`, `NoCapacity`..."""
+        ...
+
+    async def tokenizer(self, instance: Instance) -> LoadedTokenizer: ...
+
+    def client(self, instance: Instance) -> RingClient:
+        """A connection to the instance's head, shared between requests."""
+        ...
+
+    def models(self) -> list[ModelCard]: ...
+
+    def lost(self, instance: Instance) -> None:
+        """The head could not be reached: do not offer this instance again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDefaults:
+    """Node-wide settings for requests that leave something open."""
+
+    max_generate_tokens: int
+    temperature: float | None
+    system_prompt: str | None
+
+
+class LocalBackend:
+    """Turns a `GenerationRequest` into a stream of `TokenDelta` by way of a ring of this cluster."""
+
+    def __init__(self, instances: Instances, defaults: BackendDefaults) -> None:
+        self._instances = instances
+        self._defaults = defaults
+
+    async def models(self) -> list[ModelCard]:
+        return self._instances.models()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+        """See `types.Backend.generate`."""
+        deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                instance = await self._instances.ready_instance(request.model)
+                loaded = await self._instances.tokenizer(instance)
+                prompt = await self._prompt_ids(request, loaded.tokenizer, instance)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
+        message = self._message(request, loaded, instance, prompt, deadline)
+        stream = self._instances.client(instance).generate(message)
+        assembler = TextAssembler(loaded.tokenizer.detokenizer(), request.stop)
+        count = 0
+        try:
+            async for delta in stream:
+                if delta.index != count:
+                    raise RingBroken(f"the head sent token {delta.index} where {count} was next")
+                for offset, token_id in enumerate(delta.ids):
+                    count += 1
+                    logprob = _logprob(loaded.tokenizer, token_id, delta.logprobs[offset]) if delta.logprobs else None
+                    piece = _skip_end(loaded.tokenizer, assembler, token_id, logprob)
+                    if piece.stopped:
+                        yield _last(piece, "stop", len(prompt), count)
+                        return
+                    if piece.text or piece.token_ids:
+                        yield TokenDelta(piece.text, piece.token_ids, piece.logprobs)
+                if delta.finish_reason:
+                    piece = assembler.finish()
+                    reason = "stop" if piece.stopped else delta.finish_reason
+                    yield _last(piece, reason, len(prompt), count)
+                    return
+            raise RingBroken("the head ended the stream without a finish reason")
+        except RingBroken:
+            self._instances.lost(instance)
+            raise
+        finally:
+            await stream.aclose()
+
+    async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> list[int]:
+        """The prompt's ids, refused before tokenizing when it cannot fit."""
+        if request.messages is not None:
+            messages: list[Any] = list(request.messages)
+            if self._defaults.system_prompt and not any(one.get("role") == "system" for one in messages):
+                messages.insert(0, {"role": "system", "content": self._defaults.system_prompt})
+            field, texts = "messages", [str(one.get("content") or "") for one in messages]
+        else:
+            assert request.prompt is not None
+            field, texts = "prompt", [request.prompt] if isinstance(request.prompt, str) else []
+        # A 10 MB prompt would take seconds to tokenize only to be refused: no token is longer than the longest one.
+        at_least = sum(tokenizer.min_tokens(text) for text in texts)
+        if at_least > instance.context:
+            raise too_long(field, f"at least {at_least}", instance.context)
+        if request.messages is not None:
+            ids = await _in_thread(lambda: tokenizer.chat_ids(messages), texts)
+        else:
+            prompt = request.prompt
+            assert prompt is not None
+            ids = await _in_thread(lambda: tokenizer.prompt_ids(prompt), texts)
+        if not ids:
+            raise InvalidRequest("the prompt is empty and this model has no BOS token: send some text", param=field)
+        if len(ids) >= instance.context:
+            raise too_long(field, str(len(ids)), instance.context)
+        return ids
+
+    def _message(
+        self,
+        request: GenerationRequest,
+        loaded: LoadedTokenizer,
+        instance: Instance,
+        prompt: Sequence[int],
+        deadline: float | None,
+    ) -> ring_pb2.GenerateRequest:
+        sampling = request.sampling
+        vocabulary = loaded.tokenizer.vocab_size
+        for token_id in sampling.logit_bias:
+            if token_id >= vocabulary:
+                raise InvalidRequest(
+                    f"token id {token_id} is not in this model's vocabulary of {vocabulary}", param="logit_bias"
+                )
+        temperature = sampling.temperature
+        if "temperature" not in request.sampling_given:
+            given = loaded.defaults.get("temperature", self._defaults.temperature)
+            temperature = sampling.temperature if given is None else float(given)
+        seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
+        room = instance.context - len(prompt)
+        wanted = request.max_tokens if request.max_tokens is not None else self._defaults.max_generate_tokens
+        return ring_pb2.GenerateRequest(
+            instance_id=instance.instance_id,
+            request_id=request.request_id,
+            prompt_ids=prompt,
+            sampling=ring_pb2.Sampling(
+                temperature=temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                frequency_penalty=sampling.frequency_penalty,
+                presence_penalty=sampling.presence_penalty,
+                repetition_penalty=sampling.repetition_penalty,
+                logit_bias=sampling.logit_bias,
+                top_logprobs=sampling.top_logprobs,
+                seed=seed % 2**64,
+            ),
+            max_tokens=min(wanted, room),
+            stop_ids=sorted(loaded.tokenizer.eos_ids),
+            timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
+        )
+
+
+THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
+
+
+async def _in_thread(work: Any, texts: Sequence[str]) -> list[int]:
+    ids: list[int]
+    if sum(map(len, texts)) < THREAD_FROM_CHARACTERS:
+        ids = work()
+    else:
+        ids = await asyncio.to_thread(work)
+    return ids
+
+
+def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
+    """The error for a prompt that does not fit, with both numbers."""
+    return ContextLengthExceeded(
+        f"this model's context holds {context} tokens; the {field} has {tokens} and at least one must be generated: "
+        "shorten it",
+        param=field,
+    )
+
+
+def _skip_end(
+    tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None
+) -> TextPiece:
+    """Add a token to the text; an end-of-text token has none."""
+    if token_id in tokenizer.eos_ids:
+        return TextPiece("", (token_id,), ())
+    return assembler.push(token_id, logprob)
+
+
+def _last(piece: TextPiece, reason: Any, prompt: int, completion: int) -> TokenDelta:
+    return TokenDelta(
+        piece.text, piece.token_ids, piece.logprobs, finish_reason=reason, usage=Usage(prompt, completion)
+    )
+
+
+def _logprob(tokenizer: Tokenizer, token_id: int, entry: ring_pb2.TokenLogprobs) -> TokenLogprob:
+    return TokenLogprob(
+        tokenizer.token_text(token_id),
+        token_id,
+        entry.logprob,
+        tokenizer.token_bytes(token_id),
+        tuple(
+            (tokenizer.token_text(top_id), tokenizer.token_bytes(top_id), logprob)
+            for top_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
+        ),
+    )

@@ -1,0 +1,324 @@
+"""Places a model on the cluster: the acts of the node that coordinates it.
+
+describe -> plan (pure, cluster/placement.py) -> reserve in node-id order, all or nothing -> load all shards at once ->
+configure the ring, followers first -> commit: from there the head's daemon owns the instance. Any failure undoes all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import secrets
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from exo_node.cluster.placement import PlacementPlan, plan_placement
+from exo_node.engine.select import check_supported
+from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
+from exo_node.ring.library import spec_from_json
+from exo_node.ring.members import ClusterView, Member
+from exo_node.transport.convert import instance_to_proto, shard_to_proto
+from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
+
+log = logging.getLogger("exo.placing")
+
+COMMIT_LEASE_MS = 10_000  # ARCHITECTURE 4
+CONFIGURE_TIMEOUT_S = 10.0
+TOKEN_BYTES = 32
+# Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
+# (256 x hidden x 4 bytes = 2 MiB at hidden 2048) below what a gRPC hop buffers.
+MAX_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDefaults:
+    """How much KV memory a new instance asks for: `slots` sequences of `context` tokens, shrunk to fit."""
+
+    slots: int
+    context: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """What has been done so far, so that it can be undone."""
+
+    reserved: list[tuple[str, int]] = field(default_factory=list)  # (node id, stage)
+
+
+class Placer:
+    """Coordinates placements. One at a time per model; several models at once."""
+
+    def __init__(
+        self,
+        cluster: ClusterView,
+        member: Callable[[str], Member],
+        pool: PoolDefaults,
+        *,
+        changed: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._member = member
+        self._pool = pool
+        self._changed = changed
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.loading: dict[str, Instance] = {}
+
+    def lock(self, model: str) -> asyncio.Lock:
+        """Held while a model is being placed."""
+        return self._locks.setdefault(model, asyncio.Lock())
+
+    async def place(self, request: node_pb2.PlaceModelRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        """Place a model; the last message holds the ready instance. Raises `ExoError`; then nothing is left behind."""
+        yield node_pb2.PlaceProgress(stage="describing", detail=request.model)
+        nodes = self._candidates(request.nodes)
+        spec, holders = await self._describe(request, nodes)
+        usable = {node_id: node for node_id, node in nodes.items() if node_id in holders}
+        plan = plan_placement(
+            spec,
+            list(usable.values()),
+            min_nodes=request.min_nodes or 1,
+            node_ids=tuple(request.nodes),
+            engines=tuple(request.engines),
+            slots=self._pool.slots,
+            context=min(self._pool.context, spec.max_context),
+        )
+        for one in plan.assignments:
+            check_supported(one.engine, spec.config, one.shard)
+        instance = Instance(
+            instance_id=str(uuid.uuid4()),
+            model_id=spec.model_id,
+            digest=spec.digest,
+            assignments=tuple(plan.assignments),
+            addresses=(),
+            coordinator=self._cluster.node_id,
+            epoch=1,
+            context=plan.context,
+            slots=plan.slots,
+            state="loading",
+            token=secrets.token_bytes(TOKEN_BYTES),
+        )
+        self.loading[instance.instance_id] = instance
+        self._changed()
+        work = _Work()
+        try:
+            await self._reserve(instance, plan, work)
+            progress: asyncio.Queue[node_pb2.PlaceProgress] = asyncio.Queue()
+            loading = asyncio.create_task(self._load_all(instance, spec, usable, progress.put_nowait))
+            try:
+                while not loading.done() or not progress.empty():
+                    getting = asyncio.ensure_future(progress.get())
+                    await asyncio.wait((loading, getting), return_when=asyncio.FIRST_COMPLETED)
+                    if getting.done():
+                        yield getting.result()
+                    else:
+                        getting.cancel()
+                ready = loading.result()
+            finally:
+                loading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ExoError):
+                    await loading
+            yield node_pb2.PlaceProgress(stage="connecting")
+            instance = await self._connect(instance, spec, usable, ready)
+            await self._commit(instance)
+        except BaseException:
+            await asyncio.shield(self._undo(instance, work))
+            raise
+        finally:
+            self.loading.pop(instance.instance_id, None)
+            self._changed()
+        yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_proto(instance))
+
+    def _candidates(self, wanted: Sequence[str]) -> Mapping[str, NodeInfo]:
+        nodes = self._cluster.nodes()
+        unknown = [node_id for node_id in wanted if node_id not in nodes]
+        if unknown:
+            raise InvalidRequest(
+                f"no such node: {', '.join(unknown)}; the cluster has {', '.join(sorted(nodes))}", param="nodes"
+            )
+        return {node_id: nodes[node_id] for node_id in wanted} if wanted else nodes
+
+    async def _describe(
+        self, request: node_pb2.PlaceModelRequest, nodes: Mapping[str, NodeInfo]
+    ) -> tuple[ModelSpec, set[str]]:
+        """The model's spec, and which nodes hold it or can fetch it. Raises `ModelNotFound`, `DigestMismatch`."""
+
+        async def ask(node_id: str, fetch: bool) -> node_pb2.DescribeModelResponse:
+            try:
+                return await self._member(node_id).describe_model(
+                    node_pb2.DescribeModelRequest(model=request.model, fetch=fetch)
+                )
+            except PeerUnavailable as error:
+                return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
+
+        node_ids = sorted(nodes)
+        answers = dict(zip(node_ids, await asyncio.gather(*(ask(one, False) for one in node_ids)), strict=True))
+        local = {one: spec_from_json(answer.spec_json) for one, answer in answers.items() if answer.spec_json}
+        fetchable = [one for one in node_ids if answers[one].availability == "fetchable"]
+        if not local and fetchable:
+            first = self._cluster.node_id if self._cluster.node_id in fetchable else fetchable[0]
+            answer = await ask(first, True)
+            if not answer.spec_json:
+                raise ModelNotFound(answer.detail or f"{request.model} cannot be fetched")
+            local[first] = spec_from_json(answer.spec_json)
+        if not local:
+            raise ModelNotFound(next((one.detail for one in answers.values() if one.detail), request.model))
+        missing = [one for one in request.nodes if one not in local and one not in fetchable]
+        if missing:
+            raise ModelNotFound(
+                f"{request.model} is not on {', '.join(missing)} and cannot be fetched there: copy its folder to that "
+                "node's --models-dir",
+                param="nodes",
+            )
+        digests = {one: spec.digest for one, spec in local.items()}
+        if len(set(digests.values())) > 1:
+            shown = ", ".join(f"{one}: {digest[:12]}" for one, digest in sorted(digests.items()))
+            raise DigestMismatch(
+                f"the nodes hold different files under the name {request.model} ({shown}): give them the same files, "
+                "or name the nodes to use"
+            )
+        return next(iter(local.values())), {*local, *fetchable}
+
+    async def _reserve(self, instance: Instance, plan: PlacementPlan, work: _Work) -> None:
+        """In node-id order, so that two coordinators cannot each hold what the other wants."""
+        order = sorted(range(len(instance.assignments)), key=lambda stage: (instance.assignments[stage].node_id, stage))
+        for stage in order:
+            one = instance.assignments[stage]
+            work.reserved.append((one.node_id, stage))
+            await self._member(one.node_id).reserve_shard(
+                node_pb2.ReserveShardRequest(
+                    instance_id=instance.instance_id,
+                    coordinator=self._cluster.node_id,
+                    bytes=plan.stage_bytes[stage],
+                    device=one.device,
+                    lease_ms=COMMIT_LEASE_MS,
+                )
+            )
+
+    async def _load_all(
+        self,
+        instance: Instance,
+        spec: ModelSpec,
+        nodes: Mapping[str, NodeInfo],
+        report: Callable[[node_pb2.PlaceProgress], None],
+    ) -> list[node_pb2.ShardReady]:
+        """Load every shard, all at once; the first failure cancels the others."""
+        done = [0] * len(instance.assignments)
+        total = [0] * len(instance.assignments)
+
+        async def load(stage: int, one: Assignment) -> node_pb2.ShardReady:
+            request = node_pb2.LoadShardRequest(
+                instance_id=instance.instance_id,
+                shard=shard_to_proto(one.shard),
+                digest=instance.digest,
+                engine=one.engine,
+                device=one.device,
+                is_head=stage == 0,
+                compute_dtype=compute_dtype(spec, nodes[one.node_id], one.device),
+                slots=instance.slots,
+                context=instance.context,
+                max_chunk=MAX_CHUNK,
+                token=instance.token,
+                stage=stage,
+            )
+            async with contextlib.aclosing(self._member(one.node_id).load_shard(request)) as updates:
+                async for update in updates:
+                    if update.HasField("ready"):
+                        return update.ready
+                    done[stage], total[stage] = update.done, update.total
+                    report(
+                        node_pb2.PlaceProgress(
+                            stage=update.stage, detail=one.node_id, done=sum(done), total=sum(total)
+                        )
+                    )
+            raise PeerUnavailable(f"node {one.node_id} ended the load without an answer")
+
+        tasks = [asyncio.create_task(load(stage, one)) for stage, one in enumerate(instance.assignments)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connect(
+        self,
+        instance: Instance,
+        spec: ModelSpec,
+        nodes: Mapping[str, NodeInfo],
+        ready: Sequence[node_pb2.ShardReady],
+    ) -> Instance:
+        """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends."""
+        dtypes = [compute_dtype(spec, nodes[one.node_id], one.device) for one in instance.assignments]
+        here = self._cluster.node_id
+        node_ids = [one.node_id for one in instance.assignments]
+
+        def address(seen_from: str, stage: int) -> str:
+            # A host has other addresses for its neighbours than for itself (loopback, IPv6 scopes).
+            return join_host_port(self._cluster.address(seen_from, node_ids[stage]), ready[stage].port)
+
+        addresses = tuple(address(here, stage) for stage in range(len(node_ids)))
+        depths = [shard.rollback_depth for shard in ready if shard.rollback_depth >= 0]
+        stages = len(addresses)
+        for stage in reversed(range(stages)):
+            client = RingClient(addresses[stage], instance.token)
+            try:
+                await client.configure(
+                    ring_pb2.ConfigureRequest(
+                        instance_id=instance.instance_id,
+                        epoch=ring_pb2.Epoch(counter=instance.epoch, coordinator=self._cluster.node_id),
+                        stage=stage,
+                        n_stages=stages,
+                        next_address=address(node_ids[stage], (stage + 1) % stages),
+                        wire_dtype=widest(dtypes),
+                        slots=instance.slots,
+                        context=instance.context,
+                        max_chunk=MAX_CHUNK,
+                        rollback_depth=min(depths) if depths else -1,
+                    ),
+                    timeout=CONFIGURE_TIMEOUT_S,
+                )
+            finally:
+                await client.close()
+        return dataclasses.replace(instance, addresses=addresses, state="ready")
+
+    async def _commit(self, instance: Instance) -> None:
+        message = node_pb2.CommitInstanceRequest(instance=instance_to_proto(instance), lease_ms=COMMIT_LEASE_MS)
+        # The head's node last: it starts to serve (and to watch the others) with this message.
+        followers = {one.node_id for one in instance.assignments[1:]} - {instance.assignments[0].node_id}
+        await asyncio.gather(*(self._member(node_id).commit_instance(message) for node_id in sorted(followers)))
+        await self._member(instance.assignments[0].node_id).commit_instance(message)
+
+    async def _undo(self, instance: Instance, work: _Work) -> None:
+        for node_id, stage in work.reserved:
+            try:
+                await self._member(node_id).unload_shard(
+                    node_pb2.UnloadShardRequest(instance_id=instance.instance_id, stage=stage)
+                )
+            except ExoError as error:  # its lease will run out
+                log.warning("cannot undo shard %d on %s: %s", stage, node_id, error)
+
+
+def compute_dtype(spec: ModelSpec, node: NodeInfo, device: str) -> Dtype:
+    """What a stage computes in: float32 on a CPU (ENGINES.md: everything narrower is slower there), else as stored."""
+    kind = next((one.kind for one in node.devices if one.id == device), "cpu")
+    return "float32" if kind == "cpu" else spec.dtype
+
+
+def widest(dtypes: Sequence[Dtype]) -> Dtype:
+    """The dtype in which hidden states travel so that no stage loses precision; bf16 and fp16 meet in float32."""
+    kinds = set(dtypes)
+    return next(iter(kinds)) if len(kinds) == 1 else "float32"
+
+
+def join_host_port(host: str, port: int) -> str:
+    """`host:port`, with brackets round an IPv6 literal.
+
+    >>> join_host_port("fe80::1%eth0", 9)
+    '[fe80::1%eth0]:9'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,243 @@
+"""A node as a member of instances: holds reservations, loads and unloads shards, lets leases run out.
+
+Speaks the control plane's messages, so that the node that coordinates calls itself exactly as it calls its peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exo_node.cluster.reservations import ReservationLedger
+from exo_node.engine.select import check_supported
+from exo_node.errors import CheckpointError, DigestMismatch, ModelNotFound, NoCapacity
+from exo_node.models.catalog import LocalModel, RemoteModel
+from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
+from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
+from exo_node.transport.convert import instance_from_proto, shard_from_proto
+from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.types import Instance
+
+log = logging.getLogger("exo.shards")
+
+EXPIRY_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only)
+class RunnerSettings:
+    """What every runner of this node is told. `host` is the address that its port binds to."""
+
+    host: str
+    node_name: str
+    log_level: str
+    blas_cache: Path
+
+
+class ShardHost:
+    """The shards of one node."""
+
+    def __init__(
+        self,
+        *,
+        ledger: ReservationLedger,
+        library: ModelLibrary,
+        runner_settings: RunnerSettings,
+        free_memory: Callable[[], int],
+        changed: Callable[[], None],
+    ) -> None:
+        """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go."""
+        self._ledger = ledger
+        self._library = library
+        self._runner_settings = runner_settings
+        self._free_memory = free_memory
+        self._changed = changed
+        self._supervisor = RunnerSupervisor(on_exit=self._runner_ended)
+        self.committed: dict[str, Instance] = {}  # instances of which this node holds a shard
+
+    def shards(self) -> list[ShardKey]:
+        """Runners alive and ready."""
+        return self._supervisor.keys()
+
+    def memory_free(self) -> int:
+        """Bytes that a placement may use."""
+        return self._ledger.available(self._free_memory(), time.monotonic())
+
+    async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
+        """Whether the model is here, and which files it is."""
+        try:
+            found = await self._library.describe(request.model, fetch=request.fetch)
+        except CheckpointError as error:
+            return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
+        if found.spec is None:
+            return node_pb2.DescribeModelResponse(availability=found.availability, detail=found.detail)
+        files = await asyncio.to_thread(tokenizer_files, Path(found.spec.path)) if request.want_tokenizer else {}
+        return node_pb2.DescribeModelResponse(
+            availability="local", spec_json=spec_to_json(found.spec), tokenizer_files=files
+        )
+
+    async def reserve_shard(self, request: node_pb2.ReserveShardRequest) -> node_pb2.ReserveShardResponse:
+        """Set memory aside. Raises `NoCapacity`."""
+        now = time.monotonic()
+        self._ledger.reserve(
+            request.instance_id,
+            request.device,
+            request.bytes,
+            free=self._free_memory(),
+            now=now,
+            until=now + request.lease_ms / 1000,
+        )
+        return node_pb2.ReserveShardResponse(memory_free=self.memory_free())
+
+    async def load_shard(
+        self, request: node_pb2.LoadShardRequest
+    ) -> AsyncGenerator[node_pb2.LoadProgress, None]:
+        """Load one shard into a runner of its own; the last message holds `ready`. Closing the generator undoes it."""
+        key = (request.instance_id, request.stage)
+        updates: asyncio.Queue[node_pb2.LoadProgress] = asyncio.Queue()
+
+        def progress(stage: str, done: int, total: int) -> None:
+            updates.put_nowait(node_pb2.LoadProgress(stage=stage, done=done, total=total))
+
+        # While this call runs, the coordinator is there: the reservation needs no lease.
+        self._ledger.hold(request.instance_id, request.device)
+        work = asyncio.create_task(self._load(key, request, progress))
+        try:
+            while not work.done() or not updates.empty():
+                getting = asyncio.ensure_future(updates.get())
+                await asyncio.wait((work, getting), return_when=asyncio.FIRST_COMPLETED)
+                if getting.done():
+                    yield getting.result()
+                else:
+                    getting.cancel()
+            ready = work.result()
+            yield node_pb2.LoadProgress(
+                stage="ready",
+                ready=node_pb2.ShardReady(
+                    port=ready.port,
+                    weight_bytes=ready.weight_bytes,
+                    kv_bytes=ready.kv_bytes,
+                    rollback_depth=-1 if ready.rollback_depth is None else ready.rollback_depth,
+                    copy_any=ready.copy_any,
+                    seconds=ready.seconds,
+                    info=ready.info,
+                ),
+            )
+        except BaseException:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await work
+            await self._drop(key)
+            raise
+
+    async def _load(
+        self, key: ShardKey, request: node_pb2.LoadShardRequest, progress: Callable[[str, int, int], None]
+    ) -> RunnerReady:
+        shard = shard_from_proto(request.shard)
+        spec = await self._library.spec(shard.model_id, progress)
+        if spec.digest != request.digest:
+            raise DigestMismatch(
+                f"this node's files of {shard.model_id} differ from the coordinator's "
+                f"({spec.digest[:12]} here, {request.digest[:12]} there): give both nodes the same files"
+            )
+        check_supported(request.engine, spec.config, shard)
+        progress("starting", 0, 0)
+        config: Mapping[str, Any] = {
+            "instance_id": request.instance_id,
+            "token": request.token.hex(),
+            "model_id": shard.model_id,
+            "model_path": spec.path,
+            "shard": {"start_layer": shard.start_layer, "end_layer": shard.end_layer, "n_layers": shard.n_layers},
+            "stage": request.stage,
+            "is_head": request.is_head,
+            "engine": request.engine,
+            "device": request.device,
+            "compute_dtype": request.compute_dtype,
+            "slots": request.slots,
+            "context": request.context,
+            "max_chunk": request.max_chunk,
+            "host": self._runner_settings.host,
+            "node_name": self._runner_settings.node_name,
+            "log_level": self._runner_settings.log_level,
+            "blas_cache": str(self._runner_settings.blas_cache),
+        }
+        ready = await self._supervisor.load(key, config, {}, progress)
+        now = time.monotonic()
+        self._ledger.commit(request.instance_id, request.device, until=now + request.lease_ms / 1000)
+        self._changed()
+        return ready
+
+    async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
+        """End the shard's runner and give its memory back; also undoes a mere reservation."""
+        return node_pb2.UnloadShardResponse(found=await self._drop((request.instance_id, request.stage)))
+
+    async def commit_instance(self, request: node_pb2.CommitInstanceRequest) -> node_pb2.CommitInstanceResponse:
+        """Remember the instance; its head's daemon renews the lease from now on."""
+        instance = instance_from_proto(request.instance)
+        if not any(instance_id == instance.instance_id for instance_id, _ in self.shards()):
+            raise NoCapacity(f"no shard of instance {instance.instance_id} is on this node any more: load it again")
+        self.committed[instance.instance_id] = instance
+        self._ledger.renew(instance.instance_id, until=time.monotonic() + request.lease_ms / 1000)
+        self._changed()
+        return node_pb2.CommitInstanceResponse()
+
+    async def renew_lease(self, request: node_pb2.RenewLeaseRequest) -> node_pb2.RenewLeaseResponse:
+        """Keep these instances for another lease; answers which of them are not here."""
+        until = time.monotonic() + request.lease_ms / 1000
+        unknown = [one for one in request.instance_ids if not self._ledger.renew(one, until=until)]
+        return node_pb2.RenewLeaseResponse(unknown=unknown)
+
+    async def expire_leases(self) -> None:
+        """Runs for ever: unloads what nobody renews, as when coordinator or head died."""
+        while True:
+            await asyncio.sleep(EXPIRY_CHECK_S)
+            for instance_id in self._ledger.expire(time.monotonic()):
+                log.warning("lease of instance %s ran out: unloading", instance_id[:8])
+                await self.drop_instance(instance_id)
+
+    async def drop_instance(self, instance_id: str) -> None:
+        """Unload every shard of an instance that is on this node."""
+        for key in [key for key in self.shards() if key[0] == instance_id]:
+            await self._drop(key)
+        self._forget(instance_id)
+
+    async def close(self) -> None:
+        """End all runners."""
+        await self._supervisor.close()
+
+    def runner(self, key: ShardKey) -> RunnerReady | None:
+        """What the runner of a shard said when it was ready."""
+        return self._supervisor.ready(key)
+
+    def local_folder(self, model: str) -> Path | None:
+        """The model's folder on this node, if it has one."""
+        try:
+            where = self._library.resolve(model)
+        except ModelNotFound:
+            return None
+        return None if isinstance(where, RemoteModel) else _path(where)
+
+    async def _drop(self, key: ShardKey) -> bool:
+        found = await self._supervisor.unload(key)
+        if not any(instance_id == key[0] for instance_id, _ in self.shards()):
+            found = self._forget(key[0]) or found
+        self._changed()
+        return found
+
+    def _forget(self, instance_id: str) -> bool:
+        self.committed.pop(instance_id, None)
+        return self._ledger.release(instance_id)
+
+    def _runner_ended(self, key: ShardKey, code: int) -> None:
+        if not any(instance_id == key[0] for instance_id, _ in self.shards()):
+            self._forget(key[0])
+        self._changed()
+
+
+def _path(where: LocalModel) -> Path:
+    return where.path
