@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import rendezvous
@@ -28,6 +29,7 @@ log = logging.getLogger("exo.instances")
 
 LEASE_MS = 10_000
 RENEW_EVERY_S = 3.0  # three chances within a lease
+STATE_LAG_S = 5.0  # a member's list of shards may reach us later than the instance itself
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
 
@@ -51,6 +53,7 @@ class InstanceManager:
         self._placer = Placer(cluster, self.member, pool, changed=changed)
         self._clients: dict[str, RingClient] = {}
         self._lost: set[str] = set()  # ids of instances whose head did not answer us
+        self._born: dict[str, float] = {}  # when we first saw an instance of ours
         self._wake = asyncio.Event()
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ class InstanceManager:
         found = self._find_ready(model)
         if found is not None:
             return found
-        request = node_pb2.PlaceModelRequest(model=model, reuse=True)
+        request = node_pb2.PlaceModelRequest(model=model, reuse=True, exclude=sorted(self._lost))
         return await self.place(request, lambda progress: None)
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
@@ -146,7 +149,7 @@ class InstanceManager:
     ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
         async with self._placer.lock(request.model):
-            found = self._find_ready(request.model) if request.reuse else None
+            found = self._find_ready(request.model, request.exclude) if request.reuse else None
             if found is not None:
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_proto(found))
                 return
@@ -197,8 +200,12 @@ class InstanceManager:
         """Runs for ever: renews the leases of our instances and takes down those that have lost a shard."""
         while True:
             self._wake.clear()
+            live = self._cluster.states().keys()
             for instance in self.owned():
                 missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
+                born = self._born.setdefault(instance.instance_id, time.monotonic())
+                if time.monotonic() - born < STATE_LAG_S:
+                    missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
                 if missing or instance.instance_id in self._lost:
                     log.error("instance %s of %s lost stages %s", instance.instance_id[:8], instance.model_id, missing)
                     await self.remove_owned(instance.instance_id)
@@ -234,6 +241,7 @@ class InstanceManager:
         for state in self._cluster.states().values():
             published |= {message.instance_id for message in state.instances}
         self._lost &= published
+        self._born = {one: when for one, when in self._born.items() if one in published}
         for instance_id in [one for one in self._clients if one not in known & published]:
             await self._clients.pop(instance_id).close()
 
@@ -255,10 +263,14 @@ class InstanceManager:
             return model
         return where.model_id if isinstance(where, LocalModel) else where.repo_id
 
-    def _find_ready(self, model: str) -> Instance | None:
+    def _find_ready(self, model: str, exclude: Sequence[str] = ()) -> Instance | None:
         """A ready instance of the model, one whose head is here first."""
         names = {model, self._canonical(model)}
-        ready = [one for one in self.all() if one.state == "ready" and one.model_id in names]
+        ready = [
+            one
+            for one in self.all()
+            if one.state == "ready" and one.model_id in names and one.instance_id not in exclude
+        ]
         here = self._cluster.node_id
         return min(ready, key=lambda one: (one.assignments[0].node_id != here, one.instance_id), default=None)
 
