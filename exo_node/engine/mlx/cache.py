@@ -1,0 +1,153 @@
+"""KV slots: `slots` sequences of at most `context` tokens, each with keys and values of the shard's layers.
+
+A slot's length changes only when a whole pass over the layers has succeeded (`commit`), so every layer of a pass sees
+the same offset. Arrays grow in blocks up to `context` and are written in place: MLX donates the old buffer of a slice
+update when nothing else refers to it. All layers keep every token, windowed ones too (any rollback is possible); what
+a window hides is cut off before attention.
+
+mlx-lm's own caches do not serve: one cannot be rolled back when full, another not row by row (ARCHITECTURE 3.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exo_node.errors import RingBroken
+
+BLOCK = 256  # tokens by which a slot's arrays grow; mlx-lm's own step
+
+
+class LayerCache:
+    """One layer of one slot, in the shape that mlx-lm's attention calls: `offset`, `update_and_fetch`."""
+
+    __slots__ = ("_mx", "_slot", "_window", "keys", "values")
+
+    def __init__(self, mx: Any, slot: Slot, window: int | None) -> None:
+        self._mx, self._slot, self._window = mx, slot, window
+        self.keys: Any = None  # [1, kv_heads, capacity, head_dim]
+        self.values: Any = None
+
+    @property
+    def offset(self) -> int:
+        return self._slot.length
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Append [1, kv_heads, T, head_dim] and return the keys and values that any of these T queries may see."""
+        start = self._slot.length
+        end = start + keys.shape[2]
+        if self.keys is None or end > self.keys.shape[2]:
+            capacity = self._slot.capacity_for(end)
+            self.keys = self._resized(self.keys, keys, start, capacity)
+            self.values = self._resized(self.values, values, start, capacity)
+        self.keys[..., start:end, :] = keys
+        self.values[..., start:end, :] = values
+        first = 0 if self._window is None else max(0, start + 1 - self._window)
+        if first == 0 and end == self.keys.shape[2]:
+            return self.keys, self.values
+        return self.keys[..., first:end, :], self.values[..., first:end, :]
+
+    def mask(self, n: int) -> Any:
+        return self._slot.mask(n, self._window)
+
+    def make_mask(self, *args: Any, **kwargs: Any) -> None:
+        """What a model asks for its own idea of a mask: not used, the stage hands each layer `mask`."""
+        return None
+
+    def copy_from(self, source: LayerCache, length: int) -> None:
+        if source.keys is None:
+            self.keys = self.values = None
+            return
+        capacity = self._slot.capacity_for(length)
+        self.keys = self._resized(source.keys, source.keys, length, capacity)
+        self.values = self._resized(source.values, source.values, length, capacity)
+
+    def _resized(self, old: Any, like: Any, length: int, capacity: int) -> Any:
+        """A new array of `capacity` tokens whose first `length` are those of `old`."""
+        mx, (batch, heads, _, dim) = self._mx, like.shape
+        kept = 0 if old is None else min(length, capacity)
+        rest = mx.zeros((batch, heads, capacity - kept, dim), like.dtype)
+        return rest if kept == 0 else mx.concatenate([old[..., :kept, :], rest], axis=2)
+
+
+class Slot:
+    """One sequence's KV in every owned layer."""
+
+    def __init__(self, mx: Any, index: int, context: int, windows: Sequence[int | None], array_mask: bool) -> None:
+        self._mx, self.index, self._context, self._array_mask = mx, index, context, array_mask
+        self.length = 0
+        self.layers = [LayerCache(mx, self, window) for window in windows]
+        self._masks: dict[tuple[int, int | None], Any] = {}
+
+    def capacity_for(self, length: int) -> int:
+        return min(self._context, -(-length // BLOCK) * BLOCK)
+
+    def expect(self, position: int, length: int) -> None:
+        """Raise `RingBroken` unless `length` tokens at `position` go on exactly where the slot ends."""
+        if position != self.length:
+            raise RingBroken(f"slot {self.index} holds {self.length} tokens, but a row starts at position {position}")
+        if length < 1 or position + length > self._context:
+            raise RingBroken(
+                f"slot {self.index} at position {position} cannot take {length} tokens: context is {self._context}"
+            )
+
+    def commit(self, n: int) -> None:
+        """The pass over `n` new tokens is complete."""
+        self.length += n
+        self._masks.clear()
+
+    def mask(self, n: int, window: int | None) -> Any:
+        """Mask for `n` new queries over what `update_and_fetch` returns: None, "causal", or bool [n, keys]."""
+        if n == 1:
+            return None  # the one query sees all that a window leaves
+        first = 0 if window is None else max(0, self.length + 1 - window)
+        # No query of the pass reaches past its window: plain causal, which needs no array.
+        if window is None or self.length + n <= window:
+            window = None
+            if not self._array_mask:
+                return "causal"
+        if (n, window) not in self._masks:
+            mx, end = self._mx, self.length + n
+            queries = mx.arange(self.length, end)[:, None]
+            keys = mx.arange(first, end)[None]
+            mask = queries >= keys
+            self._masks[n, window] = mask if window is None else mask & (queries < keys + window)
+        return self._masks[n, window]
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise RingBroken(f"slot {self.index} holds {self.length} tokens and cannot be cut to {length}")
+        self.commit(length - self.length)
+        if length == 0:
+            for layer in self.layers:
+                layer.keys = layer.values = None
+
+    def copy_from(self, source: Slot, length: int) -> None:
+        if not 0 <= length <= source.length:
+            raise RingBroken(f"slot {source.index} holds {source.length} tokens: {length} cannot be copied from it")
+        if source is self:
+            self.truncate(length)
+            return
+        self.truncate(0)
+        if length == 0:
+            return
+        for mine, other in zip(self.layers, source.layers, strict=True):
+            mine.copy_from(other, length)
+        self._mx.eval(self.arrays())
+        self.commit(length)
+
+    def arrays(self) -> list[Any]:
+        """Every array that the slot holds (to be evaluated when nothing else asks for the pass)."""
+        return [array for layer in self.layers if layer.keys is not None for array in (layer.keys, layer.values)]
+
+
+class Pool:
+    """The fixed set of slots of one shard."""
+
+    def __init__(self, mx: Any, slots: int, context: int, windows: Sequence[int | None], array_mask: bool) -> None:
+        self._slots = [Slot(mx, i, context, windows, array_mask) for i in range(slots)]
+
+    def __getitem__(self, index: int) -> Slot:
+        if not 0 <= index < len(self._slots):
+            raise RingBroken(f"no KV slot {index}: this shard holds {len(self._slots)}")
+        return self._slots[index]

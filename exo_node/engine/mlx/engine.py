@@ -1,0 +1,186 @@
+"""MLXShardEngine: a shard of a model on MLX (`exo_node.engine.base.ShardEngine`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
+from exo_node.engine.mlx.cache import Pool
+from exo_node.engine.mlx.families import FAMILIES, embedding_correction, kv_elements, layer_windows
+from exo_node.engine.mlx.load import load_weights, wanted_prefixes
+from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_device
+from exo_node.engine.mlx.stage import Stage, owned_windows
+from exo_node.engine.mlx.support import COMPUTE_DTYPES, check
+from exo_node.errors import RingBroken, UnsupportedModel
+from exo_node.types import DTYPE_BYTES, Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    plan: LoadPlan
+    stage: Stage
+    pool: Pool
+    dtype: Any
+
+
+class MLXShardEngine:
+    """One shard over mlx-lm's own model classes. All calls on one thread: MLX's streams belong to a thread.
+
+    `forward` is lazy: it returns before the layers have been computed, and a ring of one evaluates once, in `logits`.
+    Rows run one by one, so a row's numbers cannot depend on its neighbours.
+    """
+
+    name = "mlx"
+
+    def __init__(self) -> None:
+        self._mx = import_mlx()
+        self._loaded: _Loaded | None = None
+
+    def load(self, plan: LoadPlan, source: TensorSource, progress: Progress) -> LoadReport:
+        """See `ShardEngine.load`. Raises `UnsupportedModel`, `CheckpointError`, `EngineUnavailable`."""
+        started = time.perf_counter()
+        mx = self._mx
+        check(plan.config, plan.shard)
+        if plan.compute_dtype not in COMPUTE_DTYPES:
+            raise UnsupportedModel(f"the mlx engine does not compute in {plan.compute_dtype}")
+        if plan.slots < 1 or plan.context < 1:
+            raise ValueError(f"a shard needs a slot and a token at least: {plan.slots} slots of {plan.context}")
+        device = select_device(mx, plan.device)
+        if device == mx.Device(mx.cpu):
+            # On a CPU MLX compiles fused kernels with the system's g++: 0.5 s each, or a failure where there is none.
+            mx.disable_compile()
+        family = FAMILIES[plan.config["model_type"]]
+        module = import_model_file(family.module)
+        model = module.Model(module.ModelArgs.from_dict(family.adapt(plan.config, plan.context)))
+        dtype = getattr(mx, plan.compute_dtype)
+        prefixes = wanted_prefixes(plan.config, plan.shard, plan.is_head)
+        weight_bytes = load_weights(mx, model, source, prefixes, dtype, progress)
+        correction = 1.0 if plan.compute_dtype == "bfloat16" else embedding_correction(plan.config)
+        stage = Stage(mx, model, plan.shard, is_head=plan.is_head, correction=correction)
+        windows = owned_windows(layer_windows(plan.config), plan.shard)
+        pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask)
+        self._loaded = _Loaded(plan, stage, pool, dtype)
+        self._warm_up(self._loaded)
+        token_bytes = kv_elements(plan.config) * plan.shard.n_owned * DTYPE_BYTES[plan.compute_dtype]
+        return LoadReport(
+            weight_bytes=weight_bytes,
+            kv_bytes=plan.slots * plan.context * token_bytes,
+            seconds=time.perf_counter() - started,
+            info={"device": plan.device, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")},
+        )
+
+    def forward(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> Any:
+        """See `ShardEngine.forward`. A lazy mx.array; a row that breaks a slot's order raises `RingBroken`."""
+        mx, loaded = self._mx, self._state()
+        plan = loaded.plan
+        received = None if hidden is None else self._to_array(hidden)[None]
+        if (received is None) != plan.is_head:
+            raise RingBroken("the head takes token ids, every other shard hidden states")
+        if received is not None and received.shape[1] != sum(row.length for row in rows):
+            raise RingBroken(f"{received.shape[1]} hidden states for rows of {[row.length for row in rows]} tokens")
+        outputs, silent, at = [], [], 0
+        for row in rows:
+            slot = loaded.pool[row.slot]
+            slot.expect(row.position, row.length)
+            ids = entering = None
+            if received is None:
+                ids = self._ids(row)
+            else:
+                entering = received if len(rows) == 1 else received[:, at : at + row.length]
+                at += row.length
+            out = loaded.stage.run(slot, ids, entering, row.length)
+            slot.commit(row.length)
+            if plan.shard.is_last:
+                if row.n_outputs < row.length:
+                    out = out[:, row.length - row.n_outputs :]
+                if row.n_outputs == 0:
+                    silent.extend(slot.arrays())
+            outputs.append(out[0])
+        if silent:
+            mx.eval(silent)  # nothing else will ask for this pass, and its graph would grow with the next
+        if not outputs:
+            return mx.zeros((0, plan.config["hidden_size"]), loaded.dtype)
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=0)
+
+    def export(self, activation: Any, dtype: Dtype) -> Hidden:
+        """See `ShardEngine.export`."""
+        mx = self._mx
+        array = mx.contiguous(activation.astype(getattr(mx, dtype)))
+        mx.eval(array)
+        n, width = array.shape
+        # memoryview gives bf16 as its raw bits; an array without elements has no buffer.
+        return Hidden(dtype, (n, width), bytes(memoryview(array)) if n else b"")
+
+    def logits(self, activation: Any | Hidden) -> npt.NDArray[np.float32]:
+        """See `ShardEngine.logits`. Row by row: a matrix product's bits change with the number of its rows."""
+        mx, loaded = self._mx, self._state()
+        if not loaded.plan.is_head:
+            raise RingBroken("only the head holds the LM head")
+        array = self._to_array(activation) if isinstance(activation, Hidden) else activation
+        n = array.shape[0]
+        if n == 0:
+            return np.zeros((0, loaded.plan.config["vocab_size"]), np.float32)
+        rows = [loaded.stage.logits(array[None, i : i + 1])[0] for i in range(n)]
+        out = (rows[0] if n == 1 else mx.concatenate(rows, axis=0)).astype(mx.float32)
+        mx.eval(out)
+        return np.array(out)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `ShardEngine.truncate`."""
+        self._state().pool[slot].truncate(length)
+
+    def copy(self, target: int, source: int, length: int) -> None:
+        """See `ShardEngine.copy`."""
+        pool = self._state().pool
+        pool[target].copy_from(pool[source], length)
+
+    def close(self) -> None:
+        """Give up weights and slots."""
+        self._loaded = None
+        self._mx.clear_cache()
+
+    def _state(self) -> _Loaded:
+        if self._loaded is None:
+            raise RuntimeError("load() comes first")
+        return self._loaded
+
+    def _ids(self, row: EngineRow) -> Any:
+        if row.token_ids is None or len(row.token_ids) != row.length:
+            raise RingBroken(f"a row of {row.length} tokens came to the head without its token ids")
+        vocabulary = self._state().plan.config["vocab_size"]
+        if not 0 <= row.token_ids.min() <= row.token_ids.max() < vocabulary:
+            raise RingBroken(f"a token id is not within the vocabulary of {vocabulary}")  # MLX would read past its end
+        return self._mx.array(row.token_ids)[None]
+
+    def _to_array(self, hidden: Hidden) -> Any:
+        """[tokens, hidden_size] in the compute dtype."""
+        mx = self._mx
+        width = self._state().plan.config["hidden_size"]
+        n, got = hidden.shape
+        if got != width or len(hidden.data) != n * width * DTYPE_BYTES[hidden.dtype]:
+            raise RingBroken(f"hidden states of shape {hidden.shape} with {len(hidden.data)} bytes; width is {width}")
+        kind = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[hidden.dtype]
+        array = mx.array(np.frombuffer(hidden.data, dtype=kind).reshape(n, width))
+        if hidden.dtype == "bfloat16":
+            array = array.view(mx.bfloat16)
+        return array.astype(self._state().dtype)
+
+    def _warm_up(self, loaded: _Loaded) -> None:
+        """One token through everything: kernels compile, pages come in, and what is wrong fails here."""
+        plan = loaded.plan
+        if plan.is_head:
+            row = EngineRow(slot=0, position=0, length=1, token_ids=np.zeros(1, np.int32), n_outputs=1)
+            out = self.forward([row], None)
+            self.logits(out)
+        else:
+            row = EngineRow(slot=0, position=0, length=1, token_ids=None, n_outputs=1)
+            width = plan.config["hidden_size"]
+            self.export(self.forward([row], Hidden("float32", (1, width), bytes(4 * width))), plan.compute_dtype)
+        loaded.pool[0].truncate(0)
