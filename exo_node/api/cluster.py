@@ -1,0 +1,152 @@
+"""Routes about the cluster: health, topology, and instances (place, list, remove)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.api import sse
+from exo_node.api.fields import Fields, bad
+from exo_node.api.guard import authorized
+from exo_node.api.openai import read_object
+from exo_node.api.ports import ClusterPort, Progress
+from exo_node.config import Settings
+from exo_node.errors import NotFound
+
+# Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
+PLACE_TIMEOUT_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceRequest:
+    """Body of POST /v1/instances."""
+
+    model: str
+    min_nodes: int
+    nodes: tuple[str, ...]
+    engines: tuple[str, ...]
+    stream: bool
+
+
+def parse_place(body: dict[str, Any]) -> PlaceRequest:
+    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "stream"?}`; nothing else."""
+    known = ("model", "min_nodes", "nodes", "engines", "stream")
+    for name in body:
+        if name not in known:
+            raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
+    fields = Fields(body)
+    model = fields.text("model")
+    if not model:
+        raise bad("model", "is required", code="missing_required_parameter")
+    min_nodes = fields.integer("min_nodes", 1, 1024)
+    nodes, engines = fields.texts("nodes"), fields.texts("engines")
+    if len(set(nodes)) != len(nodes):
+        raise bad("nodes", "names a node twice")
+    if min_nodes is not None and nodes and min_nodes > len(nodes):
+        raise bad("min_nodes", f"asks for {min_nodes} nodes, but nodes lists {len(nodes)}")
+    for i, engine in enumerate(engines):
+        if engine not in ("mlx", "tinygrad"):
+            raise bad(f"engines[{i}]", f"must be mlx or tinygrad, got {engine[:40]!r}")
+    if len(engines) > 1 and len(engines) != len(nodes):
+        raise bad(
+            "engines", f"must be one for all, or one for each of nodes; got {len(engines)} for {len(nodes)} nodes"
+        )
+    return PlaceRequest(
+        model=model, min_nodes=min_nodes or 1, nodes=nodes, engines=engines, stream=fields.boolean("stream") or False
+    )
+
+
+class ClusterRoutes:
+    """Handlers over the node's view of its cluster."""
+
+    def __init__(self, settings: Settings, cluster: ClusterPort) -> None:
+        self._settings = settings
+        self._cluster = cluster
+
+    def routes(self) -> list[tuple[str, str, Any]]:
+        """(method, path without /v1, handler)."""
+        return [
+            ("GET", "/health", self.health),
+            ("GET", "/healthcheck", self.healthcheck),
+            ("GET", "/topology", self.topology),
+            ("GET", "/instances", self.instances),
+            ("POST", "/instances", self.place),
+            ("GET", "/instances/{id}", self.instance),
+            ("DELETE", "/instances/{id}", self.remove),
+        ]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
+        health = self._cluster.health()
+        ok = health.get("status") == "ok"
+        shown = health if authorized(request, self._settings.api_key) else {"status": health.get("status")}
+        return web.json_response(shown, status=200 if ok else 503)
+
+    async def healthcheck(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})  # exo's: the process answers
+
+    async def topology(self, request: web.Request) -> web.Response:
+        return web.json_response(self._cluster.topology())
+
+    async def instances(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._cluster.instances()})
+
+    async def instance(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        for instance in self._cluster.instances():
+            if instance["id"] == wanted:
+                return web.json_response(instance)
+        raise _no_instance(wanted)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        if not await self._cluster.remove(wanted):
+            raise _no_instance(wanted)
+        return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
+
+    async def place(self, request: web.Request) -> web.StreamResponse:
+        """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
+
+        Events: `{"object": "instance.progress", "stage", ...}` and last the instance. Disconnecting cancels.
+        """
+        wanted = parse_place(await read_object(request))
+        if wanted.stream:
+            return await sse.respond(request, self._progress(wanted), PLACE_TIMEOUT_S)
+        return web.json_response(await self._place(wanted, None))
+
+    async def _place(self, wanted: PlaceRequest, on_progress: Progress | None) -> dict[str, Any]:
+        return await self._cluster.place(
+            wanted.model,
+            min_nodes=wanted.min_nodes,
+            nodes=wanted.nodes,
+            engines=wanted.engines,
+            on_progress=on_progress,
+        )
+
+    async def _progress(self, wanted: PlaceRequest) -> AsyncGenerator[bytes, None]:
+        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        task = asyncio.create_task(self._place(wanted, events.put_nowait))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(sse.SILENCE_S):
+                        event = await events.get()
+                except TimeoutError:
+                    yield sse.KEEP_ALIVE
+                    continue
+                if event is None:
+                    break
+                yield sse.frame({"object": "instance.progress", **event})
+            yield sse.frame(await task)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _no_instance(wanted: str) -> NotFound:
+    return NotFound(f"no instance {wanted!r}; GET /v1/instances lists them", param="id")

@@ -1,0 +1,69 @@
+"""Every failure as OpenAI's error object; the outermost middleware, so that no other body leaves the server."""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.errors import ExoError, InvalidRequest, NotFound
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_BODY = 64 * 1024 * 1024  # bytes, after decompression
+
+
+def error_body(error: ExoError) -> dict[str, Any]:
+    """`{"error": {message, type, param, code}}`: the four fields that OpenAI's specification requires."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: ExoError) -> web.Response:
+    headers = {}
+    if error.retry_after is not None or error.status in (429, 503):  # SDKs obey it
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    return web.json_response(error_body(error), status=error.status, headers=headers)
+
+
+def internal(error: Exception, request_id: str) -> ExoError:
+    """An unexpected exception is our bug: logged in full here, told to the client by its id only."""
+    log.error("request %s failed", request_id, exc_info=error)
+    return ExoError(f"internal error, see the node's log for {request_id}")
+
+
+def from_http(error: web.HTTPException, request: web.Request) -> ExoError:
+    """What aiohttp itself answers with: no such route, wrong method, body too large."""
+    if error.status == 404:
+        return NotFound(f"no such route: {request.method} {request.path}")
+    if error.status == 405:
+        message = f"{request.path} takes {error.headers.get('Allow', '')}, not {request.method}"
+        return InvalidRequest(message, code="method_not_allowed", status=405)
+    if error.status == 413:
+        return InvalidRequest(f"the request body is larger than {MAX_BODY} bytes", code="request_too_large", status=413)
+    return InvalidRequest(error.reason, code="http_error", status=error.status)
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns exceptions into answers and gives every request an id (`X-Request-Id`)."""
+    request_id = f"req-{uuid.uuid4().hex}"
+    request["request_id"] = request_id
+    try:
+        response = await handler(request)
+    except ExoError as e:
+        response = error_response(e)
+    except web.HTTPException as e:
+        response = error_response(from_http(e, request))
+        if "Allow" in e.headers:
+            response.headers["Allow"] = e.headers["Allow"]
+    except ConnectionResetError:
+        raise  # the client is gone: nobody to answer
+    except Exception as e:  # the border: whatever else happens becomes a 500 with OpenAI's body
+        response = error_response(internal(e, request_id))
+    if not response.prepared:
+        response.headers["X-Request-Id"] = request_id
+    return response

@@ -1,0 +1,217 @@
+"""OpenAI's chat and completion requests -> `GenerationRequest`s, one per choice. Pure.
+
+Field meanings: https://platform.openai.com/docs/api-reference ; `top_k`, `min_p` and `repetition_penalty` are the
+extensions that vLLM, llama.cpp and mlx_lm share. Every limit is OpenAI's unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.messages import parse_messages
+from exo_node.api.semantics import refuse_unsupported
+from exo_node.config import Settings
+from exo_node.types import GenerationRequest, SamplingParams
+
+MAX_CHOICES = 16  # n
+MAX_SEQUENCES = 256  # prompts x n in one request: a bound on memory, not OpenAI's
+MAX_STOPS = 4
+COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions, and vLLM's
+MAX_TOKEN_ID = 2**31 - 1
+INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRequest:
+    """What a client asked for. `requests[i]` makes the choice of index i; `n` consecutive ones share a prompt.
+
+    `echo[i]` is put before the text of choice i. `top_logprobs` None: no logprobs in the answer.
+    """
+
+    kind: Literal["chat", "completion"]
+    id: str
+    model: str
+    requests: tuple[GenerationRequest, ...]
+    n: int
+    stream: bool
+    include_usage: bool
+    echo: tuple[str, ...]
+    top_logprobs: int | None
+
+
+def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> ParsedRequest:
+    """Raises `InvalidRequest` with the field's name."""
+    fields = Fields(body)
+    refuse_unsupported(body)
+    if body.get("messages") is None:
+        raise bad("messages", "is required", code="missing_required_parameter")
+    messages = parse_messages(body["messages"], settings.system_prompt)
+    wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs", 0, 20)
+    if top is not None and not wanted:
+        raise bad("top_logprobs", "needs logprobs: true")
+    limit = _chat_limit(fields)
+    return _parsed(
+        "chat", fields, request_id, settings, [messages], [""], top_logprobs=(top or 0) if wanted else None, limit=limit
+    )
+
+
+def parse_completion(body: Mapping[str, Any], request_id: str, settings: Settings) -> ParsedRequest:
+    """Raises `InvalidRequest` with the field's name."""
+    fields = Fields(body)
+    refuse_unsupported(body)
+    prompts = _prompts(body.get("prompt"))
+    top = fields.integer("logprobs", 0, 5)
+    echo = [""] * len(prompts)
+    if fields.boolean("echo"):
+        if top is not None:
+            raise bad("echo", "together with logprobs asks for the prompt's log-probabilities, which are not done yet")
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise bad("echo", "is done for text prompts only, not for token ids")
+        echo = [str(prompt) for prompt in prompts]
+    best_of = fields.integer("best_of", 1, 20)
+    if best_of is not None and best_of != (fields.integer("n", 1, MAX_CHOICES) or 1):
+        raise bad("best_of", "other than n is not supported by this server yet", code="unsupported_parameter")
+    limit = fields.integer("max_tokens", 1) or COMPLETION_TOKENS
+    return _parsed("completion", fields, request_id, settings, prompts, echo, top_logprobs=top, limit=limit)
+
+
+def _parsed(
+    kind: Literal["chat", "completion"],
+    fields: Fields,
+    request_id: str,
+    settings: Settings,
+    prompts: list[Any],
+    echo: list[str],
+    *,
+    top_logprobs: int | None,
+    limit: int | None,
+) -> ParsedRequest:
+    model = fields.text("model") or settings.default_model
+    if not model:
+        raise bad("model", "is required", code="missing_required_parameter")
+    sampling, given = _sampling(fields, top_logprobs, settings.default_temp)
+    seed, stop, n = fields.integer("seed", -INT64, INT64 - 1), _stop(fields), fields.integer("n", 1, MAX_CHOICES) or 1
+    if n * len(prompts) > MAX_SEQUENCES:
+        raise bad("prompt", f"asks for {n * len(prompts)} answers at once; at most {MAX_SEQUENCES} are made")
+    stream = fields.boolean("stream") or False
+    requests = tuple(
+        GenerationRequest(
+            request_id=f"{request_id}-{index}",
+            model=model,
+            messages=prompts[index // n] if kind == "chat" else None,
+            prompt=prompts[index // n] if kind == "completion" else None,
+            sampling=sampling,
+            sampling_given=given,
+            # Each choice its own draw, the first one as if it were alone; unsigned, as it travels.
+            seed=None if seed is None else (seed + index % n) % 2**64,
+            max_tokens=min(limit or settings.max_generate_tokens, settings.max_generate_tokens),
+            stop=stop,
+            timeout_s=settings.response_timeout,
+        )
+        for index in range(n * len(prompts))
+    )
+    return ParsedRequest(
+        kind=kind,
+        id=request_id,
+        model=model,
+        requests=requests,
+        n=n,
+        stream=stream,
+        include_usage=_include_usage(fields, stream),
+        echo=tuple(echo[index // n] for index in range(len(requests))),
+        top_logprobs=top_logprobs,
+    )
+
+
+def _sampling(
+    fields: Fields, top_logprobs: int | None, default_temp: float | None
+) -> tuple[SamplingParams, frozenset[str]]:
+    """The parameters, and the names of those that the caller set. Defaults are the neutral values."""
+    read: dict[str, Any] = {
+        "temperature": fields.number("temperature", 0, 2),
+        "top_p": fields.number("top_p", 0, 1, open_low=True),
+        "top_k": fields.integer("top_k", 0, MAX_TOKEN_ID),
+        "min_p": fields.number("min_p", 0, 1),
+        "frequency_penalty": fields.number("frequency_penalty", -2, 2),
+        "presence_penalty": fields.number("presence_penalty", -2, 2),
+        "repetition_penalty": fields.number("repetition_penalty", 0, 1e6, open_low=True),
+        "logit_bias": _logit_bias(fields.get("logit_bias")),
+    }
+    given = {name: value for name, value in read.items() if value is not None}
+    fallback = {} if default_temp is None else {"temperature": default_temp}
+    return SamplingParams(**(fallback | given), top_logprobs=top_logprobs), frozenset(given)
+
+
+def _logit_bias(value: Any) -> dict[int, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise bad("logit_bias", f"must be an object of token id: bias, not {kind(value)}", code="invalid_type")
+    bias: dict[int, float] = {}
+    for key, amount in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
+            raise bad("logit_bias", f"keys must be token ids, got {key[:40]!r}")
+        if type(amount) not in (int, float) or not -100 <= amount <= 100:
+            raise bad("logit_bias", f"the bias of token {key} must be a number between -100 and 100")
+        bias[int(key)] = float(amount)
+    return bias
+
+
+def _chat_limit(fields: Fields) -> int | None:
+    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
+    if old is not None and new is not None and old != new:
+        raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
+    return new if new is not None else old
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    value = fields.get("stop")
+    stops = (checked_text(value, "stop"),) if isinstance(value, str) else fields.texts("stop")
+    if len(stops) > MAX_STOPS:
+        raise bad("stop", f"takes at most {MAX_STOPS} strings, got {len(stops)}")
+    if "" in stops:
+        raise bad("stop", "must not be an empty string")
+    return stops
+
+
+def _include_usage(fields: Fields, stream: bool) -> bool:
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise bad("stream_options", f"must be an object, not {kind(options)}", code="invalid_type")
+    if not stream:
+        raise bad("stream_options", "needs stream: true")
+    included = options.get("include_usage")
+    if included is not None and not isinstance(included, bool):
+        raise bad("stream_options.include_usage", f"must be a boolean, not {kind(included)}", code="invalid_type")
+    return included or False
+
+
+def _prompts(value: Any) -> list[str | tuple[int, ...]]:
+    """A string, token ids, or an array of either (all of one kind) -> one prompt each."""
+    if value is None:
+        raise bad("prompt", "is required", code="missing_required_parameter")
+    if isinstance(value, str):
+        return [checked_text(value, "prompt")]
+    if not isinstance(value, list):
+        raise bad("prompt", f"must be a string or an array, not {kind(value)}", code="invalid_type")
+    if not value:
+        raise bad("prompt", "is an empty array; an empty string starts from nothing")
+    if type(value[0]) is int:
+        return [_ids(value, "prompt")]
+    if isinstance(value[0], str):
+        return [checked_text(item, f"prompt[{i}]") for i, item in enumerate(value)]
+    return [_ids(item, f"prompt[{i}]") for i, item in enumerate(value)]
+
+
+def _ids(value: Any, param: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise bad(param, "must be a string or a non-empty array of token ids")
+    for item in value:
+        if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
+            raise bad(param, f"token ids must be whole numbers from 0 to {MAX_TOKEN_ID}")
+    return tuple(value)

@@ -1,0 +1,139 @@
+"""`TokenDelta`s -> OpenAI's answers: whole objects, and the chunks of a stream. Pure.
+
+Shapes: https://platform.openai.com/docs/api-reference/chat/object and .../chat-streaming .
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from exo_node.api.openai_request import ParsedRequest
+from exo_node.types import TokenDelta, TokenLogprob, Usage
+
+LOWEST_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot say
+
+
+class Answer:
+    """Builds the answer to one request from its deltas: feed each with its choice's index, in order.
+
+    `chunks(...)` encodes as it goes (streaming); `whole()` gives the complete object. Use one of the two.
+    """
+
+    def __init__(self, request: ParsedRequest, created: int) -> None:
+        self._request = request
+        self._chat = request.kind == "chat"
+        count = len(request.requests)
+        self._created = created
+        self._texts = [[echo] if echo else [] for echo in request.echo]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
+        self._finish: list[str | None] = [None] * count
+        self._usage: list[Usage | None] = [None] * count
+        self._offsets = [0] * count  # characters of the tokens so far, for text_offset
+
+    # -- streaming
+
+    def opening(self) -> list[dict[str, Any]]:
+        """First chunks: the role of each chat choice, or the echoed prompts."""
+        if self._chat:
+            return [self._chunk(i, {"role": "assistant", "content": ""}) for i in range(len(self._texts))]
+        return [self._chunk(i, echo) for i, echo in enumerate(self._request.echo) if echo]
+
+    def chunks(self, index: int, delta: TokenDelta) -> Iterable[dict[str, Any]]:
+        """The chunks of one delta: its text (if any), and the end of its choice."""
+        self._usage[index] = delta.usage or self._usage[index]
+        if delta.text or (delta.logprobs and self._request.top_logprobs is not None):
+            piece: Any = {"content": delta.text} if self._chat else delta.text
+            yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, delta.logprobs))
+        if delta.finish_reason is not None:
+            yield self._chunk(index, {} if self._chat else "", finish=delta.finish_reason)
+
+    def usage_chunk(self) -> dict[str, Any]:
+        """The chunk that `stream_options.include_usage` asks for, after all choices."""
+        return {**self._head(".chunk"), "choices": [], "usage": self._total()}
+
+    def _chunk(self, index: int, piece: Any, *, finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        body = {"delta" if self._chat else "text": piece}
+        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": finish}
+        usage = {"usage": None} if self._request.include_usage else {}
+        return {**self._head(".chunk"), "choices": [choice], **usage}
+
+    # -- whole
+
+    def add(self, index: int, delta: TokenDelta) -> None:
+        """Collect a delta for `whole()`."""
+        if delta.text:
+            self._texts[index].append(delta.text)
+        self._logprobs[index].extend(delta.logprobs)
+        self._finish[index] = delta.finish_reason or self._finish[index]
+        self._usage[index] = delta.usage or self._usage[index]
+
+    def whole(self) -> dict[str, Any]:
+        return {**self._head(""), "choices": [self._choice(i) for i in range(len(self._texts))], "usage": self._total()}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        text = "".join(self._texts[index])
+        message = {"role": "assistant", "content": text, "refusal": None}
+        body: dict[str, Any] = {"message": message} if self._chat else {"text": text}
+        logprobs = self._encode_logprobs(index, self._logprobs[index])
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": self._finish[index]}
+
+    # -- both
+
+    def _head(self, suffix: str) -> dict[str, Any]:
+        kind = f"chat.completion{suffix}" if self._chat else "text_completion"
+        return {"id": self._request.id, "object": kind, "created": self._created, "model": self._request.model}
+
+    def _total(self) -> dict[str, Any]:
+        """Tokens of all choices; a prompt that several choices share counts once."""
+        used = [(i, usage) for i, usage in enumerate(self._usage) if usage is not None]
+        prompts = [usage for i, usage in used if i % self._request.n == 0]
+        prompt = sum(usage.prompt_tokens for usage in prompts)
+        completion = sum(usage.completion_tokens for _, usage in used)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+        }
+
+    def _encode_logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        top = self._request.top_logprobs
+        if top is None:
+            return None
+        if self._chat:
+            return {"content": [_chat_logprob(token, top) for token in tokens], "refusal": None}
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token.token)
+        return {
+            "tokens": [token.token for token in tokens],
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [_top_map(token, top) for token in tokens] if top else None,
+            "text_offset": offsets,
+        }
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LOWEST_LOGPROB)
+
+
+def _chat_logprob(token: TokenLogprob, top: int) -> dict[str, Any]:
+    return {
+        "token": token.token,
+        "logprob": _finite(token.logprob),
+        "bytes": list(token.bytes),
+        "top_logprobs": [
+            {"token": text, "logprob": _finite(logprob), "bytes": list(raw)} for text, raw, logprob in token.top[:top]
+        ],
+    }
+
+
+def _top_map(token: TokenLogprob, top: int) -> Mapping[str, float]:
+    """The `top` likeliest and the chosen token. Byte tokens can share a text: the likelier one stays."""
+    found: dict[str, float] = {}
+    for text, _, logprob in token.top[:top]:
+        found.setdefault(text, _finite(logprob))
+    found.setdefault(token.token, _finite(token.logprob))
+    return found

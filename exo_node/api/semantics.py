@@ -1,0 +1,91 @@
+"""Request fields that are read nowhere else: those that would change the answer and are not done (refused by name,
+never dropped), and those that change nothing here (accepted). Anything else a client sends is unknown and ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from exo_node.api.fields import bad, kind
+
+# Field -> values that ask for nothing beyond what is done anyway. Clients send these unasked (`tools: []` by ollama-py
+# and the Agents SDK). null is always one of them.
+_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    # OpenAI, chat
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"], []),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "reasoning": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "store": (False,),
+    # OpenAI, completions
+    "suffix": ("",),
+    # What vLLM, llama.cpp, mlx_lm, Ollama and exo v2 add
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "draft_model": (),
+    "dry_multiplier": (0, 0.0),
+    "enable_thinking": (),
+    "format": ("",),
+    "grammar": ("",),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "ignore_eos": (False,),
+    "json_schema": (),
+    "length_penalty": (1, 1.0),
+    "logits_processors": ([],),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "prompt_logprobs": (),
+    "repeat_penalty": (1, 1.0),
+    "stop_token_ids": ([],),
+    "structured_outputs": (),
+    "template": ("",),
+    "tfs_z": (1, 1.0),
+    "thinking": (),
+    "truncate_prompt_tokens": (),
+    "typical_p": (1, 1.0),
+    "use_beam_search": (False,),
+    "xtc_probability": (0, 0.0),
+}
+_INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; leave it out"}
+
+# Accepted: they concern OpenAI's accounting, storage and caching, never the text.
+_HARMLESS: Mapping[str, type] = {
+    "user": str,
+    "metadata": dict,
+    "service_tier": str,
+    "safety_identifier": str,
+    "prompt_cache_key": str,
+    "prompt_cache_retention": str,
+    "parallel_tool_calls": bool,
+}
+
+
+def refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """Raise for the first field whose meaning is not done, and for a harmless one of the wrong type."""
+    for name, value in body.items():
+        if value is None:
+            continue
+        neutral = _UNSUPPORTED.get(name)
+        if neutral is not None and not any(type(value) is type(same) and value == same for same in neutral):
+            problem = f"is not supported by this server yet{_INSTEAD.get(name, '')}"
+            raise bad(name, problem, code="unsupported_parameter")
+        wanted = _HARMLESS.get(name)
+        if wanted is not None and not isinstance(value, wanted):
+            example = kind(wanted())
+            raise bad(name, f"must be {example}, not {kind(value)}", code="invalid_type")

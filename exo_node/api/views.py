@@ -1,0 +1,95 @@
+"""Nodes, instances, models as JSON (pure): what /v1/topology, /v1/instances, /v1/models show and the CLI reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from exo_node.types import Instance, ModelCard, NodeInfo
+
+
+def node_view(node: NodeInfo) -> dict[str, Any]:
+    """`model`, `chip`, `memory` (MB) are exo v1's device capabilities; the rest is ours, in bytes."""
+    return {
+        "model": node.name,
+        "chip": node.chip,
+        "memory": node.memory_total // 1_000_000,
+        "name": node.name,
+        "version": node.version,
+        "addresses": list(node.addresses),
+        "grpc_port": node.grpc_port,
+        "api_port": node.api_port,
+        "engines": list(node.engines),
+        "blas": node.blas,
+        "memory_total": node.memory_total,
+        "memory_free": node.memory_free,
+        "devices": [
+            {
+                "id": device.id,
+                "kind": device.kind,
+                "name": device.name,
+                "memory_total": device.memory_total,
+                "memory_free": device.memory_free,
+            }
+            for device in node.devices
+        ],
+    }
+
+
+def instance_view(instance: Instance) -> dict[str, Any]:
+    """An instance without its secret; `shards` in ring order, the head first."""
+    return {
+        "id": instance.instance_id,
+        "object": "instance",
+        "model": instance.model_id,
+        "digest": instance.digest,
+        "state": instance.state,
+        "error": instance.error or None,
+        "coordinator": instance.coordinator,
+        "epoch": instance.epoch,
+        "context": instance.context,
+        "slots": instance.slots,
+        "shards": [
+            {
+                "node_id": assignment.node_id,
+                "engine": assignment.engine,
+                "device": assignment.device,
+                "start_layer": assignment.shard.start_layer,
+                "end_layer": assignment.shard.end_layer,
+                "n_layers": assignment.shard.n_layers,
+            }
+            for assignment in instance.assignments
+        ],
+    }
+
+
+def topology_view(
+    nodes: Iterable[NodeInfo],
+    links: Mapping[str, Sequence[tuple[str, str]]],
+    active_node_id: str,
+    instances: Iterable[Instance],
+) -> dict[str, Any]:
+    """exo v1's topology plus `instances`. `links[a]` lists (id of a peer of a, description of the link)."""
+    return {
+        "nodes": {node.node_id: node_view(node) for node in nodes},
+        "peer_graph": {
+            from_id: [{"from_id": from_id, "to_id": to_id, "description": about} for to_id, about in peers]
+            for from_id, peers in links.items()
+        },
+        "active_node_id": active_node_id,
+        "instances": [instance_view(instance) for instance in instances],
+    }
+
+
+def model_view(card: ModelCard) -> dict[str, Any]:
+    """OpenAI's model object, and what else we know."""
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.owned_by,
+        "name": card.id,
+        "context_length": card.context_length,
+        "loaded": card.loaded,
+        "aliases": list(card.aliases),
+    }
