@@ -1,0 +1,257 @@
+"""`TinygradShardEngine`: one shard on one device. Imports tinygrad only when it loads."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
+from exo_node.engine.tinygrad.backend import Backend, select_backend
+from exo_node.engine.tinygrad.chunks import chunk_lengths, split_row
+from exo_node.engine.tinygrad.spec import DecoderSpec, decoder_spec
+from exo_node.engine.tinygrad.support import check
+from exo_node.engine.tinygrad.weights import (
+    Held,
+    check_source,
+    from_float32,
+    held_bytes,
+    held_tensors,
+    read_blocks,
+    storage,
+    to_float32,
+)
+from exo_node.errors import RingBroken, UnsupportedModel
+from exo_node.types import DTYPE_BYTES, Dtype
+
+if TYPE_CHECKING:
+    from exo_node.engine.tinygrad.decoder import Program, ShardDecoder
+
+Floats = npt.NDArray[np.float32]
+
+
+class TinygradShardEngine:
+    """A `ShardEngine` whose activations are float32 numpy arrays [tokens, hidden_size].
+
+    Rows of a step run one after the other through the same programs, and logits row by row, so that a row's numbers
+    can depend neither on its neighbours nor on its slot.
+    """
+
+    name = "tinygrad"
+
+    def __init__(self) -> None:
+        self._loaded: _Loaded | None = None
+
+    def load(self, plan: LoadPlan, source: TensorSource, progress: Progress) -> LoadReport:
+        """See `ShardEngine.load`. On a CPU activations and KV are float32 whatever `plan.compute_dtype` is (narrow ones
+        are several times slower there, ENGINES.md 2.5); elsewhere KV and the inputs of matrix products have it."""
+        began = time.perf_counter()
+        check(plan.config, plan.shard)
+        spec = decoder_spec(plan.config)
+        held = held_tensors(spec, plan.shard, plan.is_head)
+        check_source(held, source, spec.tied)
+        if plan.context > spec.max_context:
+            raise UnsupportedModel(f"tinygrad: context {plan.context} is over the model's {spec.max_context}")
+        backend = select_backend(plan.device)
+        self._loaded = _Loaded(plan, spec, backend, held, source, progress)
+        self._loaded.warm_up()
+        seconds = time.perf_counter() - began
+        info = {"device": backend.device, "runtime": backend.selector, "activations": self._loaded.activation}
+        return LoadReport(
+            weight_bytes=held_bytes(held, plan.compute_dtype),
+            kv_bytes=self._loaded.decoder.kv_bytes,
+            seconds=seconds,
+            info=info,
+        )
+
+    def forward(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> Floats:
+        """See `ShardEngine.forward`. Raises `RingBroken` when a row does not continue its slot or does not fit it."""
+        loaded = self._ready()
+        loaded.check_rows(rows, hidden)
+        inputs = None if hidden is None else _floats(hidden)
+        outputs: list[Floats] = []
+        offset = 0
+        for row in rows:
+            given = row.token_ids if inputs is None else inputs[offset : offset + row.length]
+            offset += row.length
+            assert given is not None  # check_rows
+            result = loaded.run_row(row, given)
+            if loaded.plan.shard.is_last:
+                result = result[row.length - row.n_outputs :]
+            outputs.append(result)
+        return np.concatenate(outputs) if outputs else np.empty((0, loaded.spec.hidden_size), dtype=np.float32)
+
+    def export(self, activation: Floats, dtype: Dtype) -> Hidden:
+        """See `ShardEngine.export`."""
+        values = np.ascontiguousarray(from_float32(activation, dtype))
+        tokens, width = activation.shape
+        return Hidden(dtype, (tokens, width), values.data.cast("B") if values.size else b"")
+
+    def logits(self, activation: Floats | Hidden) -> Floats:
+        """See `ShardEngine.logits`."""
+        loaded = self._ready()
+        values = _floats(activation) if isinstance(activation, Hidden) else activation
+        return loaded.logits(values)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `ShardEngine.truncate`. Costs nothing: what lies past the length is never read."""
+        lengths = self._ready().lengths
+        _check_slot(slot, lengths)
+        if not 0 <= length <= lengths[slot]:
+            raise RingBroken(f"tinygrad: slot {slot} holds {lengths[slot]} tokens, cannot be cut to {length}")
+        lengths[slot] = length
+
+    def copy(self, target: int, source: int, length: int) -> None:
+        """See `ShardEngine.copy`."""
+        loaded = self._ready()
+        for slot in (target, source):
+            _check_slot(slot, loaded.lengths)
+        if not 0 <= length <= loaded.lengths[source]:
+            raise RingBroken(f"tinygrad: slot {source} holds {loaded.lengths[source]} tokens, {length} asked for")
+        if length and target != source:
+            loaded.decoder.copy(target, source, length)
+        loaded.lengths[target] = length
+
+    def close(self) -> None:
+        """Drop weights and KV. Safe to call twice; the engine can load again."""
+        if self._loaded is not None:
+            self._loaded.decoder.synchronize()
+            self._loaded = None
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            raise RingBroken("tinygrad: nothing is loaded")
+        return self._loaded
+
+
+class _Loaded:
+    """Everything that exists between load and close."""
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        spec: DecoderSpec,
+        backend: Backend,
+        held: Sequence[Held],
+        source: TensorSource,
+        progress: Progress,
+    ) -> None:
+        from exo_node.engine.tinygrad.decoder import ShardDecoder
+
+        self.plan, self.spec = plan, spec
+        self.activation: Dtype = "float32" if backend.is_cpu else plan.compute_dtype
+        self.lengths = [0] * plan.slots
+        weights = _read_weights(held, source, plan.compute_dtype, backend.device, progress)
+        score_bytes = spec.n_heads * (plan.context + plan.max_chunk) * 4
+        self._chunks = chunk_lengths(plan.max_chunk, score_bytes)
+        self.decoder: ShardDecoder = ShardDecoder(
+            spec,
+            plan.shard,
+            weights,
+            slots=plan.slots,
+            context=plan.context,
+            max_chunk=self._chunks[-1],
+            activation=self.activation,
+            device=backend.device,
+        )
+        self._steps: dict[int, Program] = {}
+        self._head = self.decoder.logits_program(1) if plan.is_head else None
+
+    def warm_up(self) -> None:
+        """Compile what the first request needs at once: a decode step, the shortest prefill chunk and the LM head.
+
+        Longer chunks compile when the first long prompt comes.
+        """
+        for length in self._chunks[:2]:
+            shape = (length,) if self.plan.is_head else (length, self.spec.hidden_size)
+            self._run(np.zeros(shape, dtype=np.int32 if self.plan.is_head else np.float32), 0, 0)
+        if self._head is not None:
+            self._head(np.zeros((1, self.spec.hidden_size), dtype=np.float32))
+
+    def check_rows(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> None:
+        """Refuse a step that cannot be run as it stands before any of it is run."""
+        if (hidden is None) != self.plan.is_head:
+            raise RingBroken("tinygrad: the head takes token ids, every other shard takes hidden states")
+        lengths = list(self.lengths)
+        for row in rows:
+            _check_slot(row.slot, lengths)
+            if row.position != lengths[row.slot]:
+                raise RingBroken(
+                    f"tinygrad: slot {row.slot} holds {lengths[row.slot]} tokens, row is at {row.position}"
+                )
+            if row.length <= 0 or not 0 <= row.n_outputs <= row.length:
+                raise RingBroken(f"tinygrad: row of {row.length} tokens with {row.n_outputs} outputs")
+            if row.position + row.length > self.plan.context:
+                raise RingBroken(f"tinygrad: row ends at {row.position + row.length}, context is {self.plan.context}")
+            if self.plan.is_head:
+                ids = row.token_ids
+                if ids is None or ids.shape != (row.length,):
+                    raise RingBroken(f"tinygrad: row of {row.length} tokens without as many token ids")
+                if int(ids.min()) < 0 or int(ids.max()) >= self.spec.vocab_size:
+                    raise RingBroken(f"tinygrad: token id outside the vocabulary of {self.spec.vocab_size}")
+            lengths[row.slot] += row.length
+        if hidden is not None:
+            shape = (sum(row.length for row in rows), self.spec.hidden_size)
+            if hidden.shape != shape or len(hidden.data) != math.prod(shape) * DTYPE_BYTES[hidden.dtype]:
+                raise RingBroken(f"tinygrad: hidden states {hidden.shape} {hidden.dtype}, {shape} expected")
+
+    def run_row(self, row: EngineRow, values: npt.NDArray[Any]) -> Floats:
+        """All layers over one row, chunk after chunk; the slot's length grows with each."""
+        results = []
+        done = 0
+        for length in split_row(row.length, self._chunks):
+            results.append(self._run(values[done : done + length], row.slot, row.position + done))
+            done += length
+        self.lengths[row.slot] = row.position + row.length
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def logits(self, values: Floats) -> Floats:
+        if self._head is None:
+            raise RingBroken("tinygrad: only the head has an LM head")
+        head = self._head
+        rows = [head(values[i : i + 1]) for i in range(len(values))]
+        return np.concatenate(rows) if rows else np.empty((0, self.spec.vocab_size), dtype=np.float32)
+
+    def _run(self, values: npt.NDArray[Any], slot: int, position: int) -> Floats:
+        length = next(n for n in self._chunks if n >= len(values))
+        if length not in self._steps:
+            self._steps[length] = self.decoder.step_program(length, embeds=self.plan.is_head)
+        return self._steps[length](values, *self.decoder.place(slot, position))
+
+
+def _read_weights(
+    held: Sequence[Held], source: TensorSource, compute: Dtype, device: str, progress: Progress
+) -> Mapping[str, Any]:
+    """Read tensor by tensor into device memory; a mapped file's pages are given back as soon as they are copied."""
+    from exo_node.engine.tinygrad.decoder import DTYPES, empty, write
+
+    done, total = 0, held_bytes(held, compute)
+    progress(0, total)
+    weights = {}
+    for tensor in held:
+        dtype = tensor.dtype(compute)
+        target = empty(tensor.shape, DTYPES[dtype], device)
+        at = 0
+        for name, _ in tensor.parts:
+            for block in read_blocks(source, name, dtype, tensor.offset):
+                write(target, at, block)
+                at += block.nbytes
+            source.release(name)
+        done += at
+        progress(done, total)
+        weights[tensor.key] = target
+    return weights
+
+
+def _floats(hidden: Hidden) -> Floats:
+    raw = np.frombuffer(hidden.data, dtype=storage(hidden.dtype)).reshape(hidden.shape)
+    return to_float32(raw, hidden.dtype)
+
+
+def _check_slot(slot: int, lengths: Sequence[int]) -> None:
+    if not 0 <= slot < len(lengths):
+        raise RingBroken(f"tinygrad: slot {slot} of {len(lengths)}")
