@@ -47,7 +47,9 @@ def mirrors(test: Path) -> bool:
     folder = PACKAGE / test.parent
     names = ["_".join(words[:n]) for n in range(len(words), 0, -1)]
     return any(
-        (folder / f"{name}.py").exists() or (folder / f"_{name}.py").exists() or (folder / name / "__init__.py").exists()
+        (folder / f"{name}.py").exists()
+        or (folder / f"_{name}.py").exists()
+        or (folder / name / "__init__.py").exists()
         for name in names
     )
 

@@ -1,0 +1,88 @@
+"""Which engine is chosen for which machine, and what is said when it cannot be had."""
+
+from __future__ import annotations
+
+import pytest
+
+from exo_node.engine.select import check_supported, choose_engine, create_engine, devices_for, preferred
+from exo_node.errors import EngineUnavailable, UnsupportedModel
+from exo_node.types import Device, Shard
+
+CPU = Device("CPU", "cpu", "c", 8, 4)
+METAL = Device("METAL", "metal", "m", 8, 4)
+CUDA = tuple(Device(f"CUDA:{n}", "cuda", "g", 8, 4) for n in range(2))
+BOTH = ("mlx", "tinygrad")
+
+
+@pytest.mark.parametrize(
+    ("engines", "devices", "expected"),
+    [
+        (BOTH, (METAL,), "mlx"),
+        (BOTH, (CPU,), "mlx"),
+        (BOTH, (*CUDA, CPU), "tinygrad"),
+        (("mlx",), (*CUDA, CPU), "mlx"),
+        (("tinygrad",), (CPU,), "tinygrad"),
+    ],
+)
+def test_auto_takes_the_faster_engine(engines: tuple[str, ...], devices: tuple[Device, ...], expected: str) -> None:
+    """MLX on Apple Silicon and plain CPUs, tinygrad where there is a GPU for it, else the one that is there."""
+    assert choose_engine("auto", engines, devices) == expected
+    assert preferred(engines, devices)[0] == expected
+
+
+def test_a_named_engine_is_taken_as_named() -> None:
+    """A choice of the user is not improved upon."""
+    assert choose_engine("tinygrad", BOTH, (METAL,)) == "tinygrad"
+    assert choose_engine("mlx", BOTH, (*CUDA, CPU)) == "mlx"
+
+
+@pytest.mark.parametrize(
+    ("setting", "engines", "words"),
+    [
+        ("mlx", ("tinygrad",), ("exo-node[mlx]", "usable here: tinygrad")),
+        ("auto", (), ("exo-node[mlx,tinygrad]",)),
+        ("torch", BOTH, ("'torch'", "auto, mlx, tinygrad")),
+    ],
+)
+def test_what_cannot_be_had_names_the_remedy(setting: str, engines: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """The error of an engine that is not there names the extra; of one that does not exist, those that do."""
+    with pytest.raises(EngineUnavailable) as caught:
+        choose_engine(setting, engines, (CPU,))
+    assert [word for word in words if word not in caught.value.message] == []
+
+
+def test_an_engine_gets_its_best_kind_of_device() -> None:
+    """tinygrad takes every GPU and leaves the CPU beside them; MLX has no CUDA here."""
+    assert devices_for("tinygrad", (*CUDA, CPU)) == CUDA
+    assert devices_for("mlx", (*CUDA, CPU)) == (CPU,)
+    assert devices_for("mlx", (METAL,)) == (METAL,)
+    assert devices_for("mlx", CUDA) == ()
+
+
+@pytest.mark.parametrize("engine", BOTH)
+def test_an_unknown_architecture_is_refused_without_a_framework(engine: str) -> None:
+    """The refusal is `UnsupportedModel` on both engines and names the architecture."""
+    config = {"model_type": "nonesuch", "architectures": ["NonesuchForCausalLM"], "num_hidden_layers": 2}
+    with pytest.raises(UnsupportedModel, match=r"(?i)nonesuch"):
+        check_supported(engine, config, Shard("m", 0, 2, 2))
+
+
+def test_an_engine_that_does_not_exist_is_refused() -> None:
+    """Neither checking nor creating passes over a misspelt name."""
+    with pytest.raises(EngineUnavailable, match="'mxl'"):
+        check_supported("mxl", {}, Shard("m", 0, 2, 2))
+    with pytest.raises(EngineUnavailable, match="'mxl'"):
+        create_engine("mxl")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fake",
+        pytest.param("mlx", marks=pytest.mark.engine_mlx),
+        pytest.param("tinygrad", marks=pytest.mark.engine_tinygrad),
+    ],
+)
+def test_engines_are_created_by_name(name: str) -> None:
+    """What is created says the name that it was asked for by."""
+    assert create_engine(name).name == name
