@@ -1,0 +1,246 @@
+"""A node's view of one peer: a channel, a session on it, and the calls of `NodeService`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, Unauthorized
+from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_from_pb, topology_from_pb
+from exo_node.transport.generated.exo.v1 import node_pb2 as pb
+from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
+from exo_node.transport.handshake import ClientHandshake, Party, Session
+from exo_node.transport.server import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MAX_RECEIVE, target_of
+from exo_node.transport.sessions import credentials
+from exo_node.transport.status import to_exo
+from exo_node.types import NodeInfo, NodeState, PeerLink
+
+CONNECT_TIMEOUT_S = 10.0  # these three as exo has them
+HEALTH_TIMEOUT_S = 5.0
+TOPOLOGY_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 10.0
+EOF: Any = vars(grpc.aio)["EOF"]  # not in the type stubs
+SILENCE_S = 2.0  # a peer that beats twice a second and says nothing for this long hangs or is cut off
+
+
+def channel_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.enable_http_proxy", 0),  # peers are in our own network; a proxy variable must not catch them
+        ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the back-off of a dead one
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.max_receive_message_length", max_receive),
+        ("grpc.max_send_message_length", max_receive),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+class GRPCPeerHandle:
+    """One peer at one address. `connect` first; every error is an `ExoError` that names the peer.
+
+    Timeouts are seconds; gRPC sends them as the time that remains, never as a clock time.
+    """
+
+    def __init__(self, address: str, port: int, *, me: Party, secret: bytes, describe: Callable[[], NodeInfo]) -> None:
+        self.address = address
+        self.port = port
+        self._me = me
+        self._secret = secret
+        self._describe = describe
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._session: Session | None = None
+        self._info: NodeInfo | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def info(self) -> NodeInfo:
+        """What the peer said of itself in the handshake."""
+        if self._info is None:
+            raise PeerUnavailable(f"node {self.addr()} is not connected")
+        return self._info
+
+    def id(self) -> str:
+        return self.info.node_id
+
+    def addr(self) -> str:
+        return target_of(self.address, self.port)
+
+    def description(self) -> str:
+        return f"{self._name()} at {self.addr()}"
+
+    def is_connected(self) -> bool:
+        return self._session is not None
+
+    def _name(self) -> str:
+        return self.addr() if self._info is None else self._info.node_id
+
+    async def connect(self, timeout: float = CONNECT_TIMEOUT_S) -> NodeInfo:
+        """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.addr(), options=channel_options())
+            self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            async with self._lock:
+                await self._shake_hands(timeout)
+        except BaseException:
+            await self.close()
+            raise
+        return self.info
+
+    async def close(self) -> None:
+        channel, self._channel, self._session = self._channel, None, None
+        if channel is not None:
+            await channel.close(None)
+
+    disconnect = close
+
+    async def _shake_hands(self, timeout: float) -> Session:
+        machine = ClientHandshake(self._me, self._secret)
+        call = self._stub.Handshake(timeout=timeout)
+        try:
+            challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
+            proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
+            welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
+            session = machine.finish(welcome)
+            info = node_from_pb(welcome.node)
+        except grpc.aio.AioRpcError as error:
+            raise to_exo(error, self._name()) from error
+        finally:
+            call.cancel()
+        if self._info is not None and (info.node_id, info.boot_id) != (self._info.node_id, self._info.boot_id):
+            raise PeerUnavailable(f"node {self._name()} restarted, or another node has its address {self.addr()} now")
+        self._session, self._info = session, info
+        return session
+
+    async def _exchange(self, call: Any, message: pb.HandshakeMessage, expected: str) -> Any:
+        with contextlib.suppress(asyncio.InvalidStateError):  # the peer ended the call: read() says why
+            await call.write(message)
+        reply = await call.read()
+        kind = None if reply is EOF else reply.WhichOneof("message")
+        if kind != expected:
+            raise PeerUnavailable(f"node {self._name()} answered the handshake with {kind}, not {expected}")
+        return getattr(reply, expected)
+
+    async def _current(self, stale: Session | None, timeout: float) -> Session:
+        """The session to use; a new one when `stale` was refused. Concurrent callers share one handshake."""
+        async with self._lock:
+            if self._session is None:
+                raise PeerUnavailable(f"node {self._name()} is not connected")
+            if self._session is stale:
+                return await self._shake_hands(timeout)
+            return self._session
+
+    async def call(self, method: str, request: Any, timeout: float) -> Any:
+        """A unary call of `NodeService.method`. Shakes hands again once when the peer forgot the session."""
+        deadline = time.monotonic() + timeout
+        stale: Session | None = None
+        while True:
+            session = await self._current(stale, timeout)
+            try:
+                return await getattr(self._stub, method)(
+                    request,
+                    timeout=max(0.0, deadline - time.monotonic()),
+                    metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
+                )
+            except grpc.aio.AioRpcError as error:
+                failure = to_exo(error, self._name())
+                if stale is not None or not _no_session(failure):
+                    raise failure from error
+                stale = session
+
+    async def stream(
+        self, method: str, request: Any, timeout: float | None, *, silence: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """A server stream of `NodeService.method`; closing the generator cancels the call.
+
+        `timeout` bounds the whole stream (None: no bound), `silence` the wait for each message (`PeerUnavailable`).
+        """
+        stale: Session | None = None
+        while True:
+            session = await self._current(stale, timeout or CONNECT_TIMEOUT_S)
+            call = getattr(self._stub, method)(
+                request, timeout=timeout, metadata=credentials(session, f"/exo.v1.NodeService/{method}")
+            )
+            try:
+                while (message := await self._read(call, silence)) is not EOF:
+                    yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                # A refused session fails before the first message, so nothing is yielded twice.
+                failure = to_exo(error, self._name())
+                if stale is not None or not _no_session(failure):
+                    raise failure from error
+                stale = session
+            finally:
+                call.cancel()
+
+    async def _read(self, call: Any, silence: float | None) -> Any:
+        try:
+            async with asyncio.timeout(silence):
+                return await call.read()
+        except TimeoutError:
+            raise PeerUnavailable(f"node {self._name()} said nothing for {silence} s") from None
+
+    async def watch(self, silence: float = SILENCE_S) -> AsyncGenerator[NodeState, None]:
+        """The peer's state now and at each change. Ends after a state with `leaving`.
+
+        Raises `PeerUnavailable` when the stream breaks or the peer is silent for `silence` seconds.
+        """
+        stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
+        try:
+            async for message in stream:
+                if not message.HasField("node"):
+                    continue  # a beat
+                state = state_from_pb(message)
+                yield state
+                if state.leaving:
+                    return
+        finally:
+            await stream.aclose()
+        raise PeerUnavailable(f"node {self._name()} closed the control stream")
+
+    async def health_check(self, timeout: float = HEALTH_TIMEOUT_S) -> bool:
+        """Whether the peer answers and calls itself healthy; never raises for an unhealthy one."""
+        try:
+            reply = await self.call("HealthCheck", pb.HealthCheckRequest(), timeout)
+        except (PeerUnavailable, DeadlineExceeded):
+            return False
+        return bool(reply.is_healthy)
+
+    async def collect_topology(
+        self, visited: set[str] | None = None, max_depth: int = 4, timeout: float = TOPOLOGY_TIMEOUT_S
+    ) -> TopologyView:
+        """What the peer knows of nodes up to `max_depth` links away from it, without those in `visited`."""
+        request = pb.CollectTopologyRequest(visited=sorted(visited or ()), max_depth=max_depth)
+        return topology_from_pb(await self.call("CollectTopology", request, timeout))
+
+    async def probe_link(
+        self, *, pings: int = 5, payload_bytes: int = 2**20, timeout: float = PROBE_TIMEOUT_S
+    ) -> PeerLink:
+        """Measure the way to the peer: best round trip of `pings` empty probes, and bytes/s of one large one."""
+        async with asyncio.timeout(timeout):
+            rtt = min([await self._probe(b"", timeout) for _ in range(pings)])
+            loaded = await self._probe(bytes(payload_bytes), timeout)
+        # One payload over what it took beyond an empty trip; never less than a tenth of it, for a link of pure latency.
+        seconds = max(loaded - rtt, loaded / 10, 1e-6)
+        return PeerLink(self.id(), self.addr(), max(1, round(rtt * 1e6)), round(payload_bytes / seconds))
+
+    async def _probe(self, payload: bytes, timeout: float) -> float:
+        begun = time.perf_counter()
+        await self.call("ProbeLink", pb.ProbeLinkRequest(payload=payload, reply_bytes=0), timeout)
+        return time.perf_counter() - begun
+
+
+def _no_session(error: ExoError) -> bool:
+    return isinstance(error, Unauthorized) and error.code == "no_session"

@@ -1,0 +1,178 @@
+"""The server side of a node's control plane: handshake, health, topology, control stream, link probe.
+
+`ControlServicer` knows nothing of models; the daemon derives from it for the calls about instances. Every call but the
+handshake needs a session: build the server with `SessionInterceptor(servicer.sessions)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from typing import Any
+from urllib.parse import unquote
+
+import grpc.aio
+
+from exo_node.errors import InvalidRequest
+from exo_node.signals import ChangeSignal
+from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_to_pb, topology_to_pb
+from exo_node.transport.generated.exo.v1 import node_pb2 as pb
+from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceServicer
+from exo_node.transport.handshake import Party, ServerHandshake, Session
+from exo_node.transport.sessions import SessionTable
+from exo_node.types import NodeInfo, NodeState
+
+BEAT_S = 0.5  # a quarter of the client's patience: three beats may be late
+HANDSHAKE_TIMEOUT_S = 10.0
+MAX_PROBE_BYTES = 16 * 2**20
+
+Context = grpc.aio.ServicerContext[Any, Any]
+OnPeer = Callable[[NodeInfo, str], None]  # a member shook hands with us, from this IP
+
+
+class ControlServicer(NodeServiceServicer):
+    """`describe` and `state` are read whenever they are needed; call `changes.notify()` when they changed.
+
+    `topology` gives what this node knows of the cluster. `health` returns "" or what is wrong. `on_peer` hears of every
+    member that shook hands, so that two nodes find each other when only one of them sees the other.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: Party,
+        secret: bytes,
+        describe: Callable[[], NodeInfo],
+        state: Callable[[], NodeState],
+        topology: Callable[[], TopologyView],
+        changes: ChangeSignal,
+        on_peer: OnPeer,
+        health: Callable[[], str] = lambda: "",
+        beat_s: float = BEAT_S,
+    ) -> None:
+        self.sessions = SessionTable()
+        self._me = me
+        self._secret = secret
+        self._describe = describe
+        self._state = state
+        self._topology = topology
+        self._changes = changes
+        self._on_peer = on_peer
+        self._health = health
+        self._beat_s = beat_s
+        self._leaving = False
+        self._watchers = 0
+
+    async def leave(self, timeout: float = 0.5) -> None:
+        """Tell every watcher that a clean exit follows and end their streams; call before the server stops."""
+        self._leaving = True
+        self._changes.notify()
+        deadline = time.monotonic() + timeout
+        while self._watchers and time.monotonic() < deadline:  # noqa: ASYNC110 - bounded, at exit only
+            await asyncio.sleep(0.01)
+
+    async def Handshake(
+        self, request_iterator: AsyncIterator[pb.HandshakeMessage], context: Context
+    ) -> AsyncGenerator[pb.HandshakeMessage, None]:
+        machine = ServerHandshake(self._me, self._secret)
+        hello = await _next(request_iterator, "hello")
+        yield pb.HandshakeMessage(challenge=machine.challenge(hello))
+        proof: pb.Proof = await _next(request_iterator, "proof")
+        session = machine.finish(proof.proof)
+        info = _described(session, proof.node)
+        self.sessions.add(session)
+        welcome = pb.Welcome(
+            session_id=session.session_id, protocol=session.protocol, node=node_to_pb(self._describe())
+        )
+        yield pb.HandshakeMessage(welcome=welcome)
+        if info is not None:
+            self._on_peer(info, remote_ip(context.peer()))
+
+    async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
+        problem = self._health()
+        return pb.HealthCheckResponse(is_healthy=not problem, detail=problem)
+
+    async def CollectTopology(self, request: pb.CollectTopologyRequest, context: Context) -> pb.TopologyView:
+        view = within(self._topology(), self._me.node_id, frozenset(request.visited), request.max_depth)
+        return topology_to_pb(view)
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncGenerator[pb.NodeState, None]:
+        self._watchers += 1
+        try:
+            while True:
+                seen = self._changes.version
+                message = state_to_pb(self._state())
+                message.leaving = self._leaving
+                yield message
+                if message.leaving:
+                    return
+                while not await self._changed(seen):
+                    yield pb.NodeState()  # a beat
+        finally:
+            self._watchers -= 1
+
+    async def _changed(self, seen: int) -> bool:
+        try:
+            async with asyncio.timeout(self._beat_s):
+                await self._changes.wait(seen)
+        except TimeoutError:
+            return False
+        return True
+
+    async def ProbeLink(self, request: pb.ProbeLinkRequest, context: Context) -> pb.ProbeLinkResponse:
+        if request.reply_bytes > MAX_PROBE_BYTES:
+            raise InvalidRequest(f"reply_bytes {request.reply_bytes} is over {MAX_PROBE_BYTES}", param="reply_bytes")
+        return pb.ProbeLinkResponse(payload=bytes(request.reply_bytes))
+
+
+def within(view: TopologyView, start: str, visited: Collection[str], max_depth: int) -> TopologyView:
+    """The part of `view` at most `max_depth` links from `start`, without the nodes in `visited`."""
+    reached = {start}
+    frontier = {start}
+    for _ in range(max_depth):
+        frontier = {link.to_id for node in frontier for link in view.links.get(node, ())} - reached
+        reached |= frontier
+    kept = reached.difference(visited)
+    return TopologyView(
+        {node_id: node for node_id, node in view.nodes.items() if node_id in kept},
+        {node_id: links for node_id, links in view.links.items() if node_id in kept},
+    )
+
+
+def remaining_ms(context: Context) -> int | None:
+    """How long the caller of this call still waits, in milliseconds; None when it set no deadline."""
+    seconds = context.time_remaining()
+    return None if seconds is None else max(0, int(seconds * 1000))
+
+
+def remote_ip(peer: str) -> str:
+    """The literal IP in gRPC's name of a peer ("ipv4:10.0.0.1:55", "ipv6:%5Bfe80::1%25eth0%5D:55"); "" if none."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    host = rest.rpartition(":")[0].strip("[]")
+    mapped = ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped if kind == "ipv6" else None
+    return host if mapped is None else str(mapped)
+
+
+def _described(session: Session, node: pb.NodeDescription) -> NodeInfo | None:
+    """The caller's description; None for a caller that serves nothing (`exo status` and the like)."""
+    if not node.node_id:
+        return None
+    if (node.node_id, node.boot_id) != (session.peer.node_id, session.peer.boot_id):
+        raise InvalidRequest(f"node {session.peer.node_id!r} describes itself as {node.node_id!r}", param="node")
+    return node_from_pb(node)
+
+
+async def _next(messages: AsyncIterator[pb.HandshakeMessage], expected: str) -> Any:
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            message = await anext(messages, None)
+    except TimeoutError:
+        raise InvalidRequest(f"no {expected} within {HANDSHAKE_TIMEOUT_S:.0f} s of the handshake") from None
+    kind = None if message is None else message.WhichOneof("message")
+    if kind != expected:
+        raise InvalidRequest(f"the handshake wants {expected}, not {kind}")
+    return getattr(message, expected)

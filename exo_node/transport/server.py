@@ -1,0 +1,62 @@
+"""How every gRPC server of ours is made and bound; the options' reasons are here once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from exo_node.errors import ConfigurationError
+from exo_node.transport.status import ErrorInterceptor
+
+MAX_RECEIVE = 64 * 2**20  # a prefill chunk of 2048 rows of 8192 float32 is 64 MiB; control messages are small
+KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
+KEEPALIVE_TIMEOUT_MS = 5_000
+
+
+def server_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # with 1, two servers share a port and "port in use" is never seen
+        ("grpc.max_receive_message_length", max_receive),
+        ("grpc.max_send_message_length", max_receive),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Our clients ping as often as we do; the default of 5 minutes would close their connections.
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def create_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (), *, max_receive: int = MAX_RECEIVE
+) -> grpc.aio.Server:
+    """A server whose handlers may raise `ExoError`. Nothing is bound yet: register servicers, `bind`, `start()`."""
+    chain: list[Any] = [*interceptors, ErrorInterceptor()]
+    return grpc.aio.server(interceptors=chain, options=server_options(max_receive))
+
+
+def bind(server: grpc.aio.Server, host: str, port: int, *, flag: str = "--node-port") -> int:
+    """Bind before `start()`; port 0 takes a free one. Returns the port. Raises `ConfigurationError` naming it."""
+    target = target_of(host, port)
+    try:
+        bound = server.add_insecure_port(target)
+    except RuntimeError as error:
+        bound = 0
+        cause: RuntimeError | None = error
+    else:
+        cause = None
+    if bound == 0:
+        raise ConfigurationError(
+            f"{flag} {port}: cannot listen on {target}, the port is in use or the address is not this machine's; "
+            "choose another"
+        ) from cause
+    return bound
+
+
+def target_of(host: str, port: int) -> str:
+    """host:port as gRPC wants it; IPv6 in brackets, its scope kept (`fe80::1%eth0` -> `[fe80::1%eth0]:80`)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,169 @@
+"""The one mapping between our errors and gRPC's status, in both directions (STYLE rule 5).
+
+An `ExoError` crosses nodes unchanged: it rides in the trailing metadata `exo-error-bin` as JSON. The gRPC status beside
+it is for tools and for peers that do not know the class. A status without that metadata was made by gRPC itself and
+says what became of the peer or the call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from exo_node import errors
+from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, PeerUnavailable, ProtocolMismatch
+
+METADATA_KEY = "exo-error-bin"
+MAX_MESSAGE = 2000  # characters; gRPC allows about 8 KB of metadata in all
+
+# The most special class decides; a subclass that is not listed has its base's status.
+STATUS: dict[type[ExoError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
+    errors.UnsupportedModel: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CheckpointError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DigestMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ProtocolMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ClusterMismatch: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DownloadError: grpc.StatusCode.UNAVAILABLE,
+    errors.PeerUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.RingBroken: grpc.StatusCode.ABORTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.ExoError: grpc.StatusCode.INTERNAL,
+}
+
+
+def status_of(error: ExoError) -> grpc.StatusCode:
+    """The gRPC status that goes with an error."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def encode_error(error: ExoError) -> bytes:
+    """The value of `exo-error-bin`."""
+    return json.dumps(
+        {
+            "class": type(error).__name__,
+            "message": error.message[:MAX_MESSAGE],
+            "status": error.status,
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+            "retry_after": error.retry_after,
+            "retryable": error.retryable,
+        }
+    ).encode()
+
+
+def decode_error(data: bytes) -> ExoError | None:
+    """The error that a peer sent; None if it is not one. A class that we do not know comes as a plain `ExoError`."""
+    try:
+        fields = json.loads(data)
+        cls = _classes().get(fields["class"], ExoError)
+        error = cls(str(fields["message"]), param=fields.get("param"), retry_after=fields.get("retry_after"))
+        error.code, error.status = fields.get("code"), int(fields["status"])
+        if cls is ExoError:
+            error.type, error.retryable = str(fields["type"]), bool(fields["retryable"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return error
+
+
+def _classes() -> dict[str, type[ExoError]]:
+    return {cls.__name__: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ExoError)}
+
+
+async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: ExoError) -> NoReturn:
+    """End the call with this error."""
+    metadata: Any = ((METADATA_KEY, encode_error(error)),)
+    await context.abort(status_of(error), error.message[:MAX_MESSAGE], metadata)
+    raise AssertionError("abort() returned")
+
+
+def to_exo(error: grpc.aio.AioRpcError, peer: str) -> ExoError:
+    """What went wrong with a call to `peer` (how the user knows it: a node id or host:port)."""
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
+        if key == METADATA_KEY:
+            carried = decode_error(value if isinstance(value, bytes) else value.encode())
+            if carried is not None:
+                return carried
+    code, details = error.code(), " ".join((error.details() or "").split())[:300]
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"node {peer} did not answer in time")
+    # A killed peer shows as UNAVAILABLE or INTERNAL (ARCHITECTURE 3.12), one that shuts down as CANCELLED.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
+        return PeerUnavailable(f"node {peer} cannot be reached: {details or code.name}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return ProtocolMismatch(f"node {peer} does not know this call ({details}); run the same exo version everywhere")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return InvalidRequest(f"a message to or from node {peer} is too large: {details}", code="message_too_large")
+    return ExoError(f"node {peer} failed: {code.name} {details}".rstrip())
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Server side of the border: an `ExoError` raised by any handler reaches the caller as that error."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = await continuation(handler_call_details)
+        return handler if handler is None else guarded(handler)
+
+
+def guarded(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """`handler` with its `ExoError`s turned into statuses."""
+    behaviour = getattr(handler, kind_of(handler))
+    wrap = _guard_stream if inspect.isasyncgenfunction(behaviour) else _guard_coroutine
+    return with_behaviour(handler, wrap(behaviour))
+
+
+def kind_of(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
+    """ "unary_unary", "unary_stream", "stream_unary" or "stream_stream"."""
+    method: Any = handler
+    return "_".join(
+        "stream" if streams else "unary" for streams in (method.request_streaming, method.response_streaming)
+    )
+
+
+def with_behaviour(
+    handler: grpc.RpcMethodHandler[Any, Any], behaviour: Callable[..., Any]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of the same method that runs `behaviour`."""
+    method: Any = handler
+    make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{kind_of(handler)}_rpc_method_handler")
+    return make(behaviour, method.request_deserializer, method.response_serializer)
+
+
+def _guard_coroutine(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behaviour(request, context)
+        except ExoError as error:
+            await abort_with(context, error)
+
+    return call
+
+
+def _guard_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        responses: Any = behaviour(request, context)
+        try:
+            async for response in responses:
+                yield response
+        except ExoError as error:
+            await abort_with(context, error)
+        finally:
+            await responses.aclose()
+
+    return call
