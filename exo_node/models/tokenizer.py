@@ -1,0 +1,307 @@
+"""Text to ids and back with a model's own `tokenizer.json` (the `tokenizers` library, imported when one is loaded)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_node.errors import CheckpointError, InvalidRequest
+from exo_node.models.chat_template import ChatTemplate, read_template
+from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
+from exo_node.models.headers import read_json
+from exo_node.models.pieces import piece_rule
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# The longest text one token may stand for, in bytes per byte that the vocabulary shows: NFC shrinks at most threefold
+# (Unicode's worst case, conjoining jamo), 4 leaves room. Other normalizers may delete text: no bound then.
+_NFC_SHRINK = 4
+_METASPACE = "\u2581"  # SentencePiece's sign for a space: three bytes of text, one byte of token
+_DEFAULT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class Tokenizer:
+    """A model's tokenizer. Safe to use from several threads; encoding and decoding let other Python threads run.
+
+    `eos_ids`: every id that ends a text (generation_config.json, else config.json; and the tokenizer's own).
+    `bos_id`: None where the model has none. `vocab_size`: one more than the largest id the tokenizer knows.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special: Mapping[str, str],
+        template: str | None,
+        eos_ids: frozenset[int],
+        add_bos: bool,
+    ) -> None:
+        self._backend = backend
+        self._special_tokens = dict(special)
+        self._template_source = template
+        self._template: ChatTemplate | None = None
+        added = backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.vocab_size: int = max([backend.get_vocab_size(with_added_tokens=True), *(i + 1 for i in added)])
+        self.bos_id: int | None = self._id_of(special.get("bos_token"))
+        eos = self._id_of(special.get("eos_token"))
+        self.eos_ids = eos_ids | ({eos} if eos is not None else frozenset())
+        self._rule = piece_rule(_state(backend.decoder))
+        self._prefix = self._read_prefix(add_bos)
+        if self.bos_id is None and self._prefix:
+            self.bos_id = self._prefix[0]
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """The tokenizer of the model folder `path`. Blocking. Raises `CheckpointError` for missing or broken files."""
+        import tokenizers
+
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; save the model's fast tokenizer there")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception for every broken file
+            raise CheckpointError(f"{file} cannot be read ({' '.join(str(error).split())[:200]})") from error
+        backend.no_truncation()
+        backend.no_padding()
+        config = _optional_json(path / "tokenizer_config.json")
+        special = {**_special(_optional_json(path / "special_tokens_map.json")), **_special(config)}
+        # As transformers does: the named special tokens are matched in text and skipped in output.
+        known = [token for token in special.values() if backend.token_to_id(token) is not None]
+        backend.add_special_tokens(known)
+        return cls(
+            backend,
+            special=special,
+            template=read_template(path, config),
+            eos_ids=_eos_ids(path),
+            add_bos=config.get("add_bos_token") is True,
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Ids of `text`; with `add_special_tokens` as the tokenizer's post-processor frames a text (BOS, ...)."""
+        # encode_batch_fast releases the interpreter lock (encode does not) and keeps no offsets.
+        encoded = self._backend.encode_batch_fast([_whole(text)], add_special_tokens=add_special_tokens)[0]
+        return list(encoded.ids)
+
+    def prompt_ids(self, prompt: str | tuple[int, ...]) -> list[int]:
+        """Ids of a completions prompt: a text gets what the tokenizer puts before one (BOS), ids are taken as they are.
+
+        An empty text is BOS alone. Raises `InvalidRequest` for ids outside the vocabulary, for no ids, and for an empty
+        text where the model has no BOS.
+        """
+        if isinstance(prompt, str):
+            if prompt:
+                return [*self._prefix, *self.encode(prompt, add_special_tokens=False)]
+            if self._prefix:
+                return list(self._prefix)
+            if self.bos_id is not None:
+                return [self.bos_id]
+            raise InvalidRequest("prompt is empty and this model has no BOS token to start from", param="prompt")
+        if not prompt:
+            raise InvalidRequest("prompt holds no token ids; give at least one", param="prompt")
+        for token in prompt:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                raise InvalidRequest(
+                    f"prompt holds {token!r}, not a token id of this model (0 to {self.vocab_size - 1})", param="prompt"
+                )
+        return list(prompt)
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt text that the model's chat template makes of `messages`."""
+        if self._template is None:
+            if self._template_source is None:
+                raise InvalidRequest(
+                    "this model has no chat template; send the text to /v1/completions instead", param="messages"
+                )
+            self._template = ChatTemplate(self._template_source, self._special_tokens)
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+        """Ids of a chat. The template writes BOS and all other special tokens itself, so none are added."""
+        return self.encode(
+            self.chat_text(messages, add_generation_prompt=add_generation_prompt), add_special_tokens=False
+        )
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template_source is not None
+
+    def token_text(self, token: int) -> str:
+        """The token's own text; an incomplete UTF-8 character shows as U+FFFD. Special tokens show their names."""
+        return self.token_bytes(token).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that the token stands for, its leading space included; empty for an id without a token."""
+        name = self._backend.id_to_token(token) if 0 <= token < 1 << 32 else None
+        if name is None:
+            return b""
+        if token in self._special_ids:
+            return name.encode()
+        if self._rule is not None:
+            return self._rule.to_bytes(name)
+        return str(self._backend.decode([token], skip_special_tokens=False)).encode()
+
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """The text of `ids` as `detokenizer` streams it."""
+        stream = self.detokenizer(after)
+        return stream.push(ids) + stream.finish()
+
+    def detokenizer(self, after: Sequence[int] = ()) -> Detokenizer:
+        """A new stream. `after`: the ids that the text continues (a completions prompt).
+
+        At the start of a text a SentencePiece tokenizer's first space is the encoder's, not the text's, and is dropped;
+        after other text it is real and stays. A chat answer is a text of its own: leave `after` empty.
+        """
+        if self._rule is not None:
+            continues = any(token not in self._special_ids for token in after)
+            return BytesDetokenizer(
+                self._visible_bytes,
+                0 if continues else self._rule.strip_text,
+                strip_token=self._rule.strip_token and not continues,
+            )
+        return WindowDetokenizer(lambda ids: str(self._backend.decode(ids, skip_special_tokens=True)), after)
+
+    def _visible_bytes(self, token: int) -> bytes:
+        return b"" if token in self._special_ids else self.token_bytes(token)
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """Bytes of the longest token of the vocabulary, added tokens included."""
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        if self._rule is None:
+            return max((len(token.encode()) for token in vocab), default=1)
+        return max((len(self._rule.to_bytes(token)) for token in vocab), default=1)
+
+    def min_tokens(self, text: str) -> int:
+        """A number of tokens that `text` certainly has, without tokenizing it (linear scan); 0 where none is known.
+
+        Lets a prompt that cannot fit be refused at once.
+        """
+        shrink = self._shrink
+        if not shrink or not text:
+            return 0
+        if self._swallows_space:  # a special token may take in the white space beside it: only the rest is counted
+            text = "".join(text.split())
+        size = len(text.replace(_METASPACE, " ").encode(errors="replace"))
+        return -(-size // (self.longest_token_bytes * shrink))
+
+    @cached_property
+    def _swallows_space(self) -> bool:
+        return any(token.lstrip or token.rstrip for token in self._backend.get_added_tokens_decoder().values())
+
+    @cached_property
+    def _shrink(self) -> int:
+        """How many bytes of text may lie behind one byte of token text; 0 if any number."""
+        if type(self._backend.model).__name__ != "BPE" or self._rule is None or not self._covers_bytes():
+            return 0
+        for step in _steps(self._backend.pre_tokenizer, "pretokenizers"):
+            removes = step["type"] == "Split" and step.get("behavior") == "Removed"
+            if removes or step["type"] not in ("ByteLevel", "Metaspace", "Digits", "Punctuation", "Split"):
+                return 0
+        shrink = 1
+        for step in _steps(self._backend.normalizer, "normalizers"):
+            if step["type"] == "NFC":
+                shrink = _NFC_SHRINK
+            elif step["type"] == "Replace" and step.get("pattern") == {"String": " "} and step["content"] == _METASPACE:
+                continue
+            elif step["type"] not in ("Prepend", "ByteLevel"):
+                return 0
+        return shrink
+
+    def _covers_bytes(self) -> bool:
+        """Whether every byte has a token, so that no text is dropped or folded into one unknown token."""
+        assert self._rule is not None
+        if self._rule.alphabet is not None:
+            names = list(self._rule.alphabet)
+        elif self._rule.byte_fallback and self._backend.model.byte_fallback:
+            names = [f"<0x{byte:02X}>" for byte in range(256)]
+        else:
+            return False
+        return all(self._backend.token_to_id(name) is not None for name in names)
+
+    def _id_of(self, token: str | None) -> int | None:
+        return self._backend.token_to_id(token) if token is not None else None
+
+    def _read_prefix(self, add_bos: bool) -> tuple[int, ...]:
+        """What the post-processor puts before a text (what it puts behind one, an EOS, would end a completion)."""
+        plain, framed = self.encode("a", add_special_tokens=False), self.encode("a", add_special_tokens=True)
+        prefix: tuple[int, ...] = ()
+        for start in range(len(framed) - len(plain) + 1):
+            if framed[start : start + len(plain)] == plain:
+                prefix = tuple(framed[:start])
+                break
+        if add_bos and self.bos_id is not None and prefix[:1] != (self.bos_id,):
+            return (self.bos_id, *prefix)
+        return prefix
+
+
+def generation_defaults(path: Path) -> dict[str, float]:
+    """Sampling values that the model's generation_config.json recommends (temperature, top_p, top_k, min_p, ...).
+
+    Empty where the file is missing. `do_sample: false` with no temperature means greedy: temperature 0.
+    """
+    config = _optional_json(path / "generation_config.json")
+    out: dict[str, float] = {}
+    for field in _DEFAULT_FIELDS:
+        value = config.get(field)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{path / 'generation_config.json'}: field '{field}' is {value!r}, want a number")
+        out[field] = value
+    if config.get("do_sample") is False and "temperature" not in out:
+        out["temperature"] = 0.0
+    return out
+
+
+def _eos_ids(path: Path) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        config = _optional_json(path / name)
+        value = config.get("eos_token_id")
+        if value is None and isinstance(config.get("text_config"), Mapping):
+            value = config["text_config"].get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            raise CheckpointError(f"{path / name}: field 'eos_token_id' is {value!r}, want an id or a list of ids")
+        return frozenset(ids)
+    return frozenset()
+
+
+def _special(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every `*_token` of a tokenizer config that names a token, as text."""
+    out: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            value = value.get("content")
+        if key.endswith("_token") and isinstance(value, str) and value:
+            out[key] = value
+    return out
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """A tokenizer part's JSON. Parsing the whole tokenizer.json instead would cost 150 MB for a large vocabulary."""
+    return dict(json.loads(part.__getstate__())) if part is not None else {}
+
+
+def _steps(part: Any, field: str) -> list[dict[str, Any]]:
+    state = _state(part)
+    return list(state.get(field, [state])) if state else []
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("the text holds a lone surrogate (half of a UTF-16 pair), not valid Unicode") from error
+    return text
