@@ -22,9 +22,9 @@ def text(raw: Any) -> str:
 
 
 def name(raw: Any) -> str:
-    """A node id: it becomes part of file names, DNS names and certificates."""
-    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", raw):
-        raise ValueError(f"wants 1 to 63 letters, digits, '-', '_' or '.', the first a letter or digit, got {raw!r}")
+    """A node id: a label of a network name, with room for a suffix (cluster/identity.py has the same rule)."""
+    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,40}[A-Za-z0-9])?", raw):
+        raise ValueError(f"wants 1 to 42 letters, digits and inner dashes, got {raw!r}")
     return raw
 
 
@@ -51,7 +51,7 @@ def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
 
     def read(raw: Any) -> int:
         value = raw
-        if isinstance(raw, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", raw.strip()):
+        if isinstance(raw, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", raw.strip()):
             value = int(raw)
         if type(value) is not int or value < low or (high is not None and value > high):
             raise ValueError(f"wants a whole number {bounds}, got {raw!r}")
