@@ -1,0 +1,79 @@
+"""What a runner is told on the first line of its standard input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from exo_node.errors import ConfigurationError
+from exo_node.types import Dtype, Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerConfig:
+    """One shard of one instance on one device. `token` is the instance's secret in hex."""
+
+    instance_id: str
+    token: str
+    model_id: str
+    model_path: str
+    shard: Shard
+    stage: int
+    is_head: bool
+    engine: str
+    device: str
+    compute_dtype: Dtype
+    slots: int
+    context: int
+    max_chunk: int
+    host: str
+    node_name: str
+    log_level: str
+    parent_pid: int | None = None
+
+
+def parse_config(line: bytes) -> RunnerConfig:
+    """Raises `ConfigurationError` that names the field. Fields that the daemon keeps for itself are not read."""
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise ConfigurationError(f"the runner's configuration is not a line of JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigurationError("the runner's configuration is not a JSON object")
+    try:
+        return _build(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"the runner's configuration is wrong: {type(error).__name__} {error}") from error
+
+
+def _build(fields: Mapping[str, Any]) -> RunnerConfig:
+    shard = fields["shard"]
+    dtype = fields["compute_dtype"]
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"compute_dtype {dtype!r}")
+    numbers = {name: int(fields[name]) for name in ("slots", "context", "max_chunk")}
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    bytes.fromhex(fields["token"])
+    return RunnerConfig(
+        instance_id=str(fields["instance_id"]),
+        token=str(fields["token"]),
+        model_id=str(fields["model_id"]),
+        model_path=str(fields["model_path"]),
+        engine=str(fields["engine"]),
+        device=str(fields["device"]),
+        host=str(fields["host"]),
+        node_name=str(fields["node_name"]),
+        log_level=str(fields["log_level"]),
+        slots=numbers["slots"],
+        context=numbers["context"],
+        max_chunk=numbers["max_chunk"],
+        shard=Shard(fields["model_id"], int(shard["start_layer"]), int(shard["end_layer"]), int(shard["n_layers"])),
+        stage=int(fields["stage"]),
+        is_head=bool(fields["is_head"]),
+        compute_dtype=dtype,
+        parent_pid=None if fields.get("parent_pid") is None else int(fields["parent_pid"]),
+    )

@@ -1,0 +1,275 @@
+"""`RingService` of one runner: the network's side. Reads never wait for the engine: each step goes into its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.ring.head import RingSetup
+from exo_node.ring.messages import NO_EPOCH, Epoch
+from exo_node.ring.runner_config import RunnerConfig
+from exo_node.ring.runner_load import LoadedShard
+from exo_node.ring.sequences import Delta, Failed, Notice
+from exo_node.ring.shard import check_newer
+from exo_node.ring.streams import Mailbox, Outbound
+from exo_node.ring.wire import add_report, delta_message, epoch_message, read_epoch, read_job
+from exo_node.ring.workers import Cancel, Configure, Event, HeadWorker, Lost, StepIn, Submit, Worker
+from exo_node.transport.codec import parse_dtype
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
+from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
+from exo_node.types import DTYPE_BYTES
+
+# A neighbour may be told its epoch before us and send at once: its stream is read only when ours is here.
+EPOCH_WAIT_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Inbound:
+    """The open stream from the stage before. `error` is why we end it, if we do."""
+
+    epoch: Epoch
+    task: asyncio.Task[Any]
+    error: ExoError | None = None
+
+    def end(self, error: ExoError) -> None:
+        self.error = error
+        self.task.cancel()
+
+
+class RingServicer(RingServiceServicer):
+    """Serves one shard. `post` hands an event to the engine thread; `worker` is only looked at (for Stats)."""
+
+    def __init__(
+        self, config: RunnerConfig, loaded: LoadedShard, worker: Worker, post: Callable[[Event], None]
+    ) -> None:
+        self._config = config
+        self._loaded = loaded
+        self._worker = worker
+        self._post = post
+        self._epoch = NO_EPOCH
+        self._stage = config.stage
+        self._n_stages = 1
+        self._configured = asyncio.Condition()
+        self._inbound: _Inbound | None = None
+        self._outbound: Outbound | None = None
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._tickets = itertools.count(1)
+        self._process = psutil.Process()
+
+    # ---- the engine thread's output, on the loop thread ---------------------------------------------------------
+
+    def send(self, message: ring_pb2.StepMessage) -> None:
+        """Pass a step on, unless its epoch is over."""
+        outbound = self._outbound
+        if outbound is not None and read_epoch(message.epoch) == outbound.epoch:
+            outbound.put(message)
+
+    def deliver(self, notices: Sequence[Notice]) -> None:
+        """Hand notices to their callers; a caller that has gone has no mailbox."""
+        for notice in notices:
+            mailbox = self._mailboxes.get(notice.ticket)
+            if mailbox is not None:
+                mailbox.put(notice)
+
+    # ---- calls --------------------------------------------------------------------------------------------------
+
+    async def Configure(self, request: ring_pb2.ConfigureRequest, context: Any) -> ring_pb2.ConfigureResponse:
+        self._authorize(context)
+        epoch = self._check(request)
+        # Fence first: from here on nothing of an older epoch gets in or out.
+        self._epoch, self._stage, self._n_stages = epoch, request.stage, request.n_stages
+        error = RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch")
+        if self._inbound is not None:
+            self._inbound.end(error)
+            self._inbound = None
+        old, self._outbound = self._outbound, None
+        if old is not None:
+            await old.close()
+        if self._epoch != epoch:
+            check_newer(epoch, self._epoch)  # another Configure came in meanwhile
+        if request.n_stages > 1:
+            self._outbound = Outbound(
+                epoch=epoch,
+                next_stage=(request.stage + 1) % request.n_stages,
+                address=request.next_address,
+                token=self._config.token,
+                on_lost=self._downstream_lost,
+            )
+        done: Future[None] = Future()
+        setup = self._setup(request, epoch) if self._config.is_head else None
+        self._post(Configure(epoch, request.stage, request.n_stages, parse_dtype(request.wire_dtype), setup, done))
+        await asyncio.wrap_future(done)
+        async with self._configured:
+            self._configured.notify_all()
+        return ring_pb2.ConfigureResponse(epoch=epoch_message(epoch))
+
+    async def Steps(self, request_iterator: AsyncIterator[ring_pb2.StepMessage], context: Any) -> ring_pb2.StepsSummary:
+        self._authorize(context)
+        inbound = await self._open_inbound(context)
+        steps = 0
+        try:
+            async for message in request_iterator:
+                arrived_ns = time.perf_counter_ns()
+                if message.instance_id != self._config.instance_id or read_epoch(message.epoch) != inbound.epoch:
+                    raise RingBroken(f"step {message.step} is of another instance or epoch than its stream")
+                steps += 1
+                self._post(StepIn(message, arrived_ns))
+        except asyncio.CancelledError:
+            if inbound.error is None:
+                raise
+            inbound.task.uncancel()
+            raise inbound.error from None
+        finally:
+            if self._inbound is inbound:
+                self._inbound = None
+                self._upstream_lost(inbound.epoch)
+        return ring_pb2.StepsSummary(steps=steps)
+
+    async def Generate(
+        self, request: ring_pb2.GenerateRequest, context: Any
+    ) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
+        self._authorize(context)
+        self._check_instance(request.instance_id)
+        if not self._config.is_head:
+            raise InvalidRequest(f"stage {self._stage} is not the head: send requests to stage 0", code="not_head")
+        if self._epoch == NO_EPOCH:
+            raise RingBroken("this runner is in no ring yet: it waits for its Configure", code="not_configured")
+        ticket = next(self._tickets)
+        mailbox = self._mailboxes[ticket] = Mailbox(self._epoch)
+        self._post(Submit(ticket, read_job(request, time.monotonic())))
+        finished = False
+        try:
+            while not finished:
+                deltas: list[Delta] = []
+                failed: Failed | None = None
+                for notice in await mailbox.take():
+                    if isinstance(notice, Failed):
+                        failed = notice
+                    else:
+                        deltas.append(notice)
+                finished = failed is not None or deltas[-1].finish is not None
+                if deltas:
+                    yield delta_message(mailbox.epoch, deltas)
+                if failed is not None:
+                    raise failed.error
+        finally:
+            del self._mailboxes[ticket]
+            if not finished:
+                self._post(Cancel(ticket))
+
+    async def Stats(self, request: ring_pb2.StatsRequest, context: Any) -> ring_pb2.RunnerStats:
+        self._authorize(context)
+        logic = self._worker.stage.logic
+        stats = ring_pb2.RunnerStats(
+            epoch=epoch_message(self._epoch),
+            stage=self._stage,
+            slots=self._config.slots,
+            slots_used=logic.sequences,
+            cached_tokens=logic.cached_tokens,
+            steps=logic.steps,
+            weight_bytes=self._loaded.report.weight_bytes,
+            kv_bytes=self._loaded.report.kv_bytes,
+            rss_bytes=self._process.memory_info().rss,
+            info=dict(self._loaded.info),
+        )
+        if isinstance(self._worker, HeadWorker):
+            head = self._worker.head
+            if head is not None:
+                stats.waiting, stats.running, stats.tokens = head.waiting, head.running, head.tokens
+            for hop in self._worker.hops.copy():
+                sample = stats.hops.add(step=hop.step, total_us=hop.total_us)
+                for report in hop.reports:
+                    add_report(sample, report)
+        return stats
+
+    async def close(self) -> None:
+        """End the stream to the next stage."""
+        if self._outbound is not None:
+            await self._outbound.close()
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _authorize(self, context: Any) -> None:
+        """Only members of the instance know its token; compared in constant time."""
+        offered = next((value for key, value in context.invocation_metadata() or () if key == TOKEN_KEY), "")
+        if not hmac.compare_digest(str(offered).encode(), self._config.token.encode()):
+            raise Unauthorized("the instance token is missing or wrong", code="wrong_instance_token")
+
+    def _check_instance(self, instance_id: str) -> None:
+        if instance_id != self._config.instance_id:
+            raise NotFound(f"this runner serves instance {self._config.instance_id}, not {instance_id}")
+
+    def _check(self, request: ring_pb2.ConfigureRequest) -> Epoch:
+        self._check_instance(request.instance_id)
+        epoch = read_epoch(request.epoch)
+        check_newer(epoch, self._epoch)
+        parse_dtype(request.wire_dtype)
+        if not request.stage < request.n_stages:
+            raise InvalidRequest(f"stage {request.stage} of {request.n_stages} does not exist", param="stage")
+        if (request.stage == 0) != self._config.is_head:
+            raise InvalidRequest("stage 0 and only stage 0 is the head", param="stage")
+        if request.n_stages > 1 and not request.next_address:
+            raise InvalidRequest("a ring of several stages needs next_address", param="next_address")
+        for name in ("slots", "context", "max_chunk"):
+            wanted, held = getattr(request, name), getattr(self._config, name)
+            if self._config.is_head and not 0 < wanted <= held:
+                raise InvalidRequest(f"{name} is {wanted}; this shard was loaded for 1 to {held}", param=name)
+        return epoch
+
+    def _setup(self, request: ring_pb2.ConfigureRequest, epoch: Epoch) -> RingSetup:
+        width = DTYPE_BYTES[parse_dtype(request.wire_dtype)]
+        return RingSetup(
+            epoch=epoch,
+            n_stages=request.n_stages,
+            slots=request.slots,
+            context=request.context,
+            max_chunk=request.max_chunk,
+            vocab_size=self._loaded.vocab_size,
+            vector_bytes=self._loaded.hidden_size * width,
+        )
+
+    async def _open_inbound(self, context: Any) -> _Inbound:
+        """Take the stream of the current epoch; there is one. A newer epoch than ours waits for our Configure."""
+        text = str(next((value for key, value in context.invocation_metadata() or () if key == EPOCH_KEY), ""))
+        counter, slash, coordinator = text.partition("/")
+        if not slash or not counter.isdecimal():
+            raise RingBroken(f"a step stream without a valid {EPOCH_KEY} in its metadata")
+        epoch = Epoch(int(counter), coordinator)
+        if epoch > self._epoch:
+            try:
+                async with asyncio.timeout(EPOCH_WAIT_S), self._configured:
+                    await self._configured.wait_for(lambda: self._epoch >= epoch)
+            except TimeoutError:
+                pass
+        if epoch != self._epoch:
+            raise RingBroken(f"a step stream of epoch {epoch}; this runner is at {self._epoch}", code="stale_epoch")
+        if self._inbound is not None:
+            raise RingBroken(f"epoch {epoch} has a step stream already")
+        task = asyncio.current_task()
+        assert task is not None
+        self._inbound = _Inbound(epoch, task)
+        return self._inbound
+
+    def _upstream_lost(self, epoch: Epoch) -> None:
+        stage = (self._stage - 1) % self._n_stages
+        error = PeerUnavailable(f"stage {stage} of the ring is gone: its stream ended")
+        self._post(Lost(epoch, stage, error))
+
+    def _downstream_lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
+        """The next stage is gone: the head learns it from here, a follower tells the stage before."""
+        if epoch != self._epoch:
+            return
+        self._post(Lost(epoch, stage, error))
+        if not self._config.is_head and self._inbound is not None:
+            self._inbound.end(error)
+            self._inbound = None

@@ -1,0 +1,180 @@
+"""One stage at work: the rules of `shard.py` joined to an engine. Head and followers run the same code.
+
+Everything here happens on the engine's thread; nothing waits for anything but the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from exo_node.engine.base import EngineRow, Hidden, ShardEngine
+from exo_node.errors import ExoError, RingBroken
+from exo_node.ring.messages import Epoch, Failure, Report, Row, Step
+from exo_node.ring.shard import ShardLogic, StepPlan, Truncate
+from exo_node.types import DTYPE_BYTES, Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """`step` is what goes on to the next stage, without this stage's report.
+
+    `activation` is the engine's own (a ring of one takes the logits from it without any bytes); None where nothing was
+    computed.
+    """
+
+    step: Step
+    activation: Any | None
+    engine_us: int
+
+
+class Stage:
+    """A shard of one instance: checks steps, runs them, reports."""
+
+    def __init__(self, engine: ShardEngine, logic: ShardLogic) -> None:
+        self._engine = engine
+        self.logic = logic
+        self.wire_dtype: Dtype = "float32"
+
+    def configure(self, epoch: Epoch, stage: int, n_stages: int, wire_dtype: Dtype) -> None:
+        """Start an epoch with an empty pool. Raises `RingBroken` for a stale epoch."""
+        for call in self.logic.configure(epoch, stage, n_stages):
+            self._engine.truncate(call.slot, call.length)
+        self.wire_dtype = wire_dtype
+
+    def run(self, step: Step, tokens: Sequence[Sequence[int]] | None = None, *, export: bool = True) -> StageResult:
+        """Check and compute `step`; `tokens[i]` are row i's token ids (head only).
+
+        Never raises for what a step holds or what the engine does: such an error travels home as the step's failure.
+        """
+        if step.failure is not None:
+            self.logic.breaks(step.failure.message)
+            return StageResult(replace(step, hidden=None), None, 0)
+        started = time.perf_counter_ns()
+        try:
+            plan = self.logic.plan(step)
+            activation, hidden = self._compute(step, plan, tokens, export)
+        except ExoError as error:
+            failure = Failure(self.logic.stage, error.code or "ring_broken", error.message)
+        # An engine raises whatever its framework raises; uncaught it would end the thread and say nothing to the head.
+        except Exception as error:
+            failure = Failure(
+                self.logic.stage, "engine_failed", f"{self._engine.name}: {type(error).__name__}: {error}"
+            )
+        else:
+            engine_us = (time.perf_counter_ns() - started) // 1000
+            return StageResult(replace(step, hidden=hidden), activation, engine_us)
+        self.logic.breaks(failure.message)
+        return StageResult(step.failed(failure), None, (time.perf_counter_ns() - started) // 1000)
+
+    def report(self, *, queue_us: int, engine_us: int, codec_us: int) -> Report:
+        """This stage's report of the step it has just run."""
+        logic = self.logic
+        return Report(logic.stage, queue_us, engine_us, codec_us, logic.sequences, logic.cached_tokens)
+
+    def logits(self, activation: Any | Hidden) -> Any:
+        """Head only: float32 [outputs, vocab] of what came home."""
+        return self._engine.logits(activation)
+
+    def _compute(
+        self, step: Step, plan: StepPlan, tokens: Sequence[Sequence[int]] | None, export: bool
+    ) -> tuple[Any | None, Hidden | None]:
+        for call in plan.calls:
+            if isinstance(call, Truncate):
+                self._engine.truncate(call.slot, call.length)
+            else:
+                self._engine.copy(call.target, call.source, call.length)
+        self._check_payload(step, tokens)
+        if not step.rows:
+            return None, None
+        if not plan.n_computed:
+            return None, self._merge(step, plan, None)
+        rows = [
+            EngineRow(
+                slot,
+                row.position,
+                row.length,
+                None if tokens is None else np.asarray(tokens[index], np.int32),
+                row.n_outputs,
+            )
+            for index, (row, slot) in enumerate(zip(step.rows, plan.slots, strict=True))
+            if slot >= 0
+        ]
+        every = plan.n_computed == len(step.rows)
+        received = None if tokens is not None else step.hidden if every else _select(step, plan)
+        activation = self._engine.forward(rows, received)
+        if not export:
+            return activation, None
+        hidden = self._engine.export(activation, self.wire_dtype)
+        return activation, hidden if every else self._merge(step, plan, hidden)
+
+    def _check_payload(self, step: Step, tokens: Sequence[Sequence[int]] | None) -> None:
+        """The head's computed rows come with token ids, a follower's with exactly one vector per token."""
+        if self.logic.stage == 0 and tokens is not None:
+            if [row.length for row in step.rows] != [len(ids) for ids in tokens]:
+                raise RingBroken(f"step {step.number}: rows and token ids differ in length")
+            return
+        wanted = sum(row.length for row in step.rows)
+        carried = 0 if step.hidden is None else step.hidden.shape[0]
+        if wanted != carried:
+            raise RingBroken(f"step {step.number} carries {carried} hidden vectors for {wanted} tokens")
+
+    def _merge(self, step: Step, plan: StepPlan, computed: Hidden | None) -> Hidden:
+        """The outgoing payload where some rows are only passed on, in row order."""
+        received = step.hidden
+        assert received is not None
+        if computed is not None and (computed.dtype, computed.shape[1]) != (received.dtype, received.shape[1]):
+            raise RingBroken(f"rows passed on are {received.dtype}, this stage computes {computed.dtype}")
+        last = self.logic.stage == self.logic.n_stages - 1
+        pieces: list[bytes] = []
+        taken = given = 0
+        for row, slot in zip(step.rows, plan.slots, strict=True):
+            keep = row.n_outputs if last else row.length
+            if slot >= 0:
+                assert computed is not None
+                pieces.append(_vectors(computed, given, keep))
+                given += keep
+            else:
+                pieces.append(_vectors(received, taken + row.length - keep, keep))
+            taken += row.length
+        data = b"".join(pieces)
+        width = received.shape[1]
+        return Hidden(received.dtype, (len(data) // (width * DTYPE_BYTES[received.dtype]), width), data)
+
+
+def _select(step: Step, plan: StepPlan) -> Hidden:
+    """The received vectors of the rows that are computed here."""
+    received = step.hidden
+    assert received is not None
+    pieces: list[bytes] = []
+    offset = 0
+    count = 0
+    for row, slot in zip(step.rows, plan.slots, strict=True):
+        if slot >= 0:
+            pieces.append(_vectors(received, offset, row.length))
+            count += row.length
+        offset += row.length
+    return Hidden(received.dtype, (count, received.shape[1]), b"".join(pieces))
+
+
+def _vectors(hidden: Hidden, start: int, count: int) -> bytes:
+    size = hidden.shape[1] * DTYPE_BYTES[hidden.dtype]
+    return bytes(memoryview(hidden.data)[start * size : (start + count) * size])
+
+
+def output_offsets(rows: Sequence[Row]) -> list[int]:
+    """Where each row's outputs begin in what comes home.
+
+    >>> output_offsets([Row(1, 0, 4, 1), Row(2, 0, 4, 0), Row(3, 9, 1, 1)])
+    [0, 1, 1]
+    """
+    offsets = []
+    total = 0
+    for row in rows:
+        offsets.append(total)
+        total += row.n_outputs
+    return offsets

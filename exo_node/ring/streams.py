@@ -1,0 +1,120 @@
+"""The runner's queues on the event loop: steps on their way out, and deltas on their way to callers.
+
+None of them has a limit of its own and none makes the writer wait: what may be in flight is the head's budget, what may
+wait for a reader is bounded by max_tokens (ARCHITECTURE 3.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from exo_node.errors import ExoError, PeerUnavailable
+from exo_node.ring.messages import Epoch
+from exo_node.ring.sequences import Notice
+from exo_node.transport.client import channel_options
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
+from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
+from exo_node.transport.status import METADATA_KEY, to_exo
+
+
+class Mailbox:
+    """Notices for one caller. `put` never waits; `take` returns all there are, at least one."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self.epoch = epoch
+        self._notices: deque[Notice] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, notice: Notice) -> None:
+        self._notices.append(notice)
+        self._filled.set()
+
+    async def take(self) -> list[Notice]:
+        await self._filled.wait()
+        self._filled.clear()
+        taken = list(self._notices)
+        self._notices.clear()
+        return taken
+
+
+class Outbound:
+    """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
+    `on_lost(error)` is called once."""
+
+    def __init__(
+        self,
+        *,
+        epoch: Epoch,
+        next_stage: int,
+        address: str,
+        token: str,
+        on_lost: Callable[[Epoch, int, ExoError], None],
+    ) -> None:
+        self.epoch = epoch
+        self._next_stage = next_stage
+        self._address = address
+        self._metadata = ((TOKEN_KEY, token), (EPOCH_KEY, str(epoch)))
+        self._on_lost = on_lost
+        self._queue: deque[ring_pb2.StepMessage] = deque()
+        self._filled = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def put(self, message: ring_pb2.StepMessage) -> None:
+        """Hand over a step; loop thread only."""
+        if self._closing:
+            return
+        self._queue.append(message)
+        self._filled.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """End the stream; steps that were not written are discarded."""
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        async with grpc.aio.insecure_channel(self._address, options=channel_options(MAX_STEP)) as channel:
+            stub: Any = RingServiceStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Steps(metadata=self._metadata)
+            watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
+            watch.add_done_callback(lambda _: self._filled.set())
+            try:
+                while not watch.done():
+                    while self._queue:
+                        await call.write(self._queue.popleft())
+                    self._filled.clear()
+                    if not watch.done():
+                        await self._filled.wait()
+                await call  # raises the status; a normal end is as wrong, for only we may end the stream
+                error: ExoError = self._gone("it ended the stream")
+            except grpc.aio.AioRpcError as caught:
+                error = self._translate(caught)
+            except asyncio.InvalidStateError:  # write() on a stream that has just ended
+                error = self._gone((await call.code()).name)
+            finally:
+                watch.cancel()
+                call.cancel()
+        if not self._closing:
+            self._closing = True
+            self._on_lost(self.epoch, self._next_stage, error)
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> ExoError:
+        """The error that the next stage sent; where it sent none, it is gone."""
+        trailing: Any = error.trailing_metadata() or ()
+        if any(key == METADATA_KEY for key, _ in trailing):
+            return to_exo(error, self._address)
+        return self._gone(" ".join((error.details() or error.code().name).split())[:200])
+
+    def _gone(self, how: str) -> PeerUnavailable:
+        return PeerUnavailable(f"stage {self._next_stage} of the ring ({self._address}) is gone: {how}")

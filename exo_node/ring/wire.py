@@ -1,0 +1,139 @@
+"""Steps as protobuf messages and back: the one place that knows both."""
+
+from __future__ import annotations
+
+from exo_node.engine.base import Hidden
+from exo_node.errors import RingBroken
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Report, Row, Step
+from exo_node.ring.sequences import Delta, Job
+from exo_node.transport.codec import put_payload, take_payload
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.types import SamplingParams
+
+
+def epoch_message(epoch: Epoch) -> ring_pb2.Epoch:
+    return ring_pb2.Epoch(counter=epoch.counter, coordinator=epoch.coordinator)
+
+
+def read_epoch(message: ring_pb2.Epoch) -> Epoch:
+    return Epoch(message.counter, message.coordinator)
+
+
+def step_message(instance_id: str, step: Step) -> ring_pb2.StepMessage:
+    """`step` as it travels. The caller appends its own report afterwards, so that it can hold this call's cost."""
+    message = ring_pb2.StepMessage(instance_id=instance_id, step=step.number)
+    message.epoch.counter = step.epoch.counter
+    message.epoch.coordinator = step.epoch.coordinator
+    for op in step.ops:
+        if isinstance(op, Drop):
+            message.ops.add(drop=op.sequence)
+        else:
+            message.ops.add().copy.CopyFrom(ring_pb2.Copy(target=op.target, source=op.source, length=op.length))
+    for row in step.rows:
+        message.rows.add(
+            sequence=row.sequence,
+            position=row.position,
+            length=row.length,
+            n_outputs=row.n_outputs,
+            rollback=row.rollback,
+            first_stage=row.first_stage,
+            last_stage=row.last_stage,
+        )
+    if step.hidden is not None:
+        put_payload(message, step.hidden.dtype, step.hidden.shape, step.hidden.data)
+    for report in step.reports:
+        add_report(message, report)
+    if step.failure is not None:
+        failure = step.failure
+        message.error.CopyFrom(ring_pb2.StageError(stage=failure.stage, code=failure.code, message=failure.message))
+    return message
+
+
+def add_report(message: ring_pb2.StepMessage | ring_pb2.HopSample, report: Report) -> None:
+    message.reports.add(
+        stage=report.stage,
+        queue_us=report.queue_us,
+        engine_us=report.engine_us,
+        codec_us=report.codec_us,
+        sequences=report.sequences,
+        cached_tokens=report.cached_tokens,
+    )
+
+
+def read_step(message: ring_pb2.StepMessage) -> Step:
+    """The step in `message`. Raises `RingBroken` where its parts contradict each other."""
+    payload = take_payload(message)
+    failure = None
+    if message.HasField("error"):
+        failure = Failure(message.error.stage, message.error.code, message.error.message)
+    return Step(
+        read_epoch(message.epoch),
+        message.step,
+        tuple(_read_op(op) for op in message.ops),
+        tuple(
+            Row(row.sequence, row.position, row.length, row.n_outputs, row.rollback, row.first_stage, row.last_stage)
+            for row in message.rows
+        ),
+        None if payload is None else Hidden(payload.dtype, payload.shape, payload.data),
+        tuple(
+            Report(one.stage, one.queue_us, one.engine_us, one.codec_us, one.sequences, one.cached_tokens)
+            for one in message.reports
+        ),
+        failure,
+    )
+
+
+def _read_op(op: ring_pb2.Op) -> Op:
+    match op.WhichOneof("op"):
+        case "drop":
+            return Drop(op.drop)
+        case "copy":
+            return Copy(op.copy.target, op.copy.source, op.copy.length)
+        case _:
+            raise RingBroken("a step carries an operation that this version does not know: update this node")
+
+
+def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
+    """The job in a `GenerateRequest`; `now` (seconds) turns its remaining time into a deadline."""
+    sampling = request.sampling
+    return Job(
+        request_id=request.request_id,
+        prompt=tuple(request.prompt_ids),
+        generated=tuple(request.generated_ids),
+        max_tokens=request.max_tokens,
+        stop_ids=frozenset(request.stop_ids),
+        attempt=request.attempt,
+        deadline=now + request.timeout_ms / 1000 if request.timeout_ms else None,
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            logit_bias=dict(sampling.logit_bias),
+            top_logprobs=sampling.top_logprobs if sampling.HasField("top_logprobs") else None,
+            seed=sampling.seed,
+        ),
+    )
+
+
+def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
+    """Consecutive deltas of one generation as one message: a slow reader gets several tokens at once."""
+    first, last = deltas[0], deltas[-1]
+    message = ring_pb2.GenerateDelta(
+        index=first.index, finish_reason=last.finish or "", prefill_us=first.prefill_us, queue_us=first.queue_us
+    )
+    message.epoch.counter = epoch.counter
+    message.epoch.coordinator = epoch.coordinator
+    for delta in deltas:
+        choice = delta.choice
+        if choice is None:
+            continue
+        message.ids.append(choice.token)
+        if choice.logprob is not None:
+            entry = message.logprobs.add(logprob=choice.logprob)
+            entry.top_ids.extend(token for token, _ in choice.top)
+            entry.top_logprobs.extend(logprob for _, logprob in choice.top)
+    return message

@@ -1,0 +1,325 @@
+"""What a runner's engine thread does with events: a follower passes steps on, the head drives the ring.
+
+Events come in one at a time by `handle`; what goes out goes to an `Outlet`, which must not block. No threads, no
+sockets here: `runner_engine.py` brings the queue, `runner_service.py` the network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from exo_node.errors import ExoError, PeerUnavailable, RingBroken
+from exo_node.ring.head import Head, Outgoing, RingSetup
+from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
+from exo_node.ring.sampler import Sampler
+from exo_node.ring.sequences import Failed, Job, Notice
+from exo_node.ring.stage import Stage
+from exo_node.ring.wire import add_report, read_epoch, read_step, step_message
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.types import Dtype
+
+HOPS_KEPT = 512  # samples for the benchmark; some 100 KB
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Start an epoch; `setup` on the head only. `done` resolves when the pool is empty and steps may come."""
+
+    epoch: Epoch
+    stage: int
+    n_stages: int
+    wire_dtype: Dtype
+    setup: RingSetup | None
+    done: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepIn:
+    """A step from the stage before. `arrived_ns` is `time.perf_counter_ns()` at its arrival."""
+
+    message: ring_pb2.StepMessage
+    arrived_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Head only: a new generation."""
+
+    ticket: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Head only: the caller of a generation has gone."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A neighbour's stream of this epoch broke."""
+
+    epoch: Epoch
+    stage: int  # the neighbour
+    error: ExoError
+
+
+Event = Configure | StepIn | Submit | Cancel | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One round trip: microseconds from sending to home, and every stage's report."""
+
+    step: int
+    total_us: int
+    reports: tuple[Report, ...]
+
+
+class Outlet(Protocol):
+    """Where a worker's output goes. Called on the engine thread; must return at once."""
+
+    def send(self, message: ring_pb2.StepMessage) -> None:
+        """To the next stage."""
+        ...
+
+    def notify(self, epoch: Epoch, notices: Sequence[Notice]) -> None:
+        """To the callers of generations."""
+        ...
+
+
+class Worker(Protocol):
+    """A runner's engine thread, one event at a time."""
+
+    stage: Stage
+
+    def handle(self, event: Event) -> None: ...
+
+    def advance(self) -> bool:
+        """Do one piece of work that needs no event; False when there is none."""
+        ...
+
+    def wake_at(self) -> float | None:
+        """When `advance` has work again without any event (`time.monotonic`)."""
+        ...
+
+
+class FollowerWorker:
+    """Any stage but the head: takes a step, computes it, passes it on."""
+
+    def __init__(self, instance_id: str, stage: Stage, outlet: Outlet) -> None:
+        self.stage = stage
+        self._instance_id = instance_id
+        self._outlet = outlet
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case StepIn(message, arrived_ns):
+                self._step(message, arrived_ns)
+            case Configure():
+                _configure(self.stage, event)
+            case Lost(epoch, stage, error):
+                self._lost(epoch, stage, error)
+            case _:
+                raise AssertionError(f"not for a follower: {event}")
+
+    def advance(self) -> bool:
+        return False
+
+    def wake_at(self) -> float | None:
+        return None
+
+    def _step(self, message: ring_pb2.StepMessage, arrived_ns: int) -> None:
+        begun = time.perf_counter_ns()
+        logic = self.stage.logic
+        if read_epoch(message.epoch) != logic.epoch:
+            return  # of an epoch that a Configure has ended since this arrived
+        step = read_or_fail(message, logic.stage)
+        decoded = time.perf_counter_ns()
+        result = self.stage.run(step)
+        computed = time.perf_counter_ns()
+        out = step_message(self._instance_id, result.step)
+        codec_us = (decoded - begun + time.perf_counter_ns() - computed) // 1000
+        add_report(
+            out,
+            self.stage.report(queue_us=(begun - arrived_ns) // 1000, engine_us=result.engine_us, codec_us=codec_us),
+        )
+        self._outlet.send(out)
+
+    def _lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
+        """Tell the head, by way of the stages that are left, who is missing."""
+        logic = self.stage.logic
+        if epoch != logic.epoch or logic.broken is not None:
+            return
+        logic.breaks(error.message)
+        failure = Failure(stage, error.code or "peer_unavailable", error.message)
+        self._outlet.send(step_message(self._instance_id, Step(epoch, logic.steps + 1, failure=failure)))
+
+
+class HeadWorker:
+    """The first stage: scheduler, own layers, LM head and sampling; a ring of one never leaves this thread."""
+
+    def __init__(self, instance_id: str, stage: Stage, outlet: Outlet) -> None:
+        self.stage = stage
+        self.head: Head | None = None
+        self.hops: deque[Hop] = deque(maxlen=HOPS_KEPT)
+        self._instance_id = instance_id
+        self._outlet = outlet
+        self._samplers: dict[int, Sampler] = {}
+        self._sent_ns: dict[int, int] = {}
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case StepIn(message, arrived_ns):
+                self._step_home(message, arrived_ns)
+            case Submit(ticket, job):
+                self._submit(ticket, job)
+            case Cancel(ticket):
+                self._samplers.pop(ticket, None)
+                if self.head is not None:
+                    self.head.cancel(ticket)
+            case Lost(epoch, _, error):
+                if epoch == self._epoch:
+                    self._fail(error)
+            case Configure():
+                self._configure(event)
+
+    def advance(self) -> bool:
+        """Send or run one micro-batch."""
+        head = self.head
+        if head is None:
+            return False
+        now = time.monotonic()
+        if now >= head.next_deadline:
+            self._notify(head.expire(now))
+        outgoing = head.next_step(now)
+        if outgoing is None:
+            return False
+        self._run(outgoing)
+        return True
+
+    def wake_at(self) -> float | None:
+        return None if self.head is None or self.head.next_deadline == float("inf") else self.head.next_deadline
+
+    @property
+    def _epoch(self) -> Epoch:
+        return NO_EPOCH if self.head is None else self.head.setup.epoch
+
+    def _configure(self, event: Configure) -> None:
+        assert event.setup is not None
+        if self.head is not None:
+            self._fail(RingBroken(f"the ring was set up anew as epoch {event.epoch}: send the request again"))
+        if _configure(self.stage, event):
+            self.head = Head(event.setup)
+            self._sent_ns.clear()
+
+    def _submit(self, ticket: int, job: Job) -> None:
+        if self.head is None:
+            self._notify([Failed(ticket, RingBroken("this runner is in no ring yet"))])
+            return
+        self._samplers[ticket] = Sampler(job.sampling, job.prompt, job.generated)
+        self._notify(self.head.submit(ticket, job, time.monotonic()))
+
+    def _run(self, outgoing: Outgoing) -> None:
+        begun = time.perf_counter_ns()
+        step = outgoing.step
+        alone = self.stage.logic.n_stages == 1
+        # Without an output nobody would ask a lazy engine for its numbers: the export makes it compute.
+        export = not alone or not any(row.n_outputs for row in step.rows)
+        result = self.stage.run(step, outgoing.tokens, export=export)
+        if alone:
+            report = self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=0)
+            done = replace(result.step, reports=(report,))
+            self._home(done, result.activation, (time.perf_counter_ns() - begun) // 1000)
+            return
+        computed = time.perf_counter_ns()
+        message = step_message(self._instance_id, result.step)
+        codec_us = (time.perf_counter_ns() - computed) // 1000
+        add_report(message, self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=codec_us))
+        self._sent_ns[step.number] = begun
+        self._outlet.send(message)
+
+    def _step_home(self, message: ring_pb2.StepMessage, arrived_ns: int) -> None:
+        if self.head is None or read_epoch(message.epoch) != self._epoch:
+            return
+        step = read_or_fail(message, self.stage.logic.n_stages - 1)
+        total_us = (arrived_ns - self._sent_ns.pop(step.number, arrived_ns)) // 1000
+        self._home(step, step.hidden, total_us)
+
+    def _home(self, step: Step, activation: Any | None, total_us: int) -> None:
+        """A step has come round: draw the tokens it was for."""
+        head = self.head
+        assert head is not None
+        if head.broken is not None:
+            return
+        if step.failure is not None:
+            self._fail(failure_error(step.failure))
+            return
+        self.hops.append(Hop(step.number, total_us, step.reports))
+        try:
+            wants = head.home(step.number, step.reports, time.monotonic())
+            if not wants:
+                return
+            logits = self.stage.logits(activation)
+        except ExoError as error:
+            self._fail(error)
+            return
+        # The LM head runs in a framework that raises whatever it likes; uncaught it would end the thread in silence.
+        except Exception as error:
+            self._fail(RingBroken(f"stage 0: {type(error).__name__}: {error}", code="engine_failed"))
+            return
+        notices: list[Notice] = []
+        now = time.monotonic()
+        for want in wants:
+            try:
+                choice = self._samplers[want.ticket].draw(logits[want.output], want.position)
+            except ExoError as error:
+                notices.append(head.refuse(want.ticket, error))
+            else:
+                notices.append(head.token(want.ticket, choice, now))
+        self._notify(notices)
+
+    def _fail(self, error: ExoError) -> None:
+        assert self.head is not None
+        self._notify(self.head.fail(error))
+
+    def _notify(self, notices: Sequence[Notice]) -> None:
+        if not notices:
+            return
+        for notice in notices:
+            if isinstance(notice, Failed) or notice.finish is not None:
+                self._samplers.pop(notice.ticket, None)
+        self._outlet.notify(self._epoch, notices)
+
+
+def read_or_fail(message: ring_pb2.StepMessage, stage: int) -> Step:
+    """The step in `message`; one that contradicts itself becomes a failure of `stage`."""
+    try:
+        return read_step(message)
+    except RingBroken as error:
+        failure = Failure(stage, error.code or "ring_broken", error.message)
+        return Step(read_epoch(message.epoch), message.step, failure=failure)
+
+
+def failure_error(failure: Failure) -> ExoError:
+    """A stage's failure as the error that callers see."""
+    if failure.code == PeerUnavailable.code:
+        return PeerUnavailable(failure.message)
+    return RingBroken(f"stage {failure.stage}: {failure.message}", code=failure.code)
+
+
+def _configure(stage: Stage, event: Configure) -> bool:
+    """Run a Configure; its result or error goes to the waiting call."""
+    try:
+        stage.configure(event.epoch, event.stage, event.n_stages, event.wire_dtype)
+    except ExoError as error:
+        event.done.set_exception(error)
+        return False
+    event.done.set_result(None)
+    return True

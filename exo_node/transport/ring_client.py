@@ -1,0 +1,78 @@
+"""A caller's view of one runner: the calls of `RingService`. No numpy, no framework: the daemon uses this."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from exo_node.transport.client import channel_options
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
+from exo_node.transport.status import to_exo
+
+TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
+EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
+MAX_STEP = 128 * 2**20  # a chunk of 2048 rows of 8192 float32 is 64 MiB, and a step has decode rows beside it
+CONFIGURE_TIMEOUT_S = 30.0  # a runner answers once its running step is done, and a long prefill chunk may be running
+STATS_TIMEOUT_S = 5.0
+
+
+class RingClient:
+    """One runner at `address` (host:port). Every error is an `ExoError`; every message is the generated one.
+
+    The connection opens with the first call, so a client must be made where an event loop runs.
+    """
+
+    def __init__(self, address: str, token: bytes) -> None:
+        self.address = address
+        self._metadata = ((TOKEN_KEY, token.hex()),)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+
+    async def configure(
+        self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
+    ) -> ring_pb2.ConfigureResponse:
+        """Start an epoch on this runner: followers first, the head last. A stale epoch raises `RingBroken` (409)."""
+        try:
+            response: ring_pb2.ConfigureResponse = await self._open().Configure(
+                request, timeout=timeout, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_exo(error, self.address) from error
+        return response
+
+    async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
+        """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
+        call = self._open().Generate(request, metadata=self._metadata)
+        try:
+            async for delta in call:
+                yield delta
+        except grpc.aio.AioRpcError as error:
+            raise to_exo(error, self.address) from error
+        finally:
+            call.cancel()
+
+    async def stats(self, timeout: float = STATS_TIMEOUT_S) -> ring_pb2.RunnerStats:
+        """What the runner holds and has done; on the head also the last round trips."""
+        try:
+            stats: ring_pb2.RunnerStats = await self._open().Stats(
+                ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_exo(error, self.address) from error
+        return stats
+
+    async def close(self) -> None:
+        """Close the connection; calls that still run are cancelled."""
+        if self._channel is not None:
+            await self._channel.close(None)
+            self._channel = self._stub = None
+
+    def _open(self) -> Any:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=channel_options(MAX_STEP))
+            self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self._stub
