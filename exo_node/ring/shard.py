@@ -82,7 +82,7 @@ class ShardLogic:
         return self._broken
 
     def configure(self, epoch: Epoch, stage: int, n_stages: int) -> tuple[Truncate, ...]:
-        """Start `epoch`, forgetting everything; only a larger one is accepted. Returns the calls that empty the pool."""
+        """Start `epoch`, forgetting everything; only a larger one is accepted. Returns calls that empty the pool."""
         check_newer(epoch, self.epoch)
         if not 0 <= stage < n_stages:
             raise RingBroken(f"stage {stage} of {n_stages} does not exist", code="bad_configuration", status=400)

@@ -213,11 +213,12 @@ class HeadWorker:
 
     def _configure(self, event: Configure) -> None:
         assert event.setup is not None
+        if not _configure(self.stage, event):
+            return
         if self.head is not None:
             self._fail(RingBroken(f"the ring was set up anew as epoch {event.epoch}: send the request again"))
-        if _configure(self.stage, event):
-            self.head = Head(event.setup)
-            self._sent_ns.clear()
+        self.head = Head(event.setup)
+        self._sent_ns.clear()
 
     def _submit(self, ticket: int, job: Job) -> None:
         if self.head is None:

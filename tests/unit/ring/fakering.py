@@ -1,0 +1,176 @@
+"""A ring in one process without network: real workers, rules and wire messages over `FakeEngine`, and a straight oracle."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from exo_node.engine.base import EngineRow, LoadPlan
+from exo_node.engine.fake import FakeEngine
+from exo_node.ring.head import RingSetup
+from exo_node.ring.messages import Epoch
+from exo_node.ring.sequences import Delta, Failed, Notice
+from exo_node.ring.shard import Pool, ShardLogic
+from exo_node.ring.stage import Stage
+from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.types import Dtype, Shard
+
+LAYERS, HIDDEN, VOCAB = 3, 4, 31
+CONTEXT = 24
+INSTANCE = "instance"
+
+
+def engine(
+    start: int, end: int, *, head: bool, slots: int, context: int = CONTEXT, max_chunk: int = CONTEXT
+) -> FakeEngine:
+    """A loaded fake engine for layers [start, end) of the tiny model."""
+    fake = FakeEngine()
+    fake.load(
+        LoadPlan(
+            config={"num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "vocab_size": VOCAB},
+            shard=Shard("fake", start, end, LAYERS),
+            is_head=head,
+            compute_dtype="float32",
+            slots=slots,
+            context=context,
+            max_chunk=max_chunk,
+            device="CPU",
+        ),
+        None,
+        lambda done, total: None,
+    )
+    return fake
+
+
+@lru_cache(maxsize=4096)
+def oracle_logits(tokens: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Logits after `tokens` by the whole model in one pass."""
+    whole = engine(0, LAYERS, head=True, slots=1)
+    row = EngineRow(0, 0, len(tokens), np.asarray(tokens, np.int32), 1)
+    return np.asarray(whole.logits(whole.forward([row], None))[0], np.float32)
+
+
+@lru_cache(maxsize=4096)
+def oracle(
+    prompt: tuple[int, ...], max_tokens: int, stop_ids: frozenset[int], context: int = CONTEXT
+) -> tuple[int, ...]:
+    """The greedy answer to `prompt`, one straight loop without any ring."""
+    generated: list[int] = []
+    while len(generated) < max_tokens and len(prompt) + len(generated) < context:
+        generated.append(int(np.argmax(oracle_logits(prompt + tuple(generated)))))
+        if generated[-1] in stop_ids:
+            break
+    return tuple(generated)
+
+
+def cuts(n_stages: int) -> list[tuple[int, int]]:
+    """Layer ranges of 1 to 4 stages; a ring of 4 has a head without layers."""
+    return {1: [(0, 3)], 2: [(0, 1), (1, 3)], 3: [(0, 1), (1, 2), (2, 3)], 4: [(0, 0), (0, 1), (1, 2), (2, 3)]}[
+        n_stages
+    ]
+
+
+def stages(n_stages: int, pool: Pool) -> list[Stage]:
+    """One `Stage` per shard, not configured yet."""
+    return [
+        Stage(engine(start, end, head=index == 0, slots=pool.slots, context=pool.context), ShardLogic(pool))
+        for index, (start, end) in enumerate(cuts(n_stages))
+    ]
+
+
+class _Outlet:
+    def __init__(self, ring: FakeRing, stage: int) -> None:
+        self._ring, self._stage = ring, stage
+
+    def send(self, message: ring_pb2.StepMessage) -> None:
+        self._ring.hops[self._stage].append(message)
+
+    def notify(self, epoch: Epoch, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            self._ring.notices.setdefault(notice.ticket, []).append(notice)
+
+
+class FakeRing:
+    """Workers joined by `hops`: `hops[i]` holds what stage i has sent and the next stage has not got yet."""
+
+    def __init__(
+        self, n_stages: int, *, slots: int = 2, max_chunk: int = 4, wire: Dtype = "float32", max_waiting: int = 64
+    ) -> None:
+        self.n_stages, self.slots, self.max_chunk, self.wire, self.max_waiting = (
+            n_stages,
+            slots,
+            max_chunk,
+            wire,
+            max_waiting,
+        )
+        self.hops: list[deque[ring_pb2.StepMessage]] = [deque() for _ in range(n_stages)]
+        self.notices: dict[int, list[Notice]] = {}
+        pool = Pool(slots, CONTEXT, max_chunk)
+        made = stages(n_stages, pool)
+        self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0))
+        self.followers = [
+            FollowerWorker(INSTANCE, stage, _Outlet(self, 1 + index)) for index, stage in enumerate(made[1:])
+        ]
+        self.workers = [self.head, *self.followers]
+
+    def configure(self, counter: int, coordinator: str = "c") -> list[Future[None]]:
+        """Start an epoch on every stage, followers first; steps that are under way stay under way."""
+        epoch = Epoch(counter, coordinator)
+        setup = RingSetup(
+            epoch=epoch,
+            n_stages=self.n_stages,
+            slots=self.slots,
+            context=CONTEXT,
+            max_chunk=self.max_chunk,
+            vocab_size=VOCAB,
+            vector_bytes=HIDDEN * 4,
+            max_waiting=self.max_waiting,
+        )
+        done: list[Future[None]] = []
+        for stage in reversed(range(self.n_stages)):
+            future: Future[None] = Future()
+            self.workers[stage].handle(
+                Configure(epoch, stage, self.n_stages, self.wire, setup if stage == 0 else None, future)
+            )
+            done.append(future)
+        return done
+
+    def deliver(self, hop: int) -> bool:
+        """The oldest step on `hop` reaches the next stage; False when there is none."""
+        if not self.hops[hop]:
+            return False
+        self.workers[(hop + 1) % self.n_stages].handle(StepIn(self.hops[hop].popleft(), 0))
+        return True
+
+    def settle(self, limit: int = 5000) -> None:
+        """Deliver and compute until nothing moves."""
+        for _ in range(limit):
+            moved = any([self.deliver(hop) for hop in reversed(range(self.n_stages))])
+            if not self.head.advance() and not moved:
+                return
+        raise AssertionError("the ring never comes to rest")
+
+    def tokens(self, ticket: int) -> tuple[int, ...]:
+        """What the caller has got so far; checks that every index is the next one."""
+        got: list[int] = []
+        for notice in self.notices.get(ticket, []):
+            if isinstance(notice, Delta) and notice.choice is not None:
+                assert notice.index == len(got)
+                got.append(notice.choice.token)
+        return tuple(got)
+
+    def ended(self, ticket: int) -> Notice | None:
+        """The last notice if it ends the generation."""
+        last = self.notices.get(ticket, [None])[-1]
+        over = isinstance(last, Failed) or (isinstance(last, Delta) and last.finish is not None)
+        return last if over else None
+
+    def pools(self) -> list[tuple[int, int]]:
+        """(sequences, cached tokens) of every stage."""
+        return [(worker.stage.logic.sequences, worker.stage.logic.cached_tokens) for worker in self.workers]

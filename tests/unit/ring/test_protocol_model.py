@@ -1,0 +1,307 @@
+"""The ring's protocol under every disturbance that we can think of (ARCHITECTURE 3.3), as two state machines.
+
+`RingMachine` drives the real head, followers and wire messages through a network that delays, doubles, loses and
+reorders; `StageMachine` drives the stages by hand, with rollbacks and copies that today's head does not send yet.
+Whatever happens, no wrong token is ever delivered and nothing is ever trimmed in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
+from exo_node.ring.sequences import Failed, Job
+from exo_node.ring.shard import Pool
+from exo_node.ring.stage import Stage, output_offsets
+from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
+from exo_node.errors import PeerUnavailable
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.types import Dtype, SamplingParams
+from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, stages
+
+TOKENS = st.integers(0, VOCAB - 1)
+PROMPTS = st.lists(TOKENS, min_size=1, max_size=14).map(tuple)
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class RingMachine(RuleBasedStateMachine):
+    """Head and followers as they run; only the network and the order of events are ours."""
+
+    @initialize(
+        n_stages=st.integers(1, 4), slots=st.integers(1, 3), wire=st.sampled_from(["float32", "float16", "bfloat16"])
+    )
+    def build(self, n_stages: int, slots: int, wire: Dtype) -> None:
+        self.ring = FakeRing(n_stages, slots=slots, wire=wire)
+        self.counter = 1
+        self.jobs: dict[int, Job] = {}
+        self.cancelled: set[int] = set()
+        self.past: list[ring_pb2.StepMessage] = []  # of epochs that are over
+        self.fault = ""
+        assert all(done.exception() is None for done in self.ring.configure(1))
+
+    @rule(
+        prompt=PROMPTS, max_tokens=st.integers(1, 8), stop=st.frozensets(TOKENS, max_size=3), resume=st.integers(0, 5)
+    )
+    def submit(self, prompt: tuple[int, ...], max_tokens: int, stop: frozenset[int], resume: int) -> None:
+        ticket = len(self.jobs) + 1
+        before = oracle(prompt, max_tokens, stop)[:resume]
+        job = Job(
+            request_id=str(ticket),
+            prompt=prompt,
+            generated=before,
+            max_tokens=max_tokens,
+            stop_ids=stop,
+            sampling=GREEDY,
+        )
+        self.jobs[ticket] = job
+        self.ring.head.handle(Submit(ticket, job))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(sorted(self.jobs)))
+        self.cancelled.add(ticket)
+        self.ring.head.handle(Cancel(ticket))
+
+    @rule()
+    def compute(self) -> None:
+        self.ring.head.advance()
+
+    @rule(hop=st.integers(0, 3), count=st.integers(1, 3))
+    def deliver(self, hop: int, count: int) -> None:
+        for _ in range(count):
+            self.ring.deliver(hop % self.ring.n_stages)
+
+    @rule(hop=st.integers(0, 3))
+    def double(self, hop: int) -> None:
+        queue = self.ring.hops[hop % self.ring.n_stages]
+        if queue and not self.fault:
+            queue.insert(1, queue[0])
+            self.fault = "doubled"
+
+    @rule(hop=st.integers(0, 3))
+    def reorder(self, hop: int) -> None:
+        queue = self.ring.hops[hop % self.ring.n_stages]
+        if len(queue) > 1 and not self.fault:
+            queue[0], queue[1] = queue[1], queue[0]
+            self.fault = "reordered"
+
+    @rule(hop=st.integers(0, 3))
+    def lose(self, hop: int) -> None:
+        queue = self.ring.hops[hop % self.ring.n_stages]
+        if queue and not self.fault:
+            self.past.append(queue.popleft())
+            self.fault = "lost"
+
+    @rule(hop=st.integers(0, 3))
+    def break_stream(self, hop: int) -> None:
+        """The stage behind a hop is told that its upstream is gone."""
+        stage = (hop % self.ring.n_stages + 1) % self.ring.n_stages
+        if self.ring.n_stages > 1 and not self.fault:
+            error = PeerUnavailable("stage x is gone")
+            self.ring.workers[stage].handle(Lost(Epoch(self.counter, "c"), hop, error))
+            self.fault = "broken"
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data())
+    def stale(self, data: st.DataObject) -> None:
+        """A step of an epoch that is over has no effect."""
+        message = data.draw(st.sampled_from(self.past))
+        if message.epoch.counter == self.counter:
+            return
+        stage = data.draw(st.integers(0, self.ring.n_stages - 1))
+        before = self.ring.pools(), [len(hop) for hop in self.ring.hops]
+        self.ring.workers[stage].handle(StepIn(message, 0))
+        assert (self.ring.pools(), [len(hop) for hop in self.ring.hops]) == before
+
+    @rule()
+    def configure_stale(self) -> None:
+        """An epoch that is not larger is refused and changes nothing."""
+        before = self.ring.pools()
+        assert all(done.exception() is not None for done in self.ring.configure(self.counter, "b"))
+        assert self.ring.pools() == before
+
+    @rule()
+    def reconfigure(self) -> None:
+        for hop in self.ring.hops:
+            self.past.extend(hop)
+            hop.clear()
+        self.counter += 1
+        self.fault = ""
+        assert all(done.exception() is None for done in self.ring.configure(self.counter))
+        assert set(self.ring.pools()) == {(0, 0)}
+        # every generation of the old epoch has ended, with its text or with an error
+        assert all(self.ring.ended(ticket) or ticket in self.cancelled for ticket in self.jobs)
+
+    @invariant()
+    def never_a_wrong_token(self) -> None:
+        for ticket, job in self.jobs.items():
+            got = job.generated + tuple(self.new_tokens(ticket))
+            wanted = oracle(job.prompt, job.max_tokens, job.stop_ids)
+            assert got == wanted[: len(got)]
+            end = self.ring.ended(ticket)
+            if end is not None and not isinstance(end, Failed):
+                assert got == wanted
+
+    def new_tokens(self, ticket: int) -> list[int]:
+        """Like FakeRing.tokens, with indexes that begin after the resumed tokens."""
+        got: list[int] = []
+        for notice in self.ring.notices.get(ticket, []):
+            choice = getattr(notice, "choice", None)
+            if choice is not None:
+                assert notice.index == len(self.jobs[ticket].generated) + len(got)  # type: ignore[union-attr]
+                got.append(choice.token)
+        return got
+
+    def teardown(self) -> None:
+        if not hasattr(self, "ring"):
+            return
+        self.ring.settle()
+        self.never_a_wrong_token()
+        head = self.ring.head.head
+        assert head is not None
+        if self.fault in ("doubled", "reordered", "broken"):
+            assert head.broken is not None, f"a step was {self.fault} and nobody noticed"
+        if not self.fault:
+            assert head.broken is None
+        if head.broken is None and not self.fault:
+            assert set(self.ring.pools()) == {(0, 0)}, "a slot was not given back"
+            assert all(self.ring.ended(ticket) or ticket in self.cancelled for ticket in self.jobs)
+        # whatever happened, the next epoch works
+        self.reconfigure()
+        self.submit((1, 2, 3), 4, frozenset(), 0)
+        self.ring.settle()
+        self.never_a_wrong_token()
+        assert not isinstance(self.ring.ended(len(self.jobs)), Failed | None)
+
+
+class StageMachine(RuleBasedStateMachine):
+    """Legal and illegal steps by hand: every legal output equals the oracle's, every illegal step ends the epoch."""
+
+    @initialize(n_stages=st.integers(1, 4), depth=st.sampled_from([None, 2]))
+    def build(self, n_stages: int, depth: int | None) -> None:
+        self.pool = Pool(slots=3, context=CONTEXT, max_chunk=6, rollback_depth=depth)
+        self.chain: list[Stage] = stages(n_stages, self.pool)
+        self.counter = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.counter += 1
+        for index, stage in enumerate(self.chain):
+            stage.configure(Epoch(self.counter, "c"), index, len(self.chain), "bfloat16")
+        self.live: dict[int, tuple[int, ...]] = {}
+        self.number = 0
+        self.next_id = 1
+
+    def run_ring(self, ops: tuple[Op, ...], rows: list[tuple[Row, tuple[int, ...]]], number: int | None = None) -> Any:
+        """The step after the last stage."""
+        step = Step(Epoch(self.counter, "c"), number or self.number + 1, ops, tuple(row for row, _ in rows))
+        self.number += 1
+        result = self.chain[0].run(step, [tokens for _, tokens in rows])
+        for stage in self.chain[1:]:
+            result = stage.run(result.step)
+        return result.step
+
+    def row(self, sequence: int, position: int, length: int, *, rollback: bool = False) -> Row:
+        return Row(sequence, position, length, 1, rollback, 0, len(self.chain) - 1)
+
+    def check(self, done: Step, rows: list[tuple[Row, tuple[int, ...]]]) -> None:
+        assert done.failure is None, done.failure
+        if rows:
+            assert done.hidden is not None
+            logits = self.chain[0].logits(done.hidden)
+            for offset, (row, _) in zip(output_offsets([row for row, _ in rows]), rows, strict=True):
+                assert np.array_equal(logits[offset], oracle_logits(self.live[row.sequence]))
+        expected = (len(self.live), sum(map(len, self.live.values())))
+        assert {(stage.logic.sequences, stage.logic.cached_tokens) for stage in self.chain} == {expected}
+
+    @rule(data=st.data())
+    def legal(self, data: st.DataObject) -> None:
+        """Any mixture of drops, copies, continuations, rollbacks and new sequences."""
+        ops: list[Op] = []
+        for sequence in data.draw(st.lists(st.sampled_from(sorted(self.live)), unique=True)) if self.live else []:
+            ops.append(Drop(sequence))
+            del self.live[sequence]
+        if self.live and len(self.live) < self.pool.slots and data.draw(st.booleans()):
+            source = data.draw(st.sampled_from(sorted(self.live)))
+            length = data.draw(st.integers(1, len(self.live[source])))
+            ops.append(Copy(self.next_id, source, length))
+            self.live[self.next_id] = self.live[source][:length]
+            self.next_id += 1
+        rows: list[tuple[Row, tuple[int, ...]]] = []
+        for sequence in data.draw(st.lists(st.sampled_from(sorted(self.live)), unique=True)) if self.live else []:
+            cached = self.live[sequence]
+            depth = self.pool.rollback_depth
+            back = data.draw(st.integers(0, min(len(cached) if depth is None else depth, len(cached))))
+            position = len(cached) - back
+            self.append(data, rows, sequence, cached[:position], rollback=back > 0)
+        if len(self.live) < self.pool.slots and data.draw(st.booleans()):
+            self.append(data, rows, self.next_id, (), rollback=False)
+            self.next_id += 1
+        self.check(self.run_ring(tuple(ops), rows), rows)
+
+    def append(
+        self, data: st.DataObject, rows: list[Any], sequence: int, prefix: tuple[int, ...], *, rollback: bool
+    ) -> None:
+        room = min(self.pool.max_chunk, CONTEXT - len(prefix))
+        if room == 0:
+            return
+        tokens = tuple(data.draw(st.lists(TOKENS, min_size=1, max_size=room)))
+        rows.append((self.row(sequence, len(prefix), len(tokens), rollback=rollback), tokens))
+        self.live[sequence] = prefix + tokens
+
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(["position", "gap", "repeat", "reuse", "drop", "copy", "depth", "full", "twice"]),
+    )
+    def illegal(self, data: st.DataObject, kind: str) -> None:
+        """Each is refused by the first stage that sees it, and so is everything after it, until a new epoch."""
+        ops: tuple[Op, ...] = ()
+        rows: list[tuple[Row, tuple[int, ...]]] = []
+        number: int | None = None
+        some = next(iter(self.live), None)
+        cached = len(self.live.get(some or 0, ()))
+        match kind:
+            case "gap":
+                number = self.number + 2
+            case "repeat" if self.number:
+                number = self.number
+            case "position" if some is not None:
+                wrong = data.draw(st.integers(0, CONTEXT).filter(lambda one: one != cached))
+                rows = [(self.row(some, wrong, 1), (1,))]
+            case "reuse" if self.next_id > 1 and 1 not in self.live:
+                rows = [(self.row(1, 0, 1), (1,))]
+            case "drop":
+                ops = (Drop(self.next_id),)
+            case "copy" if some is not None:
+                ops = (Copy(self.next_id, some, cached + 1),)
+            case "depth" if (
+                some is not None and self.pool.rollback_depth is not None and cached > self.pool.rollback_depth
+            ):
+                rows = [(self.row(some, cached - self.pool.rollback_depth - 1, 1, rollback=True), (1,))]
+            case "full" if len(self.live) == self.pool.slots:
+                rows = [(self.row(self.next_id, 0, 1), (1,))]
+            case "twice":
+                rows = [(self.row(self.next_id, 0, 1), (1,)), (self.row(self.next_id, 1, 1), (1,))]
+            case _:
+                return
+        assert self.run_ring(ops, rows, number).failure is not None
+        assert self.run_ring((), []).failure is not None, "the epoch went on after a broken rule"
+        self.reset()
+
+    @rule()
+    def empty_step(self) -> None:
+        """A step without rows comes home too."""
+        self.check(self.run_ring((), []), [])
+
+
+MODEL = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
+TestRing = RingMachine.TestCase
+TestRing.settings = MODEL
+TestStages = StageMachine.TestCase
+TestStages.settings = MODEL
