@@ -48,7 +48,7 @@ def run(*arguments: str | Path) -> int:
 
 
 def pip(*arguments: str | Path) -> int:
-    options = ("--disable-pip-version-check", "--quiet", "--progress-bar", "off", "--no-deps")
+    options = ("--disable-pip-version-check", "-qq", "--progress-bar", "off", "--no-deps")
     return run(PYTHON, "-m", "pip", "install", *options, *arguments)
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_MODELS = ROOT.parent / "shared" / "models"
+
+# Several runners share this machine's cores with pytest: BLAS threads that wait for each other there cost 30 times what
+# they save. Inherited by every process that a test starts; set them in the environment to test with more.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 # marker -> (modules it needs, what to do when one is absent)
 NEEDS = {
