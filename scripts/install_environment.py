@@ -60,9 +60,15 @@ def has_pip() -> bool:
         return False
 
 
+def has_moved() -> bool:
+    """Whether `.venv` was made elsewhere: the commands in its bin/ name the folder of that time."""
+    stamp = stamp_file("root")
+    return stamp.exists() and stamp.read_text() != f"{ROOT}\n"
+
+
 def install(kind: str) -> None:
     """Raises `SystemExit` with a message that says what to do."""
-    if not has_pip():
+    if not has_pip() or has_moved():
         say(f"making {VENV} with Python {sys.version.split()[0]}")
         if run(sys.executable, "-m", "venv", "--clear", VENV) != 0:
             shutil.rmtree(VENV, ignore_errors=True)
