@@ -20,10 +20,10 @@ from exo_node.ring.library import LoadedTokenizer, ModelLibrary, store_tokenizer
 from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.shard_host import ShardHost
-from exo_node.transport.convert import instance_from_proto, instance_to_proto
+from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.transport.ring_client import RingClient
-from exo_node.types import Instance, ModelCard
+from exo_node.types import Instance, ModelCard, NodeState
 
 log = logging.getLogger("exo.instances")
 
@@ -44,9 +44,12 @@ class InstanceManager:
         host: ShardHost,
         library: ModelLibrary,
         pool: PoolDefaults,
+        may_place: asyncio.Event,
         changed: Callable[[], None],
     ) -> None:
+        """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`)."""
         self._cluster = cluster
+        self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
@@ -71,8 +74,8 @@ class InstanceManager:
         """Every instance of the cluster, loading ones too."""
         found = {one.instance_id: one for one in self.published()}
         for state in self._cluster.states().values():
-            for message in state.instances:
-                found.setdefault(message.instance_id, instance_from_proto(message))
+            for one in state.instances:
+                found.setdefault(one.instance_id, one)
         return [one for one in found.values() if one.instance_id not in self._lost]
 
     def models(self) -> list[ModelCard]:
@@ -125,6 +128,7 @@ class InstanceManager:
 
     async def place(self, request: node_pb2.PlaceModelRequest, on_progress: ProgressCallback) -> Instance:
         """Place a model through the node that coordinates it; answers with the ready instance."""
+        await self._may_place.wait()
         model_id = self._canonical(request.model)
         message = node_pb2.PlaceModelRequest()
         message.CopyFrom(request)
@@ -139,7 +143,7 @@ class InstanceManager:
             async for update in updates:
                 on_progress(update)
                 if update.HasField("instance"):
-                    instance = instance_from_proto(update.instance)
+                    instance = instance_from_pb(update.instance)
         if instance is None:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance
@@ -151,7 +155,7 @@ class InstanceManager:
         async with self._placer.lock(request.model):
             found = self._find_ready(request.model, request.exclude) if request.reuse else None
             if found is not None:
-                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_proto(found))
+                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(found))
                 return
             async with contextlib.aclosing(self._placer.place(request)) as updates:
                 async for update in updates:
@@ -239,7 +243,7 @@ class InstanceManager:
         known = {one.instance_id for one in self.all()} | self._lost
         published = {one.instance_id for one in self.published()}
         for state in self._cluster.states().values():
-            published |= {message.instance_id for message in state.instances}
+            published |= {one.instance_id for one in state.instances}
         self._lost &= published
         self._born = {one: when for one, when in self._born.items() if one in published}
         for instance_id in [one for one in self._clients if one not in known & published]:
@@ -277,8 +281,10 @@ class InstanceManager:
     async def _coordinate_at(
         self, node_id: str, request: node_pb2.PlaceModelRequest
     ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
-        async for update in self._cluster.peer(node_id).stream("PlaceModel", request):
-            yield update
+        stream = self._cluster.peer(node_id).stream("PlaceModel", request, None)
+        async with contextlib.aclosing(stream) as updates:
+            async for update in updates:
+                yield update
 
     async def _tokenizer_folder(self, instance: Instance) -> Path:
         local = self._host.local_folder(instance.model_id)
@@ -299,7 +305,7 @@ class InstanceManager:
 
 
 def missing_stages(
-    instance: Instance, here: str, host: ShardHost, states: Mapping[str, node_pb2.NodeState]
+    instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]
 ) -> list[int]:
     """Stages of an instance whose runner is gone: its node left the cluster, or no longer lists the shard."""
     local = set(host.shards())
@@ -309,9 +315,7 @@ def missing_stages(
             alive = (instance.instance_id, stage) in local
         else:
             state = states.get(one.node_id)
-            alive = state is not None and any(
-                shard.instance_id == instance.instance_id and shard.stage == stage for shard in state.shards
-            )
+            alive = state is not None and (instance.instance_id, stage) in state.shards
         if not alive:
             missing.append(stage)
     return missing

@@ -102,7 +102,7 @@ class ModelLibrary:
         async with self._locks.setdefault(model, asyncio.Lock()):
             where = self._catalog.resolve(model)
             if isinstance(where, RemoteModel):
-                path = await self._downloader.fetch(where.repo_id, lambda done, total: progress("fetching", done, total))
+                path = await self._downloader.fetch(where.repo_id, lambda at: progress("fetching", at.done, at.total))
                 model_id = where.repo_id
             else:
                 path, model_id = where.path, where.model_id

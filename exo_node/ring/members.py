@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 from exo_node.transport.generated.exo.v1 import node_pb2
-from exo_node.types import NodeInfo
+from exo_node.types import NodeInfo, NodeState
 
 # Seconds. Hashing a model of 100 GB at 1 GB/s takes 100 s, fetching it far longer: those calls report progress or are
 # bounded by the caller's own deadline; the others only touch tables.
@@ -34,9 +35,9 @@ class Member(Protocol):
 class Peer(Protocol):
     """An authenticated connection to another daemon (transport/client.py). Both raise `ExoError` subclasses."""
 
-    async def call(self, method: str, request: Any, *, timeout: float) -> Any: ...
+    async def call(self, method: str, request: Any, timeout: float) -> Any: ...
 
-    def stream(self, method: str, request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]: ...
+    def stream(self, method: str, request: Any, timeout: float | None) -> AsyncGenerator[Any, None]: ...
 
 
 class ClusterView(Protocol):
@@ -48,7 +49,7 @@ class ClusterView(Protocol):
         """Live nodes by id, ourselves included."""
         ...
 
-    def states(self) -> Mapping[str, node_pb2.NodeState]:
+    def states(self) -> Mapping[str, NodeState]:
         """The latest state that each live peer told, without ourselves."""
         ...
 
@@ -78,8 +79,9 @@ class RemoteMember:
         return answer
 
     async def load_shard(self, request: node_pb2.LoadShardRequest) -> AsyncGenerator[node_pb2.LoadProgress, None]:
-        async for progress in self._peer.stream("LoadShard", request):
-            yield progress
+        async with contextlib.aclosing(self._peer.stream("LoadShard", request, None)) as updates:
+            async for progress in updates:
+                yield progress
 
     async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
         answer: node_pb2.UnloadShardResponse = await self._peer.call("UnloadShard", request, timeout=UNLOAD_TIMEOUT_S)

@@ -20,7 +20,7 @@ from exo_node.engine.select import check_supported
 from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
 from exo_node.ring.library import spec_from_json
 from exo_node.ring.members import ClusterView, Member
-from exo_node.transport.convert import instance_to_proto, shard_to_proto
+from exo_node.transport.convert import instance_to_pb, shard_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
@@ -131,7 +131,7 @@ class Placer:
         finally:
             self.loading.pop(instance.instance_id, None)
             self._changed()
-        yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_proto(instance))
+        yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(instance))
 
     def _candidates(self, wanted: Sequence[str]) -> Mapping[str, NodeInfo]:
         nodes = self._cluster.nodes()
@@ -213,7 +213,7 @@ class Placer:
         async def load(stage: int, one: Assignment) -> node_pb2.ShardReady:
             request = node_pb2.LoadShardRequest(
                 instance_id=instance.instance_id,
-                shard=shard_to_proto(one.shard),
+                shard=shard_to_pb(one.shard),
                 digest=instance.digest,
                 engine=one.engine,
                 device=one.device,
@@ -223,6 +223,7 @@ class Placer:
                 context=instance.context,
                 max_chunk=MAX_CHUNK,
                 token=instance.token,
+                lease_ms=COMMIT_LEASE_MS,
                 stage=stage,
             )
             async with contextlib.aclosing(self._member(one.node_id).load_shard(request)) as updates:
@@ -287,7 +288,7 @@ class Placer:
         return dataclasses.replace(instance, addresses=addresses, state="ready")
 
     async def _commit(self, instance: Instance) -> None:
-        message = node_pb2.CommitInstanceRequest(instance=instance_to_proto(instance), lease_ms=COMMIT_LEASE_MS)
+        message = node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance), lease_ms=COMMIT_LEASE_MS)
         # The head's node last: it starts to serve (and to watch the others) with this message.
         followers = {one.node_id for one in instance.assignments[1:]} - {instance.assignments[0].node_id}
         await asyncio.gather(*(self._member(node_id).commit_instance(message) for node_id in sorted(followers)))

@@ -20,7 +20,7 @@ from exo_node.errors import CheckpointError, DigestMismatch, ModelNotFound, NoCa
 from exo_node.models.catalog import LocalModel, RemoteModel
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
-from exo_node.transport.convert import instance_from_proto, shard_from_proto
+from exo_node.transport.convert import instance_from_pb, shard_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Instance
 
@@ -29,7 +29,7 @@ log = logging.getLogger("exo.shards")
 EXPIRY_CHECK_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSettings:
     """What every runner of this node is told. `host` is the address that its port binds to."""
 
@@ -116,29 +116,30 @@ class ShardHost:
                 else:
                     getting.cancel()
             ready = work.result()
-            yield node_pb2.LoadProgress(
-                stage="ready",
-                ready=node_pb2.ShardReady(
-                    port=ready.port,
-                    weight_bytes=ready.weight_bytes,
-                    kv_bytes=ready.kv_bytes,
-                    rollback_depth=-1 if ready.rollback_depth is None else ready.rollback_depth,
-                    copy_any=ready.copy_any,
-                    seconds=ready.seconds,
-                    info=ready.info,
-                ),
-            )
         except BaseException:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await work
             await self._drop(key)
             raise
+        # Outside the try: a caller that has got this needs no more and may close the generator.
+        yield node_pb2.LoadProgress(
+            stage="ready",
+            ready=node_pb2.ShardReady(
+                port=ready.port,
+                weight_bytes=ready.weight_bytes,
+                kv_bytes=ready.kv_bytes,
+                rollback_depth=-1 if ready.rollback_depth is None else ready.rollback_depth,
+                copy_any=ready.copy_any,
+                seconds=ready.seconds,
+                info=ready.info,
+            ),
+        )
 
     async def _load(
         self, key: ShardKey, request: node_pb2.LoadShardRequest, progress: Callable[[str, int, int], None]
     ) -> RunnerReady:
-        shard = shard_from_proto(request.shard)
+        shard = shard_from_pb(request.shard)
         spec = await self._library.spec(shard.model_id, progress)
         if spec.digest != request.digest:
             raise DigestMismatch(
@@ -178,7 +179,7 @@ class ShardHost:
 
     async def commit_instance(self, request: node_pb2.CommitInstanceRequest) -> node_pb2.CommitInstanceResponse:
         """Remember the instance; its head's daemon renews the lease from now on."""
-        instance = instance_from_proto(request.instance)
+        instance = instance_from_pb(request.instance)
         if not any(instance_id == instance.instance_id for instance_id, _ in self.shards()):
             raise NoCapacity(f"no shard of instance {instance.instance_id} is on this node any more: load it again")
         self.committed[instance.instance_id] = instance
@@ -213,6 +214,11 @@ class ShardHost:
     def runner(self, key: ShardKey) -> RunnerReady | None:
         """What the runner of a shard said when it was ready."""
         return self._supervisor.ready(key)
+
+    def blas(self) -> str:
+        """The BLAS that a loaded runner computes with; empty while none has said."""
+        known = (self._supervisor.ready(key) for key in self.shards())
+        return next((ready.info["blas"] for ready in known if ready and ready.info.get("blas")), "")
 
     def local_folder(self, model: str) -> Path | None:
         """The model's folder on this node, if it has one."""

@@ -336,7 +336,7 @@ class ReserveShardResponse(_message.Message):
     def __init__(self, memory_free: _Optional[int] = ...) -> None: ...
 
 class LoadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "timeout_ms", "stage")
+    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -348,7 +348,7 @@ class LoadShardRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
-    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     shard: ShardDescription
@@ -361,9 +361,9 @@ class LoadShardRequest(_message.Message):
     context: int
     max_chunk: int
     token: bytes
-    timeout_ms: int
+    lease_ms: int
     stage: int
-    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
+    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("stage", "done", "total", "ready")

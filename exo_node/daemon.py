@@ -1,0 +1,308 @@
+"""The composition root: builds a node's parts once, owns every task, drains on SIGTERM.
+
+The order of starting is the order in which others may call: gRPC bound (its port is part of what we announce), HTTP
+listening, then discovery. The order of leaving is the reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from aiohttp import web
+
+import exo_node
+from exo_node.api.app import ChatGPTAPI
+from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot
+from exo_node.cluster.membership import ClusterMembers
+from exo_node.cluster.reservations import ReservationLedger
+from exo_node.config import DEFAULT_API_PORT, Settings
+from exo_node.errors import ConfigurationError, ExoError
+from exo_node.machine import Machine
+from exo_node.models.catalog import Catalog
+from exo_node.models.download import ShardDownloader
+from exo_node.ring.instances import InstanceManager
+from exo_node.ring.library import ModelLibrary
+from exo_node.ring.local_backend import BackendDefaults, LocalBackend
+from exo_node.ring.node_service import NodeServicer
+from exo_node.ring.placing import PoolDefaults
+from exo_node.ring.shard_host import RunnerSettings, ShardHost
+from exo_node.signals import ChangeSignal
+from exo_node.transport.client import GRPCPeerHandle
+from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
+from exo_node.transport.handshake import Party
+from exo_node.transport.server import bind, create_server
+from exo_node.transport.sessions import SessionInterceptor
+from exo_node.types import GenerationRequest, NodeInfo, NodeState
+from exo_node.view import NodeView
+
+log = logging.getLogger("exo")
+
+HANDSHAKE_PURPOSE = b"exo handshake v1"
+API_SHUTDOWN_S = 1.0  # how long an answer in progress may go on after SIGTERM (handing over is recovery's business)
+ANY_ADDRESS = "[::]"  # gRPC listens on every address of the machine: peers prove the cluster key
+NO_IPV6_ADDRESS = "0.0.0.0"
+
+
+class RunFile:
+    """`$EXO_HOME/run/<pid>.json`: how commands on this machine find the running node."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "run" / f"{os.getpid()}.json"
+
+    def write(self, *, node_id: str, api_url: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"pid": os.getpid(), "api_url": api_url, "node_id": node_id, "started": time.time()}
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(json.dumps(content))
+        temporary.replace(self._path)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. Raises `ConfigurationError` before anything is served."""
+    configure_logging(settings)
+    key = cluster_key(settings)
+    with NodeSlot(settings.home, settings.node_id) as slot:
+        return asyncio.run(serve(settings, key, slot.node_id))
+
+
+def configure_logging(settings: Settings) -> None:
+    """Warnings always; `-v` or DEBUG=1 what happens to instances and peers; DEBUG=2 and more everything."""
+    level = logging.WARNING
+    if settings.verbose or settings.debug:
+        level = logging.DEBUG if settings.verbose > 1 or settings.debug > 1 else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def cluster_key(settings: Settings) -> ClusterKey:
+    """The key of `--cluster-key`, kept for the next start too, else the machine's own."""
+    store = KeyStore(settings.home)
+    if settings.cluster_key is None:
+        return store.load_or_create()
+    key = ClusterKey.from_phrase(settings.cluster_key)
+    if store.load() != key:
+        store.replace(key)
+    return key
+
+
+class Daemon:
+    """One node. `start` in order, `stop` in reverse; the tasks in between belong to `serve`'s task group."""
+
+    def __init__(self, settings: Settings, key: ClusterKey, node_id: str) -> None:
+        self.settings = settings
+        self.node_id = node_id
+        self.changes = ChangeSignal()
+        self._key = key
+        self._boot_id = uuid.uuid4().hex
+        self._machine = Machine(settings)
+        self._grpc_port = 0
+        self._api_port = 0
+        self._run_file = RunFile(settings.home)
+        self._may_place = asyncio.Event()
+        cache = settings.home / "cache"
+        self._library = ModelLibrary(
+            Catalog(settings.models_dirs, settings.home, settings.offline),
+            ShardDownloader(offline=settings.offline, max_parallel_downloads=settings.max_parallel_downloads),
+            cache=cache,
+        )
+        self._listen = settings.node_host or (ANY_ADDRESS if socket.has_dualstack_ipv6() else NO_IPV6_ADDRESS)
+        self.host = ShardHost(
+            ledger=ReservationLedger(settings.memory_limit),
+            library=self._library,
+            runner_settings=RunnerSettings(
+                host=self._listen.strip("[]"),
+                node_name=node_id,
+                log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
+                blas_cache=cache / "blas",
+            ),
+            free_memory=lambda: self._machine.memory()[1],
+            changed=self._changed,
+        )
+        me = Party(node_id, self._boot_id, key.fingerprint, exo_node.__version__)
+        secret = key.subkey(HANDSHAKE_PURPOSE)
+        self.members = ClusterMembers(
+            me=me,
+            dial=lambda address, port: GRPCPeerHandle(address, port, me=me, secret=secret, describe=self.describe),
+            changed=self._changed,
+        )
+        self.view = NodeView(node_id, self.members, self.describe)
+        self.instances = InstanceManager(
+            cluster=self.view,
+            host=self.host,
+            library=self._library,
+            pool=PoolDefaults(settings.max_sequences, settings.max_context),
+            may_place=self._may_place,
+            changed=self._changed,
+        )
+        self.view.attach(self.instances)
+        self._servicer = NodeServicer(
+            host=self.host,
+            instances=self.instances,
+            me=me,
+            secret=secret,
+            describe=self.describe,
+            state=self.state,
+            topology=self.view.topology_view,
+            changes=self.changes,
+            on_peer=self.members.greet,
+        )
+        self._grpc = create_server([SessionInterceptor(self._servicer.sessions)])
+        self._backend = LocalBackend(
+            self.instances,
+            BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
+        )
+        self._runner = web.AppRunner(
+            ChatGPTAPI(settings, self._backend, self.view).app,
+            handler_cancellation=True,
+            shutdown_timeout=API_SHUTDOWN_S,
+            access_log=None,
+        )
+
+    def describe(self) -> NodeInfo:
+        """This node as its peers see it."""
+        total, _ = self._machine.memory()
+        return NodeInfo(
+            node_id=self.node_id,
+            boot_id=self._boot_id,
+            name=platform.node(),
+            version=exo_node.__version__,
+            addresses=self.members.addresses(),
+            grpc_port=self._grpc_port,
+            api_port=self._api_port,
+            engines=self._machine.engines,
+            devices=self._machine.devices(),
+            memory_total=total,
+            memory_free=self.host.memory_free(),
+            chip=self._machine.chip,
+            blas=self.host.blas(),
+        )
+
+    def state(self) -> NodeState:
+        """What the control stream tells."""
+        return NodeState(
+            node=self.describe(),
+            instances=tuple(self.instances.published()),
+            links=self.members.links(),
+            shards=tuple(self.host.shards()),
+        )
+
+    async def start(self) -> str:
+        """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
+        self._grpc_port = bind(self._grpc, self._listen.strip("[]"), self.settings.node_port or 0)
+        add_NodeServiceServicer_to_server(self._servicer, self._grpc)
+        await self._runner.setup()
+        self._api_port = await self._listen_http()
+        await self._grpc.start()
+        host = self.settings.api_host
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"http://{shown}:{self._api_port}"
+
+    async def _listen_http(self) -> int:
+        """Bind the API's port: the given one, else 52415, else (only when none was asked for) a free one."""
+        wanted = self.settings.api_port
+        for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
+            site = web.TCPSite(self._runner, self.settings.api_host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                if wanted is None and port:
+                    continue
+                raise ConfigurationError(
+                    f"--api-port {port}: cannot listen on {self.settings.api_host}:{port} ({error.strerror}); "
+                    "stop what uses it or choose another port"
+                ) from error
+            server = site._server
+            assert isinstance(server, asyncio.Server)
+            return int(server.sockets[0].getsockname()[1])
+        raise AssertionError("unreachable: port 0 either binds or raises")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Everything between the start and the stop signal."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.host.expire_leases()),
+                group.create_task(self.instances.watch()),
+                group.create_task(self.members.run()),
+                group.create_task(self._open_for_placement()),
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Leave: first no new requests, then our instances, then a goodbye to the peers."""
+        self._run_file.remove()
+        await self._runner.cleanup()
+        await self.instances.close()
+        await self._servicer.leave()
+        await self.members.close()
+        await self._grpc.stop(0.2)
+        await self.host.close()
+
+    def announce(self, url: str) -> None:
+        """Say where we are, to the person and to other commands on this machine."""
+        self._run_file.write(node_id=self.node_id, api_url=url)
+        print(f"exo node {self.node_id} ready: API and status on {url} ({self._machine.engines[0]})", flush=True)
+
+    async def _open_for_placement(self) -> None:
+        """Hold placements back until `--wait-for-peers` peers are there, or `--discovery-timeout` has passed."""
+        wanted = self.settings.wait_for_peers
+        try:
+            async with asyncio.timeout(self.settings.discovery_timeout):
+                while len(self.members.states()) < wanted:
+                    await self.changes.wait(self.changes.version)
+        except TimeoutError:
+            log.warning("only %d of %d peers found: going on without", len(self.members.states()), wanted)
+        self._may_place.set()
+        if self.settings.run_model:
+            await self._run_model(self.settings.run_model)
+
+    async def _run_model(self, model: str) -> None:
+        """`--run-model M [--prompt P]`: load it at start, and answer the prompt on standard output."""
+        try:
+            await self.instances.ready_instance(model)
+            if self.settings.prompt is not None:
+                request = GenerationRequest(
+                    request_id=uuid.uuid4().hex,
+                    model=model,
+                    messages=({"role": "user", "content": self.settings.prompt},),
+                )
+                async with contextlib.aclosing(self._backend.generate(request)) as deltas:
+                    async for delta in deltas:
+                        print(delta.text, end="", flush=True)
+                print(flush=True)
+        except ExoError as error:
+            log.error("--run-model %s: %s", model, error.message)
+
+    def _changed(self) -> None:
+        self.changes.notify()
+        self.instances.notice()
+
+
+async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
+    """Run a node until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    daemon = Daemon(settings, key, node_id)
+    try:
+        url = await daemon.start()
+        daemon.announce(url)
+        await daemon.run(stop)
+    finally:
+        await daemon.stop()
+    return 0

@@ -1,0 +1,70 @@
+"""What this machine gives to the cluster: devices, engines and memory, as far as the settings let it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from exo_node.config import Settings
+from exo_node.engine.detect import chip_name, detect_devices, host_memory, usable_engines
+from exo_node.engine.select import choose_engine, devices_for
+from exo_node.errors import ConfigurationError
+from exo_node.types import Device
+
+FRESH_S = 1.0  # how old the free memory that we tell may be
+
+
+class Machine:
+    """Read once at start, but for the free memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `EngineUnavailable` and `ConfigurationError` for engines and devices that are not here."""
+        usable = usable_engines()
+        found = detect_devices()
+        chosen = choose_engine(settings.inference_engine, usable, found)
+        others = tuple(one for one in usable if one != chosen) if settings.inference_engine == "auto" else ()
+        self.engines = (chosen, *others)
+        self.chip = chip_name()
+        self.limit = settings.memory_limit
+        self._devices = chosen_devices(devices_for(chosen, found), found, settings.devices)
+        self._memory = (0, 0)
+        self._read_at = float("-inf")
+
+    def memory(self) -> tuple[int, int]:
+        """(total, free) bytes of the host, a second old at most; total is capped by `--memory-limit`."""
+        now = time.monotonic()
+        if now - self._read_at > FRESH_S:
+            self._memory, self._read_at = host_memory(), now
+        total, free = self._memory
+        return (total, free) if self.limit is None else (min(total, self.limit), free)
+
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that may hold shards. What shares the host's memory tells how much of it is free now."""
+        total, free = self.memory()
+        return tuple(
+            dataclasses.replace(one, memory_total=min(one.memory_total, total), memory_free=free)
+            if one.kind in ("cpu", "metal")
+            else one
+            for one in self._devices
+        )
+
+
+def chosen_devices(best: Sequence[Device], found: Sequence[Device], wanted: Sequence[str]) -> tuple[Device, ...]:
+    """The devices named by `--devices`, or the engine's best. The CPU may be named several times, as `CPU:0,CPU:1`:
+    each is a runner of its own. Raises `ConfigurationError` naming what there is.
+    """
+    if not wanted:
+        return tuple(best)
+    by_id = {one.id.upper(): one for one in found}
+    chosen: list[Device] = []
+    for name in wanted:
+        device = by_id.get(name.upper())
+        if device is None and name.upper().startswith("CPU:") and name[4:].isdigit() and "CPU" in by_id:
+            device = dataclasses.replace(by_id["CPU"], id=name.upper())
+        if device is None:
+            raise ConfigurationError(f"--devices {name}: this machine has {', '.join(one.id for one in found)}")
+        if any(one.id == device.id for one in chosen):
+            raise ConfigurationError(f"--devices {name}: named twice")
+        chosen.append(device)
+    return tuple(chosen)

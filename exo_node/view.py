@@ -1,0 +1,119 @@
+"""The cluster as this node sees it: membership joined with our own state, for the ring and for the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from exo_node.api.views import instance_view, topology_view
+from exo_node.errors import PeerUnavailable
+from exo_node.ring.instances import InstanceManager
+from exo_node.ring.members import Peer
+from exo_node.transport.convert import TopologyView
+from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.types import NodeInfo, NodeState, PeerLink
+
+LOOPBACK = "127.0.0.1"
+
+
+class Members(Protocol):
+    """What is needed of cluster/membership.py."""
+
+    def states(self) -> Mapping[str, NodeState]: ...
+
+    def peer(self, node_id: str) -> Any: ...
+
+    def links(self) -> tuple[PeerLink, ...]: ...
+
+
+class NodeView:
+    """Implements `ring.members.ClusterView` and `api.ports.ClusterPort`."""
+
+    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo]) -> None:
+        self.node_id = node_id
+        self._members = members
+        self._describe = describe
+        self._instances: InstanceManager | None = None
+
+    def attach(self, instances: InstanceManager) -> None:
+        """The instance manager needs this view to be built; it is joined here, before anything is served."""
+        self._instances = instances
+
+    # -- ring.members.ClusterView --------------------------------------------------------------------------------
+
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        return {self.node_id: self._describe(), **{one: state.node for one, state in self.states().items()}}
+
+    def states(self) -> Mapping[str, NodeState]:
+        return self._members.states()
+
+    def peer(self, node_id: str) -> Peer:
+        peer: Peer = self._members.peer(node_id)
+        return peer
+
+    def address(self, seen_from: str, node_id: str) -> str:
+        if seen_from == node_id:
+            return LOOPBACK
+        if seen_from == self.node_id:
+            links: tuple[PeerLink, ...] = self._members.links()
+        else:
+            state = self.states().get(seen_from)
+            links = state.links if state else ()
+        found = next((link.address for link in links if link.to_id == node_id and link.address), None)
+        if found is None:
+            raise PeerUnavailable(f"node {seen_from} has no connection to node {node_id}: try again")
+        return found
+
+    # -- api.ports.ClusterPort -----------------------------------------------------------------------------------
+
+    def topology(self) -> dict[str, Any]:
+        nodes, links = self.nodes(), self._all_links()
+        described = {
+            node_id: [(link.to_id, link.description or link.address) for link in found]
+            for node_id, found in links.items()
+        }
+        assert self._instances is not None
+        return topology_view(nodes.values(), described, self.node_id, self._instances.all())
+
+    def topology_view(self) -> TopologyView:
+        """For peers that ask (CollectTopology)."""
+        return TopologyView(self.nodes(), self._all_links())
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok", "node_id": self.node_id, "nodes": len(self.nodes()), "instances": len(self.instances())}
+
+    def instances(self) -> list[dict[str, Any]]:
+        assert self._instances is not None
+        return [instance_view(one) for one in self._instances.all()]
+
+    async def place(
+        self,
+        model: str,
+        *,
+        min_nodes: int,
+        nodes: tuple[str, ...],
+        engines: tuple[str, ...],
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        assert self._instances is not None
+
+        def report(progress: node_pb2.PlaceProgress) -> None:
+            if on_progress is not None:
+                on_progress(
+                    {
+                        "stage": progress.stage,
+                        "detail": progress.detail,
+                        "done": progress.done,
+                        "total": progress.total,
+                    }
+                )
+
+        request = node_pb2.PlaceModelRequest(model=model, min_nodes=min_nodes, nodes=nodes, engines=engines)
+        return instance_view(await self._instances.place(request, report))
+
+    async def remove(self, instance_id: str) -> bool:
+        assert self._instances is not None
+        return await self._instances.remove(instance_id)
+
+    def _all_links(self) -> dict[str, tuple[PeerLink, ...]]:
+        return {self.node_id: self._members.links(), **{one: state.links for one, state in self.states().items()}}

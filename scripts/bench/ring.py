@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""The ring's cost: (a) one node over HTTP against mlx-lm's own generate, (b) a hop against a bare gRPC hop, (c) where a
+hop's time goes. Prints one JSON line for each part that was asked for.
+
+    scripts/bench/ring.py [--part a|b|c|all] [--pairs N] [--keep FOLDER]
+
+(a) runs real daemons and mlx-lm in a process of its own on the same folder, same BLAS, dtype and threads, in
+interleaved pairs; both decode the same greedy tokens; a pair's ratio is ours over theirs in tokens/s. (b) and (c) read
+the head's own reports of a three-stage ring whose engines compute, and measure the bare ring in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bare_hop  # noqa: E402
+import make_checkpoint  # noqa: E402
+from tests.integration.harness import NodeProcess, nodes  # noqa: E402
+
+# A step of about 20-40 ms on two server cores: far above the 5 ms below which the comparison measures Python alone.
+SHAPE_A = make_checkpoint.Shape(hidden=1024, layers=8, ffn=4096, heads=16, kv_heads=8, vocab=16000)
+# A third of this computes for a few ms a step, which is what a hop has to live beside.
+SHAPE_B = make_checkpoint.Shape(hidden=1024, layers=6, ffn=2048, heads=16, kv_heads=8, vocab=4000)
+PROMPT = "The quick brown fox jumps over the lazy dog."
+TOKENS = 64
+
+REFERENCE = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from exo_node.engine.blas import preload_blas
+blas = preload_blas(Path({cache!r}))
+import mlx.core as mx
+from mlx_lm.utils import load_model
+from mlx_lm.generate import generate_step
+model, _ = load_model(Path({folder!r}))
+for line in sys.stdin:
+    request = json.loads(line)
+    prompt, ids, stamps = mx.array(request["ids"]), [], []
+    for token, _ in generate_step(prompt, model, max_tokens=request["tokens"]):
+        ids.append(int(token))
+        stamps.append(time.perf_counter())
+    rate = (len(ids) - 1) / (stamps[-1] - stamps[0])
+    print(json.dumps({{"rate": rate, "ids": ids, "blas": blas}}), flush=True)
+"""
+
+
+class MlxLm:
+    """mlx-lm's own generate in a process of its own, asked a line at a time."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        code = REFERENCE.format(root=str(ROOT), folder=str(folder), cache=str(cache))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def generate(self, ids: list[int], tokens: int) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"ids": ids, "tokens": tokens}) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def ours(node: NodeProcess, model: str, ids: list[int], tokens: int) -> tuple[float, str]:
+    """(tokens/s between the first and the last piece, text) of one streamed completion over HTTP."""
+    stamps, text = [], ""
+    stream = node.client().completions.create(
+        model=model, prompt=ids, max_tokens=tokens, temperature=0, stream=True, logit_bias={"257": -100}
+    )
+    for chunk in stream:
+        if chunk.choices and chunk.choices[0].text:
+            stamps.append(time.perf_counter())
+            text += chunk.choices[0].text
+    return (tokens - 1) / (stamps[-1] - stamps[0]), text
+
+
+def part_a(folder: Path, work: Path, pairs: int) -> dict[str, Any]:
+    ids = [256, *PROMPT.encode()]
+    reference = MlxLm(folder, work / "home" / "cache" / "blas")
+    try:
+        with nodes(work / "home", ["--inference-engine", "mlx", "--models-dir", str(folder.parent)]) as (node,):
+            place(node, folder.name, [node.node_id])
+            ours(node, folder.name, ids, 8)
+            reference.generate(ids, 8)
+            ratios, mine, theirs = [], [], []
+            for pair in range(pairs):
+                if pair % 2:  # who goes first alternates
+                    other = reference.generate(ids, TOKENS)
+                    rate, _ = ours(node, folder.name, ids, TOKENS)
+                else:
+                    rate, _ = ours(node, folder.name, ids, TOKENS)
+                    other = reference.generate(ids, TOKENS)
+                ratios.append(rate / other["rate"])
+                mine.append(rate)
+                theirs.append(other["rate"])
+            return {
+                "bench": "ring.a one node over HTTP / mlx-lm generate",
+                "ratio": round(statistics.median(ratios), 4),
+                "ratio_min": round(min(ratios), 4),
+                "ratio_max": round(max(ratios), 4),
+                "tokens_per_s": round(statistics.median(mine), 2),
+                "mlx_lm_tokens_per_s": round(statistics.median(theirs), 2),
+                "step_ms": round(1000 / statistics.median(theirs), 2),
+                "pairs": pairs,
+                "blas": other["blas"],
+            }
+    finally:
+        reference.close()
+
+
+def place(node: NodeProcess, model: str, node_ids: list[str]) -> dict[str, Any]:
+    status, instance = node.request(
+        "POST", "/v1/instances", {"model": model, "nodes": node_ids, "min_nodes": len(node_ids)}
+    )
+    if status != 200:
+        raise SystemExit(f"cannot place {model}: {instance}")
+    found: dict[str, Any] = instance
+    return found
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def parts_b_c(folder: Path, work: Path, tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    stages = 3
+    arguments = ["--inference-engine", "mlx", "--models-dir", str(folder.parent)]
+    # Beside OpenBLAS threads that spin on both cores every process waits for a core; one thread a runner leaves one.
+    with nodes(work / "ring", *[arguments] * stages, env={"OPENBLAS_NUM_THREADS": "1"}) as cluster:
+        place(cluster[0], folder.name, [node.node_id for node in cluster])
+        ids = [256, *PROMPT.encode()]
+        ours(cluster[0], folder.name, ids, 16)
+        ours(cluster[0], folder.name, ids, tokens)
+        hops = hop_samples(cluster[0])
+    per_hop = [sample["hop_us"] for sample in hops]
+    engine_s = statistics.median(sample["engine_us"] / stages for sample in hops) / 1e6
+    bare = bare_hop.measure(stages, SHAPE_B.hidden * 4, engine_s, tokens)
+    ratio = statistics.median(per_hop) / statistics.median(bare)
+    b = {
+        "bench": "ring.b cost of a hop / a bare grpc.aio stream hop with an executor hand-over",
+        "ratio": round(ratio, 3),
+        "p50_us": round(statistics.median(per_hop), 1),
+        "p99_us": round(percentile(per_hop, 0.99), 1),
+        "bare_p50_us": round(statistics.median(bare), 1),
+        "bare_p99_us": round(percentile(bare, 0.99), 1),
+        "engine_ms_per_stage": round(engine_s * 1000, 3),
+        "steps": len(hops),
+        "stages": stages,
+    }
+    names = ("queue_us", "codec_us", "wire_us")
+    c = {
+        "bench": "ring.c where a hop's microseconds go (p50 per hop)",
+        **{name: round(statistics.median(sample[name] for sample in hops), 1) for name in names},
+        "ratio": round(ratio, 3),
+    }
+    return b, c
+
+
+def hop_samples(head: NodeProcess) -> list[dict[str, float]]:
+    """The head's last steps that took the whole ring, each as microseconds per hop."""
+    import asyncio
+
+    from exo_node.transport.ring_client import RingClient
+
+    async def read() -> Any:
+        state = json.loads((head.home / "bench-instance.json").read_text())
+        client = RingClient(state["address"], bytes.fromhex(state["token"]))
+        try:
+            return await client.stats()
+        finally:
+            await client.close()
+
+    found = []
+    for sample in asyncio.run(read()).hops:
+        reports = list(sample.reports)
+        engine = sum(report.engine_us for report in reports if report.stage)
+        queue = sum(report.queue_us for report in reports if report.stage)
+        codec = sum(report.codec_us for report in reports if report.stage)
+        hops = len(reports)
+        outside = sample.total_us - engine
+        found.append(
+            {
+                "hop_us": outside / hops,
+                "engine_us": engine * hops / max(1, hops - 1),
+                "queue_us": queue / hops,
+                "codec_us": codec / hops,
+                "wire_us": (outside - queue - codec) / hops,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["a", "b", "c", "all"], default="all")
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=400, help="steps of the hop measurement")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints (default: a temporary one)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        models = arguments.keep or work / "models"
+        if arguments.part in ("a", "all"):
+            print(json.dumps(part_a(make_checkpoint.make(models / "bench-a", SHAPE_A), work, arguments.pairs)))
+        if arguments.part != "a":
+            b, c = parts_b_c(make_checkpoint.make(models / "bench-b", SHAPE_B), work, arguments.tokens)
+            for name, line in (("b", b), ("c", c)):
+                if arguments.part in (name, "all"):
+                    print(json.dumps(line))
+    sys.stdout.flush()
+    os._exit(0)  # grpc's threads need no orderly end here
+
+
+if __name__ == "__main__":
+    main()
