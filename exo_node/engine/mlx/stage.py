@@ -102,7 +102,7 @@ class _Last(_StandIn):
 
 # Building the graph of a layer costs about 50 us of Python, in which the device would wait. As of every this many
 # layers, what is built is handed over at once and computed while Python builds the rest.
-_LAYERS_PER_START = 2
+_LAYERS_PER_START = 4
 
 
 class Stage:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("mlx.core")
-
 from exo_node.engine.base import EngineRow, Hidden
 from exo_node.errors import RingBroken
 from tests.checkpoints import FAMILIES, make_checkpoint, reference_logits
 from tests.unit.engine.mlx.ring import LocalRing, ids_of
 
+pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.engine_mlx
 
 REPOSITORY = Path(__file__).parents[4]
