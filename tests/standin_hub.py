@@ -20,8 +20,8 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 @dataclass
 class Hub:
     """`repos`: repository -> path -> bytes. `gated`: repositories that want `token`. `cut`: path -> bytes after which
-    the first answer with it breaks off. `corrupt`: paths that come with other bytes. `log`: (method, path, Range header)
-    of every request."""
+    the first answer with it breaks off. `corrupt`: paths that come with other bytes. `log`: (method, path, Range) of
+    every request."""
 
     repos: dict[str, dict[str, bytes]]
     gated: frozenset[str] = frozenset()
@@ -133,7 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(wanted.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self._send(
-            206 if wanted else 200, data[start:], headers, cut=self.owner.cut.pop(name, None) if linked else None
+            206 if wanted else 200,
+            data[start:],
+            headers,
+            cut=self.owner.cut.pop(name, None) if linked and self.command == "GET" else None,
         )
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int | None = None) -> None:

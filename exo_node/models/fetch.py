@@ -159,7 +159,7 @@ def _on_disk(folder: Path, files: Sequence[WantedFile]) -> int:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not through sys.stdin: its lock, held here, would abort the interpreter's own exit
         pass
     os._exit(3)
 
