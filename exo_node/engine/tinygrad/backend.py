@@ -47,7 +47,7 @@ def _cpu_renderer() -> str:
 
 
 def select_backend(device: str) -> Backend:
-    """Choose the runtime and make tinygrad use it, whether or not it has been imported by now.
+    """Choose the runtime, import tinygrad and make it use that; raises `EngineUnavailable` when it cannot.
 
     A DEV in the environment that names the same kind of device wins (someone has chosen a renderer).
     """
@@ -56,7 +56,6 @@ def select_backend(device: str) -> Backend:
     kind = backend.device.partition(":")[0]
     if given.upper().partition(":")[0] == kind and (":" in given or ":" not in backend.selector):
         backend = Backend(backend.device, given, backend.is_cpu)
-    os.environ["DEV"] = backend.selector
     os.environ.setdefault("PARALLEL", "0")  # no pool of compiler processes under a daemon
     try:
         from tinygrad import Device

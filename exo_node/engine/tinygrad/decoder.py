@@ -67,7 +67,8 @@ class Program:
         self._host[:n] = values
         self._host[n:] = 0
         self._input.uop.buffer.copyin(self._host.data.cast("B"))
-        with Context(JIT_BATCH_SIZE=0):  # one graph per call: launching is most of a small model's step
+        # one graph per call: launching is most of a small model's step; SPEC only checks tinygrad's own graphs
+        with Context(JIT_BATCH_SIZE=0, SPEC=0):
             output = self._jit(self._input, *variables)
         result = np.empty(output.shape, dtype=np.float32)
         output.uop.base.buffer.copyout(result.data.cast("B"))
@@ -97,6 +98,7 @@ class ShardDecoder:
             [from_numpy(table, dtypes.float32, device) for table in rope_tables(rope, self._capacity, context)]
             for rope in spec.ropes
         ]
+        self._positions = from_numpy(np.arange(self._capacity, dtype=np.int32), dtypes.int32, device)
         shape = (slots, 2, spec.n_kv_heads, self._capacity, spec.head_dim)
         self._kv = [empty(shape, self._activation, device) for _ in range(shard.n_owned)]
         self.kv_bytes = shard.n_owned * math.prod(shape) * self._activation.itemsize
@@ -107,7 +109,8 @@ class ShardDecoder:
         def step(values: Tensor, slot: Any, position: Any) -> Tensor:
             x = self._embed(values) if embeds else values
             for index, kv in enumerate(self._kv):
-                x = self._layer(self._shard.start_layer + index, x, kv, slot, position)
+                # realised layer by layer: tinygrad schedules a graph in seconds, but equal graphs only once
+                x = self._layer(self._shard.start_layer + index, x, kv, slot, position).realize()
             return x.contiguous()
 
         shape = (length,) if embeds else (length, self._spec.hidden_size)
@@ -177,12 +180,23 @@ class ShardDecoder:
         q = q.cast(self._activation).reshape(kv_heads, heads // kv_heads, length, dim)
         scores = q.matmul(keys.transpose(-1, -2), dtype=dtypes.float32) * spec.attention_scale
         scores = _capped(scores, spec.attention_softcap)
-        if (mask := _mask(length, position, kind.window, self._device)) is not None:
-            scores = scores + mask
+        scores = self._hide(scores, length, position, kind.window)
         weights = scores.softmax(-1).cast(self._activation)
         out = weights.matmul(values, dtype=dtypes.float32).reshape(heads, length, dim).transpose(0, 1)
         out = out.reshape(length, heads * dim).cast(self._activation).contiguous()
         return self._linear(out, self._weights[f"{layer}.out"], self._weights.get(f"{layer}.out_bias"))
+
+    def _hide(self, scores: Tensor, length: int, position: Any, window: int | None) -> Tensor:
+        """Set to -inf what query position + i may not see: later keys, and keys `window` or more tokens back."""
+        if length == 1 and window is None:
+            return scores
+        # a table, because tinygrad computes an arange of symbolic length by a sum of quadratic cost
+        keys = self._positions.shrink(((0, position + length),)).unsqueeze(0)
+        queries = self._positions.shrink(((position, position + length),)).unsqueeze(1)
+        seen = keys <= queries
+        if window is not None:
+            seen = seen & (keys > queries - window)
+        return seen.where(scores, float("-inf"))
 
     def _norm(self, key: str, x: Tensor) -> Tensor:
         """RMS norm over the last axis, in float32."""
@@ -211,13 +225,3 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     parts = [a * cos - b * sin, b * cos + a * sin]
     return parts[0].cat(*parts[1:], *([rest] if rest.shape[-1] else []), dim=-1)
-
-
-def _mask(length: int, position: Any, window: int | None, device: str) -> Tensor | None:
-    """[length, position + length]: -inf where key k is not seen by query position + i, None where all are seen."""
-    hidden = Tensor.full((length, position + length), float("-inf"), dtype=dtypes.float32, device=device, buffer=False)
-    causal = hidden.triu(position + 1) if length > 1 else None
-    if window is None:
-        return causal
-    old = hidden.tril(position - window)  # k - i <= position - window, that is: query - key >= window
-    return old if causal is None else causal + old

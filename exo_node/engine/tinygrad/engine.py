@@ -60,7 +60,13 @@ class TinygradShardEngine:
         self._loaded = _Loaded(plan, spec, backend, held, source, progress)
         self._loaded.warm_up()
         seconds = time.perf_counter() - began
-        info = {"device": backend.device, "runtime": backend.selector, "activations": self._loaded.activation}
+        kernels = self._loaded.kernels
+        info = {
+            "device": backend.device,
+            "runtime": backend.selector,
+            "activations": self._loaded.activation,
+            "kernels": f"{kernels.compiled} compiled, {kernels.reused} from disk",
+        }
         return LoadReport(
             weight_bytes=held_bytes(held, plan.compute_dtype),
             kv_bytes=self._loaded.decoder.kv_bytes,
@@ -141,7 +147,9 @@ class _Loaded:
         progress: Progress,
     ) -> None:
         from exo_node.engine.tinygrad.decoder import ShardDecoder
+        from exo_node.engine.tinygrad.kernels import persist_kernels
 
+        self.kernels = persist_kernels()
         self.plan, self.spec = plan, spec
         self.activation: Dtype = "float32" if backend.is_cpu else plan.compute_dtype
         self.lengths = [0] * plan.slots
