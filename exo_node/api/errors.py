@@ -6,6 +6,7 @@ import logging
 import math
 import uuid
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from exo_node.errors import ExoError, InvalidRequest, NotFound
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this task handles
 MAX_BODY = 64 * 1024 * 1024  # bytes, after decompression
 
 
@@ -29,8 +31,9 @@ def error_response(error: ExoError) -> web.Response:
     return web.json_response(error_body(error), status=error.status, headers=headers)
 
 
-def internal(error: Exception, request_id: str) -> ExoError:
+def internal(error: Exception) -> ExoError:
     """An unexpected exception is our bug: logged in full here, told to the client by its id only."""
+    request_id = REQUEST_ID.get()
     log.error("request %s failed", request_id, exc_info=error)
     return ExoError(f"internal error, see the node's log for {request_id}")
 
@@ -51,7 +54,7 @@ def from_http(error: web.HTTPException, request: web.Request) -> ExoError:
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns exceptions into answers and gives every request an id (`X-Request-Id`)."""
     request_id = f"req-{uuid.uuid4().hex}"
-    request["request_id"] = request_id
+    REQUEST_ID.set(request_id)
     try:
         response = await handler(request)
     except ExoError as e:
@@ -63,7 +66,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except ConnectionResetError:
         raise  # the client is gone: nobody to answer
     except Exception as e:  # the border: whatever else happens becomes a 500 with OpenAI's body
-        response = error_response(internal(e, request_id))
+        response = error_response(internal(e))
+    if request.content.exception() is not None:  # the body broke off: what follows on this connection is not a request
+        request.content.feed_eof()
+        response.force_close()
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
     return response

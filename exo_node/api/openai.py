@@ -27,10 +27,8 @@ async def read_object(request: web.Request) -> dict[str, Any]:
     """The JSON object in the request's body, decompressed if need be."""
     try:
         raw = await request.read()
-    except web.HTTPException:
-        raise
     except web.RequestPayloadError as e:
-        raise InvalidRequest(f"the request body cannot be read: {e}", code="invalid_body") from e
+        raise InvalidRequest(f"the request body cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
     return parse_object(raw)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.errors import error_body, internal
+from exo_node.api.errors import REQUEST_ID, error_body, internal
 from exo_node.errors import DeadlineExceeded, ExoError
 
 # Seconds of silence until a comment is sent. Until the first one no headers are out, so an error before then has its
@@ -40,7 +40,7 @@ async def respond(request: web.Request, frames: AsyncGenerator[bytes, None], tim
     Raises `ExoError` (before the first frame only).
     """
     response = web.StreamResponse(headers=HEADERS)
-    response.headers["X-Request-Id"] = request["request_id"]
+    response.headers["X-Request-Id"] = REQUEST_ID.get()
     async with aclosing(frames):
         try:
             async with asyncio.timeout(timeout_s):
@@ -58,7 +58,7 @@ async def respond(request: web.Request, frames: AsyncGenerator[bytes, None], tim
         except Exception as e:  # the border of a stream whose status is already out
             if not response.prepared:
                 raise
-            await _fail(request, response, internal(e, request["request_id"]), e)
+            await _fail(request, response, internal(e), e)
     await response.write_eof()
     return response
 

@@ -1,0 +1,154 @@
+"""A backend and a cluster that do as they are told, for tests of the API and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.api.app import ChatGPTAPI
+from exo_node.api.ports import ClusterPort, Progress
+from exo_node.config import Settings
+from exo_node.errors import ExoError, ModelNotFound
+from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
+
+Step = TokenDelta | float | Exception | asyncio.Event  # a delta, seconds to wait, a failure, or wait for an event
+END = TokenDelta(finish_reason="stop", usage=Usage(3, 2, 1))
+
+
+def logprob(token: str, value: float = -0.5, *others: str) -> TokenLogprob:
+    """A token's logprob with itself and `others` as the likeliest."""
+    top = tuple((text, text.encode(), value - i) for i, text in enumerate((token, *others)))
+    return TokenLogprob(token, 7, value, token.encode(), top)
+
+
+class ScriptedBackend:
+    """Answers every request with `script(request)`; remembers the requests and how many generators are open."""
+
+    def __init__(
+        self, script: Callable[[GenerationRequest], Sequence[Step]] | Sequence[Step], delay: float = 0
+    ) -> None:
+        self.script = script
+        self.delay = delay
+        self.requests: list[GenerationRequest] = []
+        self.open = 0
+        self.cards = [
+            ModelCard("demo", 1700000000, "exo", 512, True, "/models/demo", ("exo-demo",)),
+            ModelCard("org/name", 1700000001, "hub", None, False),
+        ]
+        self.models_error: Exception | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+        self.requests.append(request)
+        self.open += 1
+        try:
+            for step in self.script(request) if callable(self.script) else self.script:
+                await asyncio.sleep(self.delay)
+                match step:
+                    case TokenDelta():
+                        yield step
+                    case asyncio.Event():
+                        await step.wait()
+                    case Exception():
+                        raise step
+                    case _:
+                        await asyncio.sleep(step)
+        finally:
+            self.open -= 1
+
+    async def models(self) -> list[ModelCard]:
+        if self.models_error is not None:
+            raise self.models_error
+        return self.cards
+
+
+class ScriptedCluster:
+    """One node, and whatever instances are placed. `progress` is told before `place` answers."""
+
+    def __init__(self, api_url: str = "") -> None:
+        self.node_id = "node-a"
+        self.api_url = api_url
+        self.placed: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
+        self.progress: list[dict[str, Any]] = []
+        self.error: ExoError | None = None
+        self.hold: asyncio.Event | None = None
+        self.cancelled = False
+        self.status = "ok"
+
+    def topology(self) -> dict[str, Any]:
+        node = {
+            "name": "box", "chip": "cpu", "memory": 8000, "memory_total": 8_000_000_000, "memory_free": 6_000_000_000,
+            "engines": ["mlx", "tinygrad"], "blas": "openblas", "version": "0.1.0", "addresses": ["127.0.0.1"],
+            "grpc_port": 1, "api_port": 2, "devices": [],
+        }  # fmt: skip
+        return {
+            "nodes": {self.node_id: node},
+            "peer_graph": {self.node_id: []},
+            "active_node_id": self.node_id,
+            "instances": self.placed,
+        }
+
+    def health(self) -> dict[str, Any]:
+        return {"status": self.status, "node_id": self.node_id}
+
+    def instances(self) -> list[dict[str, Any]]:
+        return self.placed
+
+    async def place(
+        self,
+        model: str,
+        *,
+        min_nodes: int,
+        nodes: tuple[str, ...],
+        engines: tuple[str, ...],
+        on_progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        self.calls.append({"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines})
+        for event in self.progress:
+            if on_progress is not None:
+                on_progress(event)
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+        if self.error is not None:
+            raise self.error
+        if model == "nope":
+            raise ModelNotFound("no model 'nope'; there are: demo", param="model")
+        shard = {"node_id": "node-a", "engine": "mlx", "device": "CPU", "start_layer": 0, "end_layer": 8, "n_layers": 8}
+        instance = {"id": f"inst-{len(self.placed)}", "object": "instance", "model": model, "state": "ready",
+                    "context": 512, "slots": 8, "epoch": 1, "shards": [shard], "error": None}  # fmt: skip
+        self.placed.append(instance)
+        return instance
+
+    async def remove(self, instance_id: str) -> bool:
+        kept = [instance for instance in self.placed if instance["id"] != instance_id]
+        found = len(kept) != len(self.placed)
+        self.placed = kept
+        return found
+
+
+@asynccontextmanager
+async def serve_api(backend: Backend, cluster: ClusterPort | None = None, **settings: Any) -> AsyncIterator[str]:
+    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL."""
+    api = ChatGPTAPI(Settings(home=Path("unused"), **settings), backend, cluster or ScriptedCluster())
+    runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; the suite's own time limit ends a wait in vain."""
+    while not condition():  # noqa: ASYNC110 (any condition, not only those that set an event)
+        await asyncio.sleep(0.005)

@@ -1,0 +1,91 @@
+"""Failures as OpenAI's error object."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exo_node.api import errors
+from exo_node.errors import DigestMismatch, ExoError, NoCapacity
+from tests.unit.api.scripted import END, ScriptedBackend, serve_api
+
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def error_of(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The error object, after a check that it has OpenAI's four fields and nothing else is in the body."""
+    body = await answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert isinstance(body["error"]["code"], str)
+    assert answer.headers["X-Request-Id"]
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+async def test_routes_and_methods() -> None:
+    """An unknown route is a 404, a wrong method a 405 with Allow, both with OpenAI's body."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        async with http.get("/v1/nothing") as answer:
+            assert (answer.status, (await error_of(answer))["code"]) == (404, "not_found")
+        async with http.get("/v1/chat/completions") as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+            assert (await error_of(answer))["code"] == "method_not_allowed"
+
+
+async def test_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken JSON and broken gzip are 400, good gzip is read, a body over the limit is 413, also when compressed."""
+    monkeypatch.setattr("exo_node.api.app.MAX_BODY", 50_000)
+    zipped = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        path = "/v1/completions"
+        async with http.post(path, data=b"{nope") as answer:
+            assert (answer.status, (await error_of(answer))["code"]) == (400, "invalid_json")
+        async with http.post(path, data=b"not gzip", headers=zipped) as answer:
+            assert answer.status == 400
+            await error_of(answer)
+        good = gzip.compress(b'{"model": "demo", "prompt": "hi"}')
+        async with http.post(path, data=good, headers=zipped) as answer:
+            assert answer.status == 200
+        async with http.post(path, data=b"x" * 60_000) as answer:
+            assert (answer.status, (await error_of(answer))["code"]) == (413, "request_too_large")
+        bomb = gzip.compress(b" " * 10_000_000)
+        async with http.post(path, data=bomb, headers=zipped) as answer:
+            assert (answer.status, (await error_of(answer))["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry"),
+    [
+        (NoCapacity("full", retry_after=2.2), 503, "no_capacity", "3"),
+        (NoCapacity("full"), 503, "no_capacity", "1"),
+        (DigestMismatch("other files"), 409, "model_digest_mismatch", None),
+        (ExoError("slow down", status=429, code="rate_limit_exceeded"), 429, "rate_limit_exceeded", "1"),
+    ],
+)
+async def test_exo_errors(error: ExoError, status: int, code: str, retry: str | None) -> None:
+    """An error keeps its status, message and code; what may be tried again says when."""
+    async with serve_api(ScriptedBackend([error])) as url, aiohttp.ClientSession(url) as http:
+        for stream in (False, True):
+            async with http.post("/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
+                assert answer.status == status
+                assert answer.headers.get("Retry-After") == retry
+                told = await error_of(answer)
+                assert (told["message"], told["code"]) == (error.message, code)
+
+
+async def test_our_bugs_are_logged_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected exception is a 500 that gives away an id only; the log has the rest under that id."""
+    backend = ScriptedBackend([KeyError("secret")])
+    async with serve_api(backend) as url, aiohttp.ClientSession(url) as http:
+        with caplog.at_level(logging.ERROR, logger=errors.__name__):
+            async with http.post("/v1/chat/completions", json=CHAT) as answer:
+                assert answer.status == 500
+                told = await error_of(answer)
+                assert answer.headers["X-Request-Id"] in told["message"]
+                assert "secret" not in told["message"]
+    assert "secret" in caplog.text

@@ -1,0 +1,62 @@
+"""Chat messages: what templates get, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exo_node.api.messages import parse_messages
+from exo_node.errors import InvalidRequest
+
+
+def test_messages_become_plain_text() -> None:
+    """Text parts are joined, developer means system, an assistant without text says nothing, extras are dropped."""
+    parsed = parse_messages(
+        [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
+            {"role": "assistant", "content": None, "tool_calls": [], "refusal": None, "annotations": []},
+            {"role": "assistant", "content": "c", "reasoning_content": "hm"},
+        ],
+        None,
+    )
+    assert parsed == (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "ab", "name": "Ann"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "c", "reasoning_content": "hm"},
+    )
+
+
+def test_system_prompt_only_where_none_is() -> None:
+    """The node's system prompt is a default, not an addition."""
+    assert parse_messages([{"role": "user", "content": "a"}], "S")[0] == {"role": "system", "content": "S"}
+    own = [{"role": "system", "content": "mine"}, {"role": "user", "content": "a"}]
+    assert list(parse_messages(own, "S")) == own
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("hi", "messages[0]"),
+        ({}, "messages[0].role"),
+        ({"role": "robot", "content": "a"}, "messages[0].role"),
+        ({"role": ["user"], "content": "a"}, "messages[0].role"),
+        ({"role": "tool", "content": "a", "tool_call_id": "1"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": 5}, "messages[0].content"),
+        ({"role": "user", "content": "\ud800"}, "messages[0].content"),
+        ({"role": "user", "content": ["a"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls"),
+        ({"role": "user", "content": "a", "name": 5}, "messages[0].name"),
+    ],
+)
+def test_refused(message: Any, param: str) -> None:
+    """Each wrong or unsupported message raises the 400 that names the place."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_messages([message], None)
+    assert caught.value.param == param

@@ -1,0 +1,113 @@
+"""Encoding of deltas as OpenAI's objects and chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from exo_node.api.openai_request import parse_chat, parse_completion
+from exo_node.api.openai_response import LOWEST_LOGPROB, Answer
+from exo_node.config import Settings
+from exo_node.types import TokenDelta, TokenLogprob, Usage
+from tests.unit.api.scripted import logprob
+
+SETTINGS = Settings(home=Path("unused"))
+
+
+def chat_answer(**fields: Any) -> Answer:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], **fields}
+    return Answer(parse_chat(body, "chatcmpl-1", SETTINGS), 123)
+
+
+def completion_answer(**fields: Any) -> Answer:
+    return Answer(parse_completion({"model": "demo", "prompt": "hi", **fields}, "cmpl-1", SETTINGS), 123)
+
+
+def test_whole_chat() -> None:
+    """The pieces of a chat become one message with finish reason and usage."""
+    answer = chat_answer()
+    answer.add(0, TokenDelta("Hel"))
+    answer.add(0, TokenDelta("lo", finish_reason="stop", usage=Usage(3, 2, 1)))
+    message = {"role": "assistant", "content": "Hello", "refusal": None}
+    assert answer.whole() == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 123,
+        "model": "demo",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "total_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 1},
+        },
+    }
+
+
+def test_usage_counts_a_shared_prompt_once() -> None:
+    """Two prompts with two choices each: prompts count once each, answers all."""
+    answer = completion_answer(prompt=["a", "b"], n=2)
+    for index in range(4):
+        answer.add(index, TokenDelta("x", finish_reason="length", usage=Usage(10 * (1 + index // 2), 1)))
+    usage = answer.whole()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (30, 4, 34)
+
+
+def test_chat_chunks() -> None:
+    """First the role with empty content, then contents, then the finish; usage is null until its own chunk."""
+    answer = chat_answer(stream=True, stream_options={"include_usage": True})
+    events = answer.opening()
+    events += answer.chunks(0, TokenDelta(""))
+    events += answer.chunks(0, TokenDelta("Hi", finish_reason="length", usage=Usage(1, 1)))
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "Hi"}, {}]
+    assert [event["choices"][0]["finish_reason"] for event in events] == [None, None, "length"]
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert all(event["usage"] is None for event in events)
+    last = answer.usage_chunk()
+    assert (last["choices"], last["usage"]["total_tokens"]) == ([], 2)
+
+
+def test_completion_chunks_echo_first() -> None:
+    """A completion stream starts with the echoed prompt and has the same object name as the whole."""
+    answer = completion_answer(echo=True, stream=True)
+    events = [*answer.opening(), *answer.chunks(0, TokenDelta(" x", finish_reason="stop"))]
+    assert [event["choices"][0]["text"] for event in events] == ["hi", " x", ""]
+    assert {event["object"] for event in events} == {"text_completion"}
+    assert "usage" not in events[0]
+
+
+def test_chat_logprobs() -> None:
+    """Chat logprobs list token, bytes and at most the wanted number of alternatives; -inf becomes OpenAI's -9999."""
+    answer = chat_answer(logprobs=True, top_logprobs=1)
+    answer.add(0, TokenDelta("é", logprobs=(logprob("é", -0.5, "x"),)))
+    answer.add(0, TokenDelta("", logprobs=(TokenLogprob("z", 1, float("-inf"), b"z"),), finish_reason="stop"))
+    content = answer.whole()["choices"][0]["logprobs"]["content"]
+    assert content[0] == {
+        "token": "é",
+        "logprob": -0.5,
+        "bytes": [195, 169],
+        "top_logprobs": [{"token": "é", "logprob": -0.5, "bytes": [195, 169]}],
+    }
+    assert content[1]["logprob"] == LOWEST_LOGPROB
+
+
+def test_completion_logprobs() -> None:
+    """Completion logprobs are parallel lists; offsets count characters over the whole answer, also in a stream."""
+    answer = completion_answer(logprobs=1, stream=True)
+    events = [
+        *answer.chunks(0, TokenDelta("ab", logprobs=(logprob("ab", -0.5, "x"),))),
+        *answer.chunks(0, TokenDelta("c", logprobs=(TokenLogprob("c", 1, -2.0, b"c", (("d", b"d", -0.1),)),))),
+    ]
+    first, second = (event["choices"][0]["logprobs"] for event in events)
+    assert first == {
+        "tokens": ["ab"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"ab": -0.5}],
+        "text_offset": [0],
+    }
+    assert second["text_offset"] == [2]
+    assert second["top_logprobs"] == [{"d": -0.1, "c": -2.0}]  # the chosen token is always there
+    bare = completion_answer(logprobs=0)
+    bare.add(0, TokenDelta("a", logprobs=(logprob("a"),), finish_reason="stop"))
+    assert bare.whole()["choices"][0]["logprobs"]["top_logprobs"] is None
