@@ -15,7 +15,7 @@ UNIT = ROOT / "tests" / "unit"
 INTEGRATION = ROOT / "tests" / "integration"
 
 # Unit tests that stand for no single module.
-FREE = {"test_layout.py", "ring/test_protocol_model.py"}
+FREE = {"test_layout.py", "ring/test_protocol_model.py", "ring/test_workers_protocol_model.py"}
 # Modules without a test file of their own, and what tests them instead.
 ELSEWHERE = {
     "types.py": "plain data",
