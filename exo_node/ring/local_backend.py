@@ -24,6 +24,7 @@ from exo_node.types import GenerationRequest, Instance, ModelCard, TokenDelta, T
 
 log = logging.getLogger("exo.backend")
 
+THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
 SEED_BITS = 63  # seeds travel as uint64 and are shown as JSON integers
 
 
@@ -78,7 +79,9 @@ class LocalBackend:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
         message = self._message(request, loaded, instance, prompt, deadline)
         stream = self._instances.client(instance).generate(message)
-        assembler = TextAssembler(loaded.tokenizer.detokenizer(), request.stop)
+        # A completion goes on with its prompt's text; a chat answer is a text of its own.
+        after = () if request.messages is not None else prompt
+        assembler = TextAssembler(loaded.tokenizer.detokenizer(after), request.stop)
         count = 0
         try:
             async for delta in stream:
@@ -111,7 +114,7 @@ class LocalBackend:
             messages: list[Any] = list(request.messages)
             if self._defaults.system_prompt and not any(one.get("role") == "system" for one in messages):
                 messages.insert(0, {"role": "system", "content": self._defaults.system_prompt})
-            field, texts = "messages", [str(one.get("content") or "") for one in messages]
+            field, texts = "messages", [text for one in messages for text in _texts(one.get("content"))]
         else:
             assert request.prompt is not None
             field, texts = "prompt", [request.prompt] if isinstance(request.prompt, str) else []
@@ -175,7 +178,11 @@ class LocalBackend:
         )
 
 
-THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
+def _texts(content: Any) -> list[str]:
+    """The texts of a message's content: a string, or parts of which some have text."""
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
 
 
 async def _in_thread(work: Any, texts: Sequence[str]) -> list[int]:

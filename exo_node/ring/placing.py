@@ -15,7 +15,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from exo_node.cluster.placement import PlacementPlan, plan_placement
+from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
 from exo_node.engine.select import check_supported
 from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
 from exo_node.ring.library import spec_from_json
@@ -305,9 +305,8 @@ class Placer:
 
 
 def compute_dtype(spec: ModelSpec, node: NodeInfo, device: str) -> Dtype:
-    """What a stage computes in: float32 on a CPU (ENGINES.md: everything narrower is slower there), else as stored."""
-    kind = next((one.kind for one in node.devices if one.id == device), "cpu")
-    return "float32" if kind == "cpu" else spec.dtype
+    """What a stage computes in: the same rule by which the plan counted its bytes."""
+    return compute_dtype_on(spec, next(one for one in node.devices if one.id == device))
 
 
 def widest(dtypes: Sequence[Dtype]) -> Dtype:

@@ -1,0 +1,68 @@
+"""ring/instances.py: which stages of an instance are lost."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from exo_node.ring.instances import missing_stages
+from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
+
+
+def node(node_id: str) -> NodeInfo:
+    return NodeInfo(
+        node_id=node_id,
+        boot_id="",
+        name="",
+        version="",
+        addresses=(),
+        grpc_port=0,
+        api_port=0,
+        engines=(),
+        devices=(),
+        memory_total=0,
+        memory_free=0,
+    )
+
+
+INSTANCE = Instance(
+    instance_id="i",
+    model_id="m",
+    digest="d",
+    assignments=(
+        Assignment("a", Shard("m", 0, 1, 3), "mlx", "CPU"),
+        Assignment("b", Shard("m", 1, 2, 3), "mlx", "CPU"),
+        Assignment("a", Shard("m", 2, 3, 3), "mlx", "CPU:1"),
+    ),
+    addresses=("", "", ""),
+    coordinator="a",
+    epoch=1,
+    context=8,
+    slots=1,
+    state="ready",
+)
+
+
+class Host:
+    """Lists the shards of node a."""
+
+    def __init__(self, *shards: tuple[str, int]) -> None:
+        self._shards = shards
+
+    def shards(self) -> list[tuple[str, int]]:
+        return list(self._shards)
+
+
+def missing(host: Host, states: dict[str, NodeState]) -> list[int]:
+    return missing_stages(INSTANCE, "a", cast(Any, host), states)
+
+
+def test_nothing_is_missing_while_every_runner_is_listed() -> None:
+    """Our own runners count as we host them, a peer's as it lists them."""
+    assert missing(Host(("i", 0), ("i", 2)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == []
+
+
+def test_a_gone_node_and_an_ended_runner_are_missing() -> None:
+    """A node that left, a peer's runner that ended, and one of our own that ended are each named."""
+    assert missing(Host(("i", 0), ("i", 2)), {}) == [1]
+    assert missing(Host(("i", 0), ("i", 2)), {"b": NodeState(node=node("b"))}) == [1]
+    assert missing(Host(("i", 0)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == [2]

@@ -1,0 +1,93 @@
+"""ring/library.py: what travels of a model between nodes, and what a node keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import ModelNotFound
+from exo_node.models.catalog import Catalog
+from exo_node.models.download import ShardDownloader
+from exo_node.ring.library import (
+    ModelLibrary,
+    spec_from_json,
+    spec_to_json,
+    store_tokenizer_files,
+    tokenizer_files,
+)
+from tests.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    made = make_checkpoint("llama", root)
+    for name in ("tokenizer.json",):
+        if not (made / name).exists():
+            (made / name).write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}')
+    return made.parent
+
+
+def library(models: Path, home: Path) -> ModelLibrary:
+    return ModelLibrary(Catalog([models], home, True), ShardDownloader(offline=True), cache=home / "cache")
+
+
+def a_model(models: Path) -> str:
+    return next(path.parent.name for path in models.glob("*/config.json"))
+
+
+async def test_spec_has_a_digest_and_survives_the_wire(models: Path, tmp_path: Path) -> None:
+    """A spec sent to another node is the same but for the path, which means nothing there."""
+    spec = await library(models, tmp_path).spec(a_model(models))
+    assert len(spec.digest) == 64
+    sent = spec_from_json(spec_to_json(spec))
+    assert sent.path == ""
+    assert (sent.digest, sent.layer_bytes, sent.config) == (spec.digest, spec.layer_bytes, spec.config)
+
+
+async def test_changed_files_are_seen_without_a_restart(models: Path, tmp_path: Path) -> None:
+    """The digest follows the files: a changed tokenizer gives another one."""
+    one = library(models, tmp_path)
+    name = a_model(models)
+    before = await one.spec(name)
+    assert (await one.spec(name)) is before
+    tokenizer = models / name / "tokenizer.json"
+    text = tokenizer.read_text()
+    try:
+        tokenizer.write_text(text + "\n ")
+        assert (await one.spec(name)).digest != before.digest
+    finally:
+        tokenizer.write_text(text)
+
+
+async def test_describe_tells_unknown_and_offline(models: Path, tmp_path: Path) -> None:
+    """A name that leads nowhere is unknown, with the reason; nothing is fetched unasked."""
+    one = library(models, tmp_path)
+    found = await one.describe("no-such-model", fetch=False)
+    assert found.availability == "unknown"
+    assert "no-such-model" in found.detail
+    with pytest.raises(ModelNotFound):
+        await one.spec("no-such-model")
+    remote = await one.describe("somebody/something", fetch=True)
+    assert remote.availability == "unknown"
+    assert "offline" in remote.detail
+
+
+async def test_two_requests_share_one_read(models: Path, tmp_path: Path) -> None:
+    """Concurrent questions for one model are answered by one reading."""
+    one = library(models, tmp_path)
+    first, second = await asyncio.gather(one.spec(a_model(models)), one.spec(a_model(models)))
+    assert first is second
+
+
+def test_a_peer_picks_no_paths(models: Path, tmp_path: Path) -> None:
+    """Only known tokenizer files are written, whatever names a peer sends."""
+    folder = tmp_path / "tokenizers" / "d"
+    files = tokenizer_files(models / a_model(models))
+    assert "config.json" in files
+    store_tokenizer_files(folder, {**files, "../../evil": b"x", "model.safetensors": b"x"})
+    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+    store_tokenizer_files(folder, files)  # again: kept
+    assert not (tmp_path / "evil").exists()

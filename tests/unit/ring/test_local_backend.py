@@ -1,0 +1,204 @@
+"""ring/local_backend.py: one request's way from text to ids to the head and back to text, with a scripted head."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
+from exo_node.models.tokenizer import Tokenizer
+from exo_node.ring.library import LoadedTokenizer
+from exo_node.ring.local_backend import BackendDefaults, LocalBackend
+from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.types import GenerationRequest, Instance, ModelCard, SamplingParams, TokenDelta
+
+STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories260K"
+pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason="the folder ../shared/models/stories260K is not here")
+ONCE = [403, 407, 261, 378]  # "Once upon a time"
+
+
+class ScriptedHead:
+    """A head that sends given deltas and remembers what it was asked."""
+
+    def __init__(self, deltas: Sequence[ring_pb2.GenerateDelta]) -> None:
+        self.deltas = deltas
+        self.asked: list[ring_pb2.GenerateRequest] = []
+        self.closed = 0
+
+    async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
+        self.asked.append(request)
+        try:
+            for delta in self.deltas:
+                yield delta
+        finally:
+            self.closed += 1
+
+
+class OneInstance:
+    """A cluster with one ready instance."""
+
+    def __init__(self, head: ScriptedHead, *, context: int = 512, defaults: dict[str, float] | None = None) -> None:
+        self.head = head
+        self.loaded = LoadedTokenizer(Tokenizer.load(STORIES), defaults or {})
+        self.instance = Instance(
+            instance_id="i",
+            model_id="m",
+            digest="d",
+            assignments=(),
+            addresses=(),
+            coordinator="",
+            epoch=1,
+            context=context,
+            slots=1,
+            state="ready",
+        )
+        self.gone = False
+
+    async def ready_instance(self, model: str) -> Instance:
+        return self.instance
+
+    async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
+        return self.loaded
+
+    def client(self, instance: Instance) -> Any:
+        return self.head
+
+    def models(self) -> list[ModelCard]:
+        return []
+
+    def lost(self, instance: Instance) -> None:
+        self.gone = True
+
+
+def deltas(ids: Sequence[int], finish: str = "length") -> list[ring_pb2.GenerateDelta]:
+    made = [ring_pb2.GenerateDelta(index=index, ids=[token]) for index, token in enumerate(ids)]
+    return [*made, ring_pb2.GenerateDelta(index=len(ids), finish_reason=finish)]
+
+
+def backend(instances: OneInstance, **defaults: Any) -> LocalBackend:
+    values: dict[str, Any] = {"max_generate_tokens": 100, "temperature": None, "system_prompt": None, **defaults}
+    return LocalBackend(instances, BackendDefaults(**values))
+
+
+def request(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(**{"request_id": "r", "model": "m", "prompt": "", **fields})
+
+
+async def collect(one: LocalBackend, asked: GenerationRequest) -> list[TokenDelta]:
+    return [delta async for delta in one.generate(asked)]
+
+
+async def test_text_and_usage_of_a_whole_answer() -> None:
+    """Deltas join to the decoded text; the last one has the reason and the usage."""
+    found = await collect(backend(OneInstance(ScriptedHead(deltas(ONCE)))), request())
+    assert "".join(delta.text for delta in found) == "Once upon a time"
+    assert found[-1].finish_reason == "length"
+    assert found[-1].usage is not None
+    assert (found[-1].usage.prompt_tokens, found[-1].usage.completion_tokens) == (1, 4)
+
+
+async def test_stop_string_ends_the_answer_and_cancels_the_head() -> None:
+    """A stop string across token borders: the text ends before it, the reason is stop, the head's stream is closed."""
+    head = ScriptedHead(deltas(ONCE))
+    found = await collect(backend(OneInstance(head)), request(stop=("pon a",)))
+    assert "".join(delta.text for delta in found) == "Once u"
+    assert found[-1].finish_reason == "stop"
+    assert head.closed == 1
+
+
+async def test_the_head_is_asked_for_what_the_request_says() -> None:
+    """Sampling, seed, stop ids and the room that the context leaves reach the head."""
+    head = ScriptedHead(deltas(ONCE))
+    instances = OneInstance(head, context=20)
+    sampling = SamplingParams(temperature=0.5, top_k=7, logit_bias={3: -1.0}, top_logprobs=None)
+    asked = request(sampling=sampling, sampling_given=frozenset({"temperature"}), seed=11, max_tokens=500)
+    await collect(backend(instances), asked)
+    sent = head.asked[0]
+    assert list(sent.prompt_ids) == [1]
+    assert sent.max_tokens == 19
+    assert (sent.sampling.temperature, sent.sampling.top_k, sent.sampling.seed) == (0.5, 7, 11)
+    assert dict(sent.sampling.logit_bias) == {3: -1.0}
+    assert set(sent.stop_ids) >= {2}
+
+
+@pytest.mark.parametrize(
+    ("model_default", "node_default", "given", "expected"),
+    [(0.25, 0.75, True, 1.0), (0.25, 0.75, False, 0.25), (None, 0.75, False, 0.75), (None, None, False, 1.0)],
+)
+async def test_temperature_comes_from_request_then_model_then_node(
+    model_default: float | None, node_default: float | None, given: bool, expected: float
+) -> None:
+    """FEATURES, "Defaults": the request's, else the model's generation_config.json, else the configured one."""
+    head = ScriptedHead(deltas(ONCE))
+    defaults = {} if model_default is None else {"temperature": model_default}
+    asked = request(sampling_given=frozenset({"temperature"}) if given else frozenset())
+    await collect(backend(OneInstance(head, defaults=defaults), temperature=node_default), asked)
+    assert head.asked[0].sampling.temperature == expected
+
+
+async def test_a_long_prompt_is_refused_with_both_numbers() -> None:
+    """A prompt over the context is a 400 that names the field, what it has and what there is; nothing reaches the head."""
+    head = ScriptedHead(())
+    one = backend(OneInstance(head, context=16))
+    with pytest.raises(ContextLengthExceeded, match=r"16 tokens.*prompt has 16") as caught:
+        await collect(one, request(prompt=tuple([5] * 16)))
+    assert caught.value.param == "prompt"
+    with pytest.raises(ContextLengthExceeded, match="at least"):
+        await collect(one, request(prompt="x" * 10_000_000))
+    assert head.asked == []
+
+
+async def test_unknown_ids_are_refused() -> None:
+    """A logit_bias on a token that the model does not have is the caller's mistake."""
+    asked = request(sampling=SamplingParams(logit_bias={512: 1.0}))
+    with pytest.raises(InvalidRequest, match="512") as caught:
+        await collect(backend(OneInstance(ScriptedHead(()))), asked)
+    assert caught.value.param == "logit_bias"
+
+
+async def test_a_gap_or_an_early_end_is_a_failure_never_a_success() -> None:
+    """A delta whose index is not the next, or a stream without finish reason, raises and marks the instance."""
+    for broken in ([ring_pb2.GenerateDelta(index=1, ids=[5])], deltas(ONCE)[:-1]):
+        instances = OneInstance(ScriptedHead(broken))
+        with pytest.raises(RingBroken):
+            await collect(backend(instances), request())
+        assert instances.gone
+
+
+async def test_logprobs_travel_with_their_tokens() -> None:
+    """Each token carries its log-probability and alternatives as text and bytes."""
+    entry = ring_pb2.TokenLogprobs(logprob=-0.5, top_ids=[403, 5], top_logprobs=[-0.5, -2.0])
+    made = [ring_pb2.GenerateDelta(index=0, ids=[403], logprobs=[entry], finish_reason="length")]
+    found = await collect(backend(OneInstance(ScriptedHead(made))), request())
+    logprobs = [one for delta in found for one in delta.logprobs]
+    assert [one.token_id for one in logprobs] == [403]
+    assert [alternative[2] for alternative in logprobs[0].top] == [-0.5, -2.0]
+
+
+async def test_system_prompt_of_the_node_is_added_once() -> None:
+    """`--system-prompt` goes before a chat that has no system message of its own."""
+    head = ScriptedHead(deltas(ONCE))
+    instances = OneInstance(head)
+    one = backend(instances, system_prompt="Be brief. ")
+    await collect(one, request(prompt=None, messages=({"role": "user", "content": "Hi"},)))
+    mine = {"role": "system", "content": "Mine. "}
+    await collect(one, request(prompt=None, messages=(mine, {"role": "user", "content": "Hi"})))
+    decode = instances.loaded.tokenizer.decode
+    assert [decode(asked.prompt_ids) for asked in head.asked] == ["Be brief. Hi", "Mine. Hi"]
+
+
+async def test_a_model_that_is_not_ready_in_time_is_a_deadline() -> None:
+    """`timeout_s` also covers placing the model."""
+
+    class Slow(OneInstance):
+        async def ready_instance(self, model: str) -> Instance:
+            import asyncio
+
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.raises(DeadlineExceeded):
+        await collect(backend(Slow(ScriptedHead(()))), request(timeout_s=0.01))

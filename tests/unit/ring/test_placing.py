@@ -1,0 +1,52 @@
+"""ring/placing.py: dtypes and addresses of a ring; the acts themselves run in the integration tests."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from exo_node.ring.placing import compute_dtype, join_host_port, widest
+from exo_node.types import Device, Dtype, ModelSpec, NodeInfo
+
+SPEC = ModelSpec("m", "", "llama", {}, 2, 8, 16, 64, "bfloat16", (1, 1), 1, 1, 4, 8)
+NODE = NodeInfo(
+    node_id="a",
+    boot_id="b",
+    name="",
+    version="",
+    addresses=(),
+    grpc_port=0,
+    api_port=0,
+    engines=("mlx",),
+    devices=(Device("CPU", "cpu", "", 1, 1), Device("CUDA:0", "cuda", "", 1, 1)),
+    memory_total=1,
+    memory_free=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        (["float32"], "float32"),
+        (["bfloat16", "bfloat16"], "bfloat16"),
+        (["bfloat16", "float16"], "float32"),
+        (["float16", "float32"], "float32"),
+    ],
+)
+def test_hidden_states_never_lose_precision(dtypes: list[Dtype], expected: str) -> None:
+    """Equal dtypes travel as they are; different ones meet in float32: bf16 never travels as fp16."""
+    assert widest(dtypes) == expected
+
+
+def test_a_cpu_computes_in_float32_and_a_gpu_as_stored() -> None:
+    """The compute dtype follows the device of the stage."""
+    assert compute_dtype(SPEC, NODE, "CPU") == "float32"
+    assert compute_dtype(SPEC, NODE, "CUDA:0") == "bfloat16"
+    assert compute_dtype(dataclasses.replace(SPEC, dtype="float16"), NODE, "CUDA:0") == "float16"
+
+
+def test_ipv6_literals_get_brackets() -> None:
+    """A scoped link-local address keeps its scope inside the brackets."""
+    assert join_host_port("10.0.0.1", 5) == "10.0.0.1:5"
+    assert join_host_port("fe80::1%eth0", 5) == "[fe80::1%eth0]:5"

@@ -1,0 +1,40 @@
+"""machine.py: which devices a node offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exo_node.config import Settings
+from exo_node.errors import ConfigurationError
+from exo_node.machine import Machine, chosen_devices
+from exo_node.types import Device
+
+CPU = Device("CPU", "cpu", "chip", 10, 5)
+GPUS = (Device("CUDA:0", "cuda", "a", 10, 9), Device("CUDA:1", "cuda", "b", 10, 9))
+
+
+def test_without_devices_flag_the_best_are_taken() -> None:
+    """Empty means: what the engine runs best on."""
+    assert chosen_devices(GPUS, (*GPUS, CPU), ()) == GPUS
+
+
+def test_devices_are_chosen_by_name_in_the_given_order() -> None:
+    """Names are case-insensitive; the CPU may be split in several runners."""
+    assert chosen_devices(GPUS, (*GPUS, CPU), ("cuda:1", "CPU")) == (GPUS[1], CPU)
+    assert [one.id for one in chosen_devices((CPU,), (CPU,), ("CPU:0", "CPU:1"))] == ["CPU:0", "CPU:1"]
+
+
+@pytest.mark.parametrize("wanted", [("CUDA:7",), ("CPU", "cpu"), ("CPU:x",)])
+def test_wrong_devices_are_refused_by_name(wanted: tuple[str, ...]) -> None:
+    """An unknown or repeated device is an error that names it and what there is."""
+    with pytest.raises(ConfigurationError, match="--devices"):
+        chosen_devices(GPUS, (*GPUS, CPU), wanted)
+
+
+def test_memory_limit_caps_what_is_told(tmp_path: Path) -> None:
+    """`--memory-limit` is the total that a node says it has."""
+    machine = Machine(Settings(home=tmp_path, memory_limit=123))
+    assert machine.memory()[0] == 123
+    assert all(device.memory_total <= 123 for device in machine.devices() if device.kind == "cpu")
