@@ -146,7 +146,7 @@ def decoder_spec(config: Config) -> DecoderSpec:
 
 
 def _family(config: Config) -> _Family:
-    name = str(config.get("model_type", ""))
+    name = str(config.get("model_type") or "")
     declared = config.get("architectures") or [""]
     family = _FAMILIES.get(name)
     if family is None:

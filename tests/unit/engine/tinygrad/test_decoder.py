@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,14 @@ def test_long_chunk(family: str, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides"),
+    "overrides",
     [
         {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}, "hidden_act": "gelu"},
     ],
     ids=["biases", "linear-rope-gelu"],
 )
-def test_variants(overrides: dict[str, object], root: Path) -> None:
+def test_variants(overrides: dict[str, Any], root: Path) -> None:
     """Biases everywhere, tied embeddings, linear rope scaling, an exact GELU: read from the config and right."""
     path = make_checkpoint("llama", root, num_hidden_layers=2, **overrides)
     ids = tokens(20)
