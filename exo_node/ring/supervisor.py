@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -70,6 +71,10 @@ class RunnerSupervisor:
     def ready(self, key: ShardKey) -> RunnerReady | None:
         runner = self._runners.get(key)
         return runner.ready if runner else None
+
+    def pid(self, key: ShardKey) -> int:
+        """The runner's process id. Raises `KeyError` when there is none."""
+        return self._runners[key].process.pid
 
     async def load(
         self, key: ShardKey, config: Mapping[str, Any], environment: Mapping[str, str], progress: LoadProgressCallback
@@ -192,8 +197,6 @@ def describe_exit(code: int) -> str:
     """
     if code >= 0:
         return f"exit status {code}"
-    import signal
-
     try:
         name = signal.Signals(-code).name
     except ValueError:

@@ -1,0 +1,135 @@
+"""Real runner processes under the supervisor: ready, ended, failed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_node.errors import CheckpointError, PeerUnavailable
+from exo_node.ring.supervisor import RunnerSupervisor, ShardKey, describe_exit
+from tests.checkpoints import make_checkpoint
+
+
+def config(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "instance_id": "i",
+        "token": "00" * 32,
+        "model_id": folder.name,
+        "model_path": str(folder),
+        "shard": {"start_layer": 0, "end_layer": 1, "n_layers": 3},
+        "stage": 0,
+        "is_head": True,
+        "engine": "mlx",
+        "device": "CPU",
+        "compute_dtype": "float32",
+        "slots": 1,
+        "context": 32,
+        "max_chunk": 16,
+        "host": "127.0.0.1",
+        "node_name": "test",
+        "log_level": "WARNING",
+        "blas_cache": str(folder / "blas"),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = make_checkpoint("llama", tmp_path_factory.mktemp("models"), num_hidden_layers=3)
+    if not (made / "tokenizer.json").exists():
+        (made / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
+    return made
+
+
+class Ends:
+    """Remembers runners that ended unasked."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[ShardKey, int]] = []
+        self.event = asyncio.Event()
+
+    def __call__(self, key: ShardKey, code: int) -> None:
+        self.seen.append((key, code))
+        self.event.set()
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    pass
+
+
+async def test_a_runner_serves_until_unloaded(folder: Path) -> None:
+    """A ready runner has a port and tells its memory; unloading ends its process without an alarm."""
+    ends = Ends()
+    supervisor = RunnerSupervisor(on_exit=ends)
+    try:
+        ready = await supervisor.load(("i", 0), config(folder), {}, no_progress)
+        assert ready.port > 0
+        assert ready.weight_bytes > 0
+        assert supervisor.keys() == [("i", 0)]
+        with pytest.raises(PeerUnavailable, match="already"):
+            await supervisor.load(("i", 0), config(folder), {}, no_progress)
+        assert await supervisor.unload(("i", 0))
+        assert not await supervisor.unload(("i", 0))
+        assert supervisor.keys() == []
+        assert ends.seen == []
+    finally:
+        await supervisor.close()
+
+
+async def test_a_killed_runner_is_reported(folder: Path) -> None:
+    """When a runner dies on its own, the owner hears of it with the way it ended."""
+    ends = Ends()
+    supervisor = RunnerSupervisor(on_exit=ends)
+    try:
+        await supervisor.load(("i", 0), config(folder), {}, no_progress)
+        os.kill(supervisor.pid(("i", 0)), signal.SIGKILL)
+        async with asyncio.timeout(5):
+            await ends.event.wait()
+        assert ends.seen == [(("i", 0), -signal.SIGKILL)]
+        assert supervisor.keys() == []
+    finally:
+        await supervisor.close()
+
+
+async def test_a_failing_load_raises_the_runner_s_own_error(folder: Path, tmp_path: Path) -> None:
+    """Damaged files are the checkpoint's fault, said as such; nothing stays behind."""
+    supervisor = RunnerSupervisor(on_exit=Ends())
+    try:
+        with pytest.raises(CheckpointError):
+            await supervisor.load(("i", 0), config(tmp_path / "nothing"), {}, no_progress)
+        assert supervisor.keys() == []
+    finally:
+        await supervisor.close()
+
+
+async def test_a_runner_that_dies_while_loading_is_an_error_with_its_last_words(folder: Path) -> None:
+    """A crash before "ready" gives its exit status and the end of its log."""
+    supervisor = RunnerSupervisor(on_exit=Ends())
+    with pytest.raises(PeerUnavailable, match="ended while loading"):
+        await supervisor.load(("i", 0), config(folder), {"PYTHONHOME": "/nonexistent"}, no_progress)
+    assert supervisor.keys() == []
+
+
+async def test_cancelling_a_load_kills_the_runner(folder: Path) -> None:
+    """A load that nobody waits for any more leaves no process."""
+    supervisor = RunnerSupervisor(on_exit=Ends())
+    task = asyncio.create_task(supervisor.load(("i", 0), config(folder), {}, no_progress))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert supervisor.keys() == []
+    await supervisor.load(("i", 0), config(folder), {}, no_progress)
+    await supervisor.close()
+
+
+def test_exits_are_described_in_words() -> None:
+    """A signal is named, with the likely reason for SIGKILL."""
+    assert describe_exit(-9) == "killed by SIGKILL (out of memory?)"
+    assert describe_exit(-11) == "killed by SIGSEGV"
+    assert describe_exit(1) == "exit status 1"
