@@ -6,6 +6,7 @@ modules.py   imports MLX and mlx-lm's model files without the rest of mlx-lm
 load.py      a shard's tensors into the model, one at a time
 cache.py     KV slots
 stage.py     the generic stage: a shard's layers inside the whole model
+threads.py   ends a thread's MLX streams
 engine.py    MLXShardEngine
 
 Importing this package, families or support imports no framework.

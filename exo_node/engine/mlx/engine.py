@@ -18,8 +18,11 @@ from exo_node.engine.mlx.load import load_weights, wanted_prefixes
 from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_device
 from exo_node.engine.mlx.stage import Stage, owned_windows
 from exo_node.engine.mlx.support import COMPUTE_DTYPES, check
+from exo_node.engine.mlx.threads import ThreadStreams
 from exo_node.errors import RingBroken, UnsupportedModel
 from exo_node.types import DTYPE_BYTES, Dtype
+
+_STREAMS = ThreadStreams()  # one for the process, because MLX's streams are
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class MLXShardEngine:
     def __init__(self) -> None:
         self._mx = import_mlx()
         self._loaded: _Loaded | None = None
+        self._entered = False
 
     def load(self, plan: LoadPlan, source: TensorSource, progress: Progress) -> LoadReport:
         """See `ShardEngine.load`. Raises `UnsupportedModel`, `CheckpointError`, `EngineUnavailable`."""
@@ -53,6 +57,9 @@ class MLXShardEngine:
         if plan.slots < 1 or plan.context < 1:
             raise ValueError(f"a shard needs a slot and a token at least: {plan.slots} slots of {plan.context}")
         device = select_device(mx, plan.device)
+        if not self._entered:
+            _STREAMS.enter(mx, device)
+            self._entered = True
         if device == mx.Device(mx.cpu):
             # On a CPU MLX compiles fused kernels with the system's g++: 0.5 s each, or a failure where there is none.
             mx.disable_compile()
@@ -142,9 +149,12 @@ class MLXShardEngine:
         pool[target].copy_from(pool[source], length)
 
     def close(self) -> None:
-        """Give up weights and slots."""
+        """Give up weights and slots. On the engine's thread, as every call; the thread may end after it."""
         self._loaded = None
         self._mx.clear_cache()
+        if self._entered:
+            self._entered = False
+            _STREAMS.leave(self._mx)
 
     def _state(self) -> _Loaded:
         if self._loaded is None:
