@@ -76,6 +76,7 @@ class ClusterRoutes:
             ("GET", "/instances", self.instances),
             ("POST", "/instances", self.place),
             ("GET", "/instances/{id}", self.instance),
+            ("GET", "/instances/{id}/stats", self.stats),
             ("DELETE", "/instances/{id}", self.remove),
         ]
 
@@ -101,6 +102,14 @@ class ClusterRoutes:
             if instance["id"] == wanted:
                 return web.json_response(instance)
         raise _no_instance(wanted)
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """What the runners of an instance hold now, the head first."""
+        wanted = request.match_info["id"]
+        stages = await self._cluster.instance_stats(wanted)
+        if stages is None:
+            raise _no_instance(wanted)
+        return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
     async def remove(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]

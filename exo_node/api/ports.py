@@ -23,6 +23,10 @@ class ClusterPort(Protocol):
 
     def instances(self) -> list[dict[str, Any]]: ...
 
+    async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
+        """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
+        ...
+
     async def place(
         self,
         model: str,

@@ -94,7 +94,7 @@ def test_names_of_exo(tmp_path: Path) -> None:
 )
 def test_a_wrong_file(tmp_path: Path, toml: str, message: str) -> None:
     """A wrong file says its path, the key, and what is wrong."""
-    with pytest.raises(ConfigurationError, match="config.toml") as caught:
+    with pytest.raises(ConfigurationError, match=r"config\.toml") as caught:
         load(tmp_path, toml)
     assert message in caught.value.message
 
@@ -108,9 +108,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_wrong_variables_and_flags_are_named(tmp_path: Path) -> None:
     """The message names the variable or the flag as it was written."""
-    with pytest.raises(ConfigurationError, match="^EXO_CHATGPT_API_PORT: "):
+    with pytest.raises(ConfigurationError, match=r"^EXO_CHATGPT_API_PORT: "):
         load(tmp_path, EXO_CHATGPT_API_PORT="x")
-    with pytest.raises(ConfigurationError, match="^--memory-limit: .*4GiB"):
+    with pytest.raises(ConfigurationError, match=r"^--memory-limit: .*4GiB"):
         load(tmp_path, flags={"memory_limit": "lots"})
 
 

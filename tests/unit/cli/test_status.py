@@ -1,0 +1,38 @@
+"""`exo status`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from exo_node.cli.main import dispatch
+from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
+from tests.unit.cli.conftest import StartNode
+
+
+def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nodes with engines, memory and BLAS; instances with their shards; the same as JSON."""
+    cluster = ScriptedCluster()
+    url = start_node(ScriptedBackend([END]), cluster)
+    assert dispatch(["status"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "1 node,",
+        url,
+        "node-a",
+        "mlx, tinygrad",
+        "openblas",
+        "5.6 GiB free of 7.5 GiB",
+        "no model is loaded",
+    ):
+        assert words in out
+    assert dispatch(["load", "demo"]) == 0
+    capsys.readouterr()
+    assert dispatch(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "demo  ready, context 512, 8 sequences, instance inst-0" in out
+    assert "layers [0, 8) of 8" in out
+    assert "mlx on CPU, node-a" in out
+    assert dispatch(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == cluster.topology()

@@ -1,0 +1,21 @@
+"""Tables and sizes as text."""
+
+from __future__ import annotations
+
+from exo_node.cli.table import size, table
+
+
+def test_table() -> None:
+    """Columns are aligned, and no line ends in spaces."""
+    assert table(["A", "LONG"], [["xyz", ""], ["", "b"]]) == "A    LONG\nxyz\n     b"
+
+
+def test_size() -> None:
+    """Bytes in the largest unit that keeps them above one."""
+    assert [size(n) for n in (0, 1023, 1024, 1536 * 2**20, 3 * 2**40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 GiB",
+        "3.0 TiB",
+    ]
