@@ -83,7 +83,24 @@ _FAMILIES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
         {"sliding_window": WINDOW, "rope_parameters": _LONGROPE, "original_max_position_embeddings": 128},
     ),
 }
-FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
+FAMILIES: tuple[str, ...] = tuple(_FAMILIES)  # every engine runs these
+# Families that only the MLX engine runs.
+_MORE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {}),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", {}),
+    "glm4": ("Glm4Config", "Glm4ForCausalLM", {}),
+    "granite": (
+        "GraniteConfig",
+        "GraniteForCausalLM",
+        {
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+        },
+    ),
+}
+MORE_FAMILIES: tuple[str, ...] = tuple(_MORE)
 
 
 def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: int = 0, **overrides: Any) -> Path:
@@ -100,7 +117,7 @@ def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: in
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    config_class, model_class, fields = _FAMILIES[family]
+    config_class, model_class, fields = {**_FAMILIES, **_MORE}[family]
     config = getattr(transformers, config_class)(**{**_COMMON, **fields, **overrides})
     model = getattr(transformers, model_class)(config)
     generator = torch.Generator().manual_seed(seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,18 @@ from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_de
 from exo_node.engine.mlx.stage import Stage, owned_windows
 from exo_node.engine.mlx.support import COMPUTE_DTYPES, check
 from exo_node.engine.mlx.threads import ThreadStreams
-from exo_node.errors import RingBroken, UnsupportedModel
+from exo_node.errors import CheckpointError, RingBroken, UnsupportedModel
 from exo_node.types import DTYPE_BYTES, Dtype
 
 _STREAMS = ThreadStreams()  # one for the process, because MLX's streams are
+
+
+def _build(module: ModuleType, config: Mapping[str, Any]) -> Any:
+    """mlx-lm's model, its parameters not evaluated."""
+    try:
+        return module.Model(module.ModelArgs.from_dict(config))
+    except (TypeError, ValueError, KeyError) as e:  # what mlx-lm's dataclasses raise for a missing or odd field
+        raise CheckpointError(f"config.json of this {config['model_type']} model does not suit mlx-lm: {e}") from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +73,7 @@ class MLXShardEngine:
             # On a CPU MLX compiles fused kernels with the system's g++: 0.5 s each, or a failure where there is none.
             mx.disable_compile()
         family = FAMILIES[plan.config["model_type"]]
-        module = import_model_file(family.module)
-        model = module.Model(module.ModelArgs.from_dict(family.adapt(plan.config, plan.context)))
+        model = _build(import_model_file(family.module), family.adapt(plan.config, plan.context))
         dtype = getattr(mx, plan.compute_dtype)
         prefixes = wanted_prefixes(plan.config, plan.shard, plan.is_head)
         weight_bytes = load_weights(mx, model, source, prefixes, dtype, progress)

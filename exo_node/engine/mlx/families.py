@@ -95,6 +95,10 @@ FAMILIES: Mapping[str, Family] = {
         adapt=_gemma3,
     ),
     "phi3": Family(module="phi3", ropes=frozenset({"default", "longrope"}), adapt=_phi3),
+    "olmo2": Family(module="olmo2", fixed=(_NO_PARTIAL,)),
+    "smollm3": Family(module="smollm3", fixed=(_NO_PARTIAL,), adapt=_without_windows),
+    "granite": Family(module="granite", fixed=(_NO_PARTIAL,)),
+    "glm4": Family(module="glm4", ropes=frozenset({"default"}), fixed=(("tie_word_embeddings", (None, False)),)),
 }
 
 

@@ -92,6 +92,15 @@ def test_wrong_tensors_are_refused_before_reading(change: dict[str, str], says: 
         MLXShardEngine().load(plan_for(read_config(path), 0, 7, is_head=True), source, lambda done, total: None)
 
 
+def test_a_config_that_lacks_a_field_is_refused(checkpoints: Path) -> None:
+    """A config.json that mlx-lm cannot read is one line that names what is missing."""
+    path = make_checkpoint("llama", checkpoints)
+    config = read_config(path)
+    del config["rms_norm_eps"]
+    with pytest.raises(CheckpointError, match="rms_norm_eps"):
+        MLXShardEngine().load(plan_for(config, 0, 7, is_head=True), DirectorySource(path), lambda done, total: None)
+
+
 def test_tensors_of_other_types_are_refused(tmp_path: Path, checkpoints: Path) -> None:
     """Integer tensors (a quantized checkpoint without its config) are refused by name."""
     from safetensors.numpy import load_file, save_file

@@ -37,5 +37,7 @@ def test_a_process_outlives_the_threads_of_its_engines(checkpoints: Path) -> Non
     """Load, run and close on a thread, twice over and on two threads; the process then ends with status 0."""
     path = make_checkpoint("llama", checkpoints)
     root = Path(__file__).parents[4]
-    out = subprocess.run([sys.executable, "-c", _CODE, str(path)], capture_output=True, text=True, cwd=root, check=False)
+    out = subprocess.run(
+        [sys.executable, "-c", _CODE, str(path)], capture_output=True, text=True, cwd=root, check=False
+    )
     assert (out.returncode, out.stdout, out.stderr) == (0, "done\n", "")
