@@ -1,4 +1,4 @@
-"""A ring in one process without network: real workers, rules and wire messages over `FakeEngine`, and a straight oracle."""
+"""A ring in one process without network: real workers and wire messages over `FakeEngine`, and a straight oracle."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from exo_node.errors import PeerUnavailable
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
 from exo_node.ring.sequences import Failed, Job
 from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage, output_offsets
 from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
-from exo_node.errors import PeerUnavailable
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Dtype, SamplingParams
 from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, stages
@@ -300,7 +300,7 @@ class StageMachine(RuleBasedStateMachine):
         self.check(self.run_ring((), []), [])
 
 
-MODEL = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
+MODEL = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
 TestRing = RingMachine.TestCase
 TestRing.settings = MODEL
 TestStages = StageMachine.TestCase

@@ -1,0 +1,264 @@
+"""The head's decisions: what is sent when, what callers are told, and the account of every pool."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
+from exo_node.ring.head import Head, Outgoing, RingSetup
+from exo_node.ring.messages import Drop, Epoch, Report
+from exo_node.ring.sequences import Delta, Failed, Job, Notice, TokenChoice
+
+SETUP = RingSetup(
+    epoch=Epoch(1, "c"), n_stages=1, slots=2, context=64, max_chunk=4, vocab_size=100, vector_bytes=16, max_waiting=3
+)
+
+
+def job(prompt: tuple[int, ...] = (1, 2, 3), **fields: object) -> Job:
+    return replace(Job(request_id="r", prompt=prompt, max_tokens=8), **fields)  # type: ignore[arg-type]
+
+
+def started(setup: RingSetup = SETUP) -> Head:
+    """A head whose first, empty step is home."""
+    head = Head(setup)
+    send(head)
+    home(head, 1)
+    return head
+
+
+def send(head: Head) -> Outgoing:
+    outgoing = head.next_step(0.0)
+    assert outgoing is not None
+    return outgoing
+
+
+def home(head: Head, number: int) -> list[int]:
+    """The step comes home with honest reports; returns the tickets that want a token."""
+    entry = head._in_flight[0]
+    reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in range(head.setup.n_stages)]
+    return [want.ticket for want in head.home(number, reports, 0.0)]
+
+
+def error_of(notices: list[Notice]) -> ExoError:
+    (notice,) = notices
+    assert isinstance(notice, Failed)
+    return notice.error
+
+
+def spans(outgoing: Outgoing) -> list[tuple[int, int, int, int]]:
+    return [(row.sequence, row.position, row.length, row.n_outputs) for row in outgoing.step.rows]
+
+
+def test_the_first_step_is_empty_and_opens_the_ring() -> None:
+    """A new epoch sends one step without rows; then nothing until there is work."""
+    head = Head(SETUP)
+    assert send(head).step.rows == ()
+    assert home(head, 1) == []
+    assert head.next_step(0.0) is None
+
+
+def test_chunks_end_at_absolute_multiples_whatever_the_company() -> None:
+    """A prompt is cut at multiples of max_chunk, and only its last chunk asks for an output."""
+    head = started()
+    head.submit(1, job(tuple(range(10))), 0.0)
+    seen = []
+    for number in (2, 3, 4):
+        seen += spans(send(head))
+        home(head, number)
+    assert seen == [(1, 0, 4, 0), (1, 4, 4, 0), (1, 8, 2, 1)]
+
+
+def test_a_step_holds_the_ready_decode_rows_and_one_chunk() -> None:
+    """Decoding goes on while the next prompt comes in."""
+    head = started()
+    head.submit(1, job(request_id="a"), 0.0)
+    head.submit(2, job(tuple(range(6)), request_id="b"), 0.0)
+    assert spans(send(head)) == [(1, 0, 3, 1)]
+    assert home(head, 2) == [1]
+    head.token(1, TokenChoice(7), 0.0)
+    outgoing = send(head)
+    assert spans(outgoing) == [(1, 3, 1, 1), (2, 0, 4, 0)]
+    assert outgoing.tokens == ([7], [0, 1, 2, 3])
+
+
+def test_chunks_of_one_sequence_follow_each_other_and_decode_rows_do_not() -> None:
+    """On a longer ring prefill fills the pipeline; a decoding sequence has at most one row in flight."""
+    head = started(replace(SETUP, n_stages=3))
+    head.submit(1, job(tuple(range(8))), 0.0)
+    assert spans(send(head)) == [(1, 0, 4, 0)]
+    assert spans(send(head)) == [(1, 4, 4, 1)]
+    assert head.next_step(0.0) is None
+    home(head, 2)
+    assert home(head, 3) == [1]
+    head.token(1, TokenChoice(5), 0.0)
+    assert spans(send(head)) == [(1, 8, 1, 1)]
+    assert head.next_step(0.0) is None
+
+
+def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
+    """With several stages the sequences go in several micro-batches, so that every stage has work."""
+    head = started(replace(SETUP, n_stages=2, slots=4, max_waiting=9))
+    for ticket in range(1, 5):
+        head.submit(ticket, job(request_id=str(ticket)), 0.0)
+    for number in range(2, 6):
+        send(head)
+        assert home(head, number) == [number - 1]
+    for ticket in range(1, 5):
+        head.token(ticket, TokenChoice(7), 0.0)
+    assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
+
+
+def test_the_budget_bounds_what_is_in_flight() -> None:
+    """No more steps than stages plus one; and no more bytes than the budget, but always one step."""
+    head = started(replace(SETUP, n_stages=2))
+    head.submit(1, job(tuple(range(40))), 0.0)
+    assert len([send(head) for _ in range(3)]) == 3
+    assert head.next_step(0.0) is None
+    wide = started(replace(SETUP, n_stages=2, vector_bytes=2**26))
+    wide.submit(1, job(tuple(range(40))), 0.0)
+    send(wide)
+    assert wide.next_step(0.0) is None
+
+
+def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
+    """A third request starts only when a slot is free, and a full queue says when to come back."""
+    head = started()
+    for ticket in range(1, 4):
+        assert head.submit(ticket, job(request_id=str(ticket), max_tokens=1), 0.0) == []
+    assert (head.waiting, head.running) == (3, 0)
+    error = error_of(head.submit(9, job(request_id="9"), 0.0))
+    assert isinstance(error, NoCapacity)
+    assert error.retry_after == 1.0
+    order = []
+    for number in range(2, 8):
+        outgoing = head.next_step(0.0)
+        if outgoing is None:
+            break
+        order += [row.sequence for row in outgoing.step.rows]
+        for ticket in home(head, number):
+            head.token(ticket, TokenChoice(7), 0.0)
+    assert order == [1, 2, 3]
+
+
+def test_a_cancel_drops_the_sequence_with_the_next_step() -> None:
+    """Cancelled rows in flight come home unheeded; one step without rows carries the drop when nothing else goes."""
+    head = started()
+    head.submit(1, job(), 0.0)
+    send(head)
+    head.cancel(1)
+    assert home(head, 2) == []
+    outgoing = send(head)
+    assert (outgoing.step.ops, outgoing.step.rows) == ((Drop(1),), ())
+    assert (head.running, head.waiting) == (0, 0)
+    home(head, 3)
+    assert head.next_step(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "token", "finish"),
+    [
+        ({"max_tokens": 1}, 7, "length"),
+        ({"stop_ids": frozenset({7})}, 7, "stop"),
+        ({"prompt": tuple(range(63))}, 7, "length"),
+        ({"max_tokens": 2, "generated": (9,)}, 7, "length"),
+        ({"max_tokens": 2}, 7, None),
+    ],
+)
+def test_why_a_generation_ends(fields: dict[str, object], token: int, finish: str | None) -> None:
+    """max_tokens (resumed tokens counted), a stop id (itself delivered), or the end of the context."""
+    head = started()
+    head.submit(1, job(**fields), 0.0)
+    delta = None
+    for number in range(2, 30):
+        send(head)
+        if home(head, number):
+            delta = head.token(1, TokenChoice(token), 0.0)
+            break
+    assert delta is not None
+    assert (delta.finish, delta.index) == (finish, len(fields.get("generated", ())))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "finish"),
+    [({"generated": (4, 9), "stop_ids": frozenset({9})}, "stop"), ({"generated": (4,) * 8}, "length")],
+)
+def test_a_resumed_generation_may_be_complete(fields: dict[str, object], finish: str) -> None:
+    """Nothing is generated past a stop id or max_tokens; the caller learns the reason."""
+    head = started()
+    (delta,) = head.submit(1, job(**fields), 0.0)
+    assert isinstance(delta, Delta)
+    assert (delta.choice, delta.finish, delta.index) == (None, finish, len(fields["generated"]))  # type: ignore[arg-type]
+
+
+def test_the_newest_attempt_of_a_request_wins() -> None:
+    """A newer attempt ends the older one; an older or equal one is refused."""
+    head = started()
+    head.submit(1, job(attempt=1), 0.0)
+    assert error_of(head.submit(2, job(attempt=1), 0.0)).code == "stale_attempt"
+    error = error_of(head.submit(3, job(attempt=2), 0.0))
+    assert (error.code, head.waiting) == ("replaced", 1)
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_numbers() -> None:
+    """The message names the prompt's length and the context."""
+    error = error_of(started().submit(1, job(tuple(range(64))), 0.0))
+    assert isinstance(error, ContextLengthExceeded)
+    assert "64" in error.message
+
+
+def test_time_runs_out_waiting_and_running() -> None:
+    """A deadline ends a generation wherever it is; others go on."""
+    head = started()
+    head.submit(1, job(request_id="a", deadline=5.0), 0.0)
+    head.submit(2, job(request_id="b"), 0.0)
+    send(head)
+    assert head.expire(4.9) == []
+    assert isinstance(error_of(head.expire(5.0)), DeadlineExceeded)
+    assert (head.running + head.waiting, head.next_deadline) == (1, float("inf"))
+
+
+@pytest.mark.parametrize(("sequences", "cached", "stages"), [(2, 3, 1), (1, 4, 1), (1, 3, 2)])
+def test_reports_are_assertions(sequences: int, cached: int, stages: int) -> None:
+    """A stage that reports another pool than the head's account, or is missing, breaks the ring."""
+    head = started()
+    head.submit(1, job(), 0.0)
+    send(head)
+    with pytest.raises(RingBroken):
+        head.home(2, [Report(stage, 0, 0, 0, sequences, cached) for stage in range(stages)], 0.0)
+
+
+def test_steps_come_home_in_order() -> None:
+    """A step that comes home twice or early breaks the ring."""
+    head = started()
+    with pytest.raises(RingBroken, match="step 2 was due"):
+        head.home(1, [Report(0, 0, 0, 0, 0, 0)], 0.0)
+
+
+def test_a_failure_ends_every_generation_and_refuses_new_ones() -> None:
+    """Nobody waits for a ring that is broken."""
+    head = started()
+    head.submit(1, job(request_id="a"), 0.0)
+    head.submit(2, job(request_id="b"), 0.0)
+    send(head)
+    broken = RingBroken("stage 2 is gone")
+    assert [notice.error for notice in head.fail(broken) if isinstance(notice, Failed)] == [broken, broken]
+    assert error_of(head.submit(3, job(), 0.0)) is broken
+    assert head.next_step(0.0) is None
+    assert head.fail(RingBroken("again")) == []
+
+
+def test_first_delta_tells_the_times() -> None:
+    """Queue and prefill time come with the first token."""
+    head = started()
+    head.submit(1, job(), 1.0)
+    head.next_step(1.5)
+    home(head, 2)
+    delta = head.token(1, TokenChoice(7), 2.0)
+    assert (delta.queue_us, delta.prefill_us) == (500_000, 500_000)
+
+
+def test_a_token_id_outside_the_vocabulary_is_refused() -> None:
+    """An engine would read past its embedding."""
+    assert isinstance(error_of(started().submit(1, job((100,)), 0.0)), InvalidRequest)

@@ -1,0 +1,62 @@
+"""The runner's configuration line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from exo_node.errors import ConfigurationError
+from exo_node.ring.runner_config import parse_config
+from exo_node.types import Shard
+
+GOOD: dict[str, Any] = {
+    "instance_id": "i",
+    "token": "ab12",
+    "model_id": "m",
+    "model_path": "/models/m",
+    "shard": {"start_layer": 0, "end_layer": 2, "n_layers": 4},
+    "stage": 0,
+    "is_head": True,
+    "engine": "fake",
+    "device": "CPU",
+    "compute_dtype": "float32",
+    "slots": 2,
+    "context": 64,
+    "max_chunk": 8,
+    "host": "127.0.0.1",
+    "node_name": "n",
+    "log_level": "info",
+}
+
+
+def test_a_good_line_is_read() -> None:
+    """Every field arrives; the parent's pid may be absent."""
+    config = parse_config(json.dumps(GOOD).encode())
+    assert (config.shard, config.slots, config.parent_pid) == (Shard("m", 0, 2, 4), 2, None)
+    assert parse_config(json.dumps({**GOOD, "parent_pid": 7}).encode()).parent_pid == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"slots": 0}, "slots"),
+        ({"context": "many"}, "many"),
+        ({"token": "xyz"}, "hexadecimal"),
+        ({"compute_dtype": "float8"}, "float8"),
+        ({"shard": {"start_layer": 3, "end_layer": 2, "n_layers": 4}}, "layer range"),
+        ({"shard": {}}, "start_layer"),
+    ],
+)
+def test_a_wrong_field_is_named(change: dict[str, Any], said: str) -> None:
+    """The daemon's mistake is told in one line."""
+    with pytest.raises(ConfigurationError, match=said):
+        parse_config(json.dumps({**GOOD, **change}).encode())
+
+
+@pytest.mark.parametrize("line", [b"not json", b"[]", b"{}"])
+def test_what_is_no_configuration_is_refused(line: bytes) -> None:
+    """Not JSON, not an object, empty."""
+    with pytest.raises(ConfigurationError):
+        parse_config(line)

@@ -1,0 +1,93 @@
+"""Generations through a whole ring in one process."""
+
+from __future__ import annotations
+
+import pytest
+
+from exo_node.errors import PeerUnavailable, RingBroken
+from exo_node.ring.messages import Epoch, Failure
+from exo_node.ring.sequences import Delta, Failed, Job
+from exo_node.ring.workers import Cancel, Lost, Submit, failure_error
+from exo_node.types import SamplingParams
+from tests.unit.ring.fakering import FakeRing, oracle
+
+GREEDY = SamplingParams(temperature=0.0)
+PROMPTS = [tuple(range(1, 2 + length)) for length in (0, 1, 3, 4, 5, 8, 11, 13)]
+
+
+def ring_of(n_stages: int, slots: int = 8) -> FakeRing:
+    ring = FakeRing(n_stages, slots=slots, wire="bfloat16")
+    ring.configure(1)
+    ring.settle()
+    return ring
+
+
+@pytest.mark.parametrize("n_stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("slots", [2, 8])
+def test_eight_at_once_each_get_their_text(n_stages: int, slots: int) -> None:
+    """Company, waiting for slots and the number of stages never change a text; in the end every pool is empty."""
+    ring = ring_of(n_stages, slots)
+    for ticket, prompt in enumerate(PROMPTS):
+        ring.head.handle(Submit(ticket, Job(request_id=str(ticket), prompt=prompt, max_tokens=9, sampling=GREEDY)))
+    ring.settle()
+    for ticket, prompt in enumerate(PROMPTS):
+        assert ring.tokens(ticket) == oracle(prompt, 9, frozenset())
+        assert isinstance(ring.ended(ticket), Delta)
+    assert set(ring.pools()) == {(0, 0)}
+
+
+def test_samples_are_the_same_in_company() -> None:
+    """With a seed a sampled text does not depend on the company or the stages either."""
+    job = Job(request_id="a", prompt=(1, 2, 3), max_tokens=12, sampling=SamplingParams(seed=5))
+    alone = ring_of(1)
+    alone.head.handle(Submit(1, job))
+    alone.settle()
+    crowded = ring_of(3)
+    for ticket in range(2, 6):
+        crowded.head.handle(Submit(ticket, Job(request_id=str(ticket), prompt=(4,) * ticket, max_tokens=9)))
+    crowded.head.handle(Submit(1, job))
+    crowded.settle()
+    assert crowded.tokens(1) == alone.tokens(1)
+    assert len(set(alone.tokens(1))) > 3
+
+
+def test_a_cancel_frees_every_slot() -> None:
+    """The drop reaches every shard though nobody else generates."""
+    ring = ring_of(3)
+    ring.head.handle(Submit(1, Job(request_id="a", prompt=(1, 2, 3), max_tokens=20, sampling=GREEDY)))
+    for _ in range(4):
+        ring.head.advance()
+        for hop in (0, 1, 2):
+            ring.deliver(hop)
+    assert ring.pools()[0][0] == 1
+    ring.head.handle(Cancel(1))
+    ring.settle()
+    assert set(ring.pools()) == {(0, 0)}
+
+
+def test_a_lost_neighbour_is_named_to_every_caller() -> None:
+    """The stage behind the gap sends word home, and the error names who is missing."""
+    ring = ring_of(3)
+    ring.head.handle(Submit(1, Job(request_id="a", prompt=(1, 2, 3), max_tokens=20, sampling=GREEDY)))
+    ring.head.advance()
+    ring.workers[2].handle(Lost(Epoch(1, "c"), 1, PeerUnavailable("stage 1 is gone")))
+    ring.settle()
+    end = ring.ended(1)
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, PeerUnavailable)
+    assert end.error.message == "stage 1 is gone"
+
+
+def test_a_runner_without_an_epoch_refuses_generations() -> None:
+    """Nothing runs before Configure."""
+    ring = FakeRing(1)
+    ring.head.handle(Submit(1, Job(request_id="a", prompt=(1,), max_tokens=1)))
+    assert isinstance(ring.ended(1), Failed)
+
+
+def test_failures_become_errors() -> None:
+    """A lost peer stays one, everything else is a broken ring that names the stage."""
+    assert isinstance(failure_error(Failure(1, "peer_unavailable", "gone")), PeerUnavailable)
+    error = failure_error(Failure(1, "engine_failed", "no memory"))
+    assert isinstance(error, RingBroken)
+    assert (error.message, error.code) == ("stage 1: no memory", "engine_failed")
