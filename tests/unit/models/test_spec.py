@@ -125,7 +125,10 @@ def unlink(name: str) -> Callable[[Path], None]:
 
 
 def overwrite(name: str, data: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(data) and None  # type: ignore[func-returns-value]
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return write
 
 
 FIRST = "model-00001-of-00002.safetensors"
