@@ -12,17 +12,11 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 _NEEDS_TOOLS = ("tool", "function")
 
 
-def parse_messages(value: Any, system_prompt: str | None) -> tuple[Mapping[str, Any], ...]:
-    """Checked messages `{role, content[, name][, reasoning_content]}` with text contents.
-
-    `system_prompt` comes first when the chat brings no system message. Raises `InvalidRequest`.
-    """
+def parse_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Checked messages `{role, content[, name][, reasoning_content]}` with text contents. Raises `InvalidRequest`."""
     if not isinstance(value, list) or not value:
         raise bad("messages", "must be a non-empty array of messages")
-    messages = [_message(item, f"messages[{i}]") for i, item in enumerate(value)]
-    if system_prompt and all(message["role"] != "system" for message in messages):
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return tuple(messages)
+    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
 
 
 def _message(value: Any, param: str) -> dict[str, Any]:

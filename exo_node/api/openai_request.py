@@ -48,7 +48,7 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     refuse_unsupported(body)
     if body.get("messages") is None:
         raise bad("messages", "is required", code="missing_required_parameter")
-    messages = parse_messages(body["messages"], settings.system_prompt)
+    messages = parse_messages(body["messages"])
     wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs", 0, 20)
     if top is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs: true")
@@ -92,7 +92,7 @@ def _parsed(
     model = fields.text("model") or settings.default_model
     if not model:
         raise bad("model", "is required", code="missing_required_parameter")
-    sampling, given = _sampling(fields, top_logprobs, settings.default_temp)
+    sampling, given = _sampling(fields, top_logprobs)
     seed, stop, n = fields.integer("seed", -INT64, INT64 - 1), _stop(fields), fields.integer("n", 1, MAX_CHOICES) or 1
     if n * len(prompts) > MAX_SEQUENCES:
         raise bad("prompt", f"asks for {n * len(prompts)} answers at once; at most {MAX_SEQUENCES} are made")
@@ -107,7 +107,7 @@ def _parsed(
             sampling_given=given,
             # Each choice its own draw, the first one as if it were alone; unsigned, as it travels.
             seed=None if seed is None else (seed + index % n) % 2**64,
-            max_tokens=min(limit or settings.max_generate_tokens, settings.max_generate_tokens),
+            max_tokens=None if limit is None else min(limit, settings.max_generate_tokens),
             stop=stop,
             timeout_s=settings.response_timeout,
         )
@@ -126,10 +126,8 @@ def _parsed(
     )
 
 
-def _sampling(
-    fields: Fields, top_logprobs: int | None, default_temp: float | None
-) -> tuple[SamplingParams, frozenset[str]]:
-    """The parameters, and the names of those that the caller set. Defaults are the neutral values."""
+def _sampling(fields: Fields, top_logprobs: int | None) -> tuple[SamplingParams, frozenset[str]]:
+    """The parameters, and the names of those that the caller set. The others are neutral; the backend knows better."""
     read: dict[str, Any] = {
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1, open_low=True),
@@ -141,8 +139,7 @@ def _sampling(
         "logit_bias": _logit_bias(fields.get("logit_bias")),
     }
     given = {name: value for name, value in read.items() if value is not None}
-    fallback = {} if default_temp is None else {"temperature": default_temp}
-    return SamplingParams(**(fallback | given), top_logprobs=top_logprobs), frozenset(given)
+    return SamplingParams(**given, top_logprobs=top_logprobs), frozenset(given)
 
 
 def _logit_bias(value: Any) -> dict[int, float] | None:

@@ -99,6 +99,10 @@ class ScriptedCluster:
     def instances(self) -> list[dict[str, Any]]:
         return self.placed
 
+    async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
+        known = any(instance["id"] == instance_id for instance in self.placed)
+        return [{"node_id": "node-a", "stage": 0, "slots_used": 0}] if known else None
+
     async def place(
         self,
         model: str,

@@ -57,6 +57,8 @@ async def test_an_instances_life() -> None:
             assert [one["id"] for one in (await answer.json())["data"]] == ["inst-0"]
         async with http.get("/v1/instances/inst-0") as answer:
             assert (await answer.json())["model"] == "demo"
+        async with http.get("/v1/instances/inst-0/stats") as answer:
+            assert (await answer.json())["stages"] == [{"node_id": "node-a", "stage": 0, "slots_used": 0}]
         async with http.get("/v1/topology") as answer:
             assert (await answer.json())["instances"][0]["id"] == "inst-0"
         async with http.delete("/v1/instances/inst-0") as answer:
@@ -64,6 +66,8 @@ async def test_an_instances_life() -> None:
         for call in (http.get, http.delete):
             async with call("/v1/instances/inst-0") as answer:
                 assert answer.status == 404
+        async with http.get("/v1/instances/inst-0/stats") as answer:
+            assert answer.status == 404
 
 
 async def test_progress_stream(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,7 @@ def test_messages_become_plain_text() -> None:
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
             {"role": "assistant", "content": None, "tool_calls": [], "refusal": None, "annotations": []},
             {"role": "assistant", "content": "c", "reasoning_content": "hm"},
-        ],
-        None,
+        ]
     )
     assert parsed == (
         {"role": "system", "content": "Be kind."},
@@ -27,13 +26,6 @@ def test_messages_become_plain_text() -> None:
         {"role": "assistant", "content": ""},
         {"role": "assistant", "content": "c", "reasoning_content": "hm"},
     )
-
-
-def test_system_prompt_only_where_none_is() -> None:
-    """The node's system prompt is a default, not an addition."""
-    assert parse_messages([{"role": "user", "content": "a"}], "S")[0] == {"role": "system", "content": "S"}
-    own = [{"role": "system", "content": "mine"}, {"role": "user", "content": "a"}]
-    assert list(parse_messages(own, "S")) == own
 
 
 @pytest.mark.parametrize(
@@ -58,5 +50,5 @@ def test_system_prompt_only_where_none_is() -> None:
 def test_refused(message: Any, param: str) -> None:
     """Each wrong or unsupported message raises the 400 that names the place."""
     with pytest.raises(InvalidRequest) as caught:
-        parse_messages([message], None)
+        parse_messages([message])
     assert caught.value.param == param

@@ -189,11 +189,11 @@ def test_every_sampling_field_arrives() -> None:
 
 
 def test_neutral_defaults() -> None:
-    """A bare request is neutral: nothing given, no seed, the server's limit of tokens."""
+    """A bare request is neutral: nothing given, no seed, the backend's limit of tokens."""
     (request,) = chat().requests
     assert request.sampling_given == frozenset()
     assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_logprobs) == (1.0, 1.0, None)
-    assert (request.seed, request.stop, request.max_tokens) == (None, (), 10_000)
+    assert (request.seed, request.stop, request.max_tokens) == (None, (), None)
 
 
 def test_null_is_absent() -> None:
@@ -224,19 +224,16 @@ def test_either_limit() -> None:
     assert chat(max_tokens=6, max_completion_tokens=6).requests[0].max_tokens == 6
     small = Settings(home=Path("unused"), max_generate_tokens=4)
     assert chat(small, max_tokens=6).requests[0].max_tokens == 4
-    assert chat(small).requests[0].max_tokens == 4
+    assert completion(small).requests[0].max_tokens == 4
     assert completion().requests[0].max_tokens == 16  # OpenAI's default there
 
 
-def test_settings_fill_in() -> None:
-    """Default model, temperature and system prompt come from the settings when the request has none."""
-    settings = Settings(home=Path("unused"), default_model="demo", default_temp=0.0, system_prompt="Be brief.")
+def test_default_model() -> None:
+    """A request that names no model gets the node's default; one that does keeps its own."""
+    settings = Settings(home=Path("unused"), default_model="demo")
     parsed = parse_chat({"messages": HELLO}, "id", settings)
-    (request,) = parsed.requests
-    assert (parsed.model, request.model, request.sampling.temperature) == ("demo", "demo", 0.0)
-    assert request.sampling_given == frozenset()
-    assert request.messages == ({"role": "system", "content": "Be brief."}, HELLO[0])
-    assert chat(settings, model="other", temperature=1).requests[0].sampling.temperature == 1
+    assert (parsed.model, parsed.requests[0].model) == ("demo", "demo")
+    assert chat(settings, model="other").model == "other"
 
 
 @pytest.mark.parametrize(
