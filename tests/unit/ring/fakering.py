@@ -17,7 +17,7 @@ from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import Pool, ShardLogic
 from exo_node.ring.stage import Stage
-from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn
+from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn, Worker
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Dtype, Shard
 
@@ -117,7 +117,7 @@ class FakeRing:
         self.followers = [
             FollowerWorker(INSTANCE, stage, _Outlet(self, 1 + index)) for index, stage in enumerate(made[1:])
         ]
-        self.workers = [self.head, *self.followers]
+        self.workers: list[Worker] = [self.head, *self.followers]
 
     def configure(self, counter: int, coordinator: str = "c") -> list[Future[None]]:
         """Start an epoch on every stage, followers first; steps that are under way stay under way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,8 @@ SETUP = RingSetup(
 )
 
 
-def job(prompt: tuple[int, ...] = (1, 2, 3), **fields: object) -> Job:
-    return replace(Job(request_id="r", prompt=prompt, max_tokens=8), **fields)  # type: ignore[arg-type]
+def job(prompt: tuple[int, ...] = (1, 2, 3), **fields: Any) -> Job:
+    return replace(Job(request_id="r", prompt=prompt, max_tokens=8), **fields)
 
 
 def started(setup: RingSetup = SETUP) -> Head:
@@ -166,7 +167,7 @@ def test_a_cancel_drops_the_sequence_with_the_next_step() -> None:
         ({"max_tokens": 2}, 7, None),
     ],
 )
-def test_why_a_generation_ends(fields: dict[str, object], token: int, finish: str | None) -> None:
+def test_why_a_generation_ends(fields: dict[str, Any], token: int, finish: str | None) -> None:
     """max_tokens (resumed tokens counted), a stop id (itself delivered), or the end of the context."""
     head = started()
     head.submit(1, job(**fields), 0.0)
@@ -177,19 +178,19 @@ def test_why_a_generation_ends(fields: dict[str, object], token: int, finish: st
             delta = head.token(1, TokenChoice(token), 0.0)
             break
     assert delta is not None
-    assert (delta.finish, delta.index) == (finish, len(fields.get("generated", ())))  # type: ignore[arg-type]
+    assert (delta.finish, delta.index) == (finish, len(fields.get("generated", ())))
 
 
 @pytest.mark.parametrize(
     ("fields", "finish"),
     [({"generated": (4, 9), "stop_ids": frozenset({9})}, "stop"), ({"generated": (4,) * 8}, "length")],
 )
-def test_a_resumed_generation_may_be_complete(fields: dict[str, object], finish: str) -> None:
+def test_a_resumed_generation_may_be_complete(fields: dict[str, Any], finish: str) -> None:
     """Nothing is generated past a stop id or max_tokens; the caller learns the reason."""
     head = started()
     (delta,) = head.submit(1, job(**fields), 0.0)
     assert isinstance(delta, Delta)
-    assert (delta.choice, delta.finish, delta.index) == (None, finish, len(fields["generated"]))  # type: ignore[arg-type]
+    assert (delta.choice, delta.finish, delta.index) == (None, finish, len(fields["generated"]))
 
 
 def test_the_newest_attempt_of_a_request_wins() -> None:

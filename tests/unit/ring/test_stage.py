@@ -25,12 +25,11 @@ def chain(n_stages: int) -> list[Stage]:
 def test_a_chain_computes_what_the_whole_model_does() -> None:
     """Three stages in a row give the logits of the whole model, for a prompt in two chunks of ragged rows."""
     ring = chain(3)
-    for number, (rows, tokens) in enumerate(
-        [
-            ((Row(1, 0, 3, 1, last_stage=2),), [(5, 6, 7)]),
-            ((Row(1, 3, 2, 1, last_stage=2), Row(2, 0, 4, 2, last_stage=2)), [(8, 9), (1, 2, 3, 4)]),
-        ]
-    ):
+    steps: list[tuple[tuple[Row, ...], list[tuple[int, ...]]]] = [
+        ((Row(1, 0, 3, 1, last_stage=2),), [(5, 6, 7)]),
+        ((Row(1, 3, 2, 1, last_stage=2), Row(2, 0, 4, 2, last_stage=2)), [(8, 9), (1, 2, 3, 4)]),
+    ]
+    for number, (rows, tokens) in enumerate(steps):
         result = ring[0].run(Step(EPOCH, number + 1, (), rows), tokens)
         for stage in ring[1:]:
             result = stage.run(result.step)

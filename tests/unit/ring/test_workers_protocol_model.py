@@ -300,7 +300,7 @@ class StageMachine(RuleBasedStateMachine):
         self.check(self.run_ring((), []), [])
 
 
-MODEL = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
+MODEL = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 TestRing = RingMachine.TestCase
 TestRing.settings = MODEL
 TestStages = StageMachine.TestCase
