@@ -23,7 +23,10 @@ from aiohttp import web
 
 import exo_node
 from exo_node.api.app import ChatGPTAPI
+from exo_node.cluster.discovery import Announcement, Discovery
 from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot
+from exo_node.cluster.manual import ManualDiscovery, StaticPeers
+from exo_node.cluster.mdns import MdnsDiscovery
 from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.config import DEFAULT_API_PORT, Settings
@@ -50,7 +53,7 @@ log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
 API_SHUTDOWN_S = 1.0  # how long an answer in progress may go on after SIGTERM (handing over is recovery's business)
-ANY_ADDRESS = "[::]"  # gRPC listens on every address of the machine: peers prove the cluster key
+ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
 
@@ -99,7 +102,7 @@ def cluster_key(settings: Settings) -> ClusterKey:
 
 
 class Daemon:
-    """One node. `start` in order, `stop` in reverse; the tasks in between belong to `serve`'s task group."""
+    """One node. `start` in order, `stop` in reverse; the tasks in between belong to `run`'s task group."""
 
     def __init__(self, settings: Settings, key: ClusterKey, node_id: str) -> None:
         self.settings = settings
@@ -123,7 +126,7 @@ class Daemon:
             ledger=ReservationLedger(settings.memory_limit),
             library=self._library,
             runner_settings=RunnerSettings(
-                host=self._listen.strip("[]"),
+                host=self._listen,
                 node_name=node_id,
                 log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
                 blas_cache=cache / "blas",
@@ -137,6 +140,8 @@ class Daemon:
             me=me,
             dial=lambda address, port: GRPCPeerHandle(address, port, me=me, secret=secret, describe=self.describe),
             changed=self._changed,
+            discoveries=self._discoveries(me),
+            listen=self._listen,
         )
         self.view = NodeView(node_id, self.members, self.describe)
         self.instances = InstanceManager(
@@ -171,6 +176,29 @@ class Daemon:
             access_log=None,
         )
 
+    def _discoveries(self, me: Party) -> list[Discovery]:
+        settings, found = self.settings, list[Discovery]()
+        if settings.discovery_module == "mdns":
+            found.append(MdnsDiscovery(lambda: self._announcement(me), listen=self._listen))
+        elif settings.discovery_module == "manual":
+            assert settings.discovery_config_path is not None  # config.py refuses manual without a file
+            found.append(ManualDiscovery(settings.discovery_config_path, node_id=self.node_id))
+        if settings.peers:
+            found.append(StaticPeers(settings.peers))
+        return found
+
+    def _announcement(self, me: Party) -> Announcement:
+        return Announcement(
+            node_id=me.node_id,
+            boot_id=me.boot_id,
+            fingerprint=me.fingerprint,
+            version=me.version,
+            protocol_min=me.protocol_min,
+            protocol_max=me.protocol_max,
+            grpc_port=self._grpc_port,
+            api_port=self._api_port,
+        )
+
     def describe(self) -> NodeInfo:
         """This node as its peers see it."""
         total, _ = self._machine.memory()
@@ -201,7 +229,7 @@ class Daemon:
 
     async def start(self) -> str:
         """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
-        self._grpc_port = bind(self._grpc, self._listen.strip("[]"), self.settings.node_port or 0)
+        self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0)
         add_NodeServiceServicer_to_server(self._servicer, self._grpc)
         await self._runner.setup()
         self._api_port = await self._listen_http()
@@ -260,11 +288,7 @@ class Daemon:
     async def _open_for_placement(self) -> None:
         """Hold placements back until `--wait-for-peers` peers are there, or `--discovery-timeout` has passed."""
         wanted = self.settings.wait_for_peers
-        try:
-            async with asyncio.timeout(self.settings.discovery_timeout):
-                while len(self.members.states()) < wanted:
-                    await self.changes.wait(self.changes.version)
-        except TimeoutError:
+        if not await self.members.wait_for(wanted, self.settings.discovery_timeout):
             log.warning("only %d of %d peers found: going on without", len(self.members.states()), wanted)
         self._may_place.set()
         if self.settings.run_model:

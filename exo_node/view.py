@@ -10,7 +10,7 @@ from exo_node.errors import PeerUnavailable
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.transport.convert import TopologyView
-from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 LOOPBACK = "127.0.0.1"
@@ -86,6 +86,11 @@ class NodeView:
         assert self._instances is not None
         return [instance_view(one) for one in self._instances.all()]
 
+    async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
+        assert self._instances is not None
+        found = await self._instances.stats(instance_id)
+        return None if found is None else [_stats_json(node_id, one) for node_id, one in found]
+
     async def place(
         self,
         model: str,
@@ -117,3 +122,38 @@ class NodeView:
 
     def _all_links(self) -> dict[str, tuple[PeerLink, ...]]:
         return {self.node_id: self._members.links(), **{one: state.links for one, state in self.states().items()}}
+
+
+def _stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
+    """A runner's report; `hops` (on the head) are its last steps, in microseconds."""
+    return {
+        "node_id": node_id,
+        "stage": stats.stage,
+        "slots": stats.slots,
+        "slots_used": stats.slots_used,
+        "cached_tokens": stats.cached_tokens,
+        "steps": stats.steps,
+        "tokens": stats.tokens,
+        "weight_bytes": stats.weight_bytes,
+        "kv_bytes": stats.kv_bytes,
+        "rss_bytes": stats.rss_bytes,
+        "waiting": stats.waiting,
+        "running": stats.running,
+        "info": dict(stats.info),
+        "hops": [
+            {
+                "step": hop.step,
+                "total_us": hop.total_us,
+                "stages": [
+                    {
+                        "stage": one.stage,
+                        "queue_us": one.queue_us,
+                        "engine_us": one.engine_us,
+                        "codec_us": one.codec_us,
+                    }
+                    for one in hop.reports
+                ],
+            }
+            for hop in stats.hops
+        ],
+    }

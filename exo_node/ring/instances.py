@@ -21,7 +21,7 @@ from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteM
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
-from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard, NodeState
 
@@ -112,11 +112,30 @@ class InstanceManager:
         """A connection to the instance's head, shared between requests."""
         client = self._clients.get(instance.instance_id)
         if client is None:
-            head = instance.assignments[0].node_id
-            port = int(instance.addresses[0].rpartition(":")[2])
-            address = join_host_port(self._cluster.address(self._cluster.node_id, head), port)
-            client = self._clients[instance.instance_id] = RingClient(address, instance.token)
+            client = RingClient(self._runner_address(instance, 0), instance.token)
+            self._clients[instance.instance_id] = client
         return client
+
+    async def stats(self, instance_id: str) -> list[tuple[str, ring_pb2.RunnerStats]] | None:
+        """(node id, what its runner reports) of each stage; None when there is no such ready instance."""
+        instance = next((one for one in self.all() if one.instance_id == instance_id and one.addresses), None)
+        if instance is None:
+            return None
+
+        async def ask(stage: int, node_id: str) -> tuple[str, ring_pb2.RunnerStats]:
+            client = RingClient(self._runner_address(instance, stage), instance.token)
+            try:
+                return node_id, await client.stats()
+            finally:
+                await client.close()
+
+        return list(await asyncio.gather(*(ask(i, one.node_id) for i, one in enumerate(instance.assignments))))
+
+    def _runner_address(self, instance: Instance, stage: int) -> str:
+        """Where this node reaches a runner: our own way to its node, the port that its node told."""
+        port = int(instance.addresses[stage].rpartition(":")[2])
+        node_id = instance.assignments[stage].node_id
+        return join_host_port(self._cluster.address(self._cluster.node_id, node_id), port)
 
     def lost(self, instance: Instance) -> None:
         """The instance's ring is broken: offer it to nobody, and tell its owner's watch to look."""

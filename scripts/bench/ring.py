@@ -42,7 +42,7 @@ import json, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from exo_node.engine.blas import preload_blas
-blas = preload_blas(Path({cache!r}))
+blas = preload_blas()
 import mlx.core as mx
 from mlx_lm.utils import load_model
 from mlx_lm.generate import generate_step
@@ -61,8 +61,8 @@ for line in sys.stdin:
 class MlxLm:
     """mlx-lm's own generate in a process of its own, asked a line at a time."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        code = REFERENCE.format(root=str(ROOT), folder=str(folder), cache=str(cache))
+    def __init__(self, folder: Path) -> None:
+        code = REFERENCE.format(root=str(ROOT), folder=str(folder))
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -95,7 +95,7 @@ def ours(node: NodeProcess, model: str, ids: list[int], tokens: int) -> tuple[fl
 
 def part_a(folder: Path, work: Path, pairs: int) -> dict[str, Any]:
     ids = [256, *PROMPT.encode()]
-    reference = MlxLm(folder, work / "home" / "cache" / "blas")
+    reference = MlxLm(folder)
     try:
         with nodes(work / "home", ["--inference-engine", "mlx", "--models-dir", str(folder.parent)]) as (node,):
             place(node, folder.name, [node.node_id])
@@ -147,13 +147,13 @@ def parts_b_c(folder: Path, work: Path, tokens: int) -> tuple[dict[str, Any], di
     arguments = ["--inference-engine", "mlx", "--models-dir", str(folder.parent)]
     # Beside OpenBLAS threads that spin on both cores every process waits for a core; one thread a runner leaves one.
     with nodes(work / "ring", *[arguments] * stages, env={"OPENBLAS_NUM_THREADS": "1"}) as cluster:
-        place(cluster[0], folder.name, [node.node_id for node in cluster])
+        instance = place(cluster[0], folder.name, [node.node_id for node in cluster])
         ids = [256, *PROMPT.encode()]
         ours(cluster[0], folder.name, ids, 16)
         ours(cluster[0], folder.name, ids, tokens)
-        hops = hop_samples(cluster[0])
+        hops = hop_samples(cluster[0], instance["id"])
     per_hop = [sample["hop_us"] for sample in hops]
-    engine_s = statistics.median(sample["engine_us"] / stages for sample in hops) / 1e6
+    engine_s = statistics.median(sample["engine_us"] for sample in hops) / 1e6
     bare = bare_hop.measure(stages, SHAPE_B.hidden * 4, engine_s, tokens)
     ratio = statistics.median(per_hop) / statistics.median(bare)
     b = {
@@ -176,32 +176,24 @@ def parts_b_c(folder: Path, work: Path, tokens: int) -> tuple[dict[str, Any], di
     return b, c
 
 
-def hop_samples(head: NodeProcess) -> list[dict[str, float]]:
-    """The head's last steps that took the whole ring, each as microseconds per hop."""
-    import asyncio
+def hop_samples(head: NodeProcess, instance_id: str) -> list[dict[str, float]]:
+    """The head's last steps that took the whole ring, each as microseconds per hop.
 
-    from exo_node.transport.ring_client import RingClient
-
-    async def read() -> Any:
-        state = json.loads((head.home / "bench-instance.json").read_text())
-        client = RingClient(state["address"], bytes.fromhex(state["token"]))
-        try:
-            return await client.stats()
-        finally:
-            await client.close()
-
+    A trip's time is taken by the head from sending to the return; the followers' engines are taken off it.
+    """
+    status, stats = head.request("GET", f"/v1/instances/{instance_id}/stats")
+    assert status == 200, stats
     found = []
-    for sample in asyncio.run(read()).hops:
-        reports = list(sample.reports)
-        engine = sum(report.engine_us for report in reports if report.stage)
-        queue = sum(report.queue_us for report in reports if report.stage)
-        codec = sum(report.codec_us for report in reports if report.stage)
-        hops = len(reports)
-        outside = sample.total_us - engine
+    for sample in stats["stages"][0]["hops"]:
+        stages = sample["stages"]
+        hops = len(stages)
+        followers = [stage for stage in stages if stage["stage"]]
+        engine, queue, codec = (sum(stage[f"{name}_us"] for stage in followers) for name in ("engine", "queue", "codec"))
+        outside = sample["total_us"] - engine
         found.append(
             {
                 "hop_us": outside / hops,
-                "engine_us": engine * hops / max(1, hops - 1),
+                "engine_us": engine / len(followers),
                 "queue_us": queue / hops,
                 "codec_us": codec / hops,
                 "wire_us": (outside - queue - codec) / hops,

@@ -1,0 +1,124 @@
+"""Two hosts: network namespaces joined by a veth pair. They find each other by mDNS alone and share a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import SHARED_MODELS, NodeProcess, expected_text, wait_until
+
+PHRASE = "correct horse battery staple quantum zebra lantern orbit"
+CALL = """
+import json, sys, urllib.request
+url, body = sys.argv[1], sys.argv[2].encode() or None
+request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+try:
+    print(urllib.request.urlopen(request, timeout=60).read().decode())
+except urllib.error.HTTPError as error:
+    print(error.read().decode())
+"""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def may_make_namespaces() -> str:
+    """Empty, or why not."""
+    name = f"exo-probe-{os.getpid()}"
+    try:
+        ip("netns", "add", name)
+        ip("netns", "del", name)
+    except FileNotFoundError:
+        return "the command `ip` (iproute2) is not installed"
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces may not be made here: {error.stderr.decode().strip()}"
+    return ""
+
+
+class Host:
+    """A network namespace that plays a machine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, home: Path, *arguments: str) -> NodeProcess:
+        return NodeProcess(home, *arguments, prefix=["ip", "netns", "exec", self.name])
+
+    def call(self, url: str, body: Any = None) -> Any:
+        """An HTTP call from inside the namespace."""
+        text = "" if body is None else json.dumps(body)
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.name, sys.executable, "-c", CALL, url, text],
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(params=["ipv4", "ipv6-link-local"])
+def hosts(request: pytest.FixtureRequest) -> Iterator[tuple[Host, Host]]:
+    """Two namespaces with one cable between them: with IPv4 addresses, or with nothing but link-local IPv6."""
+    reason = may_make_namespaces()
+    if reason:
+        pytest.skip(reason)
+    names = [f"exo-{side}-{os.getpid()}" for side in "ab"]
+    links = [f"exo{side}{os.getpid() % 100000}" for side in "ab"]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", links[0], "type", "veth", "peer", "name", links[1])
+        for number, (name, link) in enumerate(zip(names, links, strict=True), start=1):
+            ip("link", "set", link, "netns", name)
+            # Duplicate address detection would keep a link-local address unusable for a second or two.
+            settings = [f"net.ipv6.conf.{link}.accept_dad=0"]
+            subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *settings], check=False, capture_output=True)
+            ip("-n", name, "link", "set", "lo", "up")
+            if request.param == "ipv4":
+                ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", link)
+            ip("-n", name, "link", "set", link, "up")
+        yield Host(names[0]), Host(names[1])
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.mark.skipif(
+    not (SHARED_MODELS / "stories260K").is_dir(), reason="the folder ../shared/models/stories260K is not here"
+)
+def test_two_hosts_find_each_other_and_share_a_model(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """Only the phrase is common. Each host holds a part of the model; both give the published text."""
+    started: list[NodeProcess] = []
+    try:
+        for side, host in zip("ab", hosts, strict=True):
+            arguments = ["--cluster-key", PHRASE, "--models-dir", str(SHARED_MODELS), "-v"]
+            started.append(host.start(tmp_path / side, *arguments))
+        for node in started:
+            node.wait_ready()
+        for host, node in zip(hosts, started, strict=True):
+            url = f"{node.api}/v1/topology"
+            wait_until(lambda host=host, url=url: len(host.call(url)["nodes"]) == 2, 20, lambda n=node: n.log())
+        instance = hosts[0].call(f"{started[0].api}/v1/instances", {"model": "stories260K", "min_nodes": 2})
+        assert "shards" in instance, instance
+        assert {shard["node_id"] for shard in instance["shards"]} == {node.node_id for node in started}
+        body = {"model": "stories260K", "prompt": "", "temperature": 0, "max_tokens": 256}
+        for host, node in zip(hosts, started, strict=True):
+            answer = host.call(f"{node.api}/v1/completions", body)
+            assert "choices" in answer, answer
+            assert answer["choices"][0]["text"] == expected_text()
+    except BaseException:
+        for node in started:
+            print(f"--- {node.node_id}\n{node.log()[-5000:]}")
+        raise
+    finally:
+        for node in started:
+            node.stop()
