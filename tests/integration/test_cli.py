@@ -18,7 +18,8 @@ QUIET = ("--discovery-module", "none")
 
 def exo(*arguments: str) -> subprocess.Popen[bytes]:
     line = [sys.executable, "-m", "exo_node", *arguments]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE  # for standard input too: a chat would end at once at the end of an empty one
+    return subprocess.Popen(line, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 @pytest.mark.engine_mlx
