@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -88,5 +89,47 @@ def test_words_come_as_they_are_made(start_node: StartNode, exo_home: Path) -> N
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert (child.returncode, out, err) == (130, b"\n", b"")
+    while backend.open:
+        time.sleep(0.01)
+
+
+def test_ctrl_c_in_a_chat_ends_the_answer_only(start_node: StartNode) -> None:
+    """On a terminal Ctrl-C stops the running answer, on the server too, and the chat goes on."""
+    answers: list[list[Step]] = [[TokenDelta("first "), 60.0, END], [TokenDelta("second"), END]]
+    backend = ScriptedBackend(lambda request: answers[len(backend.requests) - 1])
+    start_node(backend)
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "exo_node", "run", "demo"],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    out = child.stdout.fileno()
+
+    def read_until(words: bytes) -> None:
+        seen = b""
+        while words not in seen:
+            piece = os.read(out, 1000)
+            assert piece, (seen, child.stderr and child.stderr.read())
+            seen += piece
+
+    try:
+        os.write(ours, b"one\n")
+        read_until(b"first ")
+        child.send_signal(signal.SIGINT)
+        os.write(ours, b"two\n")
+        read_until(b"second")
+        os.write(ours, b"/exit\n")
+        _, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+        os.close(ours)
+        os.close(theirs)
+    assert child.returncode == 0
+    assert b"(stopped)" in err
+    assert [message["content"] for message in backend.requests[1].messages or ()] == ["one", "first ", "two"]
     while backend.open:
         time.sleep(0.01)
