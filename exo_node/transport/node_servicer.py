@@ -101,15 +101,21 @@ class ControlServicer(NodeServiceServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncGenerator[pb.NodeState, None]:
         self._watchers += 1
         try:
+            sent, beat = pb.NodeState(), True
             while True:
                 seen = self._changes.version
                 message = state_to_pb(self._state())
                 message.leaving = self._leaving
-                yield message
+                # Members' states depend on each other's: telling every byte of free memory at every change would make
+                # them answer each other for ever. A beat tells it exactly.
+                if message != sent and (beat or _material(message) != _material(sent)):
+                    sent = message
+                    yield message
+                elif beat:
+                    yield pb.NodeState()
                 if message.leaving:
                     return
-                while not await self._changed(seen):
-                    yield pb.NodeState()  # a beat
+                beat = not await self._changed(seen)
         finally:
             self._watchers -= 1
 
@@ -155,6 +161,16 @@ def remote_ip(peer: str) -> str:
     host = rest.rpartition(":")[0].strip("[]")
     mapped = ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped if kind == "ipv6" else None
     return host if mapped is None else str(mapped)
+
+
+def _material(message: pb.NodeState) -> pb.NodeState:
+    """`message` with free memory rounded to 6 significant bits."""
+    rough = pb.NodeState()
+    rough.CopyFrom(message)
+    for holder in (rough.node, *rough.node.devices):
+        shift = max(0, holder.memory_free.bit_length() - 6)
+        holder.memory_free = holder.memory_free >> shift << shift
+    return rough
 
 
 def _described(session: Session, node: pb.NodeDescription) -> NodeInfo | None:

@@ -56,16 +56,27 @@ class ControlNode:
     changes: ChangeSignal = dataclasses.field(default_factory=ChangeSignal)
     seen: list[tuple[NodeInfo, str]] = dataclasses.field(default_factory=list)
     on_peer: Callable[[NodeInfo, str], None] | None = None
+    own_links: Callable[[], tuple[PeerLink, ...]] | None = None
     servicer: ControlServicer | None = None
 
     def info(self) -> NodeInfo:
         return node_info(self.me, self.port)
 
     def state(self) -> NodeState:
-        return NodeState(node=self.info(), links=self.links)
+        return NodeState(node=self.info(), links=self.own_links() if self.own_links else self.links)
+
+    def topology(self) -> TopologyView:
+        """`view`, or the links of a node that has members; what it knows of them came with their greetings."""
+        known = {node.node_id: node for node, _ in self.seen}
+        return self.view if self.own_links is None else TopologyView(known, {self.me.node_id: self.own_links()})
 
     def handle(self, address: str, port: int) -> GRPCPeerHandle:
         return GRPCPeerHandle(address, port, me=self.me, secret=self.secret, describe=self.info)
+
+    def greeted(self, node: NodeInfo, ip: str) -> None:
+        self.seen.append((node, ip))
+        if self.on_peer is not None:
+            self.on_peer(node, ip)
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[ControlNode, None]:
@@ -74,9 +85,9 @@ class ControlNode:
             secret=self.secret,
             describe=self.info,
             state=self.state,
-            topology=lambda: self.view,
+            topology=self.topology,
             changes=self.changes,
-            on_peer=self.on_peer or (lambda node, ip: self.seen.append((node, ip))),
+            on_peer=self.greeted,
             beat_s=self.beat_s,
         )
         server = create_server([SessionInterceptor(servicer.sessions)])

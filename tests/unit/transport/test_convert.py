@@ -41,7 +41,13 @@ INSTANCE = Instance(
     token=b"secret",
     error="",
 )
-STATE = NodeState(node=NODE, instances=(INSTANCE,), links=(PeerLink("bob", "eth", 120, 10**9),), leaving=True)
+STATE = NodeState(
+    node=NODE,
+    instances=(INSTANCE,),
+    links=(PeerLink("bob", "eth", 120, 10**9, "10.0.0.2"),),
+    leaving=True,
+    shards=(("i1", 0),),
+)
 
 
 def test_state() -> None:
