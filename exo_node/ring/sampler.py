@@ -10,6 +10,7 @@ noise is its own, a mask or a reordering of the candidates changes nothing for t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -24,6 +25,7 @@ from exo_node.types import SamplingParams
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
 
 # splitmix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finalizer
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -34,6 +36,8 @@ _MASK: Final = 2**64 - 1
 # u lies in [2^-53, 1 - 2^-53], so g lies within [-3.61, 36.8]: a token whose scaled logit is further
 # below the best one than the width of that range cannot win.
 GUMBEL_RANGE: Final = 41.2
+SMALL: Final = 4096  # below this many candidates a plain argmax is as quick
+NEAR: Final = 12.0  # candidates less than e^-12 as likely as the best are looked at only if their noise is large
 
 
 class Sampler:
@@ -104,24 +108,57 @@ class Sampler:
         if params.min_p > 0.0:
             kept = np.flatnonzero(scaled >= np.log(params.min_p))  # the most likely one has scaled 0
             ids, scaled = ids[kept], scaled[kept]
-        return int(ids[np.argmax(scaled + gumbel(params.seed, position, ids))])
+        return int(ids[noisy_argmax(scaled, hash_bits(params.seed, position, ids))])
+
+
+def noisy_argmax(scaled: Doubles, bits: Bits) -> int:
+    """Index of the largest `scaled + gumbel`; the largest of `scaled` is 0.
+
+    Two logarithms for each of 128k tokens would be most of the cost: those far below the best first have to show enough
+    noise to beat the best of the others, which is one comparison of integers.
+    """
+    if scaled.size < SMALL:
+        return int(np.argmax(scaled + gumbel_of(bits)))
+    near = np.flatnonzero(scaled >= -NEAR)
+    values = scaled[near] + gumbel_of(bits[near])
+    best = int(np.argmax(values))
+    # scaled < -NEAR wins only with noise above values[best] + NEAR, that is with a uniform above exp(-exp(-that))
+    uniform = math.exp(-math.exp(-(float(values[best]) + NEAR)))
+    far = np.flatnonzero((scaled < -NEAR) & (bits >= np.uint64(max(0.0, uniform - 1e-12) * 2.0**52)))
+    if not far.size:
+        return int(near[best])
+    both = np.sort(np.concatenate([near[best : best + 1], far]))
+    return int(both[np.argmax(scaled[both] + gumbel_of(bits[both]))])
 
 
 def gumbel(seed: int, position: int, ids: Ids) -> Doubles:
     """Gumbel noise for each token id, a pure function of (seed, position, id)."""
-    key = _mix_int((_mix_int((seed + _GOLDEN) & _MASK) + position * _GOLDEN) & _MASK)
-    with np.errstate(over="ignore"):
-        x = ids.astype(np.uint64)
-        x += np.uint64(1)
-        x *= np.uint64(_GOLDEN)
-        x ^= np.uint64(key)
-        x ^= x >> np.uint64(30)
-        x *= np.uint64(_MIX_1)
-        x ^= x >> np.uint64(27)
-        x *= np.uint64(_MIX_2)
-        x ^= x >> np.uint64(31)
-    uniform = ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # 52 bits and a half: exact, never 0 or 1
+    return gumbel_of(hash_bits(seed, position, ids))
+
+
+def gumbel_of(bits: Bits) -> Doubles:
+    """Gumbel noise from 52 random bits."""
+    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52  # exact, never 0 or 1
     return np.asarray(-np.log(-np.log(uniform)), np.float64)
+
+
+def hash_bits(seed: int, position: int, ids: Ids) -> Bits:
+    """52 random bits for each token id, a pure function of (seed, position, id)."""
+    key = _mix_int((_mix_int((seed + _GOLDEN) & _MASK) + position * _GOLDEN) & _MASK)
+    x = ids.astype(np.uint64)
+    x += np.uint64(1)
+    x *= np.uint64(_GOLDEN)  # arrays wrap around in silence, as is meant
+    x ^= np.uint64(key)
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(_MIX_1)
+    np.right_shift(x, np.uint64(27), out=shifted)
+    x ^= shifted
+    x *= np.uint64(_MIX_2)
+    np.right_shift(x, np.uint64(31), out=shifted)
+    x ^= shifted
+    x >>= np.uint64(12)
+    return x
 
 
 def top_indices(values: Doubles, k: int) -> Ids:

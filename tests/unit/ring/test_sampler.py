@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from exo_node.errors import RingBroken
-from exo_node.ring.sampler import GUMBEL_RANGE, Sampler, gumbel, nucleus, top_indices
+from exo_node.ring.sampler import GUMBEL_RANGE, Sampler, gumbel, hash_bits, noisy_argmax, nucleus, top_indices
 from exo_node.types import SamplingParams
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
@@ -189,3 +189,20 @@ def test_cuts_of_large_vocabularies_equal_a_full_sort() -> None:
         for top_p in (0.01, 0.3, 0.9, 0.9999):
             count = np.searchsorted(np.cumsum(weights), top_p * weights.sum()) + 1
             assert np.array_equal(nucleus(scaled, top_p), np.sort(order[:count]))
+
+
+def test_the_short_cut_through_large_vocabularies_draws_the_same() -> None:
+    """Leaving out hopeless candidates never changes a draw, whether the distribution is a spike or flat."""
+    rng = np.random.default_rng(1)
+    ids = np.arange(20_000)
+    for scale in (0.01, 1.0, 4.0, 12.0):
+        scaled = rng.normal(0, scale, ids.size)
+        scaled -= scaled.max()
+        for position in range(50):
+            plain = int(np.argmax(scaled + gumbel(9, position, ids)))
+            assert noisy_argmax(scaled, hash_bits(9, position, ids)) == plain
+    lone = np.full(ids.size, -13.0)  # nearly all the mass is far from the best
+    lone[77] = 0.0
+    drawn = [noisy_argmax(lone, hash_bits(9, position, ids)) for position in range(50)]
+    assert drawn == [int(np.argmax(lone + gumbel(9, position, ids))) for position in range(50)]
+    assert len(set(drawn)) > 1
