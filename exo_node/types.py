@@ -239,22 +239,28 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class PeerLink:
-    """What a node knows of its way to another: round trip in microseconds and bytes/s by probe; 0 = not measured."""
+    """What a node knows of its way to another: round trip in microseconds and bytes/s by probe; 0 = not measured.
+
+    `address` is the IP literal at which the telling node reaches the other.
+    """
 
     to_id: str
     description: str = ""
     rtt_us: int = 0
     bytes_per_s: int = 0
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """What a node says on its control stream: itself, the instances that it coordinates, its links.
+    """What a node says on its control stream: itself, its instances (head here, or being placed by it), its links.
 
-    `leaving`: a clean exit follows; nothing else comes after it.
+    `shards` are the runners alive on the node, as (instance id, stage). `leaving`: a clean exit follows; nothing else
+    comes after it.
     """
 
     node: NodeInfo
     instances: tuple[Instance, ...] = ()
     links: tuple[PeerLink, ...] = ()
     leaving: bool = False
+    shards: tuple[tuple[str, int], ...] = ()

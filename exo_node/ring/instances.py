@@ -167,9 +167,7 @@ class InstanceManager:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance
 
-    async def coordinate(
-        self, request: node_pb2.PlaceModelRequest
-    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+    async def coordinate(self, request: node_pb2.PlaceModelRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
         async with self._placer.lock(request.model):
             found = self._find_ready(request.model, request.exclude) if request.reuse else None
@@ -270,9 +268,7 @@ class InstanceManager:
 
     async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
         try:
-            await self.member(node_id).unload_shard(
-                node_pb2.UnloadShardRequest(instance_id=instance_id, stage=stage)
-            )
+            await self.member(node_id).unload_shard(node_pb2.UnloadShardRequest(instance_id=instance_id, stage=stage))
         except ExoError as error:  # a dead node holds nothing; a live one lets the lease run out
             log.info("cannot unload stage %d on %s: %s", stage, node_id, error)
 
@@ -323,9 +319,7 @@ class InstanceManager:
         return folder
 
 
-def missing_stages(
-    instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]
-) -> list[int]:
+def missing_stages(instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]) -> list[int]:
     """Stages of an instance whose runner is gone: its node left the cluster, or no longer lists the shard."""
     local = set(host.shards())
     missing = []

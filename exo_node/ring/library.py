@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exo_node.errors import DownloadError, ModelNotFound
+from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFound, UnsupportedModel
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
 from exo_node.models.digest import compute_digest
 from exo_node.models.download import ShardDownloader
@@ -51,6 +51,7 @@ class Description:
     availability: Literal["local", "fetchable", "unknown"]
     spec: ModelSpec | None = None
     detail: str = ""
+    code: str = ""  # of the error that `detail` tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class ModelLibrary:
         self._digests = cache / "digests.json"
         self._tokenizer_folder = cache / "tokenizers"
         self._specs: dict[Path, tuple[tuple[Any, ...], ModelSpec]] = {}
-        self._tokenizers: dict[str, LoadedTokenizer] = {}
+        self._tokenizers: dict[tuple[Any, ...], LoadedTokenizer] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     def cards(self, loaded: set[str]) -> list[ModelCard]:
@@ -86,13 +87,13 @@ class ModelLibrary:
         try:
             where = self._catalog.resolve(model)
         except ModelNotFound as error:
-            return Description("unknown", detail=error.message)
+            return _unknown(error)
         if isinstance(where, RemoteModel) and not fetch:
             return Description("fetchable", detail=where.repo_id)
         try:
             return Description("local", spec=await self.spec(model, progress))
-        except DownloadError as error:
-            return Description("unknown", detail=error.message)
+        except (DownloadError, CheckpointError, UnsupportedModel, ModelNotFound) as error:
+            return _unknown(error)
 
     async def spec(self, model: str, progress: StageProgress = no_progress) -> ModelSpec:
         """The model's spec with its digest, downloading and hashing first where that has not been done.
@@ -118,21 +119,26 @@ class ModelLibrary:
             return spec
 
     async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
-        """The tokenizer in `folder`, parsed once per digest."""
+        """The tokenizer in `folder`, parsed once per digest and state of the files (a template may be edited)."""
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            loaded = self._tokenizers.pop(digest, None)
+            key = (digest, await asyncio.to_thread(_signature, folder))
+            loaded = self._tokenizers.pop(key, None)
             if loaded is None:
                 loaded = await asyncio.to_thread(
                     lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder))
                 )
                 while len(self._tokenizers) >= TOKENIZERS_KEPT:
                     del self._tokenizers[next(iter(self._tokenizers))]
-            self._tokenizers[digest] = loaded  # last = most recently used
+            self._tokenizers[key] = loaded  # last = most recently used
             return loaded
 
     def tokenizer_cache(self, digest: str) -> Path:
         """Folder for the tokenizer files of a model whose weights are on other nodes only."""
         return self._tokenizer_folder / digest.replace(":", "-")
+
+
+def _unknown(error: ExoError) -> Description:
+    return Description("unknown", detail=error.message, code=error.code or "")
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:

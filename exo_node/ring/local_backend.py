@@ -203,9 +203,7 @@ def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
     )
 
 
-def _skip_end(
-    tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None
-) -> TextPiece:
+def _skip_end(tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None) -> TextPiece:
     """Add a token to the text; an end-of-text token has none."""
     if token_id in tokenizer.eos_ids:
         return TextPiece("", (token_id,), ())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
 from exo_node.engine.select import check_supported
-from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
+from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable, error_from_code
 from exo_node.ring.library import spec_from_json
 from exo_node.ring.members import ClusterView, Member
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
@@ -163,10 +163,13 @@ class Placer:
             first = self._cluster.node_id if self._cluster.node_id in fetchable else fetchable[0]
             answer = await ask(first, True)
             if not answer.spec_json:
-                raise ModelNotFound(answer.detail or f"{request.model} cannot be fetched")
+                raise error_from_code(answer.code, answer.detail)
             local[first] = spec_from_json(answer.spec_json)
         if not local:
-            raise ModelNotFound(next((one.detail for one in answers.values() if one.detail), request.model))
+            # What is wrong with files that are there says more than that other nodes do not have them.
+            told = [one for one in answers.values() if one.code] or list(answers.values())
+            worst = min(told, key=lambda one: one.code == ModelNotFound.code)
+            raise error_from_code(worst.code or "model_not_found", worst.detail or f"no model {request.model}")
         missing = [one for one in request.nodes if one not in local and one not in fetchable]
         if missing:
             raise ModelNotFound(
@@ -232,9 +235,7 @@ class Placer:
                         return update.ready
                     done[stage], total[stage] = update.done, update.total
                     report(
-                        node_pb2.PlaceProgress(
-                            stage=update.stage, detail=one.node_id, done=sum(done), total=sum(total)
-                        )
+                        node_pb2.PlaceProgress(stage=update.stage, detail=one.node_id, done=sum(done), total=sum(total))
                     )
             raise PeerUnavailable(f"node {one.node_id} ended the load without an answer")
 

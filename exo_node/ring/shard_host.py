@@ -16,7 +16,7 @@ from typing import Any
 
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.engine.select import check_supported
-from exo_node.errors import CheckpointError, DigestMismatch, ModelNotFound, NoCapacity
+from exo_node.errors import DigestMismatch, ModelNotFound, NoCapacity
 from exo_node.models.catalog import LocalModel, RemoteModel
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
@@ -70,12 +70,9 @@ class ShardHost:
 
     async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
         """Whether the model is here, and which files it is."""
-        try:
-            found = await self._library.describe(request.model, fetch=request.fetch)
-        except CheckpointError as error:
-            return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
+        found = await self._library.describe(request.model, fetch=request.fetch)
         if found.spec is None:
-            return node_pb2.DescribeModelResponse(availability=found.availability, detail=found.detail)
+            return node_pb2.DescribeModelResponse(availability=found.availability, detail=found.detail, code=found.code)
         files = await asyncio.to_thread(tokenizer_files, Path(found.spec.path)) if request.want_tokenizer else {}
         return node_pb2.DescribeModelResponse(
             availability="local", spec_json=spec_to_json(found.spec), tokenizer_files=files
@@ -94,9 +91,7 @@ class ShardHost:
         )
         return node_pb2.ReserveShardResponse(memory_free=self.memory_free())
 
-    async def load_shard(
-        self, request: node_pb2.LoadShardRequest
-    ) -> AsyncGenerator[node_pb2.LoadProgress, None]:
+    async def load_shard(self, request: node_pb2.LoadShardRequest) -> AsyncGenerator[node_pb2.LoadProgress, None]:
         """Load one shard into a runner of its own; the last message holds `ready`. Closing the generator undoes it."""
         key = (request.instance_id, request.stage)
         updates: asyncio.Queue[node_pb2.LoadProgress] = asyncio.Queue()

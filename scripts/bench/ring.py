@@ -188,7 +188,9 @@ def hop_samples(head: NodeProcess, instance_id: str) -> list[dict[str, float]]:
         stages = sample["stages"]
         hops = len(stages)
         followers = [stage for stage in stages if stage["stage"]]
-        engine, queue, codec = (sum(stage[f"{name}_us"] for stage in followers) for name in ("engine", "queue", "codec"))
+        engine, queue, codec = (
+            sum(stage[f"{name}_us"] for stage in followers) for name in ("engine", "queue", "codec")
+        )
         outside = sample["total_us"] - engine
         found.append(
             {

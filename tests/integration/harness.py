@@ -25,7 +25,9 @@ START_TIMEOUT_S = 30.0
 class NodeProcess:
     """One daemon. `api` is its base URL, `node_id` its id."""
 
-    def __init__(self, home: Path, *arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self.log_path = home / f"log-{time.monotonic_ns()}.txt"

@@ -58,9 +58,7 @@ def test_eight_at_once_give_the_same_texts_as_alone(ring: tuple[list[NodeProcess
     for options in ({}, {"temperature": 0.8, "seed": 5}):
         alone = [ask(cluster[0], prompt, **options) for prompt in PROMPTS]
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
-            together = list(
-                pool.map(lambda pair: ask(cluster[pair[0] % 3], pair[1], **options), enumerate(PROMPTS))
-            )
+            together = list(pool.map(lambda pair: ask(cluster[pair[0] % 3], pair[1], **options), enumerate(PROMPTS)))
         assert together == alone
         assert all(alone)
 
@@ -102,15 +100,19 @@ def test_a_client_that_goes_away_frees_its_slots_on_every_shard(
 def test_n_choices_stop_and_logprobs_over_the_ring(ring: tuple[list[NodeProcess], str]) -> None:
     """n gives that many choices with texts of their own; a stop string ends the text before it."""
     cluster, _ = ring
-    answer = cluster[2].client().chat.completions.create(
-        model="demo",
-        messages=[{"role": "user", "content": "Tell me a short story."}],
-        n=3,
-        temperature=1.2,
-        seed=1,
-        max_tokens=20,
-        logprobs=True,
-        top_logprobs=2,
+    answer = (
+        cluster[2]
+        .client()
+        .chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Tell me a short story."}],
+            n=3,
+            temperature=1.2,
+            seed=1,
+            max_tokens=20,
+            logprobs=True,
+            top_logprobs=2,
+        )
     )
     texts = [choice.message.content for choice in answer.choices]
     assert len(set(texts)) > 1

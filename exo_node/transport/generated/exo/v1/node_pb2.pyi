@@ -219,7 +219,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("availability", "spec_json", "tokenizer_files", "detail")
+    __slots__ = ("availability", "spec_json", "tokenizer_files", "detail", "code")
     class TokenizerFilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -231,11 +231,13 @@ class DescribeModelResponse(_message.Message):
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FILES_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     availability: str
     spec_json: str
     tokenizer_files: _containers.ScalarMap[str, bytes]
     detail: str
-    def __init__(self, availability: _Optional[str] = ..., spec_json: _Optional[str] = ..., tokenizer_files: _Optional[_Mapping[str, bytes]] = ..., detail: _Optional[str] = ...) -> None: ...
+    code: str
+    def __init__(self, availability: _Optional[str] = ..., spec_json: _Optional[str] = ..., tokenizer_files: _Optional[_Mapping[str, bytes]] = ..., detail: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
 
 class CommitInstanceRequest(_message.Message):
     __slots__ = ("instance", "lease_ms")
