@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -23,6 +25,7 @@ from exo_node.types import NodeInfo, NodeState, PeerLink
 log = logging.getLogger("exo.members")
 
 SILENCE_S = 2.0  # peers beat twice a second
+ADDRESSES_FRESH_S = 1.0
 
 
 class Me(Protocol):
@@ -64,6 +67,7 @@ class ClusterMembers:
         self._group: asyncio.TaskGroup | None = None
         self._signal = ChangeSignal()
         self._problems: dict[str, str] = {}
+        self._addresses: tuple[float, tuple[str, ...]] = (-math.inf, ())
 
     # -- what is known -------------------------------------------------------------------------------------------
 
@@ -84,8 +88,10 @@ class ClusterMembers:
         return tuple(one.link for one in self._keepers.values() if one.is_here and one.link is not None)
 
     def addresses(self) -> tuple[str, ...]:
-        """IP literals at which this machine can be reached now, best first."""
-        return interfaces.announced(interfaces.addresses(), self._listen)
+        """IP literals at which this machine can be reached now, best first; read from the kernel once a second."""
+        if time.monotonic() - self._addresses[0] > ADDRESSES_FRESH_S:
+            self._addresses = (time.monotonic(), interfaces.announced(interfaces.addresses(), self._listen))
+        return self._addresses[1]
 
     def foreign(self) -> list[PeerSeen]:
         """Announced nodes of other clusters: listed, never dialled."""
@@ -155,13 +161,17 @@ class ClusterMembers:
     # -- the tasks -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Discover, dial and watch until cancelled. The connections stay usable until `close`."""
+        """Discover, dial and watch until cancelled. The connections stay usable until `close`.
+
+        Raises `ConfigurationError` when a discovery cannot start.
+        """
         started: list[Discovery] = []
         try:
+            for discovery in self._discoveries:
+                await discovery.start()
+                started.append(discovery)
             async with asyncio.TaskGroup() as self._group:
-                for discovery in self._discoveries:
-                    await discovery.start()
-                    started.append(discovery)
+                for discovery in started:
                     self._group.create_task(self._listen_to(discovery))
                 for node_id in self._sightings.nodes():
                     self._keep(node_id)

@@ -167,7 +167,8 @@ def _material(message: pb.NodeState) -> pb.NodeState:
     """`message` with free memory rounded to 6 significant bits."""
     rough = pb.NodeState()
     rough.CopyFrom(message)
-    for holder in (rough.node, *rough.node.devices):
+    holders: list[pb.NodeDescription | pb.DeviceDescription] = [rough.node, *rough.node.devices]
+    for holder in holders:
         shift = max(0, holder.memory_free.bit_length() - 6)
         holder.memory_free = holder.memory_free >> shift << shift
     return rough
