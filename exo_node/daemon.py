@@ -230,7 +230,7 @@ class Daemon:
     async def start(self) -> str:
         """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
         self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0)
-        add_NodeServiceServicer_to_server(self._servicer, self._grpc)
+        add_NodeServiceServicer_to_server(self._servicer, self._grpc)  # type: ignore[no-untyped-call]
         await self._runner.setup()
         self._api_port = await self._listen_http()
         await self._grpc.start()

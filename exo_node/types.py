@@ -1,4 +1,4 @@
-"""The words of the project as types (ARCHITECTURE "Words"). Pure data: no I/O, no framework, nothing below imports up."""
+"""The words of the project as types (README "Words"). Pure data: no I/O, no framework, nothing below imports up."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One accelerator (or the CPU) that can hold a shard. `id` is the engine's own name, e.g. "CPU", "METAL", "CUDA:0"."""
+    """One accelerator (or the CPU) that can hold a shard. `id` is the engine's name: "CPU", "METAL", "CUDA:0"."""
 
     id: str
     kind: Literal["cpu", "metal", "cuda", "amd"]

@@ -89,7 +89,7 @@ class NodeView:
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         assert self._instances is not None
         found = await self._instances.stats(instance_id)
-        return None if found is None else [_stats_json(node_id, one) for node_id, one in found]
+        return None if found is None else [stats_json(node_id, one) for node_id, one in found]
 
     async def place(
         self,
@@ -124,7 +124,7 @@ class NodeView:
         return {self.node_id: self._members.links(), **{one: state.links for one, state in self.states().items()}}
 
 
-def _stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
+def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
     """A runner's report; `hops` (on the head) are its last steps, in microseconds."""
     return {
         "node_id": node_id,

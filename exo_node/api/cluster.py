@@ -44,8 +44,6 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         raise bad("model", "is required", code="missing_required_parameter")
     min_nodes = fields.integer("min_nodes", 1, 1024)
     nodes, engines = fields.texts("nodes"), fields.texts("engines")
-    if len(set(nodes)) != len(nodes):
-        raise bad("nodes", "names a node twice")
     if min_nodes is not None and nodes and min_nodes > len(nodes):
         raise bad("min_nodes", f"asks for {min_nodes} nodes, but nodes lists {len(nodes)}")
     for i, engine in enumerate(engines):

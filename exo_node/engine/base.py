@@ -71,10 +71,10 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """`length` consecutive tokens of the sequence in KV slot `slot`, starting at `position` (= the slot's cached length).
+    """`length` consecutive tokens of the sequence in slot `slot`, starting at `position` (= the slot's cached length).
 
-    `token_ids` (int32, shape [length]) only on the head, else None. `n_outputs`: for how many trailing tokens the hidden
-    state after the last layer is wanted; only the last shard acts on it.
+    `token_ids` (int32, shape [length]) only on the head, else None. `n_outputs`: for how many trailing tokens the
+    hidden state after the last layer is wanted; only the last shard acts on it.
     """
 
     slot: int
@@ -86,7 +86,7 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Hidden states as they travel: `data` is C order, little-endian, `shape` = (tokens, hidden_size). bf16 as raw bits."""
+    """Hidden states as they travel: `shape` = (tokens, hidden_size), `data` C order, little-endian; bf16 as raw bits."""
 
     dtype: Dtype
     shape: tuple[int, int]

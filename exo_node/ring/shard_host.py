@@ -152,7 +152,8 @@ class ShardHost:
             "stage": request.stage,
             "is_head": request.is_head,
             "engine": request.engine,
-            "device": request.device,
+            # `--devices CPU:0,CPU:1` makes two places of one CPU; engines know only the CPU.
+            "device": "CPU" if request.device.startswith("CPU:") else request.device,
             "compute_dtype": request.compute_dtype,
             "slots": request.slots,
             "context": request.context,

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -55,8 +56,9 @@ class Relay:
         return await asyncio.get_running_loop().run_in_executor(self.pool, compute, self.work_s, self.matrix)
 
 
-def _connect(address: str) -> tuple[grpc.aio.Channel, grpc.aio.StreamUnaryCall[bytes, bytes]]:
-    channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+def _connect(address: str) -> tuple[Any, Any]:
+    """A channel and an open stream on it; bytes go as they are."""
+    channel: Any = grpc.aio.insecure_channel(address, options=OPTIONS)
     return channel, channel.stream_unary(METHOD)()
 
 

@@ -20,6 +20,8 @@ FREE = {"test_layout.py", "ring/test_protocol_model.py", "ring/test_workers_prot
 ELSEWHERE = {
     "types.py": "plain data",
     "errors.py": "plain data",
+    "ring/members.py": "contracts, and one line per call; every integration test with two nodes goes through it",
+    "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",
     "engine/base.py": "a contract; the engines' tests hold it",
 }
 # 3 s and 250 MB that a daemon must not pay (ARCHITECTURE 2).

@@ -25,7 +25,6 @@ from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve
         ({"model": "m", "min_nodes": "2"}, "min_nodes"),
         ({"model": "m", "min_nodes": 3, "nodes": ["a", "b"]}, "min_nodes"),
         ({"model": "m", "nodes": "a"}, "nodes"),
-        ({"model": "m", "nodes": ["a", "a"]}, "nodes"),
         ({"model": "m", "nodes": ["a", 5]}, "nodes[1]"),
         ({"model": "m", "engines": ["torch"]}, "engines[0]"),
         ({"model": "m", "nodes": ["a"], "engines": ["mlx", "tinygrad"]}, "engines"),

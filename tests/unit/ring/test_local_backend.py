@@ -140,7 +140,7 @@ async def test_temperature_comes_from_request_then_model_then_node(
 
 
 async def test_a_long_prompt_is_refused_with_both_numbers() -> None:
-    """A prompt over the context is a 400 that names the field, what it has and what there is; nothing reaches the head."""
+    """A prompt over the context is a 400 with the field, what it has and what there is; nothing reaches the head."""
     head = ScriptedHead(())
     one = backend(OneInstance(head, context=16))
     with pytest.raises(ContextLengthExceeded, match=r"16 tokens.*prompt has 16") as caught:
