@@ -155,7 +155,7 @@ class _Loaded:
         self.lengths = [0] * plan.slots
         weights = _read_weights(held, source, plan.compute_dtype, backend.device, progress)
         score_bytes = spec.n_heads * (plan.context + plan.max_chunk) * 4
-        self._chunks = chunk_lengths(plan.max_chunk, score_bytes)
+        self._chunks = chunk_lengths(plan.max_chunk, score_bytes, is_cpu=backend.is_cpu)
         self.decoder: ShardDecoder = ShardDecoder(
             spec,
             plan.shard,
@@ -170,11 +170,8 @@ class _Loaded:
         self._head = self.decoder.logits_program(1) if plan.is_head else None
 
     def warm_up(self) -> None:
-        """Compile what the first request needs at once: a decode step, the shortest prefill chunk and the LM head.
-
-        Longer chunks compile when the first long prompt comes.
-        """
-        for length in self._chunks[:2]:
+        """Compile everything now: a stage that compiles while a step waits for it would pass for a hung one."""
+        for length in self._chunks:
             shape = (length,) if self.plan.is_head else (length, self.spec.hidden_size)
             self._run(np.zeros(shape, dtype=np.int32 if self.plan.is_head else np.float32), 0, 0)
         if self._head is not None:

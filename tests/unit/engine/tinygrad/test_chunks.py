@@ -8,11 +8,12 @@ from exo_node.engine.tinygrad.chunks import SCORE_BYTES, chunk_lengths, split_ro
 
 def test_lengths_follow_the_longest_row_and_memory() -> None:
     """No chunk longer than a row can be, none whose attention scores are over their allowance; never fewer than two."""
-    assert chunk_lengths(8, 1) == (1, 16)
-    assert chunk_lengths(300, 1) == (1, 16, 128)
-    assert chunk_lengths(512, 1) == (1, 16, 128, 512)
-    assert chunk_lengths(512, SCORE_BYTES // 128) == (1, 16, 128)
-    assert chunk_lengths(512, SCORE_BYTES) == (1, 16)
+    assert chunk_lengths(8, 1, is_cpu=False) == (1, 16)
+    assert chunk_lengths(300, 1, is_cpu=False) == (1, 16, 128)
+    assert chunk_lengths(512, 1, is_cpu=False) == (1, 16, 128, 512)
+    assert chunk_lengths(512, SCORE_BYTES // 128, is_cpu=False) == (1, 16, 128)
+    assert chunk_lengths(512, SCORE_BYTES, is_cpu=False) == (1, 16)
+    assert chunk_lengths(512, 1, is_cpu=True) == (1, 16)
 
 
 @given(st.integers(1, 2000))
