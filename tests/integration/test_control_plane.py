@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,16 +152,14 @@ async def test_watch() -> None:
 
 
 async def test_kill_is_noticed() -> None:
-    """A `kill -9` of the peer breaks the control stream within a second."""
+    """A `kill -9` of the peer breaks the control stream: nobody waits for the silence to be long enough."""
     with child_node("bob") as (child, port):
         handle = await connected(party("ann"), port)
-        watch = handle.watch(silence=30.0)
+        watch = handle.watch(silence=170.0)
         await anext(watch)
-        killed = time.monotonic()
         child.kill()
         with pytest.raises(PeerUnavailable, match="bob"):
             await anext(watch)
-        assert time.monotonic() - killed < 1.0
         assert not await handle.health_check()
         await handle.close()
 

@@ -73,7 +73,7 @@ async def member(
 
 
 async def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Seconds until `condition` held. The bound is generous: the promise itself is measured by the caller."""
+    """Seconds until `condition` held. The bound is generous: nothing fails on a clock."""
     begun = time.monotonic()
     while not condition():
         if time.monotonic() - begun > seconds:
@@ -117,8 +117,7 @@ async def test_three_nodes_find_each_other_by_mdns() -> None:
         all_members = [
             (await stack.enter_async_context(member(party(name), mdns)))[0] for name in ("ann", "bob", "eve")
         ]
-        took = await until(lambda: all(len(one.states()) == 2 for one in all_members), 10, "three nodes")
-        assert took < 2.0
+        await until(lambda: all(len(one.states()) == 2 for one in all_members), 10, "three nodes")
         assert {link.address for one in all_members for link in one.links()} == {"127.0.0.1"}
         await until(lambda: all(link.rtt_us for one in all_members for link in one.links()), 10, "probes")
         assert await all_members[0].peer("bob").health_check(2.0)
@@ -129,27 +128,22 @@ async def test_clean_exit() -> None:
     async with member(party("ann"), mdns) as (ann, _):
         async with member(party("bob"), mdns):
             await until(lambda: "bob" in ann.states(), 10, "bob")
-            leaving = time.monotonic()
         await until(lambda: not ann.states(), 10, "bob's leave")
-        assert time.monotonic() - leaving < 2.0
         with pytest.raises(PeerUnavailable, match="bob is not connected"):
             ann.peer("bob")
 
 
 async def test_kill_and_return() -> None:
-    """`kill -9` is noticed within 1 s; the same id under another port is usable again within 5 s."""
-    async with member(party("ann"), mdns) as (ann, _):
+    """`kill -9` breaks the control stream (no waiting for silence); the same id under another port is usable again."""
+    async with member(party("ann"), mdns, silence_s=60.0) as (ann, _):
         with spawned("bob", "boot-1") as bob:
             await until(lambda: "bob" in ann.states(), 20, "bob")
-            killed = time.monotonic()
             bob.kill()
             await until(lambda: not ann.states(), 10, "bob's death")
-            assert time.monotonic() - killed < 1.0
         with spawned("bob", "boot-2") as bob:
             assert bob.stdout is not None
             port = json.loads(await asyncio.to_thread(bob.stdout.readline))["port"]
-            took = await until(lambda: "bob" in ann.states(), 20, "bob's return")
-            assert took < 5.0
+            await until(lambda: "bob" in ann.states(), 20, "bob's return")
             assert ann.states()["bob"].node.boot_id == "boot-2"
             assert ann.peer("bob").port == port
 
@@ -204,7 +198,7 @@ async def test_peer_that_is_not_there_yet() -> None:
         assert "\n" not in next(iter(ann.problems().values()))
         for boot_id in ("boot-1", "boot-2"):
             async with member(party("bob", boot_id), lambda _: (), port=port):
-                assert await until(lambda: "bob" in ann.states(), 15, boot_id) < 5.0
+                await until(lambda: "bob" in ann.states(), 15, boot_id)
                 assert ann.states()["bob"].node.boot_id == boot_id
             await until(lambda: not ann.states(), 10, "gone")
 
@@ -233,23 +227,19 @@ async def test_same_id_twice() -> None:
 
 
 async def test_goodbye() -> None:
-    """At the discovery's own level: an announcement is seen within 2 s, and withdrawn by a clean stop within 2 s."""
+    """At the discovery's own level: an announcement is seen, and a clean stop withdraws it (not its expiry after minutes)."""
     ann, bob = (ControlNode(party(name), port=4711) for name in ("ann", "bob"))
     one, two = MdnsDiscovery(lambda: announcement(ann)), MdnsDiscovery(lambda: announcement(bob))
     await one.start()
-    begun = time.monotonic()
     await two.start()
     events = one.events()
     seen = await asyncio.wait_for(anext(events), 10)
-    assert time.monotonic() - begun < 2.0
     assert isinstance(seen, PeerSeen)
     assert (seen.node_id, seen.boot_id, seen.fingerprint) == ("bob", "boot-1", "f" * 32)
     assert seen.endpoints[0].port == 4711
-    begun = time.monotonic()
     await two.stop()
     while not isinstance(await asyncio.wait_for(anext(events), 10), PeerGone):
         pass
-    assert time.monotonic() - begun < 2.0
     await one.stop()
 
 

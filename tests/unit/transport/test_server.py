@@ -1,0 +1,28 @@
+"""How servers are made and bound."""
+
+from __future__ import annotations
+
+import pytest
+
+from exo_node.errors import ConfigurationError
+from exo_node.transport.server import bind, create_server, server_options, target_of
+
+
+def test_target() -> None:
+    """IPv6 goes in brackets, its scope kept."""
+    assert target_of("10.0.0.1", 80) == "10.0.0.1:80"
+    assert target_of("fe80::1%eth0", 80) == "[fe80::1%eth0]:80"
+
+
+def test_ports_are_never_shared() -> None:
+    """`so_reuseport` is off: with it a second server would silently take half of the first one's calls."""
+    assert ("grpc.so_reuseport", 0) in server_options()
+
+
+async def test_bind() -> None:
+    """A free port is told; an address that is not ours is refused with flag, port and address."""
+    server = create_server()
+    assert bind(server, "127.0.0.1", 0) > 0
+    with pytest.raises(ConfigurationError, match=r"--node-port 5\d*: cannot listen on 203\.0\.113\.1:5"):
+        bind(server, "203.0.113.1", 5555)
+    await server.stop(None)
