@@ -227,7 +227,7 @@ async def test_same_id_twice() -> None:
 
 
 async def test_goodbye() -> None:
-    """At the discovery's own level: an announcement is seen, and a clean stop withdraws it (not its expiry after minutes)."""
+    """At the discovery's own level: an announcement is seen, and withdrawn by a clean stop (not by expiry)."""
     ann, bob = (ControlNode(party(name), port=4711) for name in ("ann", "bob"))
     one, two = MdnsDiscovery(lambda: announcement(ann)), MdnsDiscovery(lambda: announcement(bob))
     await one.start()
