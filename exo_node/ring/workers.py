@@ -19,7 +19,7 @@ from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
 from exo_node.ring.sampler import Sampler
 from exo_node.ring.sequences import Failed, Job, Notice
 from exo_node.ring.stage import Stage
-from exo_node.ring.wire import add_report, read_epoch, read_step, step_message
+from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_message
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Dtype
 
@@ -140,11 +140,11 @@ class FollowerWorker:
         logic = self.stage.logic
         if read_epoch(message.epoch) != logic.epoch:
             return  # of an epoch that a Configure has ended since this arrived
-        step = read_or_fail(message, logic.stage)
+        step = read_or_fail(message, logic.stage, reports=False)
         decoded = time.perf_counter_ns()
         result = self.stage.run(step)
         computed = time.perf_counter_ns()
-        out = step_message(self._instance_id, result.step)
+        out = pass_on(message, result.step)
         codec_us = (decoded - begun + time.perf_counter_ns() - computed) // 1000
         add_report(
             out,
@@ -299,10 +299,10 @@ class HeadWorker:
         self._outlet.notify(self._epoch, notices)
 
 
-def read_or_fail(message: ring_pb2.StepMessage, stage: int) -> Step:
+def read_or_fail(message: ring_pb2.StepMessage, stage: int, *, reports: bool = True) -> Step:
     """The step in `message`; one that contradicts itself becomes a failure of `stage`."""
     try:
-        return read_step(message)
+        return read_step(message, reports=reports)
     except RingBroken as error:
         failure = Failure(stage, error.code or "ring_broken", error.message)
         return Step(read_epoch(message.epoch), message.step, failure=failure)

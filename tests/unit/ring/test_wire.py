@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from exo_node.engine.base import Hidden
 from exo_node.errors import RingBroken
 from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
-from exo_node.ring.wire import delta_message, read_job, read_step, step_message
+from exo_node.ring.wire import delta_message, pass_on, read_job, read_step, step_message
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import SamplingParams
 
@@ -27,6 +29,15 @@ def test_a_step_survives_the_wire(step: Step) -> None:
     """Ops, rows, payload, reports and failure, byte for byte."""
     data = step_message("i", step).SerializeToString()
     assert read_step(ring_pb2.StepMessage.FromString(data)) == step
+
+
+def test_a_follower_passes_a_message_on_with_another_payload() -> None:
+    """Payload and failure are the new ones, everything else is what came in."""
+    after = replace(STEP, hidden=Hidden("float16", (1, 2), b"abcd"))
+    assert read_step(pass_on(step_message("i", STEP), after)) == after
+    failed = STEP.failed(Failure(2, "engine_failed", "why"))
+    assert read_step(pass_on(step_message("i", STEP), failed)) == failed
+    assert read_step(step_message("i", STEP), reports=False) == replace(STEP, reports=())
 
 
 def test_an_unknown_op_breaks_the_ring() -> None:
