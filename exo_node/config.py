@@ -99,7 +99,7 @@ _seconds = values.number(0, open_below=True)
 
 OPTIONS: tuple[Option, ...] = (
     Option("node_id", ("--node-id",), values.name, "this node's name in the cluster (default: made once, kept)", "ID"),
-    Option("node_host", ("--node-host",), values.text, "address that other nodes reach this node at", "HOST"),
+    Option("node_host", ("--node-host",), values.text, "address the gRPC server listens on (default: all)", "HOST"),
     Option("node_port", ("--node-port",), _port, "gRPC port of this node (default: a free one)", "PORT"),
     Option(
         "api_host",

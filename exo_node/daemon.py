@@ -264,6 +264,7 @@ class Daemon:
                 group.create_task(self.host.expire_leases()),
                 group.create_task(self.instances.watch()),
                 group.create_task(self.members.run()),
+                group.create_task(self._machine.refresh()),
                 group.create_task(self._open_for_placement()),
             ]
             await stop.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from exo_node.errors import ConfigurationError
 from exo_node.types import Device
 
 FRESH_S = 1.0  # how old the free memory that we tell may be
+GPU_FRESH_S = 5.0  # the same for discrete GPUs: nvidia-smi takes some 50 ms of CPU
 
 
 class Machine:
@@ -32,16 +34,34 @@ class Machine:
         self._read_at = float("-inf")
 
     def memory(self) -> tuple[int, int]:
-        """(total, free) bytes of the host, a second old at most; total is capped by `--memory-limit`."""
+        """(total, free) bytes for instances: the host's, a second old at most, or of all discrete GPUs together.
+
+        The total is capped by `--memory-limit`; what is promised counts against the limit elsewhere (the ledger).
+        """
+        total, free = self._discrete() or self._host()
+        return (total, free) if self.limit is None else (min(total, self.limit), free)
+
+    async def refresh(self) -> None:
+        """Runs for ever where there are discrete GPUs: reads their free memory anew (that starts a process)."""
+        while self._discrete() is not None:
+            await asyncio.sleep(GPU_FRESH_S)
+            fresh = {one.id: one for one in await asyncio.to_thread(detect_devices)}
+            self._devices = tuple(fresh.get(one.id, one) for one in self._devices)
+
+    def _host(self) -> tuple[int, int]:
         now = time.monotonic()
         if now - self._read_at > FRESH_S:
             self._memory, self._read_at = host_memory(), now
-        total, free = self._memory
-        return (total, free) if self.limit is None else (min(total, self.limit), free)
+        return self._memory
+
+    def _discrete(self) -> tuple[int, int] | None:
+        gpus = [one for one in self._devices if one.kind in ("cuda", "amd")]
+        return (sum(one.memory_total for one in gpus), sum(one.memory_free for one in gpus)) if gpus else None
 
     def devices(self) -> tuple[Device, ...]:
         """The devices that may hold shards. What shares the host's memory tells how much of it is free now."""
-        total, free = self.memory()
+        total, free = self._host()
+        total = total if self.limit is None else min(total, self.limit)
         return tuple(
             dataclasses.replace(one, memory_total=min(one.memory_total, total), memory_free=free)
             if one.kind in ("cpu", "metal")

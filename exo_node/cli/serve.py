@@ -30,6 +30,9 @@ def run(parsed: Parsed, verb: str) -> int:
     pipe = os.environ.pop(PARENT_PIPE, "")
     if pipe.isdigit():
         end_with_parent(int(pipe))
+    if settings.debug < 2:
+        # gRPC's core writes its own lines beside our errors (a taken port, a peer that is away); read when it loads.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from exo_node import daemon
 
     return daemon.run(settings)

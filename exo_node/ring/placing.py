@@ -33,6 +33,8 @@ TOKEN_BYTES = 32
 # Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
 # (256 x hidden x 4 bytes = 2 MiB at hidden 2048) below what a gRPC hop buffers.
 MAX_CHUNK = 256
+# What a runner's process takes beside weights and KV: 71 MB with MLX, 150 MB with tinygrad (RSS with a tiny model).
+RUNNER_BYTES = 160 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Placer:
             engines=tuple(request.engines),
             slots=self._pool.slots,
             context=min(self._pool.context, spec.max_context),
+            overhead=RUNNER_BYTES,
         )
         for one in plan.assignments:
             check_supported(one.engine, spec.config, one.shard)

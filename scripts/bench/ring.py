@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bare_hop  # noqa: E402
 import make_checkpoint  # noqa: E402
+
 from tests.integration.harness import NodeProcess, nodes  # noqa: E402
 
 # A step of about 20-40 ms on two server cores: far above the 5 ms below which the comparison measures Python alone.

@@ -103,22 +103,10 @@ def test_a_client_that_goes_away_frees_its_slots_on_every_shard(
 def test_n_choices_stop_and_logprobs_over_the_ring(ring: tuple[list[NodeProcess], str]) -> None:
     """n gives that many choices with texts of their own; a stop string ends the text before it."""
     cluster, _ = ring
-    answer = (
-        cluster[2]
-        .client()
-        .chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "Tell me a short story."}],
-            n=3,
-            temperature=1.2,
-            seed=1,
-            max_tokens=20,
-            logprobs=True,
-            top_logprobs=2,
-        )
-    )
-    texts = [choice.message.content for choice in answer.choices]
-    assert len(set(texts)) > 1
+    chat = cluster[2].client().chat.completions
+    asked: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "zq vx jk"}]}
+    answer = chat.create(**asked, n=3, temperature=2, seed=1, max_tokens=20, logprobs=True, top_logprobs=2)
+    assert len({choice.message.content for choice in answer.choices}) > 1
     for choice in answer.choices:
         assert choice.logprobs is not None
         assert choice.logprobs.content is not None

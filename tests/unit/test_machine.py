@@ -38,3 +38,13 @@ def test_memory_limit_caps_what_is_told(tmp_path: Path) -> None:
     machine = Machine(Settings(home=tmp_path, memory_limit=123))
     assert machine.memory()[0] == 123
     assert all(device.memory_total <= 123 for device in machine.devices() if device.kind == "cpu")
+
+
+def test_a_gpu_node_offers_its_gpus_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where discrete GPUs hold the shards, theirs is the memory that placement may use, not the host's."""
+    monkeypatch.setattr("exo_node.machine.detect_devices", lambda: (*GPUS, CPU))
+    monkeypatch.setattr("exo_node.machine.usable_engines", lambda: ("tinygrad",))
+    machine = Machine(Settings(home=tmp_path))
+    assert machine.memory() == (20, 18)
+    assert machine.devices() == GPUS
+    assert Machine(Settings(home=tmp_path, memory_limit=7)).memory() == (7, 18)
