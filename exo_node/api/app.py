@@ -26,3 +26,5 @@ class ChatGPTAPI:
         for method, path, handler in routes:
             for prefix in ("", "/v1"):
                 self.app.router.add_route(method, prefix + path, handler)
+                if method == "GET":
+                    self.app.router.add_route("HEAD", prefix + path, handler)  # probes and link checkers

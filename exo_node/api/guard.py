@@ -50,13 +50,23 @@ def make_guard(settings: Settings) -> object:
 
 
 def _check_local(request: web.Request) -> None:
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    host = _hostname(f"//{request.headers.get('Host', '')}")
     if not is_loopback(host):
         raise Forbidden(
-            f"Host {host!r} is not this machine; a node without an API key answers only to localhost (set --api-key)",
+            f"Host {request.headers.get('Host', '')[:80]!r} is not this machine; a node without an API key answers only to localhost (set --api-key)",
             code="forbidden_host",
         )
-    origin = urlsplit(request.headers.get("Origin", ""))
-    # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:).
-    if origin.scheme in ("http", "https") and not is_loopback(origin.hostname or ""):
+    origin = request.headers.get("Origin", "")
+    # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what a
+    # sandboxed frame sends, which any page can make.
+    web_page = origin.partition(":")[0].lower() in ("http", "https", "null")
+    if web_page and not is_loopback(_hostname(origin)):
         raise Forbidden("web pages of other sites may not call a node without an API key", code="forbidden_origin")
+
+
+def _hostname(url: str) -> str:
+    """The host that `url` names; "" where it names none or is no URL at all (`//[bad`)."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -17,6 +17,8 @@ async def test_every_route_with_and_without_v1(prefix: str) -> None:
         for route in ROUTES:
             async with http.get(prefix + route) as answer:
                 assert answer.status == 200, route
+            async with http.head(prefix + route) as answer:  # what health probes and link checkers send
+                assert (answer.status, await answer.read()) == (200, b""), route
         for route in ("/chat/completions", "/completions", "/instances"):
             async with http.post(prefix + route, json={}) as answer:
                 assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")

@@ -54,9 +54,12 @@ async def test_without_a_key_any_bearer_is_fine() -> None:
         ({"Host": "[::1]:5"}, 200),
         ({"Host": "evil.example:52415"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "[bad"}, 403),
         ({"Origin": "http://localhost:3000"}, 200),
         ({"Origin": "vscode-webview://abc"}, 200),
         ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://[bad"}, 403),
+        ({"Origin": "null"}, 403),  # a sandboxed frame on any page
     ],
 )
 async def test_other_sites_are_kept_out(headers: dict[str, str], status: int) -> None:
