@@ -263,3 +263,20 @@ def test_first_delta_tells_the_times() -> None:
 def test_a_token_id_outside_the_vocabulary_is_refused() -> None:
     """An engine would read past its embedding."""
     assert isinstance(error_of(started().submit(1, job((100,)), 0.0)), InvalidRequest)
+
+
+def test_the_output_of_a_cancelled_row_keeps_its_place() -> None:
+    """What came home for a caller that has gone is skipped; the others still get their own distribution."""
+    head = started(replace(SETUP, n_stages=2, slots=4))
+    for ticket in (1, 2, 3):
+        head.submit(ticket, job(request_id=str(ticket)), 0.0)
+    for number in (2, 3, 4):
+        send(head)
+        home(head, number)
+    for ticket in (1, 2, 3):
+        head.token(ticket, TokenChoice(7), 0.0)
+    assert len(send(head).step.rows) == 2
+    head.cancel(1)
+    entry = head._in_flight[0]
+    reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in (0, 1)]
+    assert [(want.ticket, want.output) for want in head.home(5, reports, 0.0)] == [(2, 1)]
