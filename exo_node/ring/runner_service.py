@@ -21,7 +21,7 @@ from exo_node.ring.runner_load import LoadedShard
 from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import check_newer
 from exo_node.ring.streams import Mailbox, Outbound
-from exo_node.ring.wire import add_report, delta_message, epoch_message, read_epoch, read_job
+from exo_node.ring.wire import MAX_US, add_report, delta_message, epoch_message, read_epoch, read_job
 from exo_node.ring.workers import Cancel, Configure, Event, HeadWorker, Lost, StepIn, Submit, Worker
 from exo_node.transport.codec import parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -187,7 +187,7 @@ class RingServicer(RingServiceServicer):
             if head is not None:
                 stats.waiting, stats.running, stats.tokens = head.waiting, head.running, head.tokens
             for hop in self._worker.hops.copy():
-                sample = stats.hops.add(step=hop.step, total_us=hop.total_us)
+                sample = stats.hops.add(step=hop.step, total_us=min(hop.total_us, MAX_US))
                 for report in hop.reports:
                     add_report(sample, report)
         return stats

@@ -10,6 +10,8 @@ from exo_node.transport.codec import put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import SamplingParams
 
+MAX_US = 2**32 - 1  # the fields are uint32, 71 minutes: a machine that slept in a step must not fail over its figures
+
 
 def epoch_message(epoch: Epoch) -> ring_pb2.Epoch:
     return ring_pb2.Epoch(counter=epoch.counter, coordinator=epoch.coordinator)
@@ -70,9 +72,9 @@ def _put_failure(message: ring_pb2.StepMessage, failure: Failure) -> None:
 def add_report(message: ring_pb2.StepMessage | ring_pb2.HopSample, report: Report) -> None:
     message.reports.add(
         stage=report.stage,
-        queue_us=report.queue_us,
-        engine_us=report.engine_us,
-        codec_us=report.codec_us,
+        queue_us=min(report.queue_us, MAX_US),
+        engine_us=min(report.engine_us, MAX_US),
+        codec_us=min(report.codec_us, MAX_US),
         sequences=report.sequences,
         cached_tokens=report.cached_tokens,
     )

@@ -10,7 +10,7 @@ from exo_node.engine.base import Hidden
 from exo_node.errors import RingBroken
 from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
-from exo_node.ring.wire import delta_message, pass_on, read_job, read_step, step_message
+from exo_node.ring.wire import add_report, delta_message, pass_on, read_job, read_step, step_message
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import SamplingParams
 
@@ -38,6 +38,13 @@ def test_a_follower_passes_a_message_on_with_another_payload() -> None:
     failed = STEP.failed(Failure(2, "engine_failed", "why"))
     assert read_step(pass_on(step_message("i", STEP), failed)) == failed
     assert read_step(step_message("i", STEP), reports=False) == replace(STEP, reports=())
+
+
+def test_a_step_that_took_hours_is_still_reported() -> None:
+    """Times over the field's range are cut, not an error."""
+    message = step_message("i", Step(Epoch(1, ""), 1))
+    add_report(message, Report(0, 2**40, 1, 2**33, 0, 0))
+    assert (message.reports[0].queue_us, message.reports[0].engine_us) == (2**32 - 1, 1)
 
 
 def test_an_unknown_op_breaks_the_ring() -> None:
