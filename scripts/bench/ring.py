@@ -62,10 +62,14 @@ for line in sys.stdin:
 class MlxLm:
     """mlx-lm's own generate in a process of its own, asked a line at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         code = REFERENCE.format(root=str(ROOT), folder=str(folder))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
 
     def generate(self, ids: list[int], tokens: int) -> dict[str, Any]:
@@ -94,11 +98,16 @@ def ours(node: NodeProcess, model: str, ids: list[int], tokens: int) -> tuple[fl
     return (tokens - 1) / (stamps[-1] - stamps[0]), text
 
 
-def part_a(folder: Path, work: Path, pairs: int) -> dict[str, Any]:
+def part_a(folder: Path, work: Path, pairs: int, threads: int) -> dict[str, Any]:
     ids = [256, *PROMPT.encode()]
-    reference = MlxLm(folder)
+    environment = {"OPENBLAS_NUM_THREADS": str(threads)}
+    reference = MlxLm(folder, environment)
     try:
-        with nodes(work / "home", ["--inference-engine", "mlx", "--models-dir", str(folder.parent)]) as (node,):
+        with nodes(
+            work / f"home-{threads}",
+            ["--inference-engine", "mlx", "--models-dir", str(folder.parent)],
+            env=environment,
+        ) as (node,):
             place(node, folder.name, [node.node_id])
             ours(node, folder.name, ids, 8)
             reference.generate(ids, 8)
@@ -122,6 +131,7 @@ def part_a(folder: Path, work: Path, pairs: int) -> dict[str, Any]:
                 "mlx_lm_tokens_per_s": round(statistics.median(theirs), 2),
                 "step_ms": round(1000 / statistics.median(theirs), 2),
                 "pairs": pairs,
+                "threads": threads,
                 "blas": other["blas"],
             }
     finally:
@@ -180,7 +190,8 @@ def parts_b_c(folder: Path, work: Path, tokens: int) -> tuple[dict[str, Any], di
 def hop_samples(head: NodeProcess, instance_id: str) -> list[dict[str, float]]:
     """The head's last steps that took the whole ring, each as microseconds per hop.
 
-    A trip's time is taken by the head from sending to the return; the followers' engines are taken off it.
+    A trip's time is taken by the head from the start of its own part to the return; what the engines computed is taken
+    off it.
     """
     status, stats = head.request("GET", f"/v1/instances/{instance_id}/stats")
     assert status == 200, stats
@@ -188,15 +199,12 @@ def hop_samples(head: NodeProcess, instance_id: str) -> list[dict[str, float]]:
     for sample in stats["stages"][0]["hops"]:
         stages = sample["stages"]
         hops = len(stages)
-        followers = [stage for stage in stages if stage["stage"]]
-        engine, queue, codec = (
-            sum(stage[f"{name}_us"] for stage in followers) for name in ("engine", "queue", "codec")
-        )
+        engine, queue, codec = (sum(one[f"{name}_us"] for one in stages) for name in ("engine", "queue", "codec"))
         outside = sample["total_us"] - engine
         found.append(
             {
                 "hop_us": outside / hops,
-                "engine_us": engine / len(followers),
+                "engine_us": engine / hops,
                 "queue_us": queue / hops,
                 "codec_us": codec / hops,
                 "wire_us": (outside - queue - codec) / hops,
@@ -209,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["a", "b", "c", "all"], default="all")
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="BLAS threads of both sides of (a)")
     parser.add_argument("--tokens", type=int, default=400, help="steps of the hop measurement")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoints (default: a temporary one)")
     arguments = parser.parse_args()
@@ -216,7 +225,11 @@ def main() -> None:
         work = Path(temporary)
         models = arguments.keep or work / "models"
         if arguments.part in ("a", "all"):
-            print(json.dumps(part_a(make_checkpoint.make(models / "bench-a", SHAPE_A), work, arguments.pairs)))
+            print(
+                json.dumps(
+                    part_a(make_checkpoint.make(models / "bench-a", SHAPE_A), work, arguments.pairs, arguments.threads)
+                )
+            )
         if arguments.part != "a":
             b, c = parts_b_c(make_checkpoint.make(models / "bench-b", SHAPE_B), work, arguments.tokens)
             for name, line in (("b", b), ("c", c)):
