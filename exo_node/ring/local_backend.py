@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.text import TextAssembler, TextPiece
@@ -102,7 +102,7 @@ class LocalBackend:
                     yield _last(piece, reason, len(prompt), count)
                     return
             raise RingBroken("the head ended the stream without a finish reason")
-        except RingBroken:
+        except (RingBroken, PeerUnavailable):
             self._instances.lost(instance)
             raise
         finally:

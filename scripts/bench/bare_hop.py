@@ -79,7 +79,7 @@ async def _head(stages: int, payload: int, work_s: float, trips: int, warmup: in
     following, children = f"127.0.0.1:{head.port}", []
     try:
         for _ in range(stages - 1):
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # noqa: ASYNC220 - before anything is measured
                 [sys.executable, __file__, following, str(work_s)], stdout=subprocess.PIPE, text=True
             )
             children.append(child)

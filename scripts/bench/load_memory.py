@@ -35,8 +35,8 @@ SLACK = 300e6
 class AnonymousPeak:
     """Watches the runners of a daemon: the peak of RssAnon + RssShmem, every 5 ms.
 
-    tinygrad's CPU buffers are shared anonymous mappings, which the kernel counts as shmem; neither number holds pages of
-    the mapped checkpoint.
+    tinygrad's CPU buffers are shared anonymous mappings, which the kernel counts as shmem; neither number holds pages
+    of the mapped checkpoint.
     """
 
     def __init__(self, node: NodeProcess) -> None:
