@@ -211,7 +211,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Shard `shard` of an instance on node `node_id`, run by `engine` on `device`. Position in the ring = list index."""
+    """A shard of an instance on a node, run by `engine` on `device`. Its position in the ring is its list index."""
 
     node_id: str
     shard: Shard

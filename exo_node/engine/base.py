@@ -86,7 +86,7 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Hidden states as they travel: `shape` = (tokens, hidden_size), `data` C order, little-endian; bf16 as raw bits."""
+    """Hidden states on their way: `shape` = (tokens, hidden_size), `data` C order, little-endian; bf16 as raw bits."""
 
     dtype: Dtype
     shape: tuple[int, int]

@@ -58,9 +58,7 @@ def test_eight_at_once_give_the_same_texts_as_alone(ring: tuple[list[NodeProcess
     for options in ({}, {"temperature": 0.8, "seed": 5}):
         alone = [ask(cluster[0], prompt, **options) for prompt in PROMPTS]
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
-            jobs = [
-                pool.submit(ask, cluster[number % 3], prompt, **options) for number, prompt in enumerate(PROMPTS)
-            ]
+            jobs = [pool.submit(ask, cluster[number % 3], prompt, **options) for number, prompt in enumerate(PROMPTS)]
             together = [job.result() for job in jobs]
         assert together == alone
         assert all(alone)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -35,7 +34,7 @@ def host(tmp_path: Path) -> ShardHost:
         library=library,
         runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING", blas_cache=tmp_path),
         free_memory=lambda: FREE,
-        changed=cast(Callable[[], None], lambda: changes.append(1)),
+        changed=lambda: changes.append(1),
     )
 
 
