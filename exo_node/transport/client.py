@@ -18,7 +18,7 @@ from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
 from exo_node.transport.handshake import ClientHandshake, Party, Session
 from exo_node.transport.server import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MAX_RECEIVE, target_of
 from exo_node.transport.sessions import credentials
-from exo_node.transport.status import to_exo
+from exo_node.transport.status import calling
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 CONNECT_TIMEOUT_S = 10.0  # these three as exo has them
@@ -109,13 +109,12 @@ class GRPCPeerHandle:
         machine = ClientHandshake(self._me, self._secret)
         call = self._stub.Handshake(timeout=timeout)
         try:
-            challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
-            proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
-            welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
+            with calling(self._name()):
+                challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
+                proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
+                welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
             session = machine.finish(welcome)
             info = node_from_pb(welcome.node)
-        except grpc.aio.AioRpcError as error:
-            raise to_exo(error, self._name()) from error
         finally:
             call.cancel()
         if self._info is not None and (info.node_id, info.boot_id) != (self._info.node_id, self._info.boot_id):
@@ -148,15 +147,15 @@ class GRPCPeerHandle:
         while True:
             session = await self._current(stale, timeout)
             try:
-                return await getattr(self._stub, method)(
-                    request,
-                    timeout=max(0.0, deadline - time.monotonic()),
-                    metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
-                )
-            except grpc.aio.AioRpcError as error:
-                failure = to_exo(error, self._name())
+                with calling(self._name()):
+                    return await getattr(self._stub, method)(
+                        request,
+                        timeout=max(0.0, deadline - time.monotonic()),
+                        metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
+                    )
+            except Unauthorized as failure:
                 if stale is not None or not _no_session(failure):
-                    raise failure from error
+                    raise
                 stale = session
 
     async def stream(
@@ -176,11 +175,10 @@ class GRPCPeerHandle:
                 while (message := await self._read(call, silence)) is not EOF:
                     yield message
                 return
-            except grpc.aio.AioRpcError as error:
+            except Unauthorized as failure:
                 # A refused session fails before the first message, so nothing is yielded twice.
-                failure = to_exo(error, self._name())
                 if stale is not None or not _no_session(failure):
-                    raise failure from error
+                    raise
                 stale = session
             finally:
                 call.cancel()
@@ -188,7 +186,8 @@ class GRPCPeerHandle:
     async def _read(self, call: Any, silence: float | None) -> Any:
         try:
             async with asyncio.timeout(silence):
-                return await call.read()
+                with calling(self._name()):
+                    return await call.read()
         except TimeoutError:
             raise PeerUnavailable(f"node {self._name()} said nothing for {silence} s") from None
 

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exo_node.transport.client import channel_options
+from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
-from exo_node.transport.status import to_exo
+from exo_node.transport.status import calling
 
 TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
@@ -36,33 +36,31 @@ class RingClient:
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.ConfigureResponse:
         """Start an epoch on this runner: followers first, the head last. A stale epoch raises `RingBroken` (409)."""
-        try:
+        with calling(self.address):
             response: ring_pb2.ConfigureResponse = await self._open().Configure(
                 request, timeout=timeout, metadata=self._metadata
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_exo(error, self.address) from error
         return response
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
         call = self._open().Generate(request, metadata=self._metadata)
         try:
-            async for delta in call:
+            while True:
+                with calling(self.address):
+                    delta = await call.read()
+                if delta is EOF:
+                    return
                 yield delta
-        except grpc.aio.AioRpcError as error:
-            raise to_exo(error, self.address) from error
         finally:
             call.cancel()
 
     async def stats(self, timeout: float = STATS_TIMEOUT_S) -> ring_pb2.RunnerStats:
         """What the runner holds and has done; on the head also the last round trips."""
-        try:
+        with calling(self.address):
             stats: ring_pb2.RunnerStats = await self._open().Stats(
                 ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_exo(error, self.address) from error
         return stats
 
     async def close(self) -> None:

@@ -7,9 +7,11 @@ says what became of the peer or the call.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -107,6 +109,24 @@ def to_exo(error: grpc.aio.AioRpcError, peer: str) -> ExoError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return InvalidRequest(f"a message to or from node {peer} is too large: {details}", code="message_too_large")
     return ExoError(f"node {peer} failed: {code.name} {details}".rstrip())
+
+
+@contextlib.contextmanager
+def calling(peer: str) -> Iterator[None]:
+    """Client side of the border: whatever ends a call to `peer` is an `ExoError` in the block's caller.
+
+    grpc.aio raises `CancelledError` in who awaits a call whose channel is closed by another task: left alone, it would
+    end that task as if its owner had cancelled it.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise to_exo(error, peer) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise PeerUnavailable(f"the connection to node {peer} was closed during a call") from None
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]

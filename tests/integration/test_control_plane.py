@@ -206,3 +206,28 @@ async def test_port_in_use() -> None:
     async with ControlNode(party("bob")).serving() as bob:
         with pytest.raises(ConfigurationError, match=f"--node-port {bob.port}"):
             bind(create_server(), "127.0.0.1", bob.port)
+
+
+async def test_a_closed_connection_is_no_cancellation() -> None:
+    """Closing a connection fails the calls that run on it with `PeerUnavailable`, and cancels nobody who awaits them.
+
+    Membership closes what it has lost while others, such as the task that renews leases, wait for an answer.
+    """
+    with child_node("b") as (child, port):
+        handle = await connected(party("a"), port)
+        states = handle.watch(60)
+        await anext(states)
+        os.kill(child.pid, signal.SIGSTOP)
+
+        async def call() -> None:
+            await handle.call("HealthCheck", pb.HealthCheckRequest(), 60)
+
+        async def follow() -> None:
+            async for _ in states:
+                pass
+
+        waiting = [asyncio.create_task(call()), asyncio.create_task(follow())]
+        await asyncio.sleep(0.1)
+        await handle.close()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [PeerUnavailable, PeerUnavailable]
