@@ -50,15 +50,16 @@ def make_guard(settings: Settings) -> object:
 
 
 def _check_local(request: web.Request) -> None:
-    host = _hostname(f"//{request.headers.get('Host', '')}")
-    if not is_loopback(host):
+    host = request.headers.get("Host", "")
+    if not is_loopback(_hostname(f"//{host}")):
         raise Forbidden(
-            f"Host {request.headers.get('Host', '')[:80]!r} is not this machine; a node without an API key answers only to localhost (set --api-key)",
+            f"Host {host[:80]!r} is not this machine; a node without an API key answers only to localhost "
+            "(set --api-key)",
             code="forbidden_host",
         )
     origin = request.headers.get("Origin", "")
-    # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what a
-    # sandboxed frame sends, which any page can make.
+    # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what
+    # a sandboxed frame sends, which any page can make.
     web_page = origin.partition(":")[0].lower() in ("http", "https", "null")
     if web_page and not is_loopback(_hostname(origin)):
         raise Forbidden("web pages of other sites may not call a node without an API key", code="forbidden_origin")

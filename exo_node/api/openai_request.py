@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from exo_node.api.fields import Fields, bad, checked_text, kind
 from exo_node.api.messages import parse_messages
-from exo_node.api.semantics import refuse_unsupported
+from exo_node.api.semantics import OF_CHATS, OF_COMPLETIONS, refuse_misplaced, refuse_unsupported
 from exo_node.config import Settings
 from exo_node.types import GenerationRequest, SamplingParams
 
@@ -46,13 +46,14 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     """Raises `InvalidRequest` with the field's name."""
     fields = Fields(body)
     refuse_unsupported(body)
+    refuse_misplaced(body, OF_COMPLETIONS, "/v1/completions")
     if body.get("messages") is None:
         raise bad("messages", "is required", code="missing_required_parameter")
     messages = parse_messages(body["messages"])
     wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs", 0, 20)
     if top is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs: true")
-    limit = _chat_limit(fields)
+    limit = _limit(fields)
     return _parsed(
         "chat", fields, request_id, settings, [messages], [""], top_logprobs=(top or 0) if wanted else None, limit=limit
     )
@@ -62,6 +63,7 @@ def parse_completion(body: Mapping[str, Any], request_id: str, settings: Setting
     """Raises `InvalidRequest` with the field's name."""
     fields = Fields(body)
     refuse_unsupported(body)
+    refuse_misplaced(body, OF_CHATS, "/v1/chat/completions")
     prompts = _prompts(body.get("prompt"))
     top = fields.integer("logprobs", 0, 5)
     echo = [""] * len(prompts)
@@ -74,7 +76,7 @@ def parse_completion(body: Mapping[str, Any], request_id: str, settings: Setting
     best_of = fields.integer("best_of", 1, 20)
     if best_of is not None and best_of != (fields.integer("n", 1, MAX_CHOICES) or 1):
         raise bad("best_of", "other than n is not supported by this server yet", code="unsupported_parameter")
-    limit = fields.integer("max_tokens", 1) or COMPLETION_TOKENS
+    limit = _limit(fields) or COMPLETION_TOKENS
     return _parsed("completion", fields, request_id, settings, prompts, echo, top_logprobs=top, limit=limit)
 
 
@@ -157,7 +159,7 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
     return bias
 
 
-def _chat_limit(fields: Fields) -> int | None:
+def _limit(fields: Fields) -> int | None:
     old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
     if old is not None and new is not None and old != new:
         raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")

@@ -64,6 +64,10 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 _INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; leave it out"}
 
+# Fields of one route that would say something on the other, and what they may be there.
+OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"prompt": (), "echo": (False,), "best_of": (1,)}
+OF_CHATS: Mapping[str, tuple[Any, ...]] = {"messages": (), "top_logprobs": ()}
+
 # Accepted: they concern OpenAI's accounting, storage and caching, never the text.
 _HARMLESS: Mapping[str, type] = {
     "user": str,
@@ -81,11 +85,23 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if value is None:
             continue
-        neutral = _UNSUPPORTED.get(name)
-        if neutral is not None and not any(type(value) is type(same) and value == same for same in neutral):
+        if not _neutral(value, _UNSUPPORTED.get(name)):
             problem = f"is not supported by this server yet{_INSTEAD.get(name, '')}"
             raise bad(name, problem, code="unsupported_parameter")
         wanted = _HARMLESS.get(name)
         if wanted is not None and not isinstance(value, wanted):
             example = kind(wanted())
             raise bad(name, f"must be {example}, not {kind(value)}", code="invalid_type")
+
+
+def refuse_misplaced(body: Mapping[str, Any], foreign: Mapping[str, tuple[Any, ...]], route: str) -> None:
+    """Raise for the first of the `foreign` fields, which `route` has."""
+    for name, values in foreign.items():
+        value = body.get(name)
+        if value is not None and not _neutral(value, values):
+            raise bad(name, f"is a field of {route}, and does nothing here", code="unsupported_parameter")
+
+
+def _neutral(value: Any, neutral: tuple[Any, ...] | None) -> bool:
+    """Whether `value` is one of those (0 is not false); None stands for any."""
+    return neutral is None or any(type(value) is type(same) and value == same for same in neutral)

@@ -109,7 +109,8 @@ async def test_a_client_that_goes_away(path: str, stream: bool) -> None:
     scripts: list[list[Step]] = [[asyncio.Event()], [TokenDelta("a"), asyncio.Event()]]
     for steps in scripts:
         backend = ScriptedBackend(steps)
-        body = json.dumps({**CHAT, "prompt": "x", "stream": stream, "n": 2}).encode()
+        asked = CHAT if "chat" in path else {"model": "demo", "prompt": "x"}
+        body = json.dumps({**asked, "stream": stream, "n": 2}).encode()
         async with serve_api(backend) as url:
             host, port = url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, int(port))

@@ -92,6 +92,9 @@ CHAT: list[tuple[str, Any]] = [
     ("prediction", {"type": "content"}),
     ("reasoning_effort", "high"),
     ("chat_template_kwargs", {"enable_thinking": False}),
+    ("prompt", "Hello"),
+    ("echo", True),
+    ("best_of", 2),
 ]
 COMPLETION: list[tuple[str, Any]] = [
     ("prompt", None),
@@ -106,6 +109,9 @@ COMPLETION: list[tuple[str, Any]] = [
     ("suffix", "end"),
     ("best_of", 2),
     ("echo", "yes"),
+    ("messages", [{"role": "user", "content": "Hello"}]),
+    ("top_logprobs", 2),
+    ("max_completion_tokens", 0),
 ]
 
 
@@ -225,6 +231,7 @@ def test_either_limit() -> None:
     small = Settings(home=Path("unused"), max_generate_tokens=4)
     assert chat(small, max_tokens=6).requests[0].max_tokens == 4
     assert completion(small).requests[0].max_tokens == 4
+    assert completion(max_completion_tokens=6).requests[0].max_tokens == 6
     assert completion().requests[0].max_tokens == 16  # OpenAI's default there
 
 
