@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import rendezvous
-from exo_node.errors import ExoError, ModelNotFound, NoCapacity, PeerUnavailable
+from exo_node.errors import ExoError, InvalidRequest, ModelNotFound, NoCapacity, PeerUnavailable
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.library import LoadedTokenizer, ModelLibrary, store_tokenizer_files
 from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
@@ -57,6 +57,7 @@ class InstanceManager:
         self._clients: dict[str, RingClient] = {}
         self._lost: set[str] = set()  # ids of instances whose head did not answer us
         self._born: dict[str, float] = {}  # when we first saw an instance of ours
+        self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
         self._wake = asyncio.Event()
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -72,10 +73,13 @@ class InstanceManager:
 
     def all(self) -> list[Instance]:
         """Every instance of the cluster, loading ones too."""
-        found = {one.instance_id: one for one in self.published()}
-        for state in self._cluster.states().values():
-            for one in state.instances:
-                found.setdefault(one.instance_id, one)
+        told = [self.published(), *(state.instances for state in self._cluster.states().values())]
+        told.append([one for since, one in self._fresh.values() if time.monotonic() - since < STATE_LAG_S])
+        found: dict[str, Instance] = {}
+        for one in (one for instances in told for one in instances):
+            # Its coordinator may still call it loading when its head calls it ready.
+            if one.instance_id not in found or one.state == "ready":
+                found[one.instance_id] = one
         return [one for one in found.values() if one.instance_id not in self._lost]
 
     def models(self) -> list[ModelCard]:
@@ -162,7 +166,7 @@ class InstanceManager:
             async for update in updates:
                 on_progress(update)
                 if update.HasField("instance"):
-                    instance = instance_from_pb(update.instance)
+                    instance = self._remember(instance_from_pb(update.instance))
         if instance is None:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance
@@ -176,23 +180,35 @@ class InstanceManager:
                 return
             async with contextlib.aclosing(self._placer.place(request)) as updates:
                 async for update in updates:
+                    if update.HasField("instance"):
+                        self._remember(instance_from_pb(update.instance))
                     yield update
 
+    def _remember(self, instance: Instance) -> Instance:
+        """Know a placed instance until its owner's state tells of it, so that nobody places it a second time."""
+        if instance.instance_id not in self._published_ids(ready=True):
+            self._fresh[instance.instance_id] = (time.monotonic(), instance)
+        return instance
+
     async def remove(self, name: str) -> bool:
-        """Take an instance down, by id; False when there is none."""
+        """Take an instance down, by id; False when there is none. Raises `InvalidRequest` for one that still loads."""
         instance = next((one for one in self.all() if one.instance_id == name), None)
         if instance is None:
             return False
+        if instance.state != "ready":
+            raise InvalidRequest(
+                f"instance {name} of {instance.model_id} is still loading: wait until it is ready, or end the request "
+                "that places it",
+                code="instance_loading",
+                status=409,
+            )
+        self._fresh.pop(name, None)
         owner = instance.assignments[0].node_id
         if owner == self._cluster.node_id:
-            await self.remove_owned(instance.instance_id)
-        else:
-            await self._cluster.peer(owner).call(
-                "RemoveInstance",
-                node_pb2.RemoveInstanceRequest(instance_id=instance.instance_id),
-                timeout=UNLOAD_TIMEOUT_S,
-            )
-        return True
+            return await self.remove_owned(name)
+        request = node_pb2.RemoveInstanceRequest(instance_id=name)
+        answer = await self._cluster.peer(owner).call("RemoveInstance", request, timeout=UNLOAD_TIMEOUT_S)
+        return bool(answer.found)
 
     async def remove_owned(self, instance_id: str) -> bool:
         """Take down an instance whose head is here: the head first, so that nobody is served half an answer."""
@@ -215,6 +231,8 @@ class InstanceManager:
 
     def notice(self) -> None:
         """A peer's state or our own shards have changed: look at our instances soon."""
+        for instance_id in self._fresh.keys() & self._published_ids(ready=True):
+            del self._fresh[instance_id]
         self._wake.set()
 
     async def watch(self) -> None:
@@ -257,14 +275,16 @@ class InstanceManager:
         await asyncio.gather(*(renew(node_id, ids) for node_id, ids in by_node.items()))
 
     async def _forget_gone(self) -> None:
-        known = {one.instance_id for one in self.all()} | self._lost
-        published = {one.instance_id for one in self.published()}
-        for state in self._cluster.states().values():
-            published |= {one.instance_id for one in state.instances}
-        self._lost &= published
-        self._born = {one: when for one, when in self._born.items() if one in published}
-        for instance_id in [one for one in self._clients if one not in known & published]:
+        self._fresh = {k: v for k, v in self._fresh.items() if time.monotonic() - v[0] < STATE_LAG_S}
+        known = self._published_ids() | self._fresh.keys()
+        self._lost &= known
+        self._born = {one: when for one, when in self._born.items() if one in known}
+        for instance_id in [one for one in self._clients if one not in known]:
             await self._clients.pop(instance_id).close()
+
+    def _published_ids(self, *, ready: bool = False) -> set[str]:
+        told = [self.published(), *(state.instances for state in self._cluster.states().values())]
+        return {one.instance_id for instances in told for one in instances if one.state == "ready" or not ready}
 
     async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
         try:

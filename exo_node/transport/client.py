@@ -16,7 +16,7 @@ from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, s
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
 from exo_node.transport.handshake import ClientHandshake, Party, Session
-from exo_node.transport.server import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MAX_RECEIVE, target_of
+from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, target_of
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
 from exo_node.types import NodeInfo, NodeState, PeerLink
@@ -38,10 +38,7 @@ def channel_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.max_receive_message_length", max_receive),
         ("grpc.max_send_message_length", max_receive),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
+        *KEEPALIVE,
     ]
 
 

@@ -14,6 +14,14 @@ from exo_node.transport.status import ErrorInterceptor
 MAX_RECEIVE = 64 * 2**20  # a prefill chunk of 2048 rows of 8192 float32 is 64 MiB; control messages are small
 KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
 KEEPALIVE_TIMEOUT_MS = 5_000
+# gRPC waits for the answer to a ping by another clock, whose default is 60 s, and starts no keepalive ping meanwhile.
+KEEPALIVE: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 
 def server_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
@@ -21,10 +29,7 @@ def server_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # with 1, two servers share a port and "port in use" is never seen
         ("grpc.max_receive_message_length", max_receive),
         ("grpc.max_send_message_length", max_receive),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
+        *KEEPALIVE,
         # Our clients ping as often as we do; the default of 5 minutes would close their connections.
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
         ("grpc.http2.max_ping_strikes", 0),

@@ -231,3 +231,15 @@ async def test_a_closed_connection_is_no_cancellation() -> None:
         await handle.close()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [PeerUnavailable, PeerUnavailable]
+
+
+async def test_a_process_that_hangs_ends_its_calls() -> None:
+    """A call without a deadline to a stopped process, whose kernel goes on acknowledging, ends by the keepalive: an
+    unanswered ping, well before gRPC's own 60 s."""
+    with child_node("b") as (child, port):
+        handle = await connected(party("a"), port)
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(PeerUnavailable):
+            async with asyncio.timeout(45):
+                await handle.call("HealthCheck", pb.HealthCheckRequest(), 600)
+        await handle.close()
