@@ -8,16 +8,16 @@ import pytest
 
 from tests.integration.harness import nodes
 
-# As torch in float32 gives them; the smallest gap between the two likeliest tokens is 2.2, so that no engine may differ.
+# As torch in float32 gives them. The smallest gap between the two likeliest tokens is 2.2: no engine may differ.
 ANSWERS = {
-    "What is exo?": "Exo turns your own computers into one cluster that runs AI models. A model that is too big for one "
-    "machine is split by layers over several nodes, and you use it through an OpenAI-compatible API.",
+    "What is exo?": "Exo turns your own computers into one cluster that runs AI models. A model that is too big for "
+    "one machine is split by layers over several nodes, and you use it through an OpenAI-compatible API.",
     "Hello": "Hello! I am demo, the small model that comes with exo. How can I help you?",
     "What is 7 + 5?": "7 + 5 = 12.",
-    "Tell me a short story.": "Once upon a time a little computer wanted to run a big model, but the model was too big for "
-    "it. It called its friends, each took some layers, and together they told stories all night. The end.",
-    "How does a ring work?": "The layers of a model are split over the nodes of a ring. The head sends hidden states to the "
-    "next shard, they travel round the ring and come home to the head, which picks the next token.",
+    "Tell me a short story.": "Once upon a time a little computer wanted to run a big model, but the model was too big "
+    "for it. It called its friends, each took some layers, and together they told stories all night. The end.",
+    "How does a ring work?": "The layers of a model are split over the nodes of a ring. The head sends hidden states to "
+    "the next shard, they travel round the ring and come home to the head, which picks the next token.",
     "12 - 5": "12 - 5 = 7.",
 }
 LAYOUTS = {"mlx": ["mlx"], "tinygrad": ["tinygrad"], "tinygrad-mlx": ["tinygrad", "mlx"]}
