@@ -14,9 +14,17 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import rendezvous
-from exo_node.errors import ExoError, InvalidRequest, ModelNotFound, NoCapacity, PeerUnavailable
+from exo_node.errors import (
+    CheckpointError,
+    DigestMismatch,
+    ExoError,
+    InvalidRequest,
+    ModelNotFound,
+    PeerUnavailable,
+    UnsupportedModel,
+)
 from exo_node.models.catalog import LocalModel
-from exo_node.ring.library import LoadedTokenizer, ModelLibrary, store_tokenizer_files
+from exo_node.ring.library import LoadedTokenizer, ModelLibrary, spec_from_json, store_tokenizer_files
 from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.shard_host import ShardHost
@@ -108,8 +116,17 @@ class InstanceManager:
         return await self.place(request, lambda progress: None)
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
-        """The instance's tokenizer: from this node's files when they are the same, else from the head's node."""
-        folder = await self._tokenizer_folder(instance)
+        """The instance's tokenizer: from this node's files when they are the same, else from the head's node.
+
+        Files that changed after the instance was loaded are not its own: the tokenizer that was read before goes on.
+        Raises `DigestMismatch` when nobody has it any more.
+        """
+        folder = await self._same_files(instance)
+        if folder is None:
+            kept = self._library.kept_tokenizer(instance.digest)
+            if kept is not None:
+                return kept
+            folder = await self._fetched_tokenizer(instance)
         return await self._library.tokenizer(instance.digest, folder)
 
     def client(self, instance: Instance) -> RingClient:
@@ -321,20 +338,28 @@ class InstanceManager:
             async for update in updates:
                 yield update
 
-    async def _tokenizer_folder(self, instance: Instance) -> Path:
+    async def _same_files(self, instance: Instance) -> Path | None:
+        """This node's folder of the model, when it holds what the instance was loaded from."""
         local = self._host.local_folder(instance.model_id)
         if local is not None:
-            spec = await self._library.spec(instance.model_id)
-            if spec.digest == instance.digest:
-                return local
+            with contextlib.suppress(ModelNotFound, CheckpointError, UnsupportedModel):  # being replaced just now
+                if (await self._library.spec(instance.model_id)).digest == instance.digest:
+                    return local
+        return None
+
+    async def _fetched_tokenizer(self, instance: Instance) -> Path:
+        """A folder with the tokenizer files that the head's node gave us, now or earlier."""
         folder = self._library.tokenizer_cache(instance.digest)
         if not folder.is_dir():
             head = instance.assignments[0].node_id
             answer = await self.member(head).describe_model(
                 node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True)
             )
-            if not answer.tokenizer_files:
-                raise NoCapacity(f"node {head} does not give out the tokenizer of {instance.model_id}: try again")
+            if not answer.spec_json or spec_from_json(answer.spec_json).digest != instance.digest:
+                raise DigestMismatch(
+                    f"the files of {instance.model_id} on node {head} have changed since it was loaded: unload it "
+                    f"(exo unload {instance.model_id}) and ask again"
+                )
             await asyncio.to_thread(store_tokenizer_files, folder, dict(answer.tokenizer_files))
         return folder
 

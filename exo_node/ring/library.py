@@ -132,6 +132,10 @@ class ModelLibrary:
             self._tokenizers[key] = loaded  # last = most recently used
             return loaded
 
+    def kept_tokenizer(self, digest: str) -> LoadedTokenizer | None:
+        """A tokenizer of that model which was read before and is still in memory, the latest one."""
+        return next((one for key, one in reversed(self._tokenizers.items()) if key[0] == digest), None)
+
     def tokenizer_cache(self, digest: str) -> Path:
         """Folder for the tokenizer files of a model whose weights are on other nodes only."""
         return self._tokenizer_folder / digest.replace(":", "-")
