@@ -123,7 +123,7 @@ def temporary_node(settings: Settings, arguments: Sequence[str]) -> Iterator[str
                 [sys.executable, *safe_path, "-m", "exo_node", "serve", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=None if settings.verbose else log,
+                stderr=None if settings.verbose or settings.debug else log,
                 pass_fds=(read_end,),
                 env={**os.environ, PARENT_PIPE: str(read_end)},
                 start_new_session=True,  # Ctrl-C is for us: it ends an answer, not the node

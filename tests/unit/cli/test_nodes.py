@@ -60,3 +60,13 @@ def test_a_node_that_does_not_start_says_why(exo_home: Path) -> None:
     ):
         pass
     assert list((exo_home / "run").iterdir()) == []
+
+
+def test_debug_shows_what_the_started_node_says(exo_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """DEBUG=n, like -v, lets the child's log through to the terminal."""
+    with (
+        pytest.raises(ExoError, match=r"did not start"),
+        temporary_node(Settings(home=exo_home, debug=2), ["--host=0.0.0.0"]),
+    ):
+        pass
+    assert "would let anyone" in capfd.readouterr().err
