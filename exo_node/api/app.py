@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 from aiohttp import web
 
 from exo_node.api.cluster import ClusterRoutes
-from exo_node.api.errors import MAX_BODY, error_middleware
+from exo_node.api.errors import MAX_BODY, error_middleware, is_ours
 from exo_node.api.guard import make_guard
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.ports import ClusterPort
@@ -20,6 +21,7 @@ class ChatGPTAPI:
     goes away cancels its handler, and that its sequences."""
 
     def __init__(self, settings: Settings, backend: Backend, cluster: ClusterPort) -> None:
+        logging.getLogger("aiohttp.server").addFilter(is_ours)
         guard = cast(Any, make_guard(settings))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
         routes = [*OpenAIRoutes(settings, backend).routes(), *ClusterRoutes(settings, cluster).routes()]

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound
 
@@ -36,6 +37,15 @@ def internal(error: Exception) -> ExoError:
     request_id = REQUEST_ID.get()
     log.error("request %s failed", request_id, exc_info=error)
     return ExoError(f"internal error, see the node's log for {request_id}")
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """A filter of aiohttp's log: bytes that are no HTTP request are the sender's fault and worth one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    log.info("refused what is no HTTP request: %s", " ".join(str(error).split()))
+    return False
 
 
 def from_http(error: web.HTTPException, request: web.Request) -> ExoError:

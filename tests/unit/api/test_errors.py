@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import logging
 from typing import Any
@@ -89,3 +90,17 @@ async def test_our_bugs_are_logged_not_told(caplog: pytest.LogCaptureFixture) ->
                 assert answer.headers["X-Request-Id"] in told["message"]
                 assert "secret" not in told["message"]
     assert "secret" in caplog.text
+
+
+async def test_what_is_no_request_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """A port scanner's bytes are answered 400 and are at most a line of the log at -v."""
+    caplog.set_level("INFO")
+    async with serve_api(ScriptedBackend([END])) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400")
+        writer.close()
+    (record,) = [one for one in caplog.records if one.name.startswith(("exo_node", "aiohttp"))]
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    assert "\n" not in record.getMessage()
