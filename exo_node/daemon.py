@@ -23,12 +23,11 @@ from aiohttp import web
 
 import exo_node
 from exo_node.api.app import ChatGPTAPI
-from exo_node.cluster.discovery import Announcement, Discovery
+from exo_node.cluster.discovery import Announcement
 from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot
-from exo_node.cluster.manual import ManualDiscovery, StaticPeers
-from exo_node.cluster.mdns import MdnsDiscovery
 from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
+from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError
 from exo_node.machine import Machine
@@ -44,7 +43,7 @@ from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
-from exo_node.transport.server import bind, create_server
+from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
 from exo_node.view import NodeView
@@ -88,6 +87,8 @@ def configure_logging(settings: Settings) -> None:
     if settings.verbose or settings.debug:
         level = logging.DEBUG if settings.verbose > 1 or settings.debug > 1 else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+    if level > logging.DEBUG:  # it warns, with a traceback, of every packet that a changing network does not take
+        logging.getLogger("zeroconf").setLevel(logging.ERROR)
 
 
 def cluster_key(settings: Settings) -> ClusterKey:
@@ -140,7 +141,14 @@ class Daemon:
             me=me,
             dial=lambda address, port: GRPCPeerHandle(address, port, me=me, secret=secret, describe=self.describe),
             changed=self._changed,
-            discoveries=self._discoveries(me),
+            discoveries=discoveries(
+                settings.discovery_module,
+                node_id=node_id,
+                announce=lambda: self._announcement(me),
+                peers=settings.peers,
+                config_path=settings.discovery_config_path,
+                listen=self._listen,
+            ),
             listen=self._listen,
         )
         self.view = NodeView(node_id, self.members, self.describe)
@@ -164,7 +172,7 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
         )
-        self._grpc = create_server([SessionInterceptor(self._servicer.sessions)])
+        self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
         self._backend = LocalBackend(
             self.instances,
             BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
@@ -175,17 +183,6 @@ class Daemon:
             shutdown_timeout=API_SHUTDOWN_S,
             access_log=None,
         )
-
-    def _discoveries(self, me: Party) -> list[Discovery]:
-        settings, found = self.settings, list[Discovery]()
-        if settings.discovery_module == "mdns":
-            found.append(MdnsDiscovery(lambda: self._announcement(me), listen=self._listen))
-        elif settings.discovery_module == "manual":
-            assert settings.discovery_config_path is not None  # config.py refuses manual without a file
-            found.append(ManualDiscovery(settings.discovery_config_path, node_id=self.node_id))
-        if settings.peers:
-            found.append(StaticPeers(settings.peers))
-        return found
 
     def _announcement(self, me: Party) -> Announcement:
         return Announcement(

@@ -26,6 +26,7 @@ log = logging.getLogger("exo.runner")
 # A runner told to end by EOF needs the time to close its server; past this it is killed.
 END_GRACE_S = 2.0
 STDERR_LINES_KEPT = 20  # quoted when a runner dies while loading
+SECRETS = ("EXO_CLUSTER_KEY", "EXO_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # no business of a runner
 LINE_LIMIT = 4 * 2**20  # bytes; a "ready" line is a few hundred
 
 LoadProgressCallback = Callable[[str, int, int], None]  # (stage, bytes done, bytes total)
@@ -94,7 +95,7 @@ class RunnerSupervisor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
-            env={**os.environ, **environment},
+            env={**{name: value for name, value in os.environ.items() if name not in SECRETS}, **environment},
         )
         runner = _Runner(key, process, None, deque(maxlen=STDERR_LINES_KEPT), [], asyncio.Event())
         self._runners[key] = runner

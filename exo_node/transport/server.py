@@ -12,6 +12,7 @@ from exo_node.errors import ConfigurationError
 from exo_node.transport.status import ErrorInterceptor
 
 MAX_RECEIVE = 64 * 2**20  # a prefill chunk of 2048 rows of 8192 float32 is 64 MiB; control messages are small
+MAX_CONTROL = 4 * 2**20  # what a daemon takes from a caller: link probes of 1 MiB are the largest; anybody may call
 KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
 KEEPALIVE_TIMEOUT_MS = 5_000
 # gRPC waits for the answer to a ping by another clock, whose default is 60 s, and starts no keepalive ping meanwhile.
@@ -28,7 +29,7 @@ def server_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
     return [
         ("grpc.so_reuseport", 0),  # with 1, two servers share a port and "port in use" is never seen
         ("grpc.max_receive_message_length", max_receive),
-        ("grpc.max_send_message_length", max_receive),
+        ("grpc.max_send_message_length", max(max_receive, MAX_RECEIVE)),  # tokenizers of 30 MB go out
         *KEEPALIVE,
         # Our clients ping as often as we do; the default of 5 minutes would close their connections.
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),

@@ -207,16 +207,14 @@ class HostedShard(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
-    __slots__ = ("model", "want_tokenizer", "fetch", "timeout_ms")
+    __slots__ = ("model", "want_tokenizer", "fetch")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WANT_TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
-    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     model: str
     want_tokenizer: bool
     fetch: bool
-    timeout_ms: int
-    def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
     __slots__ = ("availability", "spec_json", "tokenizer_files", "detail", "code")
@@ -433,22 +431,20 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "timeout_ms", "exclude")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     ENGINES_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
-    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
     engines: _containers.RepeatedScalarFieldContainer[str]
     reuse: bool
-    timeout_ms: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")

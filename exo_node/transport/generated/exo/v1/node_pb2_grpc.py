@@ -27,6 +27,7 @@ if _version_not_supported:
 
 class NodeServiceStub:
     """The control plane: served by every daemon. All calls but Handshake carry a session made by Handshake.
+    Deadlines travel as gRPC carries them (grpc-timeout: the time that remains), and closing a call cancels its work.
     """
 
     def __init__(self, channel):
@@ -104,6 +105,7 @@ class NodeServiceStub:
 
 class NodeServiceServicer:
     """The control plane: served by every daemon. All calls but Handshake carry a session made by Handshake.
+    Deadlines travel as gRPC carries them (grpc-timeout: the time that remains), and closing a call cancels its work.
     """
 
     def Handshake(self, request_iterator, context):
@@ -269,6 +271,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
     """The control plane: served by every daemon. All calls but Handshake carry a session made by Handshake.
+    Deadlines travel as gRPC carries them (grpc-timeout: the time that remains), and closing a call cancels its work.
     """
 
     @staticmethod
