@@ -98,7 +98,7 @@ async def test_what_is_no_request_leaves_no_traceback(caplog: pytest.LogCaptureF
     async with serve_api(ScriptedBackend([END])) as url:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nContent-Length: -5\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 400")
         writer.close()
     (record,) = [one for one in caplog.records if one.name.startswith(("exo_node", "aiohttp"))]
