@@ -16,8 +16,8 @@ ANSWERS = {
     "What is 7 + 5?": "7 + 5 = 12.",
     "Tell me a short story.": "Once upon a time a little computer wanted to run a big model, but the model was too big "
     "for it. It called its friends, each took some layers, and together they told stories all night. The end.",
-    "How does a ring work?": "The layers of a model are split over the nodes of a ring. The head sends hidden states to "
-    "the next shard, they travel round the ring and come home to the head, which picks the next token.",
+    "How does a ring work?": "The layers of a model are split over the nodes of a ring. The head sends hidden states "
+    "to the next shard, they travel round the ring and come home to the head, which picks the next token.",
     "12 - 5": "12 - 5 = 7.",
 }
 LAYOUTS = {"mlx": ["mlx"], "tinygrad": ["tinygrad"], "tinygrad-mlx": ["tinygrad", "mlx"]}
