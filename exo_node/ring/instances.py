@@ -25,7 +25,7 @@ from exo_node.errors import (
 )
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.library import LoadedTokenizer, ModelLibrary, spec_from_json, store_tokenizer_files
-from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
+from exo_node.ring.members import TABLE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
@@ -257,15 +257,17 @@ class InstanceManager:
         while True:
             self._wake.clear()
             live = self._cluster.states().keys()
+            broken: list[str] = []
             for instance in self.owned():
                 missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
                 born = self._born.setdefault(instance.instance_id, time.monotonic())
                 if time.monotonic() - born < STATE_LAG_S:
                     missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
                 if missing or instance.instance_id in self._lost:
-                    log.error("instance %s of %s lost stages %s", instance.instance_id[:8], instance.model_id, missing)
-                    await self.remove_owned(instance.instance_id)
-            await self._renew()
+                    why = f"lost stages {missing}" if missing else "is broken, as a request found"
+                    log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
+                    broken.append(instance.instance_id)
+            await asyncio.gather(self._renew(), self._report_lost(), *map(self.remove_owned, broken))
             await self._forget_gone()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_EVERY_S):
@@ -290,6 +292,20 @@ class InstanceManager:
                 await self.member(node_id).renew_lease(request)
 
         await asyncio.gather(*(renew(node_id, ids) for node_id, ids in by_node.items()))
+
+    async def _report_lost(self) -> None:
+        """Have broken instances of other nodes taken down: a runner that hangs looks alive to its daemon."""
+        lost = [one for state in self._cluster.states().values() for one in state.instances]
+        lost = [one for one in lost if one.instance_id in self._lost and one.state == "ready"]
+
+        async def report(instance: Instance) -> None:
+            request = node_pb2.RemoveInstanceRequest(instance_id=instance.instance_id)
+            with contextlib.suppress(ExoError):  # its node is gone, or asked again in the next round
+                await self._cluster.peer(instance.assignments[0].node_id).call(
+                    "RemoveInstance", request, timeout=TABLE_TIMEOUT_S
+                )
+
+        await asyncio.gather(*map(report, lost))
 
     async def _forget_gone(self) -> None:
         self._fresh = {k: v for k, v in self._fresh.items() if time.monotonic() - v[0] < STATE_LAG_S}

@@ -8,10 +8,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from exo_node.errors import CheckpointError, PeerUnavailable
-from exo_node.ring.supervisor import RunnerSupervisor, ShardKey, describe_exit
+from exo_node.ring.supervisor import SECRETS, RunnerSupervisor, ShardKey, describe_exit
 from tests.checkpoints import make_checkpoint
 
 
@@ -77,6 +78,21 @@ async def test_a_runner_serves_until_unloaded(folder: Path) -> None:
         assert not await supervisor.unload(("i", 0))
         assert supervisor.keys() == []
         assert ends.seen == []
+    finally:
+        await supervisor.close()
+
+
+async def test_a_runner_inherits_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cluster key, API key and hub token of the daemon's environment do not reach a runner; nor does its command line
+    say anything of the instance."""
+    for name in SECRETS:
+        monkeypatch.setenv(name, "secret")
+    supervisor = RunnerSupervisor(on_exit=Ends())
+    try:
+        await supervisor.load(("i", 0), config(folder), {}, no_progress)
+        process = psutil.Process(supervisor.pid(("i", 0)))
+        assert "secret" not in process.environ().values()
+        assert process.cmdline()[1:] == ["-m", "exo_node.ring.runner"]
     finally:
         await supervisor.close()
 

@@ -30,6 +30,10 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
+def output(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
 def may_make_namespaces() -> str:
     """Empty, or why not."""
     name = f"exo-probe-{os.getpid()}"
@@ -119,6 +123,39 @@ def test_two_hosts_find_each_other_and_share_a_model(hosts: tuple[Host, Host], t
         for node in started:
             print(f"--- {node.node_id}\n{node.log()[-5000:]}")
         raise
+    finally:
+        for node in started:
+            node.stop()
+
+
+@pytest.mark.parametrize("hosts", ["ipv4"], indirect=True)
+def test_an_address_changes_while_nodes_run(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """A host that gets its first address, or another one, is found under it and can be used, without a restart."""
+    name = hosts[1].name
+    (link,) = [one["ifname"] for one in json.loads(output("-n", name, "-j", "addr")) if "10.77.0.2" in str(one)]
+    subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv6.conf.{link}.disable_ipv6=1"], check=False)
+    ip("-n", name, "addr", "del", "10.77.0.2/24", "dev", link)
+    started: list[NodeProcess] = []
+    try:
+        for side, host in zip("ab", hosts, strict=True):
+            started.append(host.start(tmp_path / side, "--cluster-key", PHRASE, "-v"))
+        for node in started:
+            node.wait_ready()
+        urls = [f"{node.api}/v1/topology" for node in started]
+        assert [len(host.call(url)["nodes"]) for host, url in zip(hosts, urls, strict=True)] == [1, 1]
+        for old, new in (("", "10.77.0.2"), ("10.77.0.2", "10.77.0.9")):
+            if old:
+                ip("-n", name, "addr", "del", f"{old}/24", "dev", link)
+            ip("-n", name, "addr", "add", f"{new}/24", "dev", link)
+
+            def found(new: str = new) -> bool:
+                seen = hosts[0].call(urls[0])["nodes"]
+                return len(seen) == 2 and new in seen[started[1].node_id]["addresses"]
+
+            wait_until(found, 20, lambda: started[0].log())
+            instance = hosts[0].call(f"{started[0].api}/v1/instances", {"model": "demo", "min_nodes": 2})
+            assert "shards" in instance, instance
+        assert "Traceback" not in started[0].log() + started[1].log()
     finally:
         for node in started:
             node.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.transport.server import bind, create_server, server_options, target_of
+from exo_node.transport.server import MAX_CONTROL, MAX_RECEIVE, bind, create_server, server_options, target_of
 
 
 def test_target() -> None:
@@ -26,3 +26,10 @@ async def test_bind() -> None:
     with pytest.raises(ConfigurationError, match=r"--node-port 5\d*: cannot listen on 203\.0\.113\.1:5"):
         bind(server, "203.0.113.1", 5555)
     await server.stop(None)
+
+
+def test_limits_are_of_both_directions() -> None:
+    """A daemon takes little from a caller that nobody knows yet, and may still send a tokenizer of 30 MB."""
+    options = dict(server_options(MAX_CONTROL))
+    assert options["grpc.max_receive_message_length"] == MAX_CONTROL < 8 * 2**20
+    assert options["grpc.max_send_message_length"] == MAX_RECEIVE
