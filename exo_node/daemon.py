@@ -245,8 +245,9 @@ class Daemon:
             except OSError as error:
                 if wanted is None and port:
                     continue
+                why = os.strerror(error.errno or 0)
                 raise ConfigurationError(
-                    f"--api-port {port}: cannot listen on {self.settings.api_host}:{port} ({error.strerror}); "
+                    f"--api-port {port}: cannot listen on {self.settings.api_host}:{port} ({why}); "
                     "stop what uses it or choose another port"
                 ) from error
             server = site._server

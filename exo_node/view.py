@@ -98,6 +98,7 @@ class NodeView:
         min_nodes: int,
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
+        reuse: bool = False,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         assert self._instances is not None
@@ -113,7 +114,9 @@ class NodeView:
                     }
                 )
 
-        request = node_pb2.PlaceModelRequest(model=model, min_nodes=min_nodes, nodes=nodes, engines=engines)
+        request = node_pb2.PlaceModelRequest(
+            model=model, min_nodes=min_nodes, nodes=nodes, engines=engines, reuse=reuse
+        )
         return instance_view(await self._instances.place(request, report))
 
     async def remove(self, instance_id: str) -> bool:

@@ -29,12 +29,17 @@ class PlaceRequest:
     min_nodes: int
     nodes: tuple[str, ...]
     engines: tuple[str, ...]
+    reuse: bool
     stream: bool
 
 
 def parse_place(body: dict[str, Any]) -> PlaceRequest:
-    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "stream"?}`; nothing else."""
-    known = ("model", "min_nodes", "nodes", "engines", "stream")
+    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "reuse"?, "stream"?}`.
+
+    Other keys are refused. `reuse` takes an instance of the model that is ready already; it goes with no
+    wishes about where it runs.
+    """
+    known = ("model", "min_nodes", "nodes", "engines", "reuse", "stream")
     for name in body:
         if name not in known:
             raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
@@ -53,8 +58,16 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         raise bad(
             "engines", f"must be one for all, or one for each of nodes; got {len(engines)} for {len(nodes)} nodes"
         )
+    reuse = fields.boolean("reuse") or False
+    if reuse and (min_nodes or nodes or engines):
+        raise bad("reuse", "takes what is there: it cannot be combined with min_nodes, nodes or engines")
     return PlaceRequest(
-        model=model, min_nodes=min_nodes or 1, nodes=nodes, engines=engines, stream=fields.boolean("stream") or False
+        model=model,
+        min_nodes=min_nodes or 1,
+        nodes=nodes,
+        engines=engines,
+        reuse=reuse,
+        stream=fields.boolean("stream") or False,
     )
 
 
@@ -131,6 +144,7 @@ class ClusterRoutes:
             min_nodes=wanted.min_nodes,
             nodes=wanted.nodes,
             engines=wanted.engines,
+            reuse=wanted.reuse,
             on_progress=on_progress,
         )
 

@@ -34,9 +34,12 @@ class ClusterPort(Protocol):
         min_nodes: int,
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
+        reuse: bool = False,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Place a model; returns the instance when it is ready. Cancelling the call gives the memory back.
+
+        With `reuse` an instance that is ready already is good enough.
 
         `on_progress` gets JSON-ready objects: `stage`, `detail`, `done`, `total` (bytes), and what else there is.
         """

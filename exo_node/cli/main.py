@@ -41,7 +41,10 @@ ABSENT: Mapping[str, str] = {
 def dispatch(argv: Sequence[str]) -> int:
     """Run the command line `argv` (without the program's name); returns the exit status."""
     try:
-        return _dispatch(list(argv))
+        try:
+            return _dispatch(list(argv))
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is no error; at exit it would be a message
     except ConfigurationError as e:
         return _complain(e, 2)
     except ExoError as e:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from exo_node.cli.client import Client
+from exo_node.cli.load import ProgressLine
 from exo_node.cli.nodes import node_for_call
 from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.config import OPTIONS
@@ -16,6 +17,7 @@ from exo_node.values import integer, number
 # Settings that this verb has itself, or that make no sense for one call.
 _OWN = {"prompt", "run_model", "default_model", "default_temp", "system_prompt", *CLIENT}
 START_FLAGS = tuple(option.field for option in OPTIONS if option.field not in _OWN)
+SHOWN_STAGES = ("fetching", "hashing", "loading")  # the others take milliseconds
 HELP = "/exit (or Ctrl-D) leaves, /clear forgets the chat, Ctrl-C ends an answer"
 
 
@@ -34,12 +36,24 @@ def run(parsed: Parsed, verb: str) -> int:
     options = _options(parsed)
     settings = parsed.settings(check=False)
     with node_for_call(parsed, settings, START_FLAGS) as client:
+        prepare(client, parsed.own.model)
         chat = Chat(client, options, parsed.own.system_prompt, verbose=settings.verbose > 0)
         if parsed.own.prompt is not None:
             chat.ask(parsed.own.prompt)
         else:
             chat.loop()
     return 0
+
+
+def prepare(client: Client, model: str) -> None:
+    """Have the model ready before it is asked, its progress on standard error: a first use may fetch gigabytes."""
+    progress = ProgressLine(sys.stderr)
+    try:
+        for event in client.events("/v1/instances", {"model": model, "reuse": True, "stream": True}):
+            if event["object"] == "instance.progress" and event["stage"] in SHOWN_STAGES:
+                progress.show(event)
+    finally:
+        progress.end()
 
 
 def _options(parsed: Parsed) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from exo_node.cluster.placement import rendezvous
 from exo_node.errors import (
     CheckpointError,
     DigestMismatch,
+    DownloadError,
     ExoError,
     InvalidRequest,
     ModelNotFound,
@@ -169,6 +170,9 @@ class InstanceManager:
     async def place(self, request: node_pb2.PlaceModelRequest, on_progress: ProgressCallback) -> Instance:
         """Place a model through the node that coordinates it; answers with the ready instance."""
         await self._may_place.wait()
+        found = self._find_ready(request.model, request.exclude) if request.reuse else None
+        if found is not None:
+            return found
         model_id = self._canonical(request.model)
         message = node_pb2.PlaceModelRequest()
         message.CopyFrom(request)
@@ -331,8 +335,8 @@ class InstanceManager:
         """The id under which a model is placed: aliases resolved; a name only peers know stays as it is."""
         try:
             where = self._library.resolve(model)
-        except ModelNotFound:
-            return model
+        except (ModelNotFound, DownloadError):  # the latter: an alias, and we are offline
+            return self._library.repository(model)
         return where.model_id if isinstance(where, LocalModel) else where.repo_id
 
     def _find_ready(self, model: str, exclude: Sequence[str] = ()) -> Instance | None:

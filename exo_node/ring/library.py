@@ -82,6 +82,10 @@ class ModelLibrary:
         """Where a name leads. Raises `ModelNotFound`."""
         return self._catalog.resolve(model)
 
+    def repository(self, model: str) -> str:
+        """The repository that a short name stands for, else the name itself."""
+        return self._catalog.aliases.get(model.lower(), model)
+
     async def describe(self, model: str, *, fetch: bool, progress: StageProgress = no_progress) -> Description:
         """Whether the model is here; with `fetch`, make it so if it can be downloaded."""
         try:

@@ -196,8 +196,9 @@ async def _in_thread(work: Any, texts: Sequence[str]) -> list[int]:
 
 def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
     """The error for a prompt that does not fit, with both numbers."""
+    has = "have" if field == "messages" else "has"
     return ContextLengthExceeded(
-        f"this model's context holds {context} tokens; the {field} has {tokens} and at least one must be generated: "
+        f"this model's context holds {context} tokens; the {field} {has} {tokens} and at least one must be generated: "
         "shorten it",
         param=field,
     )

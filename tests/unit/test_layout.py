@@ -22,7 +22,7 @@ ELSEWHERE = {
     "errors.py": "plain data",
     "ring/members.py": "contracts, and one line per call; every integration test with two nodes goes through it",
     "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",
-    "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; every test of test_engine.py and test_families runs it",
+    "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",
     "models/layout.py": "names and shapes of tensors; test_spec.py and test_weights.py hold it to real checkpoints",
     "engine/base.py": "a contract; the engines' tests hold it",
 }

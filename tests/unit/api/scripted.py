@@ -110,9 +110,11 @@ class ScriptedCluster:
         min_nodes: int,
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
+        reuse: bool = False,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
-        self.calls.append({"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines})
+        call = {"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines}
+        self.calls.append({**call, "reuse": True} if reuse else call)
         for event in self.progress:
             if on_progress is not None:
                 on_progress(event)

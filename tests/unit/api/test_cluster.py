@@ -30,6 +30,8 @@ from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve
         ({"model": "m", "nodes": ["a"], "engines": ["mlx", "tinygrad"]}, "engines"),
         ({"model": "m", "min_node": 2}, "min_node"),
         ({"model": "m", "stream": 1}, "stream"),
+        ({"model": "m", "reuse": "yes"}, "reuse"),
+        ({"model": "m", "reuse": True, "nodes": ["a"]}, "reuse"),
     ],
 )
 def test_place_refuses(body: dict[str, Any], param: str) -> None:

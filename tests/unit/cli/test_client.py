@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -71,13 +72,19 @@ def rude_server() -> Iterator[str]:
             ):
                 connection, _ = listener.accept()
                 with connection:
+                    connection.settimeout(1)
                     connection.recv(65536)
                     connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    # Closing with a part of the request unread would reset the connection instead of ending it.
+                    with contextlib.suppress(TimeoutError):
+                        while connection.recv(65536):
+                            pass
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join()
+        thread.join(10)
 
 
 def test_answers_that_are_none(rude_server: str) -> None:

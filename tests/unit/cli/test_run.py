@@ -16,7 +16,7 @@ import pytest
 from exo_node.cli.main import dispatch
 from exo_node.errors import ModelNotFound, PeerUnavailable
 from exo_node.types import GenerationRequest, TokenDelta, Usage
-from tests.unit.api.scripted import END, ScriptedBackend, Step
+from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, Step
 from tests.unit.cli.conftest import StartNode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -133,3 +133,21 @@ def test_ctrl_c_in_a_chat_ends_the_answer_only(start_node: StartNode) -> None:
     assert [message["content"] for message in backend.requests[1].messages or ()] == ["one", "first ", "two"]
     while backend.open:
         time.sleep(0.01)
+
+
+def test_a_model_that_must_be_loaded_shows_its_progress(
+    start_node: StartNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first question the model is made ready; an instance that is there is taken; slow stages are shown."""
+    cluster = ScriptedCluster()
+    cluster.progress = [
+        {"stage": "fetching", "detail": "org/name", "done": 5, "total": 10},
+        {"stage": "connecting", "detail": "", "done": 0, "total": 0},
+    ]
+    start_node(ScriptedBackend(said), cluster)
+    assert dispatch(["run", "demo", "--prompt", "x"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "1:x\n"
+    assert "fetching org/name" in err
+    assert "connecting" not in err
+    assert cluster.calls[0]["reuse"] is True
