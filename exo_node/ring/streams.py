@@ -21,6 +21,7 @@ from exo_node.transport.client import channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
+from exo_node.transport.server import grpc_target
 from exo_node.transport.status import METADATA_KEY, to_exo
 
 
@@ -84,7 +85,7 @@ class Outbound:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        async with grpc.aio.insecure_channel(self._address, options=channel_options(MAX_STEP)) as channel:
+        async with grpc.aio.insecure_channel(grpc_target(self._address), options=channel_options(MAX_STEP)) as channel:
             stub: Any = RingServiceStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Steps(metadata=self._metadata)
             watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does

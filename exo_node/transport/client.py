@@ -16,7 +16,7 @@ from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, s
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
 from exo_node.transport.handshake import ClientHandshake, Party, Session
-from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, target_of
+from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, grpc_target, target_of
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
 from exo_node.types import NodeInfo, NodeState, PeerLink
@@ -85,7 +85,7 @@ class GRPCPeerHandle:
     async def connect(self, timeout: float = CONNECT_TIMEOUT_S) -> NodeInfo:
         """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.addr(), options=channel_options())
+            self._channel = grpc.aio.insecure_channel(grpc_target(self.addr()), options=channel_options())
             self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             async with self._lock:

@@ -11,6 +11,7 @@ import grpc.aio
 from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
+from exo_node.transport.server import grpc_target
 from exo_node.transport.status import calling
 
 TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
@@ -71,6 +72,6 @@ class RingClient:
 
     def _open(self) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=channel_options(MAX_STEP))
+            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=channel_options(MAX_STEP))
             self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub

@@ -49,7 +49,7 @@ def bind(server: grpc.aio.Server, host: str, port: int, *, flag: str = "--node-p
     """Bind before `start()`; port 0 takes a free one. Returns the port. Raises `ConfigurationError` naming it."""
     target = target_of(host, port)
     try:
-        bound = server.add_insecure_port(target)
+        bound = server.add_insecure_port(grpc_target(target))
     except RuntimeError as error:
         bound = 0
         cause: RuntimeError | None = error
@@ -64,5 +64,13 @@ def bind(server: grpc.aio.Server, host: str, port: int, *, flag: str = "--node-p
 
 
 def target_of(host: str, port: int) -> str:
-    """host:port as gRPC wants it; IPv6 in brackets, its scope kept (`fe80::1%eth0` -> `[fe80::1%eth0]:80`)."""
+    """`host:port`; IPv6 in brackets, its scope kept (`fe80::1%eth0` -> `[fe80::1%eth0]:80`)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def grpc_target(address: str) -> str:
+    """`host:port` as gRPC wants it: a target is a URI (gRPC naming, RFC 3986), so the scope's `%` is written `%25`.
+
+    As it stands `[fe80::1%20]:80` would be decoded to a name with a blank in it.
+    """
+    return address.replace("%", "%25")

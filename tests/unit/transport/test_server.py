@@ -5,13 +5,22 @@ from __future__ import annotations
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.transport.server import MAX_CONTROL, MAX_RECEIVE, bind, create_server, server_options, target_of
+from exo_node.transport.server import (
+    MAX_CONTROL,
+    MAX_RECEIVE,
+    bind,
+    create_server,
+    grpc_target,
+    server_options,
+    target_of,
+)
 
 
 def test_target() -> None:
     """IPv6 goes in brackets, its scope kept."""
     assert target_of("10.0.0.1", 80) == "10.0.0.1:80"
     assert target_of("fe80::1%eth0", 80) == "[fe80::1%eth0]:80"
+    assert grpc_target("[fe80::1%20]:80") == "[fe80::1%2520]:80"
 
 
 def test_ports_are_never_shared() -> None:
