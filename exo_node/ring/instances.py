@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -39,6 +40,10 @@ log = logging.getLogger("exo.instances")
 LEASE_MS = 10_000
 RENEW_EVERY_S = 3.0  # three chances within a lease
 STATE_LAG_S = 5.0  # a member's list of shards may reach us later than the instance itself
+
+# A node appears to the others within some 50 ms, and tells its links with its next state.
+SETTLE_S = 2.0
+SETTLE_POLL_S = 0.05
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
 
@@ -177,6 +182,7 @@ class InstanceManager:
         message = node_pb2.PlaceModelRequest()
         message.CopyFrom(request)
         message.model = model_id
+        message.seen.extend(sorted(self._cluster.nodes()))
         coordinator = rendezvous(model_id, sorted(self._cluster.nodes()))
         if coordinator == self._cluster.node_id:
             source: AsyncGenerator[node_pb2.PlaceProgress, None] = self.coordinate(message)
@@ -199,11 +205,21 @@ class InstanceManager:
             if found is not None:
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(found))
                 return
+            await self._settle(request.seen)
             async with contextlib.aclosing(self._placer.place(request)) as updates:
                 async for update in updates:
                     if update.HasField("instance"):
                         self._remember(instance_from_pb(update.instance))
                     yield update
+
+    async def _settle(self, seen: Sequence[str]) -> None:
+        """Wait a moment for what the asker sees already: a node that has just come knows not everybody, nor the ways.
+
+        Where it does not come to that (a node left, a link is cut) the placement goes on and says what is missing.
+        """
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline and not connected(self._cluster, seen):
+            await asyncio.sleep(SETTLE_POLL_S)
 
     def _remember(self, instance: Instance) -> Instance:
         """Know a placed instance until its owner's state tells of it, so that nobody places it a second time."""
@@ -382,6 +398,18 @@ class InstanceManager:
                 )
             await asyncio.to_thread(store_tokenizer_files, folder, dict(answer.tokenizer_files))
         return folder
+
+
+def connected(cluster: ClusterView, node_ids: Sequence[str]) -> bool:
+    """Whether all of these nodes are live here, and each has told how it reaches each other."""
+    if not set(node_ids) <= set(cluster.nodes()):
+        return False
+    try:
+        for one, other in itertools.permutations(node_ids, 2):
+            cluster.address(one, other)
+    except PeerUnavailable:
+        return False
+    return True
 
 
 def missing_stages(instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from exo_node.ring.instances import missing_stages
+from exo_node.errors import PeerUnavailable
+from exo_node.ring.instances import connected, missing_stages
 from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
 
 
@@ -66,3 +67,28 @@ def test_a_gone_node_and_an_ended_runner_are_missing() -> None:
     assert missing(Host(("i", 0), ("i", 2)), {}) == [1]
     assert missing(Host(("i", 0), ("i", 2)), {"b": NodeState(node=node("b"))}) == [1]
     assert missing(Host(("i", 0)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == [2]
+
+
+class Cluster:
+    """Nodes a and b; `ways` are the links that have been told."""
+
+    node_id = "a"
+
+    def __init__(self, *ways: tuple[str, str]) -> None:
+        self.ways = ways
+
+    def nodes(self) -> dict[str, NodeInfo]:
+        return {"a": node("a"), "b": node("b")}
+
+    def address(self, seen_from: str, node_id: str) -> str:
+        if (seen_from, node_id) not in self.ways:
+            raise PeerUnavailable(f"{seen_from} {node_id}")
+        return "10.0.0.1"
+
+
+def test_a_ring_needs_ways_in_both_directions() -> None:
+    """A coordinator that knows a node but not yet all ways between the nodes waits a moment before it places."""
+    assert connected(cast(Any, Cluster(("a", "b"), ("b", "a"))), ["a", "b"])
+    assert not connected(cast(Any, Cluster(("a", "b"))), ["a", "b"])
+    assert not connected(cast(Any, Cluster(("a", "b"), ("b", "a"))), ["a", "b", "c"])
+    assert connected(cast(Any, Cluster()), ["a"])
