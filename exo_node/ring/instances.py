@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import rendezvous
@@ -19,28 +19,26 @@ from exo_node.errors import (
     CheckpointError,
     DigestMismatch,
     DownloadError,
-    ExoError,
     InvalidRequest,
     ModelNotFound,
     PeerUnavailable,
     UnsupportedModel,
 )
 from exo_node.models.catalog import LocalModel
+from exo_node.ring.caretaker import Caretaker
 from exo_node.ring.library import LoadedTokenizer, ModelLibrary, spec_from_json, store_tokenizer_files
-from exo_node.ring.members import TABLE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
+from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
+from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
-from exo_node.types import Instance, ModelCard, NodeState
+from exo_node.types import Instance, ModelCard
 
 log = logging.getLogger("exo.instances")
 
-LEASE_MS = 10_000
-RENEW_EVERY_S = 3.0  # three chances within a lease
-STATE_LAG_S = 5.0  # a member's list of shards may reach us later than the instance itself
-
+CLOSE_EVERY_S = 5.0
 # A node appears to the others within some 50 ms, and tells its links with its next state.
 SETTLE_S = 2.0
 SETTLE_POLL_S = 0.05
@@ -69,32 +67,20 @@ class InstanceManager:
         self._changed = changed
         self._placer = Placer(cluster, self.member, pool, changed=changed)
         self._clients: dict[str, RingClient] = {}
-        self._lost: set[str] = set()  # ids of instances whose head did not answer us
-        self._born: dict[str, float] = {}  # when we first saw an instance of ours
-        self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
-        self._wake = asyncio.Event()
+        self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
+        self._caretaker = Caretaker(
+            cluster=cluster, host=host, registry=self._registry, member=self.member, changed=changed
+        )
 
     # -- what there is -------------------------------------------------------------------------------------------
 
-    def owned(self) -> list[Instance]:
-        """Ready instances whose head is on this node."""
-        here = self._cluster.node_id
-        return [one for one in self._host.committed.values() if one.assignments[0].node_id == here]
-
     def published(self) -> list[Instance]:
         """What this node tells its peers: its own instances and those that it is placing."""
-        return [*self.owned(), *self._placer.loading.values()]
+        return self._registry.published()
 
     def all(self) -> list[Instance]:
         """Every instance of the cluster, loading ones too."""
-        told = [self.published(), *(state.instances for state in self._cluster.states().values())]
-        told.append([one for since, one in self._fresh.values() if time.monotonic() - since < STATE_LAG_S])
-        found: dict[str, Instance] = {}
-        for one in (one for instances in told for one in instances):
-            # Its coordinator may still call it loading when its head calls it ready.
-            if one.instance_id not in found or one.state == "ready":
-                found[one.instance_id] = one
-        return [one for one in found.values() if one.instance_id not in self._lost]
+        return self._registry.all()
 
     def models(self) -> list[ModelCard]:
         """Rows of `/v1/models`: this node's disk, and what runs in the cluster."""
@@ -118,7 +104,7 @@ class InstanceManager:
         found = self._find_ready(model)
         if found is not None:
             return found
-        request = node_pb2.PlaceModelRequest(model=model, reuse=True, exclude=sorted(self._lost))
+        request = node_pb2.PlaceModelRequest(model=model, reuse=True, exclude=sorted(self._registry.lost))
         return await self.place(request, lambda progress: None)
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
@@ -166,8 +152,8 @@ class InstanceManager:
 
     def lost(self, instance: Instance) -> None:
         """The instance's ring is broken: offer it to nobody, and tell its owner's watch to look."""
-        self._lost.add(instance.instance_id)
-        self._wake.set()
+        self._registry.lost.add(instance.instance_id)
+        self._caretaker.notice()
         self._changed()
 
     # -- placing and removing ------------------------------------------------------------------------------------
@@ -193,7 +179,7 @@ class InstanceManager:
             async for update in updates:
                 on_progress(update)
                 if update.HasField("instance"):
-                    instance = self._remember(instance_from_pb(update.instance))
+                    instance = self._registry.remember(instance_from_pb(update.instance))
         if instance is None:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance
@@ -209,7 +195,7 @@ class InstanceManager:
             async with contextlib.aclosing(self._placer.place(request)) as updates:
                 async for update in updates:
                     if update.HasField("instance"):
-                        self._remember(instance_from_pb(update.instance))
+                        self._registry.remember(instance_from_pb(update.instance))
                     yield update
 
     async def _settle(self, seen: Sequence[str]) -> None:
@@ -218,14 +204,9 @@ class InstanceManager:
         Where it does not come to that (a node left, a link is cut) the placement goes on and says what is missing.
         """
         deadline = time.monotonic() + SETTLE_S
-        while time.monotonic() < deadline and not connected(self._cluster, seen):
+        # Polled, because a view of the cluster has no event of its own and this takes a moment at most.
+        while time.monotonic() < deadline and not connected(self._cluster, seen):  # noqa: ASYNC110
             await asyncio.sleep(SETTLE_POLL_S)
-
-    def _remember(self, instance: Instance) -> Instance:
-        """Know a placed instance until its owner's state tells of it, so that nobody places it a second time."""
-        if instance.instance_id not in self._published_ids(ready=True):
-            self._fresh[instance.instance_id] = (time.monotonic(), instance)
-        return instance
 
     async def remove(self, name: str) -> bool:
         """Take an instance down, by id; False when there is none. Raises `InvalidRequest` for one that still loads."""
@@ -239,7 +220,7 @@ class InstanceManager:
                 code="instance_loading",
                 status=409,
             )
-        self._fresh.pop(name, None)
+        self._registry.forget(name)
         owner = instance.assignments[0].node_id
         if owner == self._cluster.node_id:
             return await self.remove_owned(name)
@@ -248,102 +229,34 @@ class InstanceManager:
         return bool(answer.found)
 
     async def remove_owned(self, instance_id: str) -> bool:
-        """Take down an instance whose head is here: the head first, so that nobody is served half an answer."""
-        instance = next((one for one in self.owned() if one.instance_id == instance_id), None)
-        if instance is None:
-            return False
-        await self._host.drop_instance(instance_id)
-        self._changed()
-        here = self._cluster.node_id
-        await asyncio.gather(
-            *(
-                self._unload(one.node_id, instance_id, stage)
-                for stage, one in enumerate(instance.assignments)
-                if one.node_id != here
-            )
-        )
-        return True
+        """Take down an instance whose head is here; False when there is none."""
+        return await self._caretaker.remove(instance_id)
 
     # -- watching over our own -----------------------------------------------------------------------------------
 
     def notice(self) -> None:
         """A peer's state or our own shards have changed: look at our instances soon."""
-        for instance_id in self._fresh.keys() & self._published_ids(ready=True):
-            del self._fresh[instance_id]
-        self._wake.set()
+        self._caretaker.notice()
 
     async def watch(self) -> None:
-        """Runs for ever: renews the leases of our instances and takes down those that have lost a shard."""
-        while True:
-            self._wake.clear()
-            live = self._cluster.states().keys()
-            broken: list[str] = []
-            for instance in self.owned():
-                missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
-                born = self._born.setdefault(instance.instance_id, time.monotonic())
-                if time.monotonic() - born < STATE_LAG_S:
-                    missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
-                if missing or instance.instance_id in self._lost:
-                    why = f"lost stages {missing}" if missing else "is broken, as a request found"
-                    log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
-                    broken.append(instance.instance_id)
-            await asyncio.gather(self._renew(), self._report_lost(), *map(self.remove_owned, broken))
-            await self._forget_gone()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_EVERY_S):
-                    await self._wake.wait()
+        """Runs for ever: looks after our instances, and closes connections to heads that are gone."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._caretaker.watch())
+            group.create_task(self._close_unused())
 
     async def close(self) -> None:
         """Take down our instances and close connections."""
-        for instance in self.owned():
-            await self.remove_owned(instance.instance_id)
+        for instance in self._registry.owned():
+            await self._caretaker.remove(instance.instance_id)
         for client in self._clients.values():
             await client.close()
 
-    async def _renew(self) -> None:
-        by_node: dict[str, list[str]] = {}
-        for instance in self.owned():
-            for one in instance.assignments:
-                by_node.setdefault(one.node_id, []).append(instance.instance_id)
-
-        async def renew(node_id: str, instance_ids: list[str]) -> None:
-            request = node_pb2.RenewLeaseRequest(instance_ids=instance_ids, lease_ms=LEASE_MS)
-            with contextlib.suppress(ExoError):  # an unreachable node is noticed by membership
-                await self.member(node_id).renew_lease(request)
-
-        await asyncio.gather(*(renew(node_id, ids) for node_id, ids in by_node.items()))
-
-    async def _report_lost(self) -> None:
-        """Have broken instances of other nodes taken down: a runner that hangs looks alive to its daemon."""
-        lost = [one for state in self._cluster.states().values() for one in state.instances]
-        lost = [one for one in lost if one.instance_id in self._lost and one.state == "ready"]
-
-        async def report(instance: Instance) -> None:
-            request = node_pb2.RemoveInstanceRequest(instance_id=instance.instance_id)
-            with contextlib.suppress(ExoError):  # its node is gone, or asked again in the next round
-                await self._cluster.peer(instance.assignments[0].node_id).call(
-                    "RemoveInstance", request, timeout=TABLE_TIMEOUT_S
-                )
-
-        await asyncio.gather(*map(report, lost))
-
-    async def _forget_gone(self) -> None:
-        self._fresh = {k: v for k, v in self._fresh.items() if time.monotonic() - v[0] < STATE_LAG_S}
-        known = self._published_ids() | self._fresh.keys()
-        self._lost &= known
-        self._born = {one: when for one, when in self._born.items() if one in known}
-        for instance_id in [one for one in self._clients if one not in known]:
-            await self._clients.pop(instance_id).close()
-
-    def _published_ids(self, *, ready: bool = False) -> set[str]:
-        told = [self.published(), *(state.instances for state in self._cluster.states().values())]
-        return {one.instance_id for instances in told for one in instances if one.state == "ready" or not ready}
-
-    async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
-        try:
-            await self.member(node_id).unload_shard(node_pb2.UnloadShardRequest(instance_id=instance_id, stage=stage))
-        except ExoError as error:  # a dead node holds nothing; a live one lets the lease run out
-            log.info("cannot unload stage %d on %s: %s", stage, node_id, error)
+    async def _close_unused(self) -> None:
+        while True:
+            await asyncio.sleep(CLOSE_EVERY_S)
+            known = self._registry.tidy()
+            for instance_id in [one for one in self._clients if one not in known]:
+                await self._clients.pop(instance_id).close()
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -357,14 +270,7 @@ class InstanceManager:
 
     def _find_ready(self, model: str, exclude: Sequence[str] = ()) -> Instance | None:
         """A ready instance of the model, one whose head is here first."""
-        names = {model, self._canonical(model)}
-        ready = [
-            one
-            for one in self.all()
-            if one.state == "ready" and one.model_id in names and one.instance_id not in exclude
-        ]
-        here = self._cluster.node_id
-        return min(ready, key=lambda one: (one.assignments[0].node_id != here, one.instance_id), default=None)
+        return self._registry.find_ready({model, self._canonical(model)}, exclude)
 
     async def _coordinate_at(
         self, node_id: str, request: node_pb2.PlaceModelRequest
@@ -410,18 +316,3 @@ def connected(cluster: ClusterView, node_ids: Sequence[str]) -> bool:
     except PeerUnavailable:
         return False
     return True
-
-
-def missing_stages(instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]) -> list[int]:
-    """Stages of an instance whose runner is gone: its node left the cluster, or no longer lists the shard."""
-    local = set(host.shards())
-    missing = []
-    for stage, one in enumerate(instance.assignments):
-        if one.node_id == here:
-            alive = (instance.instance_id, stage) in local
-        else:
-            state = states.get(one.node_id)
-            alive = state is not None and (instance.instance_id, stage) in state.shards
-        if not alive:
-            missing.append(stage)
-    return missing

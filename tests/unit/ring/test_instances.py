@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from exo_node.errors import PeerUnavailable
-from exo_node.ring.instances import connected, missing_stages
+from exo_node.ring.caretaker import missing_stages
+from exo_node.ring.instances import connected
 from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
 
 

@@ -1,0 +1,106 @@
+"""ring/registry.py: which instances a node knows of, from whom, and for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+from exo_node.ring.registry import InstanceRegistry
+from exo_node.types import Assignment, Instance, NodeState, Shard
+from tests.unit.ring.test_instances import node
+
+MINE = Instance(
+    instance_id="mine",
+    model_id="m",
+    digest="d",
+    assignments=(Assignment("a", Shard("m", 0, 1, 1), "mlx", "CPU"),),
+    addresses=("127.0.0.1:1",),
+    coordinator="a",
+    epoch=1,
+    context=8,
+    slots=1,
+    state="ready",
+)
+THEIRS = dataclasses.replace(
+    MINE, instance_id="theirs", assignments=(Assignment("b", Shard("m", 0, 1, 1), "mlx", "CPU"),), coordinator="b"
+)
+
+
+class Peers:
+    """Node b tells `instances`."""
+
+    node_id = "a"
+
+    def __init__(self, *instances: Instance) -> None:
+        self.instances = instances
+
+    def states(self) -> dict[str, NodeState]:
+        return {"b": NodeState(node=node("b"), instances=self.instances)}
+
+
+class Host:
+    """Holds a shard of each of `instances`."""
+
+    def __init__(self, *instances: Instance) -> None:
+        self.committed = {one.instance_id: one for one in instances}
+
+
+def registry(peers: Peers, host: Host, *loading: Instance) -> InstanceRegistry:
+    return InstanceRegistry(cast(Any, peers), cast(Any, host), lambda: loading)
+
+
+def ids(instances: list[Instance]) -> list[str]:
+    return sorted(one.instance_id for one in instances)
+
+
+def test_what_is_known_and_whose_it_is() -> None:
+    """Ours are those whose head is here; a shard of another's ring is not ours to publish."""
+    loading = dataclasses.replace(MINE, instance_id="loading", state="loading")
+    one = registry(Peers(THEIRS), Host(MINE, THEIRS), loading)
+    assert ids(one.owned()) == ["mine"]
+    assert ids(one.published()) == ["loading", "mine"]
+    assert ids(one.all()) == ["loading", "mine", "theirs"]
+
+
+def test_ready_wins_over_a_stale_loading() -> None:
+    """A coordinator may call an instance loading a moment longer than its head does."""
+    stale = dataclasses.replace(THEIRS, state="loading")
+    one = registry(Peers(THEIRS), Host(), stale)
+    assert [found.state for found in one.all()] == ["ready"]
+
+
+def test_find_ready_prefers_our_own_and_skips_the_excluded() -> None:
+    """The head on this node saves a way; what is lost or excluded is not offered."""
+    one = registry(Peers(THEIRS), Host(MINE))
+    found = one.find_ready({"m"})
+    assert found is not None
+    assert found.instance_id == "mine"
+    found = one.find_ready({"m"}, exclude={"mine"})
+    assert found is not None
+    assert found.instance_id == "theirs"
+    one.lost.add("theirs")
+    assert one.find_ready({"m"}, exclude={"mine"}) is None
+    assert one.find_ready({"other"}) is None
+
+
+def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
+    """Between the answer of a placement and the owner's next state, nobody places the model a second time."""
+    peers = Peers()
+    one = registry(peers, Host())
+    one.remember(THEIRS)
+    assert ids(one.all()) == ["theirs"]
+    peers.instances = (THEIRS,)
+    assert one.tidy() == {"theirs"}
+    peers.instances = ()
+    assert one.all() == []
+    one.remember(THEIRS)
+    one.forget("theirs")
+    assert one.all() == []
+
+
+def test_tidy_forgets_lost_ones_that_are_gone() -> None:
+    """An id is remembered as broken only while somebody still tells of it."""
+    one = registry(Peers(THEIRS), Host())
+    one.lost |= {"theirs", "gone"}
+    one.tidy()
+    assert one.lost == {"theirs"}
