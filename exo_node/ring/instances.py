@@ -264,13 +264,13 @@ class InstanceManager:
         """The id under which a model is placed: aliases resolved; a name only peers know stays as it is."""
         try:
             where = self._library.resolve(model)
-        except (ModelNotFound, DownloadError):  # the latter: an alias, and we are offline
-            return self._library.repository(model)
+        except (ModelNotFound, DownloadError):  # the latter: a short name, and we are offline; a peer may have it
+            return model
         return where.model_id if isinstance(where, LocalModel) else where.repo_id
 
     def _find_ready(self, model: str, exclude: Sequence[str] = ()) -> Instance | None:
         """A ready instance of the model, one whose head is here first."""
-        return self._registry.find_ready({model, self._canonical(model)}, exclude)
+        return self._registry.find_ready({model, self._canonical(model), self._library.repository(model)}, exclude)
 
     async def _coordinate_at(
         self, node_id: str, request: node_pb2.PlaceModelRequest
