@@ -133,7 +133,8 @@ class Stage:
 
     def _start_at(self, layer: int) -> Any:
         done = layer - self._shard.start_layer
-        return self._mx.async_eval if done and done % _LAYERS_PER_START == 0 else None
+        # The first layer alone is enough to keep the device busy while Python builds the next ones.
+        return self._mx.async_eval if done == 1 or (done and done % _LAYERS_PER_START == 0) else None
 
     def run(self, slot: Slot, ids: Any, hidden: Any, n: int) -> Any:
         """Run `n` tokens of one sequence over the owned layers and append their keys and values to `slot`.
