@@ -32,8 +32,8 @@ import make_checkpoint  # noqa: E402
 
 from tests.integration.harness import NodeProcess, nodes  # noqa: E402
 
-# Llama-3.2-1B's layers, a quarter of them, with a smaller vocabulary: a step takes far more than the 5 ms below which the
-# comparison would measure Python alone.
+# Llama-3.2-1B's layers, a quarter of them, with a smaller vocabulary: a step takes far more than the 5 ms below which
+# the comparison would measure Python alone.
 SHAPE_A = make_checkpoint.Shape(hidden=2048, layers=4, ffn=8192, heads=32, kv_heads=8, vocab=32000)
 # A third of this computes for a few ms a step, which is what a hop has to live beside.
 SHAPE_B = make_checkpoint.Shape(hidden=1024, layers=6, ffn=2048, heads=16, kv_heads=8, vocab=4000)
