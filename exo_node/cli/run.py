@@ -17,7 +17,8 @@ from exo_node.values import integer, number
 # Settings that this verb has itself, or that make no sense for one call.
 _OWN = {"prompt", "run_model", "default_model", "default_temp", "system_prompt", *CLIENT}
 START_FLAGS = tuple(option.field for option in OPTIONS if option.field not in _OWN)
-SHOWN_STAGES = ("fetching", "hashing", "loading")  # the others take milliseconds
+SLOW_STAGES = ("fetching", "hashing", "loading")  # what a person who waits wants to see; the others take milliseconds
+SLOWEST_STAGES = ("fetching",)  # worth a line in a log, too
 HELP = "/exit (or Ctrl-D) leaves, /clear forgets the chat, Ctrl-C ends an answer"
 
 
@@ -48,9 +49,10 @@ def run(parsed: Parsed, verb: str) -> int:
 def prepare(client: Client, model: str) -> None:
     """Have the model ready before it is asked, its progress on standard error: a first use may fetch gigabytes."""
     progress = ProgressLine(sys.stderr)
+    shown = SLOW_STAGES if sys.stderr.isatty() else SLOWEST_STAGES
     try:
         for event in client.events("/v1/instances", {"model": model, "reuse": True, "stream": True}):
-            if event["object"] == "instance.progress" and event["stage"] in SHOWN_STAGES:
+            if event["object"] == "instance.progress" and event["stage"] in shown:
                 progress.show(event)
     finally:
         progress.end()

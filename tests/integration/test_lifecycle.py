@@ -119,7 +119,7 @@ def test_an_instance_that_loads_cannot_be_deleted(trio: list[NodeProcess]) -> No
         status, answer = trio[1].request("DELETE", f"/v1/instances/{shown['id']}")
         assert (status, answer["error"]["code"]) == (409, "instance_loading")
     thread.join()
-    assert placed[0][0] == 200
+    assert placed[0][0] == 200, placed
     clear(trio)
 
 
