@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from exo_node.cluster.discovery import Endpoint
@@ -21,6 +22,7 @@ log = logging.getLogger("exo.members")
 CONNECT_TIMEOUT_S = 5.0
 REDIAL_TIMEOUT_S = 0.2  # a broken stream with a living peer behind it is repaired within this, or the peer is lost
 STEADY_S = 1.0  # a stream that broke sooner than this after the last repair is not repaired again
+RETIRED_KEPT = 2  # connections whose control stream broke, kept for the calls that run on them
 BACKOFF_S = (0.2, 2.0)  # first and longest pause between dials; 2 s keeps a returning node below 5 s
 LONG_BACKOFF_S = 15.0  # after a minute of failures: caches announce dead nodes for up to 20 minutes
 PATIENCE_S = 60.0
@@ -117,6 +119,7 @@ class PeerKeeper:
     async def _attend(self, handle: PeerHandle) -> None:
         """Follow the control stream of a connected peer, across short breaks, until it is lost."""
         boot_id = handle.info.boot_id
+        retired: deque[PeerHandle] = deque()
         while True:
             self.handle = handle
             begun = time.monotonic()
@@ -126,18 +129,22 @@ class PeerKeeper:
             if self.state is not State.ONLINE:  # it broke before it said anything
                 ended = Event.DIAL_FAILED
                 break
+            log.info("the control stream of node %s broke (%s): trying once more", self.node_id, self.problem)
             self._apply(Event.STREAM_BROKEN)
             again = await self._redial(handle, boot_id) if time.monotonic() - begun > STEADY_S else None
             if again is None:
                 ended = Event.DIAL_FAILED
                 break
-            await handle.close()
+            # Calls that run on the old connection may still end well: a peer late with its beats is no dead one.
+            retired.append(handle)
+            if len(retired) > RETIRED_KEPT:
+                await retired.popleft().close()
             handle = again
         was_here = self.is_here
         self._apply(ended)
         self.handle = self.told = self.link = None
         self._online.clear()
-        await handle.close()
+        await asyncio.gather(*(one.close() for one in (handle, *retired)))
         if ended in (Event.LEFT, Event.REBOOTED):
             self._sightings.drop_boot(self.node_id, boot_id)
             self._sightings.drop_hearsay(self.node_id)
