@@ -130,7 +130,6 @@ class Daemon:
                 host=self._listen,
                 node_name=node_id,
                 log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
-                blas_cache=cache / "blas",
             ),
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,

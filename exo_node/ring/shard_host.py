@@ -36,7 +36,6 @@ class RunnerSettings:
     host: str
     node_name: str
     log_level: str
-    blas_cache: Path
 
 
 class ShardHost:
@@ -161,7 +160,6 @@ class ShardHost:
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,
-            "blas_cache": str(self._runner_settings.blas_cache),
         }
         ready = await self._supervisor.load(key, config, {}, progress)
         now = time.monotonic()

@@ -65,7 +65,6 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
         "host": "127.0.0.1",
         "node_name": "test",
         "log_level": "warning",
-        "blas_cache": "",
         "parent_pid": os.getpid(),
         **changes,
     }

@@ -34,7 +34,6 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "host": "127.0.0.1",
         "node_name": "test",
         "log_level": "WARNING",
-        "blas_cache": str(folder / "blas"),
         **changes,
     }
 

@@ -32,7 +32,7 @@ def host(tmp_path: Path) -> ShardHost:
     return ShardHost(
         ledger=ReservationLedger(),
         library=library,
-        runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING", blas_cache=tmp_path),
+        runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING"),
         free_memory=lambda: FREE,
         changed=lambda: changes.append(1),
     )
