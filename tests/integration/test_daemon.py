@@ -150,7 +150,7 @@ def test_a_join_code_makes_one_cluster(tmp_path: Path) -> None:
 
 
 def test_the_peers_file_and_peer_flag_work_without_multicast(tmp_path: Path) -> None:
-    """`--discovery-module manual` with exo's file, and `none` with --peer."""
+    """`--discovery-module manual` with exo's file, and `none` with --peer; each of the two is told of the other."""
     home = tmp_path / "home"
     with nodes(home, ["--discovery-module", "none"]) as (first,):
         port = first.topology()["nodes"][first.node_id]["grpc_port"]
@@ -161,9 +161,8 @@ def test_the_peers_file_and_peer_flag_work_without_multicast(tmp_path: Path) -> 
         second = NodeProcess(home, "--discovery-module", "manual", "--discovery-config-path", str(peers))
         third = NodeProcess(home, "--discovery-module", "none", "--peer", f"127.0.0.1:{port}")
         try:
-            second.wait_ready().wait_nodes(2)
-            third.wait_ready().wait_nodes(2)
-            first.wait_nodes(3)
+            for node in (second.wait_ready(), third.wait_ready(), first):
+                node.wait_nodes(3)
         finally:
             second.stop()
             third.stop()
