@@ -57,6 +57,15 @@ class Settings:
     prompt: str | None = None
     max_context: int = 8192
     max_sequences: int = 8
+    enable_litellm: bool = True
+    litellm_config: tuple[Path, ...] = ()
+    env_file: Path | None = None
+    routing_strategy: str | None = None
+    equivalents: Literal["off", "failover", "latency"] | None = None
+    continuation: Literal["off", "same-model", "any"] = "same-model"
+    probe: Literal["off", "local", "all"] = "local"
+    hedge: bool = False
+    max_cost: float | None = None
     verbose: int = 0
     debug: int = 0
 
@@ -187,6 +196,58 @@ OPTIONS: tuple[Option, ...] = (
     Option("prompt", ("--prompt",), values.text, "prompt for --run-model", "TEXT"),
     Option("max_context", ("--max-context",), _positive, "tokens a sequence may hold at most (8192)", "N"),
     Option("max_sequences", ("--max-sequences",), _positive, "sequences in flight at once per model (8)", "N"),
+    Option(
+        "enable_litellm",
+        ("--enable-litellm",),
+        values.switch,
+        "serve external models too (default; --no-enable-litellm: the ring only)",
+        switch=True,
+    ),
+    Option(
+        "litellm_config",
+        ("--litellm-config",),
+        values.path,
+        "external models: JSON, LiteLLM's config.yaml, or provider records (repeatable)",
+        "FILE",
+        many=True,
+        separator=os.pathsep,
+    ),
+    Option("env_file", ("--env-file",), values.path, "provider keys and other variables (default: ./.env)", "FILE"),
+    Option(
+        "routing_strategy",
+        ("--routing-strategy",),
+        values.text,
+        "how a backend is chosen: latency (default), cost, least-busy, simple-shuffle, priority, local-first, "
+        "cloud-first, heuristic, hybrid, cascade",
+        "NAME",
+        env=("DEFAULT_ROUTING_STRATEGY",),
+    ),
+    Option(
+        "equivalents",
+        ("--equivalents",),
+        values.choice("off", "failover", "latency"),
+        "when an equivalent model may answer: off, failover, latency (default: latency for your own aliases, "
+        "failover for the shipped table)",
+        "WHEN",
+    ),
+    Option(
+        "continuation",
+        ("--continuation",),
+        values.choice("off", "same-model", "any"),
+        "who may go on when a backend dies in the middle of an answer (same-model)",
+        "WHO",
+    ),
+    Option(
+        "probe",
+        ("--probe",),
+        values.choice("off", "local", "all"),
+        "what may be measured with one-token requests while idle: off, local (default), all (spends money)",
+        "WHAT",
+    ),
+    Option(
+        "hedge", ("--hedge",), values.switch, "ask a second backend when the first is late (spends more)", switch=True
+    ),
+    Option("max_cost", ("--max-cost",), values.number(0), "USD that one request may be predicted to cost", "USD"),
     Option("verbose", ("--verbose",), _count, "say more; same as -v", "N"),
     Option("debug", ("--debug",), values.integer(0, 9), "exo's DEBUG level 0..9; same as DEBUG=N", "N", env=("DEBUG",)),
 )

@@ -104,6 +104,9 @@ class GenerationRequest:
 
     `sampling_given` names the sampling fields that the caller set, so that a backend may fill the others from the
     model's generation_config.json (temperature only). `seed` None means: the API node draws one.
+
+    `prefix` and `prefix_ids` are the part of the answer that the caller already has: the model goes on after it and
+    only what is new is yielded. The ids (exact) win over the text where both are given.
     """
 
     request_id: str
@@ -116,6 +119,8 @@ class GenerationRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
+    prefix: str = ""
+    prefix_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

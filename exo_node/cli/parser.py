@@ -15,7 +15,6 @@ _UDP = "nodes are found by mDNS, which needs no port of its own"
 _TAILSCALE = "there is no Tailscale discovery; give the nodes' addresses with --peer HOST:PORT"
 _TRAIN = "training is not part of exo-node"
 _NO_MASTER = "no node is a master here"
-_LATER = "external models are not served yet"
 # exo's flags (v1 and v2) that mean nothing here, or nothing yet: why.
 REFUSED: Mapping[str, str] = {
     "--listen-port": _UDP,
@@ -43,9 +42,6 @@ REFUSED: Mapping[str, str] = {
     "--fast-synch": "there is no such switch in the engines here",
     "--no-fast-synch": "there is no such switch in the engines here",
     "-q": "output is quiet unless -v or DEBUG=n asks for more",
-    "--enable-litellm": _LATER,
-    "--no-enable-litellm": _LATER + ", so there is nothing to switch off",
-    "--litellm-config": _LATER,
     "--allowed-origins": "web pages of other sites are not let in yet",
 }
 
@@ -87,9 +83,8 @@ class Parser(argparse.ArgumentParser):
             group.add_argument("-v", *option.flags, dest=dest, action="count", help=about)
         elif option.switch:
             group.add_argument(*option.flags, dest=dest, action="store_const", const=True, help=about)
-            group.add_argument(
-                f"--no-{option.field}", dest=dest, action="store_const", const=False, help=argparse.SUPPRESS
-            )
+            off = f"--no-{option.field.replace('_', '-')}"
+            group.add_argument(off, dest=dest, action="store_const", const=False, help=argparse.SUPPRESS)
         else:
             action = "append" if option.many else "store"
             group.add_argument(*option.flags, dest=dest, action=action, metavar=option.metavar, help=about)

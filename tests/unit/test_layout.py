@@ -20,6 +20,9 @@ FREE = {"test_layout.py", "ring/test_protocol_model.py", "ring/test_workers_prot
 ELSEWHERE = {
     "types.py": "plain data",
     "errors.py": "plain data",
+    "routing/call.py": "plain data",
+    "routing/deployment.py": "plain data",
+    "routing/plan.py": "plain data",
     "ring/members.py": "contracts, and one line per call; every integration test with two nodes goes through it",
     "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",

@@ -1,0 +1,133 @@
+"""Deployments and the routing configuration, as every file format and the environment come out of the reader. Pure data.
+
+Times are seconds, prices USD per million tokens, limits per minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from exo_node.routing.call import Capability, Continuation
+
+Transport = Literal["auto", "passthrough", "litellm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens; `per_request` USD for calls that are not counted in tokens."""
+
+    input: float
+    output: float
+    per_request: float = 0.0
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6 + self.per_request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One external target. `id` is unique on this node and stable across reloads (it keys the latency profile).
+
+    `model_name` is what requests ask for (the group); `litellm_model` is LiteLLM's string ("azure/gpt-4o-deployment");
+    `provider` its prefix after our renames ("google/" -> "gemini"), `upstream_model` the rest. `params` are all other
+    `litellm_params` (api_key, api_base, api_version, ...), resolved: **secret**, never logged, never leaves the node.
+    `key` says whether the provider's key is there; `keyless` providers count as valid when they answer.
+    """
+
+    id: str
+    model_name: str
+    litellm_model: str
+    provider: str
+    upstream_model: str
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    transport: Transport = "auto"
+    api_base: str | None = None  # where the pass-through goes; None: only through LiteLLM
+    key: Literal["present", "missing", "invalid", "keyless"] = "present"
+    rpm: int | None = None
+    tpm: int | None = None
+    weight: float | None = None
+    order: int | None = None  # priority: lower first
+    timeout_s: float | None = None
+    stream_timeout_s: float | None = None  # to the first content
+    num_retries: int | None = None
+    retry_after_s: float | None = None
+    allowed_fails: int | None = None
+    cooldown_s: float | None = None
+    cache: bool | None = None
+    cache_ttl_s: float | None = None
+    price: Price | None = None  # configured; the registry fills shipped and LiteLLM's
+    context: int | None = None
+    capabilities: frozenset[Capability] | None = None  # None: by provider and model
+    fallbacks: tuple[str, ...] = ()
+    task_types: tuple[str, ...] = ()
+    strategy: str | None = None  # of its router group (None: simple-shuffle)
+    node_id: str = ""  # "" = this node's; else the peer that holds the key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The one response cache. `kind` "off" unless some switch in the configuration turned it on."""
+
+    kind: Literal["off", "memory", "sqlite", "redis"] = "off"
+    ttl_s: float = 3600.0
+    max_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RedisConfig:
+    host: str
+    port: int = 6379
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetRule:
+    """At most `limit` USD per `period` for `subject`: ("provider", "openai"), ("key", id), ("user", name), ("all", "")."""
+
+    subject: tuple[Literal["provider", "key", "user", "all"], str]
+    limit: float
+    period: Literal["day", "month"] = "month"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingConfig:
+    """Everything that configuration files, `.env` and variables say of routing, merged; see FEATURES "Defaults".
+
+    `aliases` are the user's own (model_group_alias): name -> targets, in order, may contain cycles. `fallbacks` likewise;
+    `default_fallbacks` for every model. `extra_deployments` made from keys in the environment (`OPENAI_API_KEY`: every
+    `openai/...` and `gpt-...` name) are not listed: the registry makes them when asked. `defaults`: request fields that
+    hold where a request leaves them open. `callbacks`: names ("langfuse", "helicone", "module:function").
+    """
+
+    deployments: tuple[Deployment, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    context_fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    default_fallbacks: tuple[str, ...] = ()
+    strategy: str | None = None
+    max_cost: float | None = None
+    default_model: str | None = None
+    embedding_model: str | None = None
+    rerank_model: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float | None = None
+    num_retries: int | None = None
+    retry_after_s: float | None = None
+    allowed_fails: int | None = None
+    cooldown_s: float | None = None
+    rpm: int | None = None  # of the whole router
+    tpm: int | None = None
+    equivalents: Literal["off", "failover", "latency"] | None = None
+    continuation: Continuation | None = None
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    redis: RedisConfig | None = None
+    budgets: tuple[BudgetRule, ...] = ()
+    master_key: str | None = field(default=None, repr=False)
+    callbacks: tuple[str, ...] = ()
+    verbose: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # process environment over .env
+    enabled: bool = True
+    sources: tuple[str, ...] = ()  # files read, for `exo status` and errors
