@@ -257,6 +257,24 @@ class PeerLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDeployment:
+    """An external target that a node calls for its peers too. No parameters: keys never leave their node.
+
+    Prices are USD per million tokens, None when unknown; `context` 0: unknown.
+    """
+
+    id: str
+    model_name: str
+    litellm_model: str
+    provider: str
+    upstream_model: str
+    capabilities: tuple[str, ...] = ()
+    context: int = 0
+    price_input: float | None = None
+    price_output: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """What a node says on its control stream: itself, its instances (head here, or being placed by it), its links.
 
@@ -269,3 +287,4 @@ class NodeState:
     links: tuple[PeerLink, ...] = ()
     leaving: bool = False
     shards: tuple[tuple[str, int], ...] = ()
+    deployments: tuple[SharedDeployment, ...] = ()

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 
 from exo_node.errors import InvalidRequest
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
-from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard
+from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard, SharedDeployment
 
 DEVICE_KINDS = ("cpu", "metal", "cuda", "amd")
 InstanceState = Literal["loading", "ready", "failed"]
@@ -159,6 +159,7 @@ def state_to_pb(state: NodeState) -> pb.NodeState:
         links=[link_to_pb(link) for link in state.links],
         leaving=state.leaving,
         shards=[pb.HostedShard(instance_id=instance_id, stage=stage) for instance_id, stage in state.shards],
+        deployments=[deployment_to_pb(deployment) for deployment in state.deployments],
     )
 
 
@@ -169,6 +170,35 @@ def state_from_pb(message: pb.NodeState) -> NodeState:
         links=tuple(link_from_pb(link) for link in message.links),
         leaving=message.leaving,
         shards=tuple((shard.instance_id, shard.stage) for shard in message.shards),
+        deployments=tuple(deployment_from_pb(deployment) for deployment in message.deployments),
+    )
+
+
+def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
+    return pb.DeploymentDescription(
+        id=deployment.id,
+        model_name=deployment.model_name,
+        litellm_model=deployment.litellm_model,
+        provider=deployment.provider,
+        upstream_model=deployment.upstream_model,
+        capabilities=deployment.capabilities,
+        context=deployment.context,
+        price_input=deployment.price_input,
+        price_output=deployment.price_output,
+    )
+
+
+def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
+    return SharedDeployment(
+        id=message.id,
+        model_name=message.model_name,
+        litellm_model=message.litellm_model,
+        provider=message.provider,
+        upstream_model=message.upstream_model,
+        capabilities=tuple(message.capabilities),
+        context=message.context,
+        price_input=message.price_input if message.HasField("price_input") else None,
+        price_output=message.price_output if message.HasField("price_output") else None,
     )
 
 

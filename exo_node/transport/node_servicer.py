@@ -7,15 +7,16 @@ handshake needs a session: build the server with `SessionInterceptor(servicer.se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc.aio
 
-from exo_node.errors import InvalidRequest
+from exo_node.errors import InvalidRequest, NotFound
 from exo_node.signals import ChangeSignal
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_to_pb, topology_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -30,6 +31,18 @@ MAX_PROBE_BYTES = 16 * 2**20
 
 Context = grpc.aio.ServicerContext[Any, Any]
 OnPeer = Callable[[NodeInfo, str], None]  # a member shook hands with us, from this IP
+
+
+class RelayHost(Protocol):
+    """Calls external targets for peers (routing/relay_host.py)."""
+
+    def relay(self, request: pb.RelayRequest, seconds: float | None) -> AsyncGenerator[pb.RelayChunk, None]:
+        """The answer; `seconds` are what the caller still waits (None: it did not say)."""
+        ...
+
+    def profile(self) -> bytes:
+        """Rows of the latency profile, as JSON."""
+        ...
 
 
 class ControlServicer(NodeServiceServicer):
@@ -49,6 +62,7 @@ class ControlServicer(NodeServiceServicer):
         topology: Callable[[], TopologyView],
         changes: ChangeSignal,
         on_peer: OnPeer,
+        relays: RelayHost | None = None,
         health: Callable[[], str] = lambda: "",
         beat_s: float = BEAT_S,
     ) -> None:
@@ -60,6 +74,7 @@ class ControlServicer(NodeServiceServicer):
         self._topology = topology
         self._changes = changes
         self._on_peer = on_peer
+        self._relays = relays
         self._health = health
         self._beat_s = beat_s
         self._leaving = False
@@ -126,6 +141,19 @@ class ControlServicer(NodeServiceServicer):
         except TimeoutError:
             return False
         return True
+
+    async def Relay(self, request: pb.RelayRequest, context: Context) -> AsyncGenerator[pb.RelayChunk, None]:
+        async with contextlib.aclosing(self._relaying().relay(request, context.time_remaining())) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def CollectProfile(self, request: pb.CollectProfileRequest, context: Context) -> pb.CollectProfileResponse:
+        return pb.CollectProfileResponse(rows_json=self._relaying().profile())
+
+    def _relaying(self) -> RelayHost:
+        if self._relays is None:
+            raise NotFound("this node calls no external models (--no-enable-litellm)")
+        return self._relays
 
     async def ProbeLink(self, request: pb.ProbeLinkRequest, context: Context) -> pb.ProbeLinkResponse:
         if request.reply_bytes > MAX_PROBE_BYTES:

@@ -185,18 +185,126 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node", "instances", "links", "leaving", "shards")
+    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     node: NodeDescription
     instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
     links: _containers.RepeatedCompositeFieldContainer[PeerLink]
     leaving: bool
     shards: _containers.RepeatedCompositeFieldContainer[HostedShard]
-    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ...) -> None: ...
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentDescription]
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ...) -> None: ...
+
+class DeploymentDescription(_message.Message):
+    __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    LITELLM_MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_MODEL_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_INPUT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model_name: str
+    litellm_model: str
+    provider: str
+    upstream_model: str
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    context: int
+    price_input: float
+    price_output: float
+    def __init__(self, id: _Optional[str] = ..., model_name: _Optional[str] = ..., litellm_model: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., context: _Optional[int] = ..., price_input: _Optional[float] = ..., price_output: _Optional[float] = ...) -> None: ...
+
+class RelayRequest(_message.Message):
+    __slots__ = ("deployment_id", "kind", "body_json", "stream", "prompt_tokens", "max_tokens", "request_id", "partial_text", "first_ms", "idle_ms", "files")
+    DEPLOYMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    BODY_JSON_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_TEXT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_MS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    deployment_id: str
+    kind: str
+    body_json: bytes
+    stream: bool
+    prompt_tokens: int
+    max_tokens: int
+    request_id: str
+    partial_text: str
+    first_ms: int
+    idle_ms: int
+    files: _containers.RepeatedCompositeFieldContainer[RelayFile]
+    def __init__(self, deployment_id: _Optional[str] = ..., kind: _Optional[str] = ..., body_json: _Optional[bytes] = ..., stream: _Optional[bool] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., request_id: _Optional[str] = ..., partial_text: _Optional[str] = ..., first_ms: _Optional[int] = ..., idle_ms: _Optional[int] = ..., files: _Optional[_Iterable[_Union[RelayFile, _Mapping]]] = ...) -> None: ...
+
+class RelayFile(_message.Message):
+    __slots__ = ("field", "filename", "content_type", "data")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    FILENAME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    filename: str
+    content_type: str
+    data: bytes
+    def __init__(self, field: _Optional[str] = ..., filename: _Optional[str] = ..., content_type: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class RelayChunk(_message.Message):
+    __slots__ = ("frames", "whole", "error")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    frames: bytes
+    whole: RelayWhole
+    error: RelayError
+    def __init__(self, frames: _Optional[bytes] = ..., whole: _Optional[_Union[RelayWhole, _Mapping]] = ..., error: _Optional[_Union[RelayError, _Mapping]] = ...) -> None: ...
+
+class RelayWhole(_message.Message):
+    __slots__ = ("raw", "content_type")
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    raw: bytes
+    content_type: str
+    def __init__(self, raw: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
+
+class RelayError(_message.Message):
+    __slots__ = ("cause", "message", "status", "code", "param", "retry_after", "upstream_status")
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    PARAM_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_STATUS_FIELD_NUMBER: _ClassVar[int]
+    cause: str
+    message: str
+    status: int
+    code: str
+    param: str
+    retry_after: float
+    upstream_status: int
+    def __init__(self, cause: _Optional[str] = ..., message: _Optional[str] = ..., status: _Optional[int] = ..., code: _Optional[str] = ..., param: _Optional[str] = ..., retry_after: _Optional[float] = ..., upstream_status: _Optional[int] = ...) -> None: ...
+
+class CollectProfileRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollectProfileResponse(_message.Message):
+    __slots__ = ("rows_json",)
+    ROWS_JSON_FIELD_NUMBER: _ClassVar[int]
+    rows_json: bytes
+    def __init__(self, rows_json: _Optional[bytes] = ...) -> None: ...
 
 class HostedShard(_message.Message):
     __slots__ = ("instance_id", "stage")

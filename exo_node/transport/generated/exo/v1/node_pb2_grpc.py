@@ -101,6 +101,16 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.FromString,
                 _registered_method=True)
+        self.Relay = channel.unary_stream(
+                '/exo.v1.NodeService/Relay',
+                request_serializer=exo_dot_v1_dot_node__pb2.RelayRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.RelayChunk.FromString,
+                _registered_method=True)
+        self.CollectProfile = channel.unary_unary(
+                '/exo.v1.NodeService/CollectProfile',
+                request_serializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -193,6 +203,20 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Relay(self, request, context):
+        """A node that holds a provider's key asks the provider for a node that does not. The key stays where it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectProfile(self, request, context):
+        """What this node has measured of its backends, for its peers' first guesses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -260,6 +284,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.RemoveInstance,
                     request_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.SerializeToString,
+            ),
+            'Relay': grpc.unary_stream_rpc_method_handler(
+                    servicer.Relay,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.RelayRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.RelayChunk.SerializeToString,
+            ),
+            'CollectProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectProfile,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -615,6 +649,60 @@ class NodeService:
             '/exo.v1.NodeService/RemoveInstance',
             exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/exo.v1.NodeService/Relay',
+            exo_dot_v1_dot_node__pb2.RelayRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.RelayChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/CollectProfile',
+            exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,
