@@ -140,6 +140,30 @@ class EngineUnavailable(ConfigurationError):
     code = "engine_unavailable"
 
 
+class RateLimited(ExoError):
+    """More requests or tokens a minute than a limit of this node allows; `retry_after` says when there is room again."""
+
+    status, type, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
+
+
+class BudgetExceeded(ExoError):
+    """Money for this key, user or provider (or for all) is spent; `retry_after` is the end of the day or month."""
+
+    status, type, code = 429, "insufficient_quota", "budget_exceeded"
+
+
+class ModelNotAllowed(ExoError):
+    """The API key may not ask for this model."""
+
+    status, type, code = 403, "invalid_request_error", "model_not_allowed"
+
+
+class StoreError(ExoError):
+    """The node's database cannot be read or written; the message names the file."""
+
+    status, type, code = 500, "server_error", "store_error"
+
+
 def error_from_code(name: str, message: str, status: int | None = None) -> ExoError:
     """Rebuild an error that another process named by its class or by its `code` (a plain `ExoError` when unknown)."""
     for cls in _all_errors(ExoError):

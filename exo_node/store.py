@@ -1,0 +1,248 @@
+"""What a machine's nodes remember in SQLite: API keys, spend, budgets' sums, latency profiles, cached answers.
+
+One thread owns the connection; it starts, and the file is made, with the first thing that has to be written or an
+existing file that is read. Writes return at once and are committed together; reads see every write before them.
+Several nodes of one machine share the file (WAL). No prompts, no answers outside the cache, no keys in the clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_node.errors import StoreError
+from exo_node.store_thread import DatabaseThread, Job
+
+if TYPE_CHECKING:
+    import sqlite3
+
+SPEND_KEPT_S = 400 * 86400.0  # a year and a month
+CACHE_TRIM_EVERY = 32  # puts between two looks at the cache's size
+GROUPS = ("provider", "backend", "model", "served_model", "key_id", "user", "node", "kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRow:
+    """One finished request. `at` is wall-clock, times are seconds, `cost` USD; `attempts` are JSON-ready rows."""
+
+    id: str
+    at: float
+    kind: str
+    model: str
+    served_model: str
+    backend: str
+    provider: str
+    node: str
+    key_id: str
+    user: str
+    stream: bool
+    status: int
+    error_code: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    cost: float
+    estimated: bool
+    cached: bool
+    continued: bool
+    ttft_s: float | None
+    total_s: float
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+
+
+_SPEND = tuple(one.name for one in fields(SpendRow))
+_KEY = ("id", "name", "hash", "created", "admin", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period")
+
+
+def store_path(home: Path) -> Path:
+    """One file for all nodes that share `home`: keys and budgets are the machine's, not a node's."""
+    return home / "node-shared.db"
+
+
+class Store:
+    """The database at `path`. Nothing is opened before it is needed. Every method may raise `StoreError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._database = DatabaseThread(path, _prepare)
+        self._cache_puts = 0
+
+    # -- API keys
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """Every key: `id, name, hash, created, admin, models (list), rpm, tpm, user_rpm, user_tpm, budget, period`."""
+        if not self._in_use():
+            return []
+        rows = await self._ask(lambda db: db.execute(f"SELECT {', '.join(_KEY)} FROM api_keys ORDER BY created"))
+        return [{**row, "admin": bool(row["admin"]), "models": json.loads(row["models"])} for row in rows]
+
+    async def add_key(self, row: Mapping[str, Any]) -> None:
+        """Write one key (same fields); on disk when this returns."""
+        values = [json.dumps(row["models"]) if name == "models" else row[name] for name in _KEY]
+        await self._ask(lambda db: db.execute(f"INSERT INTO api_keys ({', '.join(_KEY)}) {_marks(_KEY)}", values))
+
+    async def remove_key(self, key_id: str) -> bool:
+        """False when there was none."""
+        if not self._in_use():
+            return False
+        return bool(await self._count("DELETE FROM api_keys WHERE id = ?", (key_id,)))
+
+    def stamp(self) -> tuple[int, ...]:
+        """Changes when the file does (two `stat` calls, no database): worth reading the keys again."""
+        found: list[int] = []
+        for path in (self.path, self.path.with_name(self.path.name + "-wal")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                found.append(0)
+            else:
+                found += (status.st_mtime_ns, status.st_size)
+        return tuple(found)
+
+    # -- spend
+
+    def log_spend(self, row: SpendRow) -> None:
+        """Remember one finished request. Returns at once."""
+        values = [json.dumps(value) if name == "attempts" else value for name, value in asdict(row).items()]
+        self._tell(lambda db: db.execute(f"INSERT INTO spend ({', '.join(_SPEND)}) {_marks(_SPEND)}", values))
+
+    async def spend_rows(self, *, since: float = 0.0, limit: int = 100, key_id: str | None = None) -> list[SpendRow]:
+        """The newest rows first."""
+        if not self._in_use():
+            return []
+        where, values = ("at >= ?", [since]) if key_id is None else ("at >= ? AND key_id = ?", [since, key_id])
+        sql = f"SELECT {', '.join(_SPEND)} FROM spend WHERE {where} ORDER BY at DESC, rowid DESC LIMIT {int(limit)}"
+        rows = await self._ask(lambda db: db.execute(sql, values))
+        flags = ("stream", "estimated", "cached", "continued")
+        return [
+            SpendRow(**{**row, "attempts": json.loads(row["attempts"]), **{name: bool(row[name]) for name in flags}})
+            for row in rows
+        ]
+
+    async def spend_totals(self, by: str, *, since: float = 0.0) -> list[dict[str, Any]]:
+        """`{by, requests, prompt_tokens, completion_tokens, cost}` per value of `by` (of `GROUPS`), dearest first."""
+        if by not in GROUPS:
+            raise StoreError(f"spend cannot be summed by {by!r}; there are: {', '.join(GROUPS)}")
+        if not self._in_use():
+            return []
+        sql = (
+            f"SELECT {by}, COUNT(*) AS requests, SUM(prompt_tokens) AS prompt_tokens, "
+            "SUM(completion_tokens) AS completion_tokens, SUM(cost) AS cost "
+            f"FROM spend WHERE at >= ? GROUP BY {by} ORDER BY cost DESC, {by}"
+        )
+        return await self._ask(lambda db: db.execute(sql, (since,)))
+
+    # -- budgets' running sums; every node writes its own, so that none overwrites another's
+
+    async def spent(self, periods: Iterable[str]) -> list[tuple[str, str, str, str, float]]:
+        """(kind, subject, period, node, USD) of these periods ("2026-11", "2026-11-21")."""
+        if not self._in_use():
+            return []
+        chosen = list(periods)
+        sql = f"SELECT * FROM spent WHERE period IN ({', '.join('?' * len(chosen))})"
+        rows = await self._ask(lambda db: db.execute(sql, chosen))
+        return [(row["kind"], row["subject"], row["period"], row["node"], row["usd"]) for row in rows]
+
+    def save_spent(self, kind: str, subject: str, period: str, node: str, usd: float) -> None:
+        """What `node` has spent in all in that period; sums never shrink. Returns at once."""
+        sql = (
+            "INSERT INTO spent (kind, subject, period, node, usd) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET usd = MAX(usd, excluded.usd)"
+        )
+        self._tell(lambda db: db.execute(sql, (kind, subject, period, node, usd)))
+
+    # -- latency profile
+
+    async def load_profile(self, node: str) -> dict[str, Any]:
+        """What `save_profile` was given last, by name."""
+        if not self._in_use():
+            return {}
+        rows = await self._ask(lambda db: db.execute("SELECT name, data FROM profile WHERE node = ?", (node,)))
+        return {row["name"]: json.loads(row["data"]) for row in rows}
+
+    def save_profile(self, node: str, rows: Mapping[str, Any]) -> None:
+        """Write JSON-ready rows by name, in place of older ones of the same names. Returns at once."""
+        values = [(node, name, json.dumps(data)) for name, data in rows.items()]
+        self._tell(
+            lambda db: db.executemany("INSERT OR REPLACE INTO profile (node, name, data) VALUES (?, ?, ?)", values)
+        )
+
+    def forget_profile(self, node: str, names: Iterable[str]) -> None:
+        """Drop rows. Returns at once."""
+        values = [(node, name) for name in names]
+        self._tell(lambda db: db.executemany("DELETE FROM profile WHERE node = ? AND name = ?", values))
+
+    # -- cached answers
+
+    async def cache_get(self, key: str) -> bytes | None:
+        """An entry that has not expired."""
+        if not self._in_use():
+            return None
+        now = time.time()
+        rows = await self._ask(
+            lambda db: db.execute("SELECT value FROM cache WHERE key = ? AND expires > ?", (key, now))
+        )
+        if not rows:
+            return None
+        self._tell(lambda db: db.execute("UPDATE cache SET used = ? WHERE key = ?", (now, key)))
+        return bytes(rows[0]["value"])
+
+    def cache_put(self, key: str, value: bytes, ttl_s: float, max_bytes: int) -> None:
+        """Keep an entry; those not used for longest go when all together are larger than `max_bytes`."""
+        now = time.time()
+        sql = "INSERT OR REPLACE INTO cache (key, value, expires, used) VALUES (?, ?, ?, ?)"
+        self._tell(lambda db: db.execute(sql, (key, value, now + ttl_s, now)))
+        if self._cache_puts % CACHE_TRIM_EVERY == 0:
+            self._tell(lambda db: _trim_cache(db, now, max_bytes))
+        self._cache_puts += 1
+
+    # -- running
+
+    async def flush(self) -> None:
+        """Everything told before is on disk (or was complained about) when this returns."""
+        if self._database.started:
+            await self._ask(lambda db: None)
+
+    def close(self) -> None:
+        """Write what is left and end the thread. Blocks for that long; nothing may be called after it."""
+        self._database.close()
+
+    def _in_use(self) -> bool:
+        """Whether there is anything to read: nobody's file is made by looking into it."""
+        return self._database.started or self.path.exists()
+
+    async def _count(self, sql: str, values: tuple[Any, ...]) -> int:
+        counted: list[int] = await self._ask(lambda db: db.execute(sql, values).rowcount)
+        return counted[0]
+
+    async def _ask(self, job: Job) -> list[Any]:
+        return await asyncio.wrap_future(self._database.ask(job))
+
+    def _tell(self, job: Job) -> None:
+        self._database.tell(job)
+
+
+def _prepare(db: sqlite3.Connection, where: str) -> None:
+    from exo_node.store_schema import migrate
+
+    migrate(db, where)
+    db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
+
+
+def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:
+    db.execute("DELETE FROM cache WHERE expires <= ?", (now,))
+    total = int(db.execute("SELECT COALESCE(SUM(LENGTH(value)), 0) FROM cache").fetchone()[0])
+    for key, size in db.execute("SELECT key, LENGTH(value) FROM cache ORDER BY used").fetchall():
+        if total <= max_bytes:
+            break
+        db.execute("DELETE FROM cache WHERE key = ?", (key,))
+        total -= size
+
+
+def _marks(names: tuple[str, ...]) -> str:
+    return f"VALUES ({', '.join('?' * len(names))})"

@@ -1,0 +1,63 @@
+"""The tables of `node-shared.db`, as steps from one `user_version` to the next."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from exo_node.errors import StoreError
+
+# Step i brings a database from version i to i + 1. A step that was released is never changed.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE api_keys (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created REAL NOT NULL,
+        admin INTEGER NOT NULL, models TEXT NOT NULL,
+        rpm INTEGER, tpm INTEGER, user_rpm INTEGER, user_tpm INTEGER, budget REAL, period TEXT
+    );
+    CREATE TABLE spend (
+        id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, served_model TEXT NOT NULL,
+        backend TEXT NOT NULL, provider TEXT NOT NULL, node TEXT NOT NULL, key_id TEXT NOT NULL, user TEXT NOT NULL,
+        stream INTEGER NOT NULL, status INTEGER NOT NULL, error_code TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+        cost REAL NOT NULL, estimated INTEGER NOT NULL, cached INTEGER NOT NULL, continued INTEGER NOT NULL,
+        ttft_s REAL, total_s REAL NOT NULL, attempts TEXT NOT NULL
+    );
+    CREATE INDEX spend_at ON spend (at);
+    CREATE TABLE spent (
+        kind TEXT NOT NULL, subject TEXT NOT NULL, period TEXT NOT NULL, node TEXT NOT NULL, usd REAL NOT NULL,
+        PRIMARY KEY (kind, subject, period, node)
+    ) WITHOUT ROWID;
+    CREATE TABLE profile (
+        node TEXT NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (node, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE cache (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL, used REAL NOT NULL);
+    CREATE INDEX cache_used ON cache (used);
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection, where: str) -> None:
+    """Bring the database to this version; safe when several processes do it at once.
+
+    Raises `StoreError` for one that a newer exo-node wrote.
+    """
+    if _version(connection) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        version = _version(connection)  # another process may have been here while we waited
+        if version > len(MIGRATIONS):
+            raise StoreError(f"{where}: written by a newer exo-node (version {version}); update this one")
+        for step in MIGRATIONS[version:]:
+            for statement in step.split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -1,0 +1,191 @@
+"""The node's database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import StoreError
+from exo_node.store import SpendRow, Store, store_path
+from exo_node.store_schema import MIGRATIONS
+
+KEY = {
+    "id": "key-1", "name": "ci", "hash": b"h" * 32, "created": 1.0, "admin": False, "models": ["gpt-*"], "rpm": 5,
+    "tpm": None, "user_rpm": None, "user_tpm": 9, "budget": 1.5, "period": "day",
+}  # fmt: skip
+
+
+def row(ident: str, at: float = 100.0, **changes: object) -> SpendRow:
+    values: dict[str, object] = {
+        "id": ident, "at": at, "kind": "chat", "model": "gpt", "served_model": "gpt-4o", "backend": "openai/1",
+        "provider": "openai", "node": "a", "key_id": "key-1", "user": "bob", "stream": True, "status": 200,
+        "error_code": "", "prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": 0, "cost": 0.5,
+        "estimated": False, "cached": False, "continued": False, "ttft_s": None, "total_s": 1.5,
+        "attempts": [{"backend": "openai/1", "cause": ""}],
+    }  # fmt: skip
+    return SpendRow(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(store_path(tmp_path / "home"))
+    yield store
+    store.close()
+
+
+async def test_looking_makes_no_file(store: Store) -> None:
+    """Reading from a store that nobody wrote to opens nothing, makes nothing and starts no thread."""
+    assert await store.keys() == []
+    assert await store.spend_rows() == []
+    assert await store.spent(["2026-11"]) == []
+    assert await store.cache_get("k") is None
+    assert await store.remove_key("x") is False
+    await store.flush()
+    assert not store.path.parent.exists()
+    assert store.stamp() == (0, 0)
+
+
+async def test_keys_come_back(store: Store) -> None:
+    """A key's row comes back as it was written, is removed once, and the file is for its owner only."""
+    await store.add_key(KEY)
+    before = store.stamp()
+    assert await store.keys() == [KEY]
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+    assert await store.remove_key("key-1") is True
+    assert await store.remove_key("key-1") is False
+    assert await store.keys() == []
+    assert store.stamp() != before
+
+
+async def test_the_same_key_twice_is_an_error(store: Store) -> None:
+    """What the database refuses reaches the one who asked, and the store goes on."""
+    await store.add_key(KEY)
+    with pytest.raises(StoreError, match="node-shared"):
+        await store.add_key(KEY)
+    assert len(await store.keys()) == 1
+
+
+async def test_spend_is_read_after_it_was_told(store: Store) -> None:
+    """A read sees every write before it; rows come newest first and whole; totals add up."""
+    store.log_spend(row("one", 100.0))
+    store.log_spend(row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"))
+    assert await store.spend_rows() == [row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"), row("one")]
+    assert [one.id for one in await store.spend_rows(key_id="key-1")] == ["one"]
+    assert [one.id for one in await store.spend_rows(since=150.0)] == ["two"]
+    totals = await store.spend_totals("provider")
+    assert [(one["provider"], one["requests"], one["cost"]) for one in totals] == [
+        ("openai", 1, 0.5),
+        ("groq", 1, 0.25),
+    ]
+    with pytest.raises(StoreError, match="by 'status'"):
+        await store.spend_totals("status")
+
+
+async def test_one_bad_row_spoils_no_other(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that SQLite cannot hold is complained about once; the rows beside it are kept."""
+    for number in range(4):
+        store.log_spend(row(f"good-{number}", float(number)))
+        store.log_spend(row("bad", user="\ud800"))
+    await store.flush()
+    assert [one.id for one in await store.spend_rows()] == ["good-3", "good-2", "good-1", "good-0"]
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
+
+
+async def test_sums_never_shrink(store: Store) -> None:
+    """Each node's sum of a period is its own, and a late smaller one changes nothing."""
+    store.save_spent("all", "", "2026-11", "a", 2.0)
+    store.save_spent("all", "", "2026-11", "a", 1.0)
+    store.save_spent("all", "", "2026-11", "b", 0.5)
+    store.save_spent("all", "", "2026-10", "b", 7.0)
+    assert sorted(await store.spent(["2026-11", "2026-11-21"])) == [
+        ("all", "", "2026-11", "a", 2.0),
+        ("all", "", "2026-11", "b", 0.5),
+    ]
+
+
+async def test_profiles_are_kept_by_node(store: Store) -> None:
+    """Rows come back by name, the newest of a name wins, another node's stay apart."""
+    store.save_profile("a", {"x": {"ttft": 1}, "y": [1, 2]})
+    store.save_profile("a", {"x": {"ttft": 2}})
+    store.save_profile("b", {"x": 0})
+    assert await store.load_profile("a") == {"x": {"ttft": 2}, "y": [1, 2]}
+    store.forget_profile("a", ["y"])
+    assert await store.load_profile("a") == {"x": {"ttft": 2}}
+
+
+async def test_cached_answers_expire_and_make_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry is there until its time is over; above the size limit the least lately used go."""
+    monkeypatch.setattr("exo_node.store.CACHE_TRIM_EVERY", 1)
+    store.cache_put("old", b"x" * 100, 0.0, 10_000)
+    assert await store.cache_get("old") is None
+    for number in range(4):
+        store.cache_put(str(number), bytes(100), 60.0, 250)
+    assert await store.cache_get("3") == bytes(100)
+    assert await store.cache_get("0") is None
+
+
+async def test_what_was_told_is_written_at_the_end(tmp_path: Path) -> None:
+    """Closing writes what is still waiting; the next start reads it, but for rows too old; a closed store says so."""
+    path = tmp_path / "s.db"
+    first = Store(path)
+    for number in range(2500):
+        first.log_spend(row(str(number), time.time()))
+    first.log_spend(row("two years old", time.time() - 2 * 366 * 86400))
+    first.close()
+    second = Store(path)
+    assert len(await second.spend_rows(limit=5000)) == 2500
+    second.close()
+    with pytest.raises(StoreError, match="shutting down"):
+        first.log_spend(row("late"))
+
+
+async def test_several_processes_write_at_once(tmp_path: Path) -> None:
+    """Three processes that open a new file together and write into it lose nothing."""
+    path = tmp_path / "s.db"
+    code = (
+        "import sys, pathlib; from exo_node.store import Store\n"
+        "s = Store(pathlib.Path(sys.argv[1]))\n"
+        "for n in range(200): s.save_spent('key', str(n), '2026-11', sys.argv[2], 1.0)\n"
+        "s.close()"
+    )
+    running = [await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(path), node) for node in "abc"]
+    assert [await one.wait() for one in running] == [0, 0, 0]
+    store = Store(path)
+    assert len(await store.spent(["2026-11"])) == 600
+    store.close()
+
+
+async def test_a_newer_or_a_damaged_file_is_named(tmp_path: Path) -> None:
+    """A file of a newer version, and one that is no database, are refused with their name; neither is changed."""
+    newer = tmp_path / "newer.db"
+    with sqlite3.connect(newer) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"no database" * 100)
+    for path, words in ((newer, "newer exo-node"), (damaged, "damaged.db")):
+        store = Store(path)
+        with pytest.raises(StoreError, match=words):
+            await store.keys()
+        store.close()
+    assert damaged.read_bytes() == b"no database" * 100
+
+
+async def test_writes_that_fail_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the folder cannot be made, writing goes on without, and one warning says so."""
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "s.db")
+    store.save_spent("all", "", "2026-11", "a", 1.0)
+    store.save_spent("all", "", "2026-11", "a", 2.0)
+    with pytest.raises(StoreError, match=r"s\.db"):
+        await store.flush()
+    assert len(caplog.records) == 1
+    store.close()
