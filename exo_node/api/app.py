@@ -7,26 +7,56 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from exo_node.api.batch import BatchRoutes
 from exo_node.api.cluster import ClusterRoutes
+from exo_node.api.deployments import DeploymentRoutes
+from exo_node.api.embeddings import EmbeddingRoutes
 from exo_node.api.errors import MAX_BODY, error_middleware, is_ours
 from exo_node.api.guard import make_guard
+from exo_node.api.media import MediaRoutes
 from exo_node.api.openai import OpenAIRoutes
-from exo_node.api.ports import ClusterPort
+from exo_node.api.ports import ClusterPort, RoutingPort
+from exo_node.api.providers import ProviderRoutes
+from exo_node.api.router import RouterRoutes
+from exo_node.api.serving import Serving
+from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.types import Backend
 
+PREFIXES = ("", "/v1")
+LAS_PREFIXES = ("/api/v1/litellm", "/api/v1/litellm/v1")  # document 002's paths, and its OpenAI drop-in
+
 
 class ChatGPTAPI:
-    """The API of one node. `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that
-    goes away cancels its handler, and that its sequences."""
+    """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too.
 
-    def __init__(self, settings: Settings, backend: Backend, cluster: ClusterPort) -> None:
+    `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
+    handler, and that its sequences.
+    """
+
+    def __init__(self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
-        guard = cast(Any, make_guard(settings))
+        guard = cast(Any, make_guard(settings, routing))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
-        routes = [*OpenAIRoutes(settings, backend).routes(), *ClusterRoutes(settings, cluster).routes()]
+        serving = Serving(settings, routing)
+        router = RouterRoutes(serving)
+        calls = [
+            *OpenAIRoutes(serving, backend).routes(),
+            *EmbeddingRoutes(serving).routes(),
+            *VisionRoutes(serving).routes(),
+            *BatchRoutes(serving).routes(),
+            *MediaRoutes(serving).routes(),
+            *ProviderRoutes(routing).routes(),
+            *DeploymentRoutes(routing).routes(),
+            *router.routes(),
+        ]
+        self._add(ClusterRoutes(cluster).routes(), PREFIXES)
+        self._add(calls, PREFIXES + LAS_PREFIXES)
+        self._add([("GET", "/metrics", router.metrics)], ("",))
+
+    def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:
-            for prefix in ("", "/v1"):
+            for prefix in prefixes:
                 self.app.router.add_route(method, prefix + path, handler)
                 if method == "GET":
                     self.app.router.add_route("HEAD", prefix + path, handler)  # probes and link checkers

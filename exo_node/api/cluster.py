@@ -11,10 +11,9 @@ from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import authorized
-from exo_node.api.openai import read_object
+from exo_node.api.guard import principal
 from exo_node.api.ports import ClusterPort, Progress
-from exo_node.config import Settings
+from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 
 # Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
@@ -74,8 +73,7 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
 class ClusterRoutes:
     """Handlers over the node's view of its cluster."""
 
-    def __init__(self, settings: Settings, cluster: ClusterPort) -> None:
-        self._settings = settings
+    def __init__(self, cluster: ClusterPort) -> None:
         self._cluster = cluster
 
     def routes(self) -> list[tuple[str, str, Any]]:
@@ -95,7 +93,7 @@ class ClusterRoutes:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
         ok = health.get("status") == "ok"
-        shown = health if authorized(request, self._settings.api_key) else {"status": health.get("status")}
+        shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
 
     async def healthcheck(self, request: web.Request) -> web.Response:
@@ -153,15 +151,7 @@ class ClusterRoutes:
         task = asyncio.create_task(self._place(wanted, events.put_nowait))
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(sse.SILENCE_S):
-                        event = await events.get()
-                except TimeoutError:
-                    yield sse.KEEP_ALIVE
-                    continue
-                if event is None:
-                    break
+            while (event := await events.get()) is not None:
                 yield sse.frame({"object": "instance.progress", **event})
             yield sse.frame(await task)
         finally:

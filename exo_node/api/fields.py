@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import orjson
+
 from exo_node.errors import InvalidRequest
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. NaN and Infinity are not JSON."""
     try:
-        body = json.loads(raw, parse_constant=_not_json)
+        body = _loads(raw)
     except RecursionError as e:
         raise InvalidRequest("the request body is nested too deeply", code="invalid_json") from e
     except ValueError as e:  # also a UnicodeDecodeError, and integers of thousands of digits
@@ -21,6 +23,13 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest(f"the request body must be a JSON object, not {kind(body)}", code="invalid_json")
     return body
+
+
+def _loads(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)  # 4 times faster
+    except orjson.JSONDecodeError:  # json knows better what is wrong, and reads halves of surrogate pairs
+        return json.loads(raw, parse_constant=_not_json)
 
 
 def _not_json(word: str) -> NoReturn:

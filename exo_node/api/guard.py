@@ -7,15 +7,20 @@ that: `Host` must name this machine (DNS rebinding), and an `Origin`, when a bro
 from __future__ import annotations
 
 import hmac
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from exo_node.api.errors import Handler
+from exo_node.api.ports import Principal, RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, Unauthorized
 from exo_node.values import is_loopback
 
+_PRINCIPAL: ContextVar[Principal | None] = ContextVar(
+    "principal", default=None
+)  # of the request that this task handles
 OPEN_PATHS = ("/health", "/v1/health", "/healthcheck", "/v1/healthcheck")  # probes carry no keys
 
 
@@ -25,28 +30,69 @@ class Forbidden(ExoError):
     status, type, code = 403, "invalid_request_error", "forbidden"
 
 
-def authorized(request: web.Request, key: str | None) -> bool:
-    """Whether the request carries the key, as `Authorization: Bearer` or `x-api-key`. Without a key all do."""
-    if key is None:
-        return True
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    sent = token.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
-    return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), key.encode())
+def principal() -> Principal | None:
+    """Whom the key of the request being handled stands for; None on open paths without a right key."""
+    return _PRINCIPAL.get()
 
 
-def make_guard(settings: Settings) -> object:
-    """The middleware for these settings."""
-    local_only = settings.api_key is None and is_loopback(settings.api_host)
+def require_admin(request: web.Request) -> None:
+    """Raise `Forbidden` unless the caller may change what this node does."""
+    caller = principal()
+    if caller is None or not caller.admin:
+        raise Forbidden(
+            f"{request.method} {request.path} needs the admin key (--api-key, master_key or an admin key of "
+            "'exo apikey'); a node without any key takes it from its own machine only",
+            code="admin_only",
+        )
+
+
+def make_guard(settings: Settings, routing: RoutingPort) -> object:
+    """The middleware for these settings: `--api-key` is the admin's, `routing` knows all other keys."""
+    loopback = is_loopback(settings.api_host)
+
+    def identify(request: web.Request) -> Principal:
+        token = _token(request)
+        if settings.api_key is not None and _same(token, settings.api_key):
+            return Principal(admin=True)
+        known = routing.authenticate(token)
+        if known is not None:
+            return known
+        if settings.api_key is not None:
+            raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+        if loopback:
+            _check_local(request)
+            return Principal(admin=True)
+        return Principal(admin=_is_from_here(request))  # --open
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if local_only:
-            _check_local(request)
-        if request.path not in OPEN_PATHS and not authorized(request, settings.api_key):
-            raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+        _PRINCIPAL.set(None)
+        try:
+            _PRINCIPAL.set(identify(request))
+        except Unauthorized:
+            if request.path not in OPEN_PATHS:
+                raise
         return await handler(request)
 
     return guard
+
+
+def _token(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
+
+
+def _same(sent: str, key: str) -> bool:
+    return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), key.encode())
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """Sent by a program on this machine, and by no web page of another site."""
+    try:
+        _check_local(request)
+    except Forbidden:
+        return False
+    return is_loopback(request.remote or "")
 
 
 def _check_local(request: web.Request) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from exo_node.routing.call import Call, CallKind, Reply
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -47,4 +50,84 @@ class ClusterPort(Protocol):
 
     async def remove(self, instance_id: str) -> bool:
         """False when there is no such instance."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration)."""
+
+    key_id: str = ""
+    admin: bool = False
+
+
+class RoutingPort(Protocol):
+    """The adapter with what belongs to it (registry, limits, response cache, keys), JSON-ready where it says dict.
+
+    No row ever holds a secret. Every method may raise `ExoError`.
+    """
+
+    async def serve(self, call: Call) -> Reply:
+        """Response cache, limits, then the adapter. A streamed call's reply comes with its first content.
+
+        The configuration's request defaults (temperature, max_tokens, ...) are filled in behind this.
+        """
+        ...
+
+    async def explain(self, call: Call) -> dict[str, Any]:
+        """What `serve` would do now, without asking anybody: strategy, reason, steps, rejected."""
+        ...
+
+    async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
+        """External models as OpenAI's model objects (`id`, `object`, `created`, `owned_by`, and more)."""
+        ...
+
+    def providers(self) -> list[dict[str, Any]]:
+        """One row each: at least `id`, `name`, `key` ("present", "missing", "invalid", "keyless"), `features`."""
+        ...
+
+    async def check_provider(self, name: str) -> dict[str, Any]:
+        """Whether a provider answers and takes the key, now. Raises `NotFound` for an unknown one."""
+        ...
+
+    async def cost_estimate(
+        self, models: Sequence[str], prompt_tokens: int, completion_tokens: int
+    ) -> list[dict[str, Any]]:
+        """A row per model, in order: `model`, `input_cost`, `output_cost`, `total_cost` (USD; None: no price known)."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Document 004's keys (`healthy_deployments`, `model_list`, `routing_strategy`) and more."""
+        ...
+
+    def deployments(self) -> list[dict[str, Any]]:
+        """One row each, with its `id`."""
+        ...
+
+    async def add_deployment(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Add what a `model_list` entry says; its row. Raises `InvalidRequest`/`ConfigurationError` naming the key."""
+        ...
+
+    async def remove_deployment(self, deployment_id: str) -> bool:
+        """False when there is no such deployment."""
+        ...
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again. A wrong one leaves everything as it was and raises `ConfigurationError`."""
+        ...
+
+    async def update_config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change document 002's run-time defaults (keys and types are checked already); gives all, as they are now."""
+        ...
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Prometheus' text and its content type."""
+        ...
+
+    def authenticate(self, token: str) -> Principal | None:
+        """Whom an API key stands for; None while this node has no API key at all. Raises `Unauthorized`."""
+        ...
+
+    def default_model(self, kind: CallKind) -> str | None:
+        """The model of requests that name none."""
         ...

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -32,35 +32,82 @@ def frame(event: dict[str, Any]) -> bytes:
     return f"data: {_encode(event)}\n\n".encode()
 
 
-async def respond(request: web.Request, frames: AsyncGenerator[bytes, None], timeout_s: float) -> web.StreamResponse:
-    """Send `frames`, then `[DONE]`.
+async def respond(
+    request: web.Request,
+    frames: AsyncGenerator[bytes, None],
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Send `frames`, then `[DONE]`; while nothing comes, comments.
 
-    Headers wait for the first frame: what fails before it raises and becomes a plain error answer. What fails later is
-    sent as an error frame, after which the stream ends without `[DONE]`. Closes `frames` however it ends.
-    Raises `ExoError` (before the first frame only).
+    Headers wait for the first frame or comment, and so does the reading of `headers`: what fails before it raises and
+    becomes a plain error answer. What fails later is sent as an error frame, after which the stream ends without
+    `[DONE]`. Closes `frames` however it ends. Raises `ExoError` (before anything was sent only).
     """
-    response = web.StreamResponse(headers=HEADERS)
-    response.headers["X-Request-Id"] = REQUEST_ID.get()
+    sending = _Sending(request, {} if headers is None else headers)
     async with aclosing(frames):
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), sending:
                 async for piece in frames:
-                    if not response.prepared:
-                        await response.prepare(request)
-                    await response.write(piece)
-                await response.write(DONE)
+                    await sending.send(piece)
+                await sending.send(DONE)
         except TimeoutError as e:
-            await _fail(request, response, late(timeout_s), e)
+            await _fail(request, sending.response, late(timeout_s), e)
         except ExoError as e:
-            await _fail(request, response, e, e)
+            await _fail(request, sending.response, e, e)
         except ConnectionResetError:
-            return response  # the client is gone; its handler is being cancelled
+            return sending.response  # the client is gone; its handler is being cancelled
         except Exception as e:  # the border of a stream whose status is already out
-            if not response.prepared:
+            if not sending.response.prepared:
                 raise
-            await _fail(request, response, internal(e), e)
-    await response.write_eof()
-    return response
+            await _fail(request, sending.response, internal(e), e)
+    await sending.response.write_eof()
+    return sending.response
+
+
+class _Sending:
+    """A response on its way. While it is entered, a task of its own sends comments into the silence.
+
+    Each frame and each comment is one `write`, which hands it to the connection before it waits: they never mix.
+    """
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
+        self.response = web.StreamResponse()
+        self._request = request
+        self._headers = headers
+        self._opening = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._sent = self._clock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._keep_alive())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def send(self, piece: bytes) -> None:
+        if not self.response.prepared:
+            async with self._opening:
+                if not self.response.prepared:
+                    self.response.headers.update({**self._headers, **HEADERS, "X-Request-Id": REQUEST_ID.get()})
+                    await self.response.prepare(self._request)
+        self._sent = self._clock()
+        await self.response.write(piece)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            left = self._sent + SILENCE_S - self._clock()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            try:
+                await self.send(KEEP_ALIVE)
+            except ConnectionResetError:
+                return  # the client is gone; the handler hears of it itself
 
 
 def late(timeout_s: float) -> DeadlineExceeded:

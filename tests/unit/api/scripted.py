@@ -11,10 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.app import ChatGPTAPI
-from exo_node.api.ports import ClusterPort, Progress
+from exo_node.api.ports import ClusterPort, Progress, RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound
 from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
+from tests.unit.api.scripted_routing import ScriptedRouting
 
 Step = TokenDelta | float | Exception | asyncio.Event  # a delta, seconds to wait, a failure, or wait for an event
 END = TokenDelta(finish_reason="stop", usage=Usage(3, 2, 1))
@@ -142,9 +143,15 @@ class ScriptedCluster:
 
 
 @asynccontextmanager
-async def serve_api(backend: Backend, cluster: ClusterPort | None = None, **settings: Any) -> AsyncIterator[str]:
-    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL."""
-    api = ChatGPTAPI(Settings(home=Path("unused"), **settings), backend, cluster or ScriptedCluster())
+async def serve_api(
+    backend: Backend, cluster: ClusterPort | None = None, routing: RoutingPort | None = None, **settings: Any
+) -> AsyncIterator[str]:
+    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
+
+    Without `routing` there is the ring only.
+    """
+    chosen = Settings(home=Path("unused"), **settings)
+    api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing or ScriptedRouting(backend, chosen))
     runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:

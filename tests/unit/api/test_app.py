@@ -7,14 +7,41 @@ import pytest
 
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
-ROUTES = ["/models", "/models/demo", "/health", "/healthcheck", "/topology", "/instances"]
+CALLS = ["/models", "/models/demo", "/providers", "/providers/openai", "/router/stats", "/deployments"]
+    "/models",
+    "/models/demo",
+    "/providers",
+    "/providers/openai",
+    "/router/stats",
+    "/deployments",
+    "/deployments/d1",
+]
+CLUSTER = ["/health", "/healthcheck", "/topology", "/instances"]
+POSTS = [
+    "/chat/completions", "/completions", "/embeddings", "/rerank", "/vision", "/batch/completions", "/cost/estimate",
+    "/images/generations", "/audio/speech", "/audio/transcriptions", "/moderations", "/deployments", "/route/explain",
+    "/config",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1", "/api/v1/litellm", "/api/v1/litellm/v1"])
+async def test_what_a_call_needs_is_there_under_document_002s_paths_too(prefix: str) -> None:
+    """Each route that serves or concerns calls answers at all four places; an empty body is a 400 everywhere."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        for route in CALLS:
+            async with http.get(prefix + route) as answer:
+                assert answer.status == 200, route
+        for route in POSTS:
+            async with http.post(prefix + route, json={}) as answer:
+                told = (answer.status, (await answer.json())["error"]["type"])
+                assert told == (400, "invalid_request_error"), route
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 async def test_every_route_with_and_without_v1(prefix: str) -> None:
     """Each route answers at both places."""
     async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
-        for route in ROUTES:
+        for route in [*CALLS, *CLUSTER]:
             async with http.get(prefix + route) as answer:
                 assert answer.status == 200, route
             async with http.head(prefix + route) as answer:  # what health probes and link checkers send

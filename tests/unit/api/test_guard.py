@@ -7,7 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from exo_node.api.ports import Principal
+from exo_node.routing.call import Caller
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
+from tests.unit.api.scripted_routing import ScriptedRouting, whole
 
 KEY = "exo-secret"
 
@@ -68,3 +71,49 @@ async def test_other_sites_are_kept_out(headers: dict[str, str], status: int) ->
         assert (await get(url, "/v1/models", **headers))[0] == status
     async with serve_api(ScriptedBackend([END]), api_key=KEY) as url:
         assert (await get(url, "/v1/models", x_api_key=KEY, **headers))[0] == 200
+
+
+def routing_with_keys() -> ScriptedRouting:
+    routing = ScriptedRouting()
+    routing.keys = {"user-key": Principal("k1"), "boss-key": Principal("k2", admin=True)}
+    return routing
+
+
+async def test_api_keys() -> None:
+    """Once there are API keys each request needs one of them; the call is told whose."""
+    routing = routing_with_keys()
+    routing.replies = [whole({})]
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        assert (await get(url, "/v1/models"))[0] == 401
+        assert (await get(url, "/v1/models", Authorization="Bearer any"))[0] == 401
+        assert (await get(url, "/metrics"))[0] == 401
+        assert await get(url, "/health") == (200, {"status": "ok"})
+        assert (await get(url, "/health", x_api_key="user-key"))[1]["node_id"] == "node-a"
+        body = {"model": "m", "input": "x", "voice": "v", "user": "ann"}
+        async with http.post("/v1/audio/speech", json=body, headers={"x-api-key": "user-key"}) as answer:
+            assert answer.status == 200
+    assert routing.calls[0].caller == Caller("k1", "ann")
+
+
+async def test_the_nodes_own_key_is_an_admins() -> None:
+    """--api-key stays valid beside API keys, and may reload the configuration; another's key may not."""
+    async with (
+        serve_api(ScriptedBackend([END]), routing=routing_with_keys(), api_key=KEY) as url,
+        aiohttp.ClientSession(url) as http,
+    ):
+        for key, status in ((KEY, 200), ("boss-key", 200), ("user-key", 403), ("wrong", 401)):
+            async with http.post("/v1/config/reload", headers={"x-api-key": key}) as answer:
+                assert answer.status == status, key
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 200), ({"Origin": "https://evil.example"}, 403)])
+async def test_an_open_node_is_administered_from_its_own_machine(headers: dict[str, str], status: int) -> None:
+    """With --open anyone may ask, but only this machine's programs (no web pages) may change the node."""
+    async with (
+        serve_api(ScriptedBackend([END]), routing=ScriptedRouting(), api_host="0.0.0.0", open=True) as url,
+        aiohttp.ClientSession(url) as http,
+    ):
+        async with http.get("/v1/models", headers=headers) as answer:
+            assert answer.status == 200
+        async with http.post("/v1/config/reload", headers=headers) as answer:
+            assert answer.status == status

@@ -55,6 +55,27 @@ async def test_unknown_model_lists_what_there_is() -> None:
         assert "demo, org/name" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("", ["demo", "org/name", "openai/gpt-4o", "ollama/llama3.2"]),
+        ("?provider=ollama", ["ollama/llama3.2"]),
+        ("?provider=exo", ["demo", "org/name"]),
+        ("?provider=groq", []),
+    ],
+)
+async def test_models_of_all_providers(query: str, ids: list[str]) -> None:
+    """Local models first, then external ones; a provider's alone when asked; an unknown provider is a 404."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        async with http.get(f"/api/v1/litellm/models{query}") as answer:
+            assert [row["id"] for row in (await answer.json())["data"]] == ids
+        async with http.get("/v1/models?provider=nope") as answer:
+            error = (await answer.json())["error"]
+            assert (answer.status, error["param"], "exo, openai, groq" in error["message"]) == (404, "provider", True)
+        async with http.get("/v1/models/openai/gpt-4o") as answer:
+            assert (await answer.json())["owned_by"] == "openai"
+
+
 async def test_models_that_cannot_be_listed() -> None:
     """A failure of the catalog has its own status."""
     backend = ScriptedBackend([END])

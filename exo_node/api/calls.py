@@ -1,0 +1,124 @@
+"""A request's JSON body -> `Call`. Checks its shape only: what a field means is for the backend that gets it. Pure.
+
+Out of the body come `exo` (the request's wishes for its routing) and `provider` where it is a name; OpenRouter's
+`provider` object stays. What `extra_body` holds goes into the body, as OpenAI's SDK does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.shapes import SHAPES
+from exo_node.routing.call import Call, Caller, CallKind, FormFile, Wishes
+
+PREFIX: Mapping[CallKind, str] = {
+    "chat": "chatcmpl", "completion": "cmpl", "embedding": "embd", "rerank": "rerank", "image": "img",
+    "speech": "speech", "transcription": "transcr", "moderation": "modr",
+}  # fmt: skip
+CONTINUATIONS = ("off", "same-model", "any")
+EQUIVALENTS = ("off", "failover", "latency")
+_WISHES = ("provider", "strategy", "max_cost", "fallbacks", "continuation", "equivalents", "no_cache", "cache_ttl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What of a request is not in its body. `deadline` is on `time.monotonic()`'s clock."""
+
+    id: str
+    deadline: float
+    default_model: str | None = None
+    key_id: str = ""
+    no_cache: bool = False
+
+
+def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, files: tuple[FormFile, ...] = ()) -> Call:
+    """Raises `InvalidRequest` with the field's name."""
+    sent = _with_extra(body)
+    wishes = _wishes(sent.pop("exo", None))
+    if isinstance(sent.get("provider"), str):
+        provider = checked_text(sent.pop("provider"), "provider")
+        if wishes.provider is not None and wishes.provider != provider:
+            raise bad("provider", f"says {provider[:40]!r} and exo.provider {wishes.provider[:40]!r}; send one of them")
+        wishes = replace(wishes, provider=provider or None)
+    elif "provider" in sent and sent["provider"] is not None and not isinstance(sent["provider"], dict):
+        raise bad("provider", f"must be a provider's name, not {kind(sent['provider'])}", code="invalid_type")
+    fields = Fields(sent)
+    shape = SHAPES[call_kind](fields)
+    model = fields.text("model") or context.default_model
+    if not model:
+        raise bad("model", "is required", code="missing_required_parameter")
+    sent["model"] = model
+    return Call(
+        id=context.id,
+        kind=call_kind,
+        model=model,
+        body=sent,
+        stream=shape.stream,
+        deadline=context.deadline,
+        prompt_tokens=shape.prompt_tokens,
+        max_tokens=shape.max_tokens,
+        needs=shape.needs,
+        wishes=replace(wishes, no_cache=True) if context.no_cache else wishes,
+        caller=Caller(context.key_id, fields.text("user") or ""),
+        files=files,
+    )
+
+
+def guess_kind(body: Mapping[str, Any]) -> CallKind:
+    """Which route a body was written for, by the field that only this one has. Raises `InvalidRequest`."""
+    if body.get("messages") is not None:
+        return "chat"
+    if body.get("query") is not None:
+        return "rerank"
+    if body.get("prompt") is not None:
+        return "completion"
+    if body.get("input") is not None:
+        return "embedding"
+    raise bad("messages", "is required (or prompt, input, or query with documents)", code="missing_required_parameter")
+
+
+def refuse_unknown(body: Mapping[str, Any], known: tuple[str, ...], within: str = "") -> None:
+    """For bodies that go no further than this node: a key that does nothing is a mistake."""
+    for name in body:
+        if name not in known:
+            raise bad(f"{within}{name}", f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
+
+
+def _with_extra(body: Mapping[str, Any]) -> dict[str, Any]:
+    sent = dict(body)
+    extra = sent.pop("extra_body", None)
+    if extra is None:
+        return sent
+    if not isinstance(extra, dict):
+        raise bad("extra_body", f"must be an object, not {kind(extra)}", code="invalid_type")
+    return {**sent, **extra}
+
+
+def _wishes(value: Any) -> Wishes:
+    if value is None:
+        return Wishes()
+    if not isinstance(value, dict):
+        raise bad("exo", f"must be an object, not {kind(value)}", code="invalid_type")
+    refuse_unknown(value, _WISHES, "exo.")
+    fields = Fields({f"exo.{name}": item for name, item in value.items()})
+    fallbacks = fields.texts("exo.fallbacks")
+    return Wishes(
+        provider=fields.text("exo.provider"),
+        strategy=fields.text("exo.strategy"),
+        max_cost=fields.number("exo.max_cost", 0, 1e9),
+        fallbacks=fallbacks if value.get("fallbacks") is not None else None,
+        continuation=cast(Any, _choice(fields, "exo.continuation", CONTINUATIONS)),
+        equivalents=cast(Any, _choice(fields, "exo.equivalents", EQUIVALENTS)),
+        no_cache=fields.boolean("exo.no_cache") or False,
+        cache_ttl_s=fields.number("exo.cache_ttl", 0, 1e9),
+    )
+
+
+def _choice(fields: Fields, name: str, choices: tuple[str, ...]) -> str | None:
+    value = fields.text(name)
+    if value is not None and value not in choices:
+        raise bad(name, f"must be one of {', '.join(choices)}; got {value[:40]!r}")
+    return value

@@ -1,0 +1,84 @@
+"""The router itself: what it holds and measures, why it would choose what, and its configuration at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.api.calls import guess_kind, refuse_unknown
+from exo_node.api.fields import Fields, bad
+from exo_node.api.guard import require_admin
+from exo_node.api.serving import Serving, read_object
+from exo_node.api.shapes import SHAPES
+
+# Document 002's "Service Configuration", changed at run time by its `update_config`.
+DEFAULTS = (
+    "default_provider", "default_model", "temperature", "max_tokens", "ollama_base_url", "enable_caching",
+    "enable_cost_tracking",
+)  # fmt: skip
+
+
+class RouterRoutes:
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._routing = serving.routing
+
+    def routes(self) -> list[tuple[str, str, Any]]:
+        """(method, path without /v1, handler)."""
+        return [
+            ("GET", "/router/stats", self.stats),
+            ("POST", "/route/explain", self.explain),
+            ("POST", "/config", self.update),
+            ("POST", "/config/reload", self.reload),
+        ]
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return web.json_response(self._routing.stats())
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Takes any route's body; `?kind=` says which one where its fields do not (speech, image, moderation)."""
+        body = await read_object(request)
+        wanted = request.query.get("kind")
+        for kind in SHAPES:
+            if wanted == kind:
+                break
+        else:
+            if wanted is not None:
+                raise bad("kind", f"must be one of {', '.join(SHAPES)}; got {wanted[:40]!r}")
+            kind = guess_kind(body)
+        return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
+
+    async def update(self, request: web.Request) -> web.Response:
+        require_admin(request)
+        return web.json_response(await self._routing.update_config(parse_defaults(await read_object(request))))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """What SIGHUP does. A wrong configuration changes nothing and is told with file and line."""
+        require_admin(request)
+        return web.json_response(await self._routing.reload())
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._routing.metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def parse_defaults(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, checked. null takes a default away. Raises `InvalidRequest`."""
+    refuse_unknown(body, DEFAULTS)
+    if not body:
+        raise bad(
+            "default_model", f"or another of {', '.join(DEFAULTS)} is required", code="missing_required_parameter"
+        )
+    fields = Fields(body)
+    for name in ("default_provider", "default_model"):
+        fields.text(name)
+    url = fields.text("ollama_base_url")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise bad("ollama_base_url", "must be an http or https URL")
+    fields.number("temperature", 0, 2)
+    fields.integer("max_tokens", 1)
+    fields.boolean("enable_caching")
+    fields.boolean("enable_cost_tracking")
+    return dict(body)

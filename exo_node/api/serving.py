@@ -1,0 +1,103 @@
+"""The one way of a call through the API: body in, `Call` to the adapter, its reply out, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.api import sse
+from exo_node.api.calls import PREFIX, Context, make_call
+from exo_node.api.fields import parse_object
+from exo_node.api.guard import principal
+from exo_node.api.ports import RoutingPort
+from exo_node.config import Settings
+from exo_node.errors import ExoError, InvalidRequest
+from exo_node.routing.call import Call, CallKind, FormFile, Reply, Whole
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """The JSON object in the request's body, decompressed if need be."""
+    return parse_object(await read_body(request))
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body. Raises `InvalidRequest` where it breaks off or is not compressed as it says."""
+    try:
+        return await request.read()
+    except web.RequestPayloadError as e:
+        raise InvalidRequest(f"the request body cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
+
+
+class Serving:
+    """Makes calls of requests and has them served."""
+
+    def __init__(self, settings: Settings, routing: RoutingPort) -> None:
+        self.routing = routing
+        self._timeout_s = settings.response_timeout
+
+    def call(
+        self, request: web.Request, kind: CallKind, body: Mapping[str, Any], files: tuple[FormFile, ...] = ()
+    ) -> Call:
+        """Raises `InvalidRequest`. The time that the answer may take runs from here."""
+        caller = principal()
+        context = Context(
+            id=f"{PREFIX[kind]}-{uuid.uuid4().hex}",
+            deadline=time.monotonic() + self._timeout_s,
+            default_model=None if body.get("model") else self.routing.default_model(kind),
+            key_id="" if caller is None else caller.key_id,
+            no_cache=_says_no_cache(request),
+        )
+        return make_call(kind, body, context, files)
+
+    async def answer(
+        self, request: web.Request, kind: CallKind, body: Mapping[str, Any], files: tuple[FormFile, ...] = ()
+    ) -> web.StreamResponse:
+        """Serve the call and send what comes, as it comes."""
+        call = self.call(request, kind, body, files)
+        if not call.stream:
+            reply = await self.reply(call)
+            return respond_whole(whole_of(reply), reply.headers)
+        headers: dict[str, str] = {}
+        return await sse.respond(request, self._frames(call, headers), self._timeout_s, headers)
+
+    async def reply(self, call: Call) -> Reply:
+        """The reply to a call that is not streamed. Raises `ExoError`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self.routing.serve(call)
+        except TimeoutError as e:
+            raise sse.late(self._timeout_s) from e
+
+    async def _frames(self, call: Call, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
+        """The reply's frames; `headers` are there with the first of them."""
+        reply = await self.routing.serve(call)
+        if reply.frames is None:
+            raise ExoError("the answer to a streamed call is no stream")
+        headers.update(reply.headers)
+        async with aclosing(reply.frames) as frames:
+            async for piece in frames:
+                yield piece
+
+
+def whole_of(reply: Reply) -> Whole:
+    """The complete answer that a plain call was promised."""
+    if reply.whole is None:
+        raise ExoError("the answer to a plain call is a stream")
+    return reply.whole
+
+
+def respond_whole(whole: Whole, headers: Mapping[str, str]) -> web.Response:
+    """The answer's bytes as they came, with its own headers and the adapter's."""
+    return web.Response(body=whole.raw, headers={**whole.headers, **headers, "Content-Type": whole.content_type})
+
+
+def _says_no_cache(request: web.Request) -> bool:
+    """RFC 9111 5.2.1; both words mean here: neither read nor write."""
+    words = {word.strip().lower() for word in request.headers.get("Cache-Control", "").split(",")}
+    return not words.isdisjoint({"no-cache", "no-store"})

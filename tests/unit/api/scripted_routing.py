@@ -1,0 +1,185 @@
+"""The adapter's side of the API, as tests script it: a ring behind it, or replies given in advance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from exo_node.api import sse
+from exo_node.api.fanout import Fanout
+from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_completion
+from exo_node.api.openai_response import Answer
+from exo_node.api.ports import Principal
+from exo_node.config import Settings
+from exo_node.errors import NotFound, Unauthorized
+from exo_node.routing.call import Call, CallKind, Reply, Whole
+from exo_node.types import Backend
+
+HEADERS = {"x-exo-backend": "scripted", "x-exo-attempts": "1"}
+Piece = bytes | float | Exception | asyncio.Event  # a frame, seconds to wait, a failure, or wait for an event
+
+
+def whole(data: dict[str, Any]) -> Reply:
+    """A plain reply."""
+    return Reply(headers=dict(HEADERS), whole=Whole(orjson.dumps(data), data))
+
+
+class ScriptedRouting:
+    """`replies` answer the calls in turn (an exception is raised); without any left, chats go to the ring `backend`.
+
+    `keys` are API keys; `calls` are what came; `open` counts streams that are not closed.
+    """
+
+    def __init__(self, backend: Backend | None = None, settings: Settings | None = None) -> None:
+        self.backend, self.settings = backend, settings
+        self.replies: list[Reply | Exception] = []
+        self.calls: list[Call] = []
+        self.open = 0
+        self.keys: dict[str, Principal] = {}
+        self.defaults: dict[str, str] = {}
+        self.rows = [
+            {"id": "openai/gpt-4o", "object": "model", "created": 1, "owned_by": "openai"},
+            {"id": "ollama/llama3.2", "object": "model", "created": 1, "owned_by": "ollama"},
+        ]
+        self.prices: dict[str, float] = {"dear": 5.0, "cheap": 1.0}  # USD per million tokens, both ways
+        self.known = {"d1": {"id": "d1", "object": "deployment", "model_name": "gpt-4o"}}
+        self.config: dict[str, Any] = {}
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def serve(self, call: Call) -> Reply:
+        self.calls.append(call)
+        if self.replies:
+            reply = self.replies.pop(0)
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+        return await self._ring(call)
+
+    async def explain(self, call: Call) -> dict[str, Any]:
+        self.calls.append(call)
+        return {"strategy": call.wishes.strategy or "latency", "kind": call.kind, "model": call.model, "steps": []}
+
+    async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
+        return [row for row in self.rows if provider in (None, row["owned_by"])]
+
+    def providers(self) -> list[dict[str, Any]]:
+        features = ["vision", "tools"]
+        return [
+            {"id": "openai", "name": "OpenAI", "key": "present", "features": features},
+            {"id": "groq", "name": "Groq", "key": "missing", "features": ["tools"]},
+        ]
+
+    async def check_provider(self, name: str) -> dict[str, Any]:
+        if name != "openai":
+            raise NotFound(f"no provider {name!r}; there are: openai")
+        return {"id": name, "ok": True, "latency_s": 0.01}
+
+    async def cost_estimate(
+        self, models: Sequence[str], prompt_tokens: int, completion_tokens: int
+    ) -> list[dict[str, Any]]:
+        self.asked.append((tuple(models), prompt_tokens, completion_tokens))
+        rows: list[dict[str, Any]] = []
+        for model in models:
+            price = self.prices.get(model.rpartition("/")[2])
+            costs = [None if price is None else price * n / 1e6 for n in (prompt_tokens, completion_tokens)]
+            total = None if price is None else price * (prompt_tokens + completion_tokens) / 1e6
+            rows.append({"model": model, "input_cost": costs[0], "output_cost": costs[1], "total_cost": total})
+        return rows
+
+    def stats(self) -> dict[str, Any]:
+        return {"healthy_deployments": ["azure/gpt-4o"], "model_list": ["gpt-4o"], "routing_strategy": "simple-shuffle"}
+
+    def deployments(self) -> list[dict[str, Any]]:
+        return list(self.known.values())
+
+    async def add_deployment(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        row = {"id": f"d{len(self.known) + 1}", "object": "deployment", "model_name": record["model_name"]}
+        self.known[row["id"]] = row
+        return row
+
+    async def remove_deployment(self, deployment_id: str) -> bool:
+        return self.known.pop(deployment_id, None) is not None
+
+    async def reload(self) -> dict[str, Any]:
+        return {"object": "config.reload", "deployments": len(self.known)}
+
+    async def update_config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        self.config.update(changes)
+        return self.config
+
+    def metrics(self) -> tuple[bytes, str]:
+        return b"# TYPE exo_requests_total counter\n", "text/plain; version=1.0.0; charset=utf-8"
+
+    def authenticate(self, token: str) -> Principal | None:
+        if not self.keys:
+            return None
+        if token not in self.keys:
+            raise Unauthorized("missing or wrong API key")
+        return self.keys[token]
+
+    def default_model(self, kind: CallKind) -> str | None:
+        return self.defaults.get(kind) or (self.settings.default_model if self.settings else None)
+
+    # -- replies
+
+    def stream(self, *pieces: Piece) -> Reply:
+        """A streamed reply that does as the pieces say."""
+
+        async def frames() -> AsyncGenerator[bytes, None]:
+            self.open += 1
+            try:
+                for piece in pieces:
+                    match piece:
+                        case bytes():
+                            yield piece
+                        case asyncio.Event():
+                            await piece.wait()
+                        case Exception():
+                            raise piece
+                        case _:
+                            await asyncio.sleep(piece)
+            finally:
+                self.open -= 1
+
+        return Reply(headers=dict(HEADERS), frames=frames())
+
+    async def _ring(self, call: Call) -> Reply:
+        """What the adapter does where there is a ring only: its answer, the first content awaited."""
+        assert self.backend is not None
+        assert self.settings is not None
+        parse = parse_chat if call.kind == "chat" else parse_completion
+        parsed = parse(call.body, call.id, self.settings)
+        answer = Answer(parsed, 1)
+        if call.stream:
+            frames = _frames(self.backend, parsed, answer)
+            first = await anext(frames)
+            return Reply(headers=dict(HEADERS), frames=_again(first, frames))
+        async with Fanout(self.backend, parsed.requests) as fanout:
+            while fanout.running:
+                for index, delta in await fanout.take():
+                    answer.add(index, delta)
+        return whole(answer.whole())
+
+
+async def _frames(backend: Backend, parsed: ParsedRequest, answer: Answer) -> AsyncGenerator[bytes, None]:
+    opening = answer.opening()
+    async with Fanout(backend, parsed.requests) as fanout:
+        while fanout.running:
+            for index, delta in await fanout.take():
+                for event in [*opening, *answer.chunks(index, delta)]:
+                    yield sse.frame(event)
+                opening = []
+    if parsed.include_usage:
+        yield sse.frame(answer.usage_chunk())
+
+
+async def _again(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()

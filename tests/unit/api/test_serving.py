@@ -1,0 +1,128 @@
+"""A call's way out and in: headers, raw bytes, silence, errors before and after the first word."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exo_node.api import sse
+from exo_node.routing.call import Reply, UpstreamError, Whole
+from tests.unit.api.scripted import END, ScriptedBackend, serve_api, until
+from tests.unit.api.scripted_routing import ScriptedRouting, whole
+
+CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+FRAME = b'data: {"id": "x",  "choices": []}\n\n'
+
+
+async def post(
+    routing: ScriptedRouting, body: dict[str, Any], path: str = "/v1/chat/completions", **headers: str
+) -> tuple[aiohttp.ClientResponse, bytes]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with (
+        serve_api(ScriptedBackend([END]), routing=routing) as url,
+        aiohttp.ClientSession(url) as http,
+        http.post(path, json=body, headers=sent) as answer,
+    ):
+        return answer, await answer.read()
+
+
+async def test_a_plain_answer_is_relayed_as_it_came() -> None:
+    """Its bytes, its type, and the adapter's headers."""
+    routing = ScriptedRouting()
+    routing.replies = [Reply(headers={"x-exo-backend": "a"}, whole=Whole(b'{ "id" : 1 }', {"id": 1}))]
+    answer, raw = await post(routing, CHAT)
+    assert (answer.status, raw) == (200, b'{ "id" : 1 }')
+    assert (answer.headers["x-exo-backend"], answer.content_type) == ("a", "application/json")
+    assert answer.headers["X-Request-Id"]
+    (call,) = routing.calls
+    assert (call.kind, call.model, call.stream, call.id.split("-")[0]) == ("chat", "gpt-4o", False, "chatcmpl")
+
+
+async def test_a_stream_is_relayed_as_it_came() -> None:
+    """Frames byte for byte, the adapter's headers before the first, [DONE] after the last."""
+    routing = ScriptedRouting()
+    routing.replies = [routing.stream(FRAME, FRAME)]
+    answer, raw = await post(routing, {**CHAT, "stream": True})
+    assert (answer.status, raw) == (200, FRAME + FRAME + sse.DONE)
+    assert (answer.headers["x-exo-backend"], answer.content_type) == ("scripted", "text/event-stream")
+    assert routing.open == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_before_the_first_word_has_its_status(stream: bool) -> None:
+    """Whatever was asked for, the client gets a plain error with Retry-After."""
+    routing = ScriptedRouting()
+    routing.replies = [UpstreamError("openai is busy", "rate_limited", retry_after=7)]
+    answer, raw = await post(routing, {**CHAT, "stream": stream})
+    error = json.loads(raw)["error"]
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert (error["type"], error["code"]) == ("rate_limit_error", "upstream_rate_limited")
+
+
+async def test_silence_opens_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no backend has said a word comments go out; an error after them is a frame, and nothing says [DONE]."""
+    monkeypatch.setattr(sse, "SILENCE_S", 0.01)
+    routing = ScriptedRouting()
+    waiting = asyncio.Event()
+
+    async def slow(call: object) -> Reply:
+        await waiting.wait()
+        raise UpstreamError("gone", "refused")
+
+    routing.serve = slow  # type: ignore[method-assign]
+    async with (
+        serve_api(ScriptedBackend([END]), routing=routing) as url,
+        aiohttp.ClientSession(url) as http,
+        http.post("/v1/chat/completions", json={**CHAT, "stream": True}) as answer,
+    ):
+        assert await answer.content.readuntil(b"\n\n") == sse.KEEP_ALIVE
+        waiting.set()
+        rest = (await answer.text()).replace(sse.KEEP_ALIVE.decode(), "")
+    assert json.loads(rest.removeprefix("data: "))["error"]["code"] == "upstream_refused"
+
+
+async def test_silence_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments stand between frames, never inside one."""
+    monkeypatch.setattr(sse, "SILENCE_S", 0.01)
+    routing = ScriptedRouting()
+    routing.replies = [routing.stream(FRAME, 0.1, FRAME)]
+    _, raw = await post(routing, {**CHAT, "stream": True})
+    assert sse.KEEP_ALIVE in raw
+    assert raw.replace(sse.KEEP_ALIVE, b"") == FRAME + FRAME + sse.DONE
+
+
+async def test_who_leaves_closes_the_stream() -> None:
+    """The reply's frames are closed when the client hangs up in the middle."""
+    routing = ScriptedRouting()
+    routing.replies = [routing.stream(FRAME, asyncio.Event())]
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url:
+        async with aiohttp.ClientSession(url) as http:
+            answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+            await answer.content.readuntil(b"\n\n")
+            answer.close()
+        await until(lambda: routing.open == 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "no_cache"), [("no-cache", True), ("max-age=0, No-Store", True), ("max-age=0", False), ("", False)]
+)
+async def test_cache_control(header: str, no_cache: bool) -> None:
+    """A client that wants a fresh answer says so as HTTP does."""
+    routing = ScriptedRouting()
+    routing.replies = [whole({})]
+    await post(routing, CHAT, Cache_Control=header)
+    assert routing.calls[0].wishes.no_cache is no_cache
+
+
+async def test_default_models_by_kind() -> None:
+    """Embeddings and rerank have default models of their own."""
+    routing = ScriptedRouting()
+    routing.defaults = {"embedding": "embed-small", "chat": "gpt-4o"}
+    routing.replies = [whole({"data": []}), whole({})]
+    await post(routing, {"input": "x"}, "/v1/embeddings")
+    await post(routing, {"messages": CHAT["messages"]})
+    assert [call.model for call in routing.calls] == ["embed-small", "gpt-4o"]
