@@ -70,8 +70,10 @@ class Breaker:
         return c.cause if c is not None and c.is_open else ""
 
     def begin(self, candidate: Candidate, now: float) -> bool:
-        """The caller is about to ask. Half open: the first caller gets the trial, others False. Closed: True. Open: False
-        (the least bad of only open ones may be asked all the same)."""
+        """The caller is about to ask. Closed: True. Half open: the first caller's is the trial. Open: False.
+
+        Where every backend is open, the policy offers the least bad, which may be asked all the same.
+        """
         state, _ = self.state(candidate.backend, now)
         if state == "half_open":
             self._circuits[candidate.backend].trial = now

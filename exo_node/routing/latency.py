@@ -152,7 +152,7 @@ class Track:
         return self.level > SURPRISE * self.spread
 
     def see(self, prompt_tokens: int, load: float, seconds: float, now: float, *, full: bool = False) -> None:
-        """One time to the first token (or a failure's price). `full`: it ran at capacity and says nothing of the line."""
+        """One time to the first token (or a failure's price). `full`: it ran at capacity, the line learns nothing."""
         usual = self.usual(prompt_tokens, load, now)
         x = math.log(max(seconds, 1e-4) / usual)
         before, spread = self.level, self.spread

@@ -63,6 +63,7 @@ class Ask:
     max_cost: float | None = None
     provider: str | None = None
     text: str = ""
+    wished: bool = False  # `strategy` is the request's own wish: it holds inside router groups too
 
 
 class BreakerView(Protocol):
@@ -86,6 +87,14 @@ class ProfileView(Protocol):
 
     def known(self, candidate: Candidate, prompt_tokens: int, now: float) -> float:
         """0..1: how much of the estimate is measurement (the rest is prior)."""
+        ...
+
+    def due(self, candidate: Candidate, prompt_tokens: int, now: float) -> float | None:
+        """Seconds to the first token that it may well have by now if it is time for another look, else None."""
+        ...
+
+    def tokens_this_minute(self, backend: str, now: float) -> int:
+        """Tokens it answered in the running minute."""
         ...
 
 

@@ -91,7 +91,7 @@ class Profile:
         track = self._of(candidate).track
         if not track.samples:
             return 0.0
-        return track.samples / (track.samples + 3) * 0.5 ** (max(0.0, now - track.seen) / 600)
+        return track.samples / (track.samples + 3) * float(0.5 ** (max(0.0, now - track.seen) / 600))
 
     def due(self, candidate: Candidate, prompt_tokens: int, now: float) -> float | None:
         """The seconds to the first token that it may well have by now, if it is time to look at it again, else None.
@@ -105,7 +105,7 @@ class Profile:
         usual = track.usual(prompt_tokens, seen.in_flight, now)
         if not track.samples:
             return None if now - track.looked < LOOK_GAP_S[0] else usual * UNMEASURED_HOPE
-        age = now - max(track.seen, track.looked)
+        age: float = now - max(track.seen, track.looked)
         if age < track.gap:
             return None
         hoped = min(usual, track.prior.ttft(prompt_tokens, seen.in_flight))
@@ -165,8 +165,10 @@ class Profile:
     def observe_failure(
         self, candidate: Candidate, cause: str, waited_s: float, now: float, key: object = None
     ) -> None:
-        """An attempt failed after `waited_s`. Counts as latency, unless the request, the key or a rate limit is to blame
-        (those are the breaker's)."""
+        """An attempt failed after `waited_s`.
+
+        Counts as latency, unless the request, the key or a rate limit is to blame (those are the breaker's).
+        """
         seen = self._of(candidate)
         seen.waiting.pop(key, None)
         if cause in NOT_LATENCY:

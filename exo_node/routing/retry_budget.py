@@ -54,9 +54,14 @@ class RetryBudget:
 
 
 def backoff_s(
-    attempt: int, rng: random.Random, *, base_s: float = BASE_S, cap_s: float = CAP_S, retry_after_s: float | None = None
+    attempt: int,
+    rng: random.Random,
+    *,
+    base_s: float = BASE_S,
+    cap_s: float = CAP_S,
+    retry_after_s: float | None = None,
 ) -> float:
-    """Seconds before repeat number `attempt` (0 = the first) at the same backend: full jitter in [0, base * 2^attempt].
+    """Seconds before repeat `attempt` (0 = the first) at the same backend: full jitter in 0..base * 2^attempt.
 
     `retry_after_s` (what the provider said) is a lower bound, also above the cap.
     """
