@@ -8,14 +8,6 @@ import pytest
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 CALLS = ["/models", "/models/demo", "/providers", "/providers/openai", "/router/stats", "/deployments"]
-    "/models",
-    "/models/demo",
-    "/providers",
-    "/providers/openai",
-    "/router/stats",
-    "/deployments",
-    "/deployments/d1",
-]
 CLUSTER = ["/health", "/healthcheck", "/topology", "/instances"]
 POSTS = [
     "/chat/completions", "/completions", "/embeddings", "/rerank", "/vision", "/batch/completions", "/cost/estimate",
