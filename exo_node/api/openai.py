@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.serving import Serving, read_object
-from exo_node.api.views import model_view
+from exo_node.api.views import external_model_view, model_view
 from exo_node.errors import ModelNotFound, NotFound
 from exo_node.types import Backend
 
@@ -64,4 +64,4 @@ class OpenAIRoutes:
             if wanted not in known:
                 raise NotFound(f"no provider {provider!r}; there are: {', '.join(['exo', *known])}", param="provider")
         seen = {row["id"] for row in rows}
-        return rows + [row for row in external if row["id"] not in seen]
+        return rows + [external_model_view(row) for row in external if row["id"] not in seen]

@@ -93,3 +93,9 @@ def model_view(card: ModelCard) -> dict[str, Any]:
         "loaded": card.loaded,
         "aliases": list(card.aliases),
     }
+
+
+def external_model_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A model of a provider, with the same fields as a local one."""
+    rest = {"created": 0, "owned_by": row.get("provider", ""), "context_length": None, "loaded": False, "aliases": []}
+    return {"id": row["id"], "object": "model", "name": row["id"], **rest, **row}

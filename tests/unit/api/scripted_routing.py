@@ -40,10 +40,7 @@ class ScriptedRouting:
         self.open = 0
         self.keys: dict[str, Principal] = {}
         self.defaults: dict[str, str] = {}
-        self.rows = [
-            {"id": "openai/gpt-4o", "object": "model", "created": 1, "owned_by": "openai"},
-            {"id": "ollama/llama3.2", "object": "model", "created": 1, "owned_by": "ollama"},
-        ]
+        self.rows: list[dict[str, Any]] = []  # external models
         self.prices: dict[str, float] = {"dear": 5.0, "cheap": 1.0}  # USD per million tokens, both ways
         self.known = {"d1": {"id": "d1", "object": "deployment", "model_name": "gpt-4o"}}
         self.config: dict[str, Any] = {}

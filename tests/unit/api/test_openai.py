@@ -14,6 +14,7 @@ from yarl import URL
 from exo_node.errors import DownloadError, ModelNotFound
 from exo_node.types import GenerationRequest, TokenDelta, Usage
 from tests.unit.api.scripted import END, ScriptedBackend, Step, serve_api, until
+from tests.unit.api.scripted_routing import ScriptedRouting
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -66,14 +67,17 @@ async def test_unknown_model_lists_what_there_is() -> None:
 )
 async def test_models_of_all_providers(query: str, ids: list[str]) -> None:
     """Local models first, then external ones; a provider's alone when asked; an unknown provider is a 404."""
-    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+    routing = ScriptedRouting()
+    routing.rows = [{"id": "openai/gpt-4o", "owned_by": "openai"}, {"id": "ollama/llama3.2", "owned_by": "ollama"}]
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
         async with http.get(f"/api/v1/litellm/models{query}") as answer:
             assert [row["id"] for row in (await answer.json())["data"]] == ids
         async with http.get("/v1/models?provider=nope") as answer:
             error = (await answer.json())["error"]
             assert (answer.status, error["param"], "exo, openai, groq" in error["message"]) == (404, "provider", True)
         async with http.get("/v1/models/openai/gpt-4o") as answer:
-            assert (await answer.json())["owned_by"] == "openai"
+            shown = await answer.json()
+            assert (shown["object"], shown["owned_by"], shown["context_length"]) == ("model", "openai", None)
 
 
 async def test_models_that_cannot_be_listed() -> None:
