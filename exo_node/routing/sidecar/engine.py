@@ -1,0 +1,58 @@
+"""LiteLLM, imported under our terms. The only place that imports it as a whole.
+
+Facts that the settings answer (LITELLM.md 2): at import it fetches its price map; on the first Anthropic call it
+fetches a table of beta headers; counting tokens of a Llama downloads a tokenizer while the event loop waits 48 s; it
+reads `.env`; it prints advertisements to standard output on errors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from exo_node.routing.sidecar.protocol import provider_environment
+
+# Read by LiteLLM while it is imported or at its first use of the thing.
+LOCAL_ONLY = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_LOCAL_BLOG_POSTS": "True",
+    "LITELLM_MODE": "PRODUCTION",  # reads no .env
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def apply_environment(environment: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Make the providers' variables of this process those of `environment`; returns what was set (the next `before`).
+
+    `os.environ` of a running process is not what `/proc/PID/environ` shows: that is the block it was started with.
+    """
+    wanted = provider_environment(environment)
+    for name in before.keys() - wanted.keys():
+        os.environ.pop(name, None)
+    os.environ.update(wanted)
+    os.environ.update(LOCAL_ONLY)
+    return wanted
+
+
+def load() -> Any:
+    """Import LiteLLM (3 s of CPU) and set it up. Call after `apply_environment`."""
+    os.environ.update(LOCAL_ONLY)
+    import litellm
+
+    litellm.suppress_debug_info = True  # no advertisements on standard output
+    litellm.disable_hf_tokenizer_download = True
+    litellm.drop_params = False  # a parameter that a provider does not know is an error that names it
+    litellm.modify_params = False
+    litellm.num_retries = 0  # the adapter is the one owner of retries
+    litellm.disable_streaming_logging = True
+    litellm.turn_off_message_logging = True  # no text of anyone's in its log
+    # A continuation answers only what is new; LiteLLM would put the prefix in front of Anthropic's whole answers.
+    litellm.disable_add_prefix_to_prompt = True
+    litellm.callbacks = []
+    logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+    return litellm

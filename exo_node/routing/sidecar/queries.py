@@ -1,0 +1,126 @@
+"""What LiteLLM knows: prices, windows, capabilities, providers, keys, token counts. Nothing here uses the network.
+
+`get_model_info("ollama/...")` would call Ollama while the event loop waits, so the table behind it is read instead.
+Prices are USD per million tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Our capability -> LiteLLM's column.
+SUPPORTS = {
+    "tools": "supports_function_calling",
+    "vision": "supports_vision",
+    "json_schema": "supports_response_schema",
+    "prefill": "supports_assistant_prefill",
+    "audio": "supports_audio_input",
+}
+
+
+class Knowledge:
+    """LiteLLM's tables, by our words."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._costs: Mapping[str, Mapping[str, Any]] = litellm.model_cost
+
+    def provider(self, model: str) -> tuple[str, str] | None:
+        """(provider, the model's name there); None for a name that LiteLLM does not know."""
+        try:
+            name, provider, _, _ = self._litellm.get_llm_provider(model)
+        except self._litellm.exceptions.BadRequestError:
+            return None
+        return provider, name
+
+    def row(self, model: str) -> Mapping[str, Any] | None:
+        """The model's row of the price map, by its full name or without its provider."""
+        return next((self._costs[name] for name in self._names(model) if name in self._costs), None)
+
+    def _names(self, model: str) -> Iterator[str]:
+        yield model
+        if (found := self.provider(model)) is not None:
+            provider, name = found
+            yield f"{provider}/{name}"
+            # "openai/gpt-4o" is filed as "gpt-4o"; a row of another provider is another price.
+            if self._costs.get(name, {}).get("litellm_provider") in (provider, f"{provider}_chat"):
+                yield name
+
+    def prices(self, models: list[str] | None) -> dict[str, dict[str, float]]:
+        """{model: {input, output}}; `models` None: all that have a price. Unknown models are left out."""
+        if models is None:
+            return {name: price for name, row in self._costs.items() if (price := _price(row)) is not None}
+        rows = {model: self.row(model) for model in models}
+        return {name: price for name, row in rows.items() if row and (price := _price(row)) is not None}
+
+    def info(self, model: str) -> dict[str, Any] | None:
+        """Context, longest answer, capabilities (None: not said), kind of calls and price; None for unknown models."""
+        row = self.row(model)
+        if row is None:
+            return None
+        found = self.provider(model)
+        return {
+            "model": model,
+            "provider": found[0] if found else row.get("litellm_provider", ""),
+            "mode": row.get("mode", ""),
+            "context": _whole(row.get("max_input_tokens") or row.get("max_tokens")),
+            "max_output": _whole(row.get("max_output_tokens")),
+            "supports": {ours: row.get(theirs) for ours, theirs in SUPPORTS.items()},
+            "price": _price(row),
+        }
+
+    def tools(self, model: str) -> bool:
+        """Whether the model takes tools natively: by its row, else by what its provider's translation takes."""
+        row = self.row(model)
+        if row is not None and row.get("mode") == "chat":
+            return bool(row.get("supports_function_calling"))
+        found = self.provider(model)
+        if found is None:
+            return True
+        known = self._litellm.get_supported_openai_params(model=found[1], custom_llm_provider=found[0])
+        return known is None or "tools" in known
+
+    def providers(self) -> dict[str, dict[str, Any]]:
+        """Every provider: {key: is there what it needs in the environment, missing: variables, models: [...]}."""
+        by_provider = self._litellm.models_by_provider
+        names = sorted({str(getattr(p, "value", p)) for p in self._litellm.provider_list})
+        return {
+            name: {**self.key(f"{name}/model"), "models": sorted(str(m) for m in by_provider.get(name, ()))}
+            for name in names
+        }
+
+    def key(self, model: str) -> dict[str, Any]:
+        """Are the variables there that the model's provider reads? Presence only: nothing is sent."""
+        said = self._litellm.validate_environment(model=model)
+        return {"key": bool(said["keys_in_environment"]), "missing": list(said["missing_keys"])}
+
+    def count(self, model: str, body: Mapping[str, Any]) -> int:
+        """Tokens of `messages` or `text` by the model's tokenizer where its files are here, else an estimate."""
+        messages, text = body.get("messages"), body.get("text")
+        count: int = self._litellm.token_counter(model=model, messages=messages, text=text)
+        return count
+
+
+def _price(row: Mapping[str, Any]) -> dict[str, float] | None:
+    given, made = row.get("input_cost_per_token"), row.get("output_cost_per_token")
+    if given is None and made is None:
+        return None
+    return {"input": float(given or 0) * 1e6, "output": float(made or 0) * 1e6}
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None  # some rows hold prose
+
+
+def resident_bytes() -> int:
+    """Memory of this process (0 where the platform does not say)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
