@@ -79,7 +79,7 @@ class RoutingPort(Protocol):
         ...
 
     async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
-        """External models: `id`, `owned_by` (or `provider`), and what else is known (`created`, `context_length`, ...)."""
+        """External models: `id`, `owned_by` (or `provider`), and what else is known (`context_length`, ...)."""
         ...
 
     def providers(self) -> list[dict[str, Any]]:
