@@ -75,13 +75,14 @@ class LocalBackend:
                 instance = await self._instances.ready_instance(request.model)
                 loaded = await self._instances.tokenizer(instance)
                 prompt = await self._prompt_ids(request, loaded.tokenizer, instance)
+                prefix = await self._prefix_ids(request, loaded.tokenizer, instance, prompt)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
-        message = self._message(request, loaded, instance, prompt, deadline)
+        message = self._message(request, loaded, instance, [*prompt, *prefix], deadline)
         stream = self._instances.client(instance).generate(message)
-        # A completion goes on with its prompt's text; a chat answer is a text of its own.
-        after = () if request.messages is not None else prompt
-        assembler = TextAssembler(loaded.tokenizer.detokenizer(after), request.stop)
+        detokenizer = loaded.tokenizer.detokenizer(_after(request, prompt))
+        detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
+        assembler = TextAssembler(detokenizer, request.stop)
         count = 0
         try:
             async for delta in stream:
@@ -134,6 +135,26 @@ class LocalBackend:
             raise too_long(field, str(len(ids)), instance.context)
         return ids
 
+    async def _prefix_ids(
+        self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: Sequence[int]
+    ) -> list[int]:
+        """Ids of the part of the answer that the caller already has: the given ones where they are that text's."""
+        field = "messages" if request.messages is not None else "prompt"
+        ids = list(request.prefix_ids)
+        for token in ids:
+            if not 0 <= token < tokenizer.vocab_size:
+                raise InvalidRequest(f"prefix_ids holds {token}, not a token id of this model", param="prefix_ids")
+        text = request.prefix
+        # Text may go out before the token that it is part of (a stop string is held back in its middle).
+        if text and (not ids or tokenizer.detokenizer(_after(request, prompt)).push(ids) != text):
+            at_least = tokenizer.min_tokens(text)
+            if at_least > instance.context:
+                raise too_long(field, f"at least {at_least}", instance.context)
+            ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
+        if len(prompt) + len(ids) >= instance.context:
+            raise too_long(field, str(len(prompt) + len(ids)), instance.context)
+        return ids
+
     def _message(
         self,
         request: GenerationRequest,
@@ -176,6 +197,11 @@ class LocalBackend:
             stop_ids=sorted(loaded.tokenizer.eos_ids),
             timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
         )
+
+
+def _after(request: GenerationRequest, prompt: Sequence[int]) -> Sequence[int]:
+    """What the answer's text continues: a completion its prompt's; a chat answer is a text of its own."""
+    return () if request.messages is not None else prompt
 
 
 def _texts(content: Any) -> list[str]:

@@ -1,0 +1,117 @@
+"""The local ring as one backend of the adapter: OpenAI's body in, OpenAI's events or object out.
+
+What fails because of the ring becomes an `UpstreamError`, so that another backend may answer; its `__cause__` is the
+ring's own error, which the client gets when nobody else can. What the ring cannot do (tools, images, ...) likewise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from exo_node import errors
+from exo_node.api import sse
+from exo_node.api.fanout import Fanout
+from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_completion
+from exo_node.api.openai_response import Answer
+from exo_node.config import Settings
+from exo_node.errors import ExoError
+from exo_node.routing.call import Attempt, Batch, ErrorClass, UpstreamError, Whole
+from exo_node.types import Backend
+
+PARSE = {"chat": parse_chat, "completion": parse_completion}
+CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
+    (errors.DeadlineExceeded, "timeout"),
+    (errors.PeerUnavailable, "unavailable"),
+    (errors.NoCapacity, "unavailable"),
+    (errors.DownloadError, "unavailable"),
+    (errors.EngineUnavailable, "unavailable"),
+    (errors.CheckpointError, "unavailable"),
+    (errors.UnsupportedModel, "unavailable"),
+    (errors.ModelNotFound, "not_found"),
+    (errors.ContextLengthExceeded, "context"),
+    (errors.RingBroken, "reset"),
+)
+
+
+class RingUpstream:
+    """`routing.call.Upstream` over a `types.Backend`, for chat and completion."""
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self._backend = backend
+        self._settings = settings
+
+    async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
+        """Each batch is what came from the ring meanwhile; the usage comes last, whether asked for or not."""
+        with _failing_over():
+            parsed = self._parse(attempt)
+            answer = Answer(parsed, int(time.time()))
+            alone = len(parsed.requests) == 1
+            events = answer.opening()
+            async with Fanout(self._backend, parsed.requests) as fanout:
+                while fanout.running:
+                    ids: tuple[int, ...] = ()
+                    for index, delta in await fanout.take():
+                        events.extend(answer.chunks(index, delta))
+                        ids += delta.token_ids if alone else ()
+                    if events or ids:
+                        yield _batch(events, ids)
+                        events = []
+            yield _batch([answer.usage_chunk()], ())
+
+    async def whole(self, attempt: Attempt) -> Whole:
+        with _failing_over():
+            parsed = self._parse(attempt)
+            answer = Answer(parsed, int(time.time()))
+            async with Fanout(self._backend, parsed.requests) as fanout:
+                while fanout.running:
+                    for index, delta in await fanout.take():
+                        answer.add(index, delta)
+        data = answer.whole()
+        return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
+
+    def _parse(self, attempt: Attempt) -> ParsedRequest:
+        call = attempt.call
+        parse = PARSE.get(call.kind)
+        if parse is None:
+            raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
+        parsed = parse(call.body, call.id, self._settings)
+        partial = attempt.partial
+        given = {} if partial is None else {"prefix": partial.text, "prefix_ids": partial.token_ids}
+        requests = tuple(replace(one, timeout_s=attempt.timeout_s, **given) for one in parsed.requests)  # type: ignore[arg-type]
+        return replace(parsed, requests=requests)
+
+
+def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:
+    return Batch(b"".join(map(sse.frame, events)), events, ids)
+
+
+@contextmanager
+def _failing_over() -> Iterator[None]:
+    try:
+        yield
+    except UpstreamError:
+        raise
+    except ExoError as error:
+        if (cause := cause_of(error)) is None:
+            raise
+        raise UpstreamError(
+            f"ring: {error.message}",
+            cause,
+            status=error.status,
+            code=error.code,
+            param=error.param,
+            retry_after=error.retry_after,
+        ) from error
+
+
+def cause_of(error: ExoError) -> ErrorClass | None:
+    """Why another backend may be worth asking; None: the request itself is at fault, or this program is."""
+    if error.code == "unsupported_parameter":
+        return "unavailable"
+    for kind, cause in CAUSES:
+        if isinstance(error, kind):
+            return cause
+    return "server" if error.status >= 500 and error.retryable else None

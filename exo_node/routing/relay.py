@@ -1,0 +1,259 @@
+"""A stream from its first content to its end: opened with what came before held back, relayed as it comes, continued on
+another backend when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from exo_node.routing.attempts import Attempts, Tried
+from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError
+from exo_node.routing.continuation import Continuer, Delivered, refusal, total_usage
+from exo_node.routing.frames import frame, usage_event
+from exo_node.routing.report import Report
+from exo_node.routing.transcript import Transcript
+from exo_node.routing.watch import Watch
+from exo_node.types import Usage
+
+LINGER_S = 5.0  # after the last finish_reason, for the usage report and [DONE], which come at once or never
+
+
+@dataclass(slots=True)
+class Live:
+    """An opened stream. `held`: its batches up to the first content, each with whether it is a special one."""
+
+    tried: Tried
+    attempt: Attempt
+    batches: AsyncGenerator[Batch, None]
+    transcript: Transcript
+    watch: Watch
+    held: list[tuple[Batch, bool]] = field(default_factory=list)
+
+    async def next(self) -> Batch | None:
+        """The next batch, read into the transcript; None at the stream's end. Raises `UpstreamError`."""
+        watch = self.watch
+        watch.begin()
+        try:
+            batch = await self.batches.__anext__()
+        except StopAsyncIteration:
+            return None
+        except asyncio.CancelledError:
+            if not watch.expired():
+                raise
+            raise self._late() from None
+        finally:
+            watch.end()
+        self.transcript.take(batch)
+        return batch
+
+    def count(self) -> None:
+        """Tell the attempt what came so far."""
+        self.tried.characters, self.tried.pieces = self.transcript.characters, self.transcript.pieces
+
+    async def close(self) -> None:
+        self.watch.stop()
+        await self.batches.aclose()
+
+    def _late(self) -> UpstreamError:
+        backend = self.tried.candidate.backend
+        if self.watch.left <= 0 and self.transcript.content:
+            return UpstreamError(f"{backend}: the answer was not complete in time", "timeout")
+        if self.transcript.content:
+            return UpstreamError(f"{backend}: went silent for {self.attempt.idle_s:g} s in its answer", "timeout")
+        waited = self.attempt.timeout_s if self.attempt.first_s is None else self.attempt.first_s
+        return UpstreamError(f"{backend}: no answer within {waited:g} s", "timeout")
+
+
+async def open_stream(upstream: Upstream, attempt: Attempt, tried: Tried) -> Live:
+    """Ask, and wait for the first content. Raises `ExoError`; nothing is left running then."""
+    loop = asyncio.get_running_loop()
+    first = attempt.timeout_s if attempt.first_s is None else min(attempt.first_s, attempt.timeout_s)
+    end = loop.time() + attempt.timeout_s
+    watch = Watch(loop.time() + first)
+    live = Live(tried, attempt, upstream.stream(attempt), Transcript(attempt.call), watch)
+    try:
+        while not live.transcript.content:
+            batch = await live.next()
+            if batch is None:
+                raise _broke_off(tried)
+            live.held.append((batch, live.transcript.special))
+    except BaseException:
+        await live.close()
+        raise
+    watch.restart(end, attempt.idle_s)
+    return live
+
+
+class Owner(Protocol):
+    """The call that a relayed stream belongs to (serving.Serving)."""
+
+    call: Call
+    attempts: Attempts
+    report: Report
+
+    def broke(self, live: Live, error: UpstreamError) -> None:
+        """The backend failed after its first content."""
+        ...
+
+    async def go_on(self, live: Live, delivered: Delivered, error: UpstreamError) -> Live | None:
+        """Another backend, opened to go on; None when nothing is left to say. Raises `ExoError`."""
+        ...
+
+
+async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
+    """The frames of the answer. The first item is empty: whoever made the generator takes it, so that closing it always
+    comes here (a generator that has not begun is closed without a trace)."""
+    story = _Story(owner)
+    try:
+        yield b""
+        while True:
+            error: UpstreamError | None = None
+            plain = story.continuer is None
+            transcript, take = live.transcript, live.next
+            for batch, special in live.held:
+                if piece := batch.raw if plain and not special else story.piece(live, batch):
+                    yield piece
+            live.held.clear()
+            try:
+                if transcript.complete:
+                    story.linger(live)
+                while (one := await take()) is not None:
+                    if plain and not transcript.special:
+                        yield one.raw
+                        continue
+                    if piece := story.piece(live, one):
+                        yield piece
+                    if transcript.complete:
+                        story.linger(live)
+            except UpstreamError as e:
+                error = e
+            live.count()
+            if transcript.complete:
+                break
+            error = error or _broke_off(live.tried)
+            owner.broke(live, error)
+            await live.close()
+            found = await story.go_on(live, error)
+            if found is None:
+                break
+            live = found
+        if piece := story.end(live):
+            yield piece
+        story.answered(live)
+    except (GeneratorExit, asyncio.CancelledError):
+        live.count()
+        owner.attempts.dropped(live.tried)
+        owner.report.gone(live.tried, story.text(live))
+        raise
+    except BaseException as e:
+        owner.attempts.dropped(live.tried)
+        owner.report.failed(e, story.text(live))
+        raise
+    finally:
+        await live.close()
+
+
+class _Story:
+    """One answer over all the backends that make it: what goes out for each special batch, and at the end."""
+
+    def __init__(self, owner: Owner) -> None:
+        options = owner.call.body.get("stream_options")
+        self._wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
+        self._owner = owner
+        self._said_usage = False
+        self._lingers = False
+        self._delivered = Delivered()
+        self.continuer: Continuer | None = None
+        self._over = False  # the limit was reached just where the backend broke
+
+    def piece(self, live: Live, batch: Batch) -> bytes:
+        if self.continuer is not None:
+            return self.continuer.rewrite(batch)
+        return self._ending(live, batch)
+
+    def _ending(self, live: Live, batch: Batch) -> bytes:
+        """The first backend's own ending: usage only for who asked, with what we add to it."""
+        kept: list[Mapping[str, Any]] = []
+        changed = False
+        for event in batch.events:
+            if event.get("usage") and self._wants_usage and live.transcript.complete and not self._said_usage:
+                self._said_usage = changed = True
+                live.count()
+                usage = live.transcript.usage or self._estimate(live)
+                kept.append({**event, "exo": self._owner.report.exo(live.tried, usage, False)})
+            elif event.get("usage") and not self._wants_usage and not event.get("choices"):
+                changed = True  # asked for by us, to know the cost
+            else:
+                kept.append(event)
+        return b"".join(map(frame, kept)) if changed else batch.raw
+
+    def linger(self, live: Live) -> None:
+        if not self._lingers:
+            self._lingers = True
+            loop = asyncio.get_running_loop()
+            live.watch.restart(loop.time() + min(LINGER_S, live.watch.left), None)
+
+    async def go_on(self, live: Live, error: UpstreamError) -> Live | None:
+        text = live.transcript.text if self.continuer is None else self.continuer.text
+        self._delivered.add(live.tried.candidate, live.transcript, text, live.tried.completion_tokens)
+        if not error.fails_over:
+            raise error
+        if why := refusal(self._owner.call, self._delivered, live.transcript):
+            raise _not_continued(error, why)
+        found = await self._owner.go_on(live, self._delivered, error)
+        self._owner.report.continued |= found is not None
+        exact = found is not None and bool(found.attempt.partial and found.attempt.partial.token_ids)
+        self.continuer = Continuer(self._delivered, exact=exact)
+        self._over = found is None
+        return found
+
+    def end(self, live: Live) -> bytes:
+        """What is still to be said when all backends have spoken."""
+        usage, estimated = self._total(live)
+        exo = self._owner.report.exo(live.tried, live.transcript.usage or self._estimate(live), estimated)
+        said = b""
+        if self.continuer is not None:
+            said = self.continuer.end(None if self._wants_usage else exo)
+        if self._wants_usage and not self._said_usage:
+            said += frame(usage_event(self._delivered.head or live.transcript.head, usage, exo))
+        return said
+
+    def answered(self, live: Live) -> None:
+        usage, estimated = self._total(live)
+        if not live.tried.ended:
+            self._owner.attempts.answered(live.tried, live.transcript.usage)
+        self._owner.report.answered(live.tried, usage, estimated, self.text(live))
+
+    def text(self, live: Live) -> str:
+        if self.continuer is None:
+            return live.transcript.text
+        return self._delivered.text + ("" if self._over else self.continuer.text)
+
+    def _estimate(self, live: Live) -> Usage:
+        return Usage(live.tried.prompt_tokens, live.tried.completion_tokens)
+
+    def _total(self, live: Live) -> tuple[Usage, bool]:
+        used = live.transcript.usage
+        if self.continuer is None:
+            return used or self._estimate(live), used is None
+        if self._over:
+            return Usage(live.tried.prompt_tokens, self._delivered.tokens), True
+        return total_usage(self._delivered, used, self._estimate(live), live.tried.candidate)
+
+
+def _broke_off(tried: Tried) -> UpstreamError:
+    return UpstreamError(f"{tried.candidate.backend}: its stream ended without a finish_reason", "eof")
+
+
+def _not_continued(error: UpstreamError, why: str) -> UpstreamError:
+    made = UpstreamError(
+        f"{error.message}; the answer cannot be continued elsewhere because {why}",
+        error.cause,
+        status=error.status,
+        retry_after=error.retry_after,
+        upstream_status=error.upstream_status,
+    )
+    made.__cause__ = error
+    return made

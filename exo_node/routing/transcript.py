@@ -1,0 +1,109 @@
+"""What one backend's stream has said so far: read from its events as they pass, with a few dict look-ups each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from exo_node.routing.call import Batch, Call
+from exo_node.types import Usage
+
+MAX_PARTIAL = 8 * 1024 * 1024  # characters: an answer beyond it is not kept, so it cannot be continued
+
+
+class Transcript:
+    """Reads events in order.
+
+    `content` is true from the first event that a client would notice: text, reasoning, a tool call, a refusal, audio,
+    or a reason to finish. `special` is true while the batch just read holds a usage report, an end, or anything else
+    that its reader must look at. `parts` is the text of choice 0.
+    """
+
+    __slots__ = (
+        "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts", "pieces", "special", "usage"
+    )  # fmt: skip
+
+    def __init__(self, call: Call) -> None:
+        self._expected = choices(call)
+        self.content = False
+        self.special = False
+        self.parts: list[str] = []
+        self.ids: list[int] = []
+        self.characters = 0
+        self.pieces = 0  # events with text
+        self.finished: dict[int, str] = {}  # choice -> finish_reason
+        self.extras: set[str] = set()  # fields of deltas beside role and content
+        self.head: dict[str, Any] = {}  # id, created, model of the stream
+        self.usage: Usage | None = None
+
+    def take(self, batch: Batch) -> None:
+        special = False
+        for event in batch.events:
+            given = event.get("choices")
+            if given:
+                for choice in given:
+                    delta = choice.get("delta")
+                    if delta is None:
+                        text = choice.get("text")
+                    else:
+                        text = delta.get("content")
+                        if len(delta) > 1 or "content" not in delta:
+                            self._look(delta)
+                    if text:
+                        self.content = True
+                        self.pieces += 1
+                        if self.characters <= MAX_PARTIAL and not choice.get("index"):
+                            self.parts.append(text)
+                        self.characters += len(text)
+                    reason = choice.get("finish_reason")
+                    if reason is not None:
+                        self.finished[choice.get("index") or 0] = reason
+                        self.content = special = True
+            if event.get("usage"):
+                self.usage = read_usage(event["usage"]) or self.usage
+                special = True
+            if not self.head:
+                self.head = {name: event[name] for name in ("id", "object", "created", "model") if name in event}
+        if batch.token_ids:
+            self.ids += batch.token_ids
+        self.special = special
+
+    def _look(self, delta: Mapping[str, Any]) -> None:
+        for name, value in delta.items():
+            if value and name not in ("role", "content"):
+                self.extras.add(name)
+                self.content = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has its finish_reason."""
+        return len(self.finished) >= self._expected
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+def choices(call: Call) -> int:
+    """How many choices the answer to `call` has."""
+    n = call.body.get("n")
+    prompts = call.body.get("prompt") if call.kind == "completion" else None
+    many = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return (n if isinstance(n, int) and n > 0 else 1) * many
+
+
+def read_usage(value: Any) -> Usage | None:
+    """OpenAI's usage object; None where it is not one. Embeddings and images have no completion tokens."""
+    if not isinstance(value, Mapping):
+        return None
+    prompt = value.get("prompt_tokens", value.get("input_tokens"))
+    completion = value.get("completion_tokens", value.get("output_tokens"))
+    if not isinstance(prompt, int) and not isinstance(completion, int):
+        return None
+    details = value.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Usage(
+        prompt if isinstance(prompt, int) else 0,
+        completion if isinstance(completion, int) else 0,
+        cached if isinstance(cached, int) else 0,
+    )
