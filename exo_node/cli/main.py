@@ -30,6 +30,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "unload": ("load", "take a model or an instance off the cluster"),
     "key": ("key", "show the code that lets another machine join this cluster"),
     "join": ("key", "make this machine a member: exo join CODE"),
+    "secrets": ("secrets", "keys of providers, encrypted on this machine: set, list, remove, import"),
 }
 ALIASES: Mapping[str, str] = {"ls": "list", "ps": "status", "stop": "unload", "topology": "status"}
 ABSENT: Mapping[str, str] = {
@@ -58,7 +59,8 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def _complain(error: ExoError, status: int) -> int:
     sys.stdout.flush()
-    print(f"exo: {' '.join(error.message.split())}", file=sys.stderr)
+    for line in getattr(error, "lines", (error.message,)):  # a configuration file's mistakes come all at once
+        print(f"exo: {' '.join(line.split())}", file=sys.stderr)
     return status
 
 

@@ -1,4 +1,4 @@
-"""Deployments and the routing configuration, as every file format and the environment come out of the reader. Pure data.
+"""Deployments and the routing configuration, as all file formats and the environment come out of the reader. Pure data.
 
 Times are seconds, prices USD per million tokens, limits per minute.
 """
@@ -64,13 +64,19 @@ class Deployment:
     task_types: tuple[str, ...] = ()
     strategy: str | None = None  # of its router group (None: simple-shuffle)
     node_id: str = ""  # "" = this node's; else the peer that holds the key
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
+    capacity: int | None = None  # requests at once (LiteLLM's max_parallel_requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """The one response cache. `kind` "off" unless some switch in the configuration turned it on."""
+    """The one response cache. `kind` "off" unless some switch in the configuration turned it on.
+
+    `everywhere` False: only answers of deployments whose own `cache` is True are kept (the switch was theirs).
+    """
 
     kind: Literal["off", "memory", "sqlite", "redis"] = "off"
+    everywhere: bool = True
     ttl_s: float = 3600.0
     max_bytes: int = 64 * 1024 * 1024
 
@@ -85,7 +91,8 @@ class RedisConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRule:
-    """At most `limit` USD per `period` for `subject`: ("provider", "openai"), ("key", id), ("user", name), ("all", "")."""
+    """At most `limit` USD per `period` for `subject`: ("provider", "openai"), ("key", id), ("user", name), or
+    ("all", "")."""
 
     subject: tuple[Literal["provider", "key", "user", "all"], str]
     limit: float
@@ -96,10 +103,13 @@ class BudgetRule:
 class RoutingConfig:
     """Everything that configuration files, `.env` and variables say of routing, merged; see FEATURES "Defaults".
 
-    `aliases` are the user's own (model_group_alias): name -> targets, in order, may contain cycles. `fallbacks` likewise;
-    `default_fallbacks` for every model. `extra_deployments` made from keys in the environment (`OPENAI_API_KEY`: every
-    `openai/...` and `gpt-...` name) are not listed: the registry makes them when asked. `defaults`: request fields that
-    hold where a request leaves them open. `callbacks`: names ("langfuse", "helicone", "module:function").
+    `aliases` are the user's own (model_group_alias): name -> targets, in order, may contain cycles. `fallbacks`
+    likewise; `default_fallbacks` for every model. `extra_deployments` made from keys in the environment
+    (`OPENAI_API_KEY`: every `openai/...` and `gpt-...` name) are not listed: the registry makes them when asked.
+    `defaults`: request fields that hold where a request leaves them open and its deployment has no `defaults` (a
+    temperature comes after the model's own `generation_config.json`). `callbacks`: names ("langfuse", "helicone",
+    "module:function"). `notes`: what the user should know though nothing is wrong. `database`: SQLite file in place of
+    our own (`general_settings.database_url`).
     """
 
     deployments: tuple[Deployment, ...] = ()
@@ -110,6 +120,7 @@ class RoutingConfig:
     strategy: str | None = None
     max_cost: float | None = None
     default_model: str | None = None
+    default_provider: str | None = None  # of names without a provider (document 002)
     embedding_model: str | None = None
     rerank_model: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -131,3 +142,5 @@ class RoutingConfig:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # process environment over .env
     enabled: bool = True
     sources: tuple[str, ...] = ()  # files read, for `exo status` and errors
+    notes: tuple[str, ...] = ()
+    database: str | None = None
