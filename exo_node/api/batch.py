@@ -15,6 +15,7 @@ from exo_node.api.errors import error_body, internal
 from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.serving import Serving, read_object, whole_of
 from exo_node.errors import ExoError
+from exo_node.routing.failure import headers_of
 
 MAX_REQUESTS = 1000  # in one batch: a bound on memory
 CONCURRENCY = 16  # at once, unless the batch says otherwise
@@ -86,7 +87,7 @@ class BatchRoutes:
             whole = whole_of(reply)
             answer = whole.data if whole.data is not None else json.loads(whole.raw)
         except ExoError as e:
-            return {"status": e.status, "response": None, **error_body(e)}
+            return {"status": e.status, "response": None, **error_body(e), "headers": dict(headers_of(e))}
         except Exception as e:  # the border of one of many: our bug is logged and fails this one only
-            return {"status": 500, "response": None, **error_body(internal(e))}
+            return {"status": 500, "response": None, **error_body(internal(e)), "headers": {}}
         return {"status": 200, "response": answer, "error": None, "headers": dict(reply.headers)}

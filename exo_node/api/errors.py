@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound
+from exo_node.routing.failure import headers_of
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -26,7 +27,7 @@ def error_body(error: ExoError) -> dict[str, Any]:
 
 
 def error_response(error: ExoError) -> web.Response:
-    headers = {}
+    headers = dict(headers_of(error))
     if error.retry_after is not None or error.status in (429, 503):  # SDKs obey it
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     return web.json_response(error_body(error), status=error.status, headers=headers)

@@ -54,12 +54,14 @@ async def test_a_stream_is_relayed_as_it_came() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_before_the_first_word_has_its_status(stream: bool) -> None:
-    """Whatever was asked for, the client gets a plain error with Retry-After."""
+    """Whatever was asked for, the client gets a plain error with Retry-After and what the adapter says of it."""
     routing = ScriptedRouting()
-    routing.replies = [UpstreamError("openai is busy", "rate_limited", retry_after=7)]
+    busy = UpstreamError("openai is busy", "rate_limited", retry_after=7)
+    busy.exo_headers = {"x-exo-attempts": "3"}  # type: ignore[attr-defined]
+    routing.replies = [busy]
     answer, raw = await post(routing, {**CHAT, "stream": stream})
     error = json.loads(raw)["error"]
-    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert (answer.status, answer.headers["Retry-After"], answer.headers["x-exo-attempts"]) == (429, "7", "3")
     assert (error["type"], error["code"]) == ("rate_limit_error", "upstream_rate_limited")
 
 
