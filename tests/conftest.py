@@ -15,6 +15,7 @@ SHARED_MODELS = ROOT.parent / "shared" / "models"
 # they save. Inherited by every process that a test starts; set them in the environment to test with more.
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # tests that import it must not call home
 
 # marker -> (modules it needs, what to do when one is absent)
 NEEDS = {

@@ -1,0 +1,65 @@
+"""Document 004's provider: `get_ai_provider("litellm-gpt4")` and its calls, served by a node that has the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exo_node.sdk.client import AsyncClient, Client
+from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
+
+
+class AIProvider:
+    """Answers have the document's keys (readable by attribute too)."""
+
+    def __init__(self, system_name: str, service: LiteLLMService) -> None:
+        self.system_name = system_name
+        self._service = service
+
+    async def create_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], model: str | None = None, **parameters: Any
+    ) -> Any:
+        return await self._service.achat_completion(messages, model, **parameters)
+
+    async def batch_completions(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """In parallel over the deployments; in order; where one failed, an object with `error`."""
+        answer = await self._service.abatch_completions(requests)
+        return [one.get("response") or one for one in answer.data]
+
+    async def get_embeddings(self, text: str | Sequence[str], llm: str | None = None, **parameters: Any) -> Any:
+        """The vector of a text, or one for each of several. `llm` None: the record's `embedding_model`."""
+        answer = await self._service.acreate_embedding(text, llm, **parameters)
+        vectors = [item.embedding for item in answer.data]
+        return vectors[0] if isinstance(text, str) else vectors
+
+    async def rerank(self, query: str, documents: Sequence[str], llm: str | None = None, **parameters: Any) -> Any:
+        config = self._service.config
+        async with AsyncClient(config.base_url, config.api_key, config.timeout_s) as client:
+            body = {**parameters, "query": query, "documents": list(documents), "model": llm}
+            return await client.request("POST", "/v1/rerank", body)
+
+    def get_router_stats(self) -> Any:
+        """`healthy_deployments`, `model_list`, `routing_strategy`, and what else the node tells."""
+        config = self._service.config
+        client = Client(config.base_url, config.api_key, config.timeout_s)
+        try:
+            return client.request("GET", "/v1/router/stats")
+        finally:
+            client.close()
+
+
+async def get_ai_provider(system_name: str, **config: Any) -> AIProvider:
+    """The provider whose record the node was given (`exo --litellm-config records.json`). `config`: `LiteLLMConfig`.
+
+    Raises `NotFoundError` when the node has no record of that name.
+    """
+    chosen = LiteLLMConfig(**config)
+    async with AsyncClient(chosen.base_url, chosen.api_key, chosen.timeout_s) as client:
+        stats = await client.request("GET", "/v1/router/stats")
+    records = stats.get("records")
+    if records and system_name not in records:
+        from exo_node.sdk.errors import error_for
+
+        told = {"error": {"message": f"the node has no provider {system_name!r}; it has {', '.join(records)}"}}
+        raise error_for(404, told, chosen.base_url or "")
+    return AIProvider(system_name, LiteLLMService(chosen))

@@ -1,0 +1,149 @@
+"""`success_callback` of the SDK: functions, "langfuse" and "helicone" hear of every successful chat, once.
+
+from exo_node import sdk
+sdk.success_callback = [my_function, "langfuse"]
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import logging
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from exo_node.routing.call import Caller, CallRecord
+from exo_node.routing.callback_events import helicone_log, langfuse_batch
+from exo_node.routing.callbacks import HELICONE_BASE, LANGFUSE_HOST
+from exo_node.sdk.replies import Reply
+from exo_node.sdk.tools import Collected
+from exo_node.types import Usage
+
+log = logging.getLogger("exo.sdk")
+TIMEOUT_S = 10.0
+
+
+def receivers() -> list[Any]:
+    """What the user put into `exo_node.sdk.success_callback`."""
+    from exo_node import sdk  # late: the package's front imports this module
+
+    return list(sdk.success_callback)
+
+
+class Watch:
+    """One call of the SDK, watched to its end."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._body = body
+        self._started = time.time()
+        self._begun = time.perf_counter()
+        self._ttft: float | None = None
+
+    def whole(self, ask: Callable[[], Any]) -> Any:
+        answer = ask()
+        self._tell(answer, stream=False)
+        return answer
+
+    async def awhole(self, asked: Awaitable[Any]) -> Any:
+        answer = await asked
+        self._tell(answer, stream=False)
+        return answer
+
+    def stream(self, chunks: Iterator[Reply]) -> Iterator[Reply]:
+        collected, last = Collected(), Reply()
+        for chunk in chunks:
+            last = self._saw(chunk, collected, last)
+            yield chunk
+        self._tell(_assembled(last, collected), stream=True)
+
+    async def astream(self, chunks: AsyncIterator[Reply]) -> AsyncIterator[Reply]:
+        collected, last = Collected(), Reply()
+        async for chunk in chunks:
+            last = self._saw(chunk, collected, last)
+            yield chunk
+        self._tell(_assembled(last, collected), stream=True)
+
+    def _saw(self, chunk: Reply, collected: Collected, last: Reply) -> Reply:
+        if self._ttft is None:
+            self._ttft = time.perf_counter() - self._begun
+        collected.add(chunk)
+        return Reply({**last, **chunk})
+
+    def _tell(self, answer: Any, *, stream: bool) -> None:
+        wanted = receivers()
+        if not wanted:
+            return
+        record = self._record(answer, stream)
+        for one in wanted:
+            try:
+                _deliver(one, answer, record)
+            except Exception as error:  # a callback never breaks the call that it hears of
+                log.warning("success_callback %s failed: %s: %s", one, type(error).__name__, error)
+
+    def _record(self, answer: Any, stream: bool) -> CallRecord:
+        used = answer.get("usage") or {}
+        choices = answer.get("choices") or [{}]
+        text = (choices[0].get("message") or {}).get("content") or ""
+        return CallRecord(
+            id=str(answer.get("id") or uuid.uuid4().hex),
+            kind="chat",
+            model=str(self._body.get("model") or ""),
+            served_model=str(answer.get("model") or ""),
+            backend="",
+            provider=str(self._body.get("provider") or ""),
+            stream=stream,
+            caller=Caller(user=str(self._body.get("user") or "")),
+            started=self._started,
+            ttft_s=self._ttft,
+            total_s=time.perf_counter() - self._begun,
+            usage=Usage(int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0)),
+            body=self._body,
+            text=text,
+        )
+
+
+def _assembled(last: Reply, collected: Collected) -> Reply:
+    message = Reply(collected.message())
+    return Reply({**last, "usage": Reply(collected.usage or {}), "choices": [Reply({"index": 0, "message": message})]})
+
+
+def _deliver(receiver: Any, answer: Any, record: CallRecord) -> None:
+    if receiver == "langfuse":
+        token = f"{os.environ['LANGFUSE_PUBLIC_KEY']}:{os.environ['LANGFUSE_SECRET_KEY']}"
+        headers = {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
+        _POSTS.submit(
+            _post, _base("LANGFUSE_HOST", LANGFUSE_HOST) + "/api/public/ingestion", headers, langfuse_batch(record)
+        )
+    elif receiver == "helicone":
+        headers = {"Authorization": f"Bearer {os.environ['HELICONE_API_KEY']}"}
+        _POSTS.submit(
+            _post, _base("HELICONE_API_BASE", HELICONE_BASE) + "/custom/v1/log", headers, helicone_log(record)
+        )
+    elif callable(receiver):
+        if len(inspect.signature(receiver).parameters) >= 4:  # LiteLLM's own signature
+            receiver(dict(record.body), answer, record.started, record.started + record.total_s)
+        else:
+            receiver(answer)
+    else:
+        raise ValueError("known: a function, 'langfuse', 'helicone'; set others up at the node (callbacks)")
+
+
+# One thread: events leave in the order of the calls. It is joined at the interpreter's exit, so none is lost.
+_POSTS = ThreadPoolExecutor(1, thread_name_prefix="exo-sdk-callbacks")
+
+
+def _base(variable: str, default: str) -> str:
+    return (os.environ.get(variable) or default).rstrip("/")
+
+
+def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> None:
+    try:
+        httpx.post(url, headers=dict(headers), json=body, timeout=TIMEOUT_S).raise_for_status()
+    except httpx.HTTPError as error:
+        log.warning("a callback's service failed: %s", error)

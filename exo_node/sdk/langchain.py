@@ -1,0 +1,162 @@
+"""A LangChain chat model over a node. Needs `exo-node[langchain]` (langchain-core)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCallChunk,
+    ToolMessage,
+)
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
+
+ROLES: Mapping[type[BaseMessage], str] = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant"}
+
+
+class ChatExo(BaseChatModel):
+    """`ChatExo(model="openai/gpt-4o")`; `base_url` None: EXO_API_BASE or this machine's node."""
+
+    model: str
+    base_url: str | None = None
+    api_key: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "exo"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.model, "base_url": self.base_url}
+
+    def _service(self) -> LiteLLMService:
+        return LiteLLMService(LiteLLMConfig(base_url=self.base_url, api_key=self.api_key))
+
+    def _parameters(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": stop}
+        return {name: value for name, value in {**own, **given}.items() if value is not None}
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        service = self._service()
+        try:
+            asked = [as_openai(one) for one in messages]
+            return _result(service.chat_completion(asked, self.model, **self._parameters(stop, kwargs)))
+        finally:
+            service.close()
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        asked = [as_openai(one) for one in messages]
+        return _result(await self._service().achat_completion(asked, self.model, **self._parameters(stop, kwargs)))
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        service = self._service()
+        try:
+            asked = [as_openai(one) for one in messages]
+            parameters = self._parameters(stop, kwargs)
+            for chunk in service.chat_completion(asked, self.model, stream=True, **parameters):
+                yield from _chunks(chunk)
+        finally:
+            service.close()
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        asked = [as_openai(one) for one in messages]
+        parameters = self._parameters(stop, kwargs)
+        async for chunk in await self._service().achat_completion(asked, self.model, stream=True, **parameters):
+            for piece in _chunks(chunk):
+                yield piece
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
+        """LangChain's way to give a model tools."""
+        bound = {"tools": [convert_to_openai_tool(tool) for tool in tools], **kwargs}
+        if tool_choice is not None:
+            bound["tool_choice"] = tool_choice
+        return self.bind(**bound)
+
+
+def as_openai(message: BaseMessage) -> dict[str, Any]:
+    """Raises `ValueError` for a kind of message that OpenAI's API does not have."""
+    if isinstance(message, ToolMessage):
+        return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content}
+    if isinstance(message, ChatMessage):
+        return {"role": message.role, "content": message.content}
+    for cls, role in ROLES.items():
+        if isinstance(message, cls):
+            told: dict[str, Any] = {"role": role, "content": message.content}
+            if isinstance(message, AIMessage) and message.tool_calls:
+                told["tool_calls"] = [
+                    {
+                        "id": call["id"],
+                        "type": "function",
+                        "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+                    }
+                    for call in message.tool_calls
+                ]
+            return told
+    raise ValueError(f"a message of type {message.type!r} cannot be sent")
+
+
+def _usage(used: Mapping[str, Any] | None) -> Any:
+    if not used:
+        return None
+    return {
+        "input_tokens": used["prompt_tokens"],
+        "output_tokens": used["completion_tokens"],
+        "total_tokens": used["prompt_tokens"] + used["completion_tokens"],
+    }
+
+
+def _result(answer: Any) -> ChatResult:
+    choice = answer.choices[0]
+    calls = [
+        {"name": one.function.name, "args": json.loads(one.function.arguments or "{}"), "id": one.id}
+        for one in choice.message.tool_calls or ()
+    ]
+    told: dict[str, Any] = {"model_name": answer.model, "finish_reason": choice.finish_reason}
+    message = AIMessage(
+        content=choice.message.content or "",
+        tool_calls=calls,
+        response_metadata=told,
+        usage_metadata=_usage(answer.usage),
+    )
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _chunks(chunk: Any) -> Iterator[ChatGenerationChunk]:
+    for choice in chunk.choices:
+        pieces = [
+            ToolCallChunk(
+                name=one.function.get("name"),
+                args=one.function.get("arguments"),
+                id=one.get("id"),
+                index=one.get("index", 0),
+                type="tool_call_chunk",
+            )
+            for one in choice.delta.tool_calls or ()
+        ]
+        yield ChatGenerationChunk(
+            message=AIMessageChunk(content=choice.delta.content or "", tool_call_chunks=pieces),
+            generation_info={"finish_reason": choice.finish_reason} if choice.finish_reason else None,
+        )
+    if not chunk.choices and chunk.usage:
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=_usage(chunk.usage)))
