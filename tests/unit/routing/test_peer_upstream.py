@@ -1,4 +1,4 @@
-"""A peer's deployment, asked through the peer: `PeerUpstream` against `RelayHost`, messages and all, without the wire."""
+"""A peer's deployment, asked through the peer: `PeerUpstream` against `RelayHost`, with real messages."""
 
 from __future__ import annotations
 

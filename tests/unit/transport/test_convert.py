@@ -7,7 +7,7 @@ import pytest
 from exo_node.errors import InvalidRequest
 from exo_node.transport import convert
 from exo_node.transport.convert import TopologyView
-from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard
+from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard, SharedDeployment
 
 NODE = NodeInfo(
     node_id="ann",
@@ -47,6 +47,10 @@ STATE = NodeState(
     links=(PeerLink("bob", "eth", 120, 10**9, "10.0.0.2"),),
     leaving=True,
     shards=(("i1", 0),),
+    deployments=(
+        SharedDeployment("openai/gpt-4o", "gpt-4", "openai/gpt-4o", "openai", "gpt-4o", ("tools",), 128000, 2.5, 10.0),
+        SharedDeployment("ollama/x", "x", "ollama/x", "ollama", "x", price_input=0.0),
+    ),
 )
 
 
