@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from exo_node.api import sse
-from exo_node.api.fanout import Fanout
-from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_completion
-from exo_node.api.openai_response import Answer
 from exo_node.api.ports import Principal
+from exo_node.api.ring_upstream import RingUpstream
 from exo_node.config import Settings
 from exo_node.errors import NotFound, Unauthorized
-from exo_node.routing.call import Call, CallKind, Reply, Whole
+from exo_node.routing.adapter import LiteLLMAdapter
+from exo_node.routing.breaker import Breaker
+from exo_node.routing.call import Call, CallKind, Reply, Upstream, Whole
+from exo_node.routing.parts import Parts
+from exo_node.routing.plan import Candidate
+from exo_node.routing.policy import choose
+from exo_node.routing.profile import Profile
+from exo_node.routing.retry_budget import RetryBudget
 from exo_node.types import Backend
 
 HEADERS = {"x-exo-backend": "scripted", "x-exo-attempts": "1"}
@@ -27,14 +32,40 @@ def whole(data: dict[str, Any]) -> Reply:
     return Reply(headers=dict(HEADERS), whole=Whole(orjson.dumps(data), data))
 
 
+@dataclass(slots=True)
+class RingSource:
+    """Offers one ring, whatever model is asked for."""
+
+    upstream_: RingUpstream
+
+    async def candidates(self, call: Call) -> list[Candidate]:
+        return [Candidate(backend=f"ring:{call.model}", kind="ring", provider="exo", model=call.model)]
+
+    def upstream(self, candidate: Candidate) -> Upstream:
+        return self.upstream_
+
+
+def adapter_over(backend: Backend, settings: Settings) -> LiteLLMAdapter:
+    """The real adapter, with the ring as the only backend it knows."""
+    parts = Parts(
+        sources=RingSource(RingUpstream(backend, settings)),
+        choose=choose,
+        profile=Profile(),
+        breaker=Breaker(),
+        retries=RetryBudget(),
+    )
+    return LiteLLMAdapter(parts)
+
+
 class ScriptedRouting:
-    """`replies` answer the calls in turn (an exception is raised); without any left, chats go to the ring `backend`.
+    """`replies` answer the calls in turn (an exception is raised); without any left, the adapter asks the ring.
 
     `keys` are API keys; `calls` are what came; `open` counts streams that are not closed.
     """
 
     def __init__(self, backend: Backend | None = None, settings: Settings | None = None) -> None:
-        self.backend, self.settings = backend, settings
+        self.settings = settings
+        self.ring = None if backend is None or settings is None else adapter_over(backend, settings)
         self.replies: list[Reply | Exception] = []
         self.calls: list[Call] = []
         self.open = 0
@@ -53,7 +84,8 @@ class ScriptedRouting:
             if isinstance(reply, Exception):
                 raise reply
             return reply
-        return await self._ring(call)
+        assert self.ring is not None, "a call that no reply is scripted for"
+        return await self.ring.serve(call)
 
     async def explain(self, call: Call) -> dict[str, Any]:
         self.calls.append(call)
@@ -142,41 +174,3 @@ class ScriptedRouting:
                 self.open -= 1
 
         return Reply(headers=dict(HEADERS), frames=frames())
-
-    async def _ring(self, call: Call) -> Reply:
-        """What the adapter does where there is a ring only: its answer, the first content awaited."""
-        assert self.backend is not None
-        assert self.settings is not None
-        parse = parse_chat if call.kind == "chat" else parse_completion
-        parsed = parse(call.body, call.id, self.settings)
-        answer = Answer(parsed, 1)
-        if call.stream:
-            frames = _frames(self.backend, parsed, answer)
-            first = await anext(frames)
-            return Reply(headers=dict(HEADERS), frames=_again(first, frames))
-        async with Fanout(self.backend, parsed.requests) as fanout:
-            while fanout.running:
-                for index, delta in await fanout.take():
-                    answer.add(index, delta)
-        return whole(answer.whole())
-
-
-async def _frames(backend: Backend, parsed: ParsedRequest, answer: Answer) -> AsyncGenerator[bytes, None]:
-    opening = answer.opening()
-    async with Fanout(backend, parsed.requests) as fanout:
-        while fanout.running:
-            for index, delta in await fanout.take():
-                for event in [*opening, *answer.chunks(index, delta)]:
-                    yield sse.frame(event)
-                opening = []
-    if parsed.include_usage:
-        yield sse.frame(answer.usage_chunk())
-
-
-async def _again(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield first
-        async for piece in rest:
-            yield piece
-    finally:
-        await rest.aclose()
