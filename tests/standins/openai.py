@@ -30,6 +30,8 @@ class OpenAI(Standin):
     def routes(self) -> list[web.RouteDef]:
         found: list[web.RouteDef] = []
         for prefix in self.prefixes:
+            if prefix == "/v1":
+                found.append(self.ask("POST", "/beta/chat/completions", self.chat))  # DeepSeek's, for prefixes
             found += [
                 self.ask("POST", f"{prefix}/chat/completions", self.chat),
                 self.ask("POST", f"{prefix}/completions", self.completion),

@@ -76,6 +76,8 @@ class Standin:
         self.tls = tls
         self.unix_path = unix_path
         self.record = record
+        self._peers: set[Any] = set()
+        self._came = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     # What a provider fills in.
@@ -106,6 +108,17 @@ class Standin:
     def url(self) -> str:
         """Address without a path: http://127.0.0.1:PORT."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def accepted(self) -> int:
+        """How many connections carried requests."""
+        return len(self._peers)
+
+    async def asked(self, count: int) -> None:
+        """Wait until `count` requests have come (from the stand-in's own event loop only)."""
+        while len(self.requests) < count:
+            self._came.clear()
+            await self._came.wait()
 
     async def start(self) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -182,6 +195,8 @@ class Standin:
     async def _receive(
         self, request: web.Request, model_of: Callable[[web.Request, Mapping[str, Any]], str]
     ) -> Received:
+        if request.transport is not None:
+            self._peers.add(request.transport.get_extra_info("peername"))
         body: dict[str, Any] = {}
         files: dict[str, tuple[str, bytes]] = {}
         raw = b""
@@ -202,6 +217,7 @@ class Standin:
         if not self.record:
             self.requests.clear()
         self.requests.append(received)
+        self._came.set()
         return received
 
     async def _play(

@@ -1,0 +1,125 @@
+"""Server-sent events of an OpenAI-shaped stream, read as they come (WHATWG HTML 9.2, "Server-sent events").
+
+Pure: bytes in, batches out. Lines end with LF or CRLF (a lone CR, which the standard also allows, no provider sends).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from exo_node.routing.call import Batch, UpstreamError
+from exo_node.routing.wire_errors import error_from_event
+
+MAX_EVENT = 16 * 1024 * 1024  # bytes; an image in base64 fits, a server that never ends an event does not
+
+
+class SSEReader:
+    """Cuts one stream into batches, one for each network read.
+
+    `done` after `[DONE]`, whatever follows is dropped. `failure` is what ends the stream when the batch just returned
+    (or nothing) has been used: the events before a broken one still count.
+    """
+
+    __slots__ = ("_backend", "_held", "_pieces", "_secrets", "_trusted", "done", "failure")
+
+    def __init__(self, backend: str, secrets: tuple[str, ...] = (), *, trusted: bool = False) -> None:
+        """`trusted`: our own sidecar, whose errors name their cause."""
+        self._backend = backend
+        self._secrets = secrets
+        self._trusted = trusted
+        self._pieces: list[bytes] = []  # of an event that is not complete
+        self._held = 0  # bytes in them
+        self.done = False
+        self.failure: UpstreamError | None = None
+
+    def feed(self, data: bytes) -> Batch | None:
+        """The events that `data` completes; None when there are none."""
+        if self.done or self.failure is not None:
+            return None
+        if self._pieces or b"\n" not in data:
+            self._pieces.append(data)
+            self._held += len(data)
+            if b"\n" not in data:
+                self._bound()
+                return None
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        tail = b""
+        if b"\r" in data:
+            if data.endswith(b"\r"):  # its LF is still under way
+                data, tail = data[:-1], b"\r"
+            data = data.replace(b"\r\n", b"\n")
+        end = data.rfind(b"\n\n") + 2
+        rest = data[end:] + tail if end > 1 else data + tail
+        if rest:
+            self._pieces.append(rest)
+        self._held = len(rest)
+        batch = self._batch(data[:end] if rest else data) if end > 1 else None
+        if self.failure is None and not self.done:
+            self._bound()
+        return batch
+
+    def end(self) -> Batch | None:
+        """The stream was closed. An event that only lacks its blank line counts; half an event is a failure."""
+        rest = b"".join(self._pieces).replace(b"\r\n", b"\n").strip(b"\r\n")
+        self._pieces.clear()
+        if self.done or self.failure is not None or not rest:
+            return None
+        batch = self._batch(rest + b"\n\n")
+        if self.failure is not None and self.failure.cause == "malformed":
+            self.failure = UpstreamError(f"{self._backend}: the stream ended in the middle of an event", "eof")
+        return batch
+
+    def _bound(self) -> None:
+        if self._held > MAX_EVENT:
+            self._pieces.clear()
+            self._fail(f"an event of more than {MAX_EVENT} bytes")
+
+    def _batch(self, whole: bytes) -> Batch | None:
+        """Parse complete events; `whole` ends with a blank line and has LF lines."""
+        events: list[dict[str, Any]] = []
+        kept: list[bytes] = []
+        changed = False
+        for block in whole[:-2].split(b"\n\n"):
+            if block.startswith(b"data: ") and b"\n" not in block:  # as all providers send them
+                data = block[6:]
+            else:
+                block, data = _lines(block)
+                changed = True
+                if not data:
+                    continue
+            if data[:1] == b"[" and data.strip() == b"[DONE]":
+                self.done = changed = True
+                self._pieces.clear()
+                break
+            try:
+                event = orjson.loads(data)
+            except orjson.JSONDecodeError:
+                self._fail("an event that is not JSON")
+                break
+            if not isinstance(event, dict):
+                self._fail("an event that is no JSON object")
+                break
+            if event.get("error") or event.get("object") == "error":  # the latter: vLLM before 0.10
+                self.failure = error_from_event(self._backend, event, self._secrets, trusted=self._trusted)
+                break
+            events.append(event)
+            kept.append(block)
+        if not events:
+            return None
+        if changed or self.failure is not None:
+            kept.append(b"")
+            whole = b"\n\n".join(kept)
+        return Batch(whole, events)
+
+    def _fail(self, what: str) -> None:
+        self.failure = UpstreamError(f"{self._backend}: it sent {what}", "malformed")
+
+
+def _lines(block: bytes) -> tuple[bytes, bytes]:
+    """(the block without comments and stray blank lines, its data lines joined)."""
+    lines = [line for line in block.split(b"\n") if line and not line.startswith(b":")]
+    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    return b"\n".join(lines), b"\n".join(data)
