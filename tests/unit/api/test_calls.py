@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exo_node.api.calls import Context, guess_kind, make_call
+from exo_node.api.shapes import SHAPES
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import Call, Caller, CallKind
 
@@ -105,3 +108,28 @@ def test_kinds_by_their_fields(body: dict[str, Any], kind: CallKind) -> None:
     assert guess_kind(body) == kind
     with pytest.raises(InvalidRequest):
         guess_kind({"model": "m"})
+
+
+FIELDS = [
+    "model", "messages", "prompt", "input", "query", "documents", "exo", "provider", "extra_body", "user", "stream",
+    "stream_options", "tools", "response_format", "modalities", "logprobs", "n", "max_tokens", "voice", "speed", "size",
+    "encoding_format", "dimensions", "top_n", "return_documents", "stream_format", "temperature", "language",
+]  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+KEYS = st.sampled_from(["role", "content", "type", "text", "image_url", "url", "tool_calls", "strategy", "max_cost"])
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(SHAPES)), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
+def test_any_json_is_a_call_or_a_400(kind: CallKind, body: dict[str, Any]) -> None:
+    """Whatever is sent makes a call whose counts are no nonsense, or an error of the sender's."""
+    try:
+        call = make_call(kind, body, Context(id="c", deadline=0.0, default_model="m"))
+    except InvalidRequest as e:
+        assert e.param
+    else:
+        assert call.prompt_tokens >= 0
+        assert call.model == call.body["model"]
