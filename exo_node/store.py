@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 SPEND_KEPT_S = 400 * 86400.0  # a year and a month
+SUMS_KEPT_S = 62 * 86400.0
 CACHE_TRIM_EVERY = 32  # puts between two looks at the cache's size
 GROUPS = ("provider", "backend", "model", "served_model", "key_id", "user", "node", "kind")
 
@@ -232,6 +233,7 @@ def _prepare(db: sqlite3.Connection, where: str) -> None:
 
     migrate(db, where)
     db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
+    db.execute("DELETE FROM spent WHERE period < ?", (time.strftime("%Y-%m", time.gmtime(time.time() - SUMS_KEPT_S)),))
 
 
 def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:

@@ -1,0 +1,164 @@
+"""API keys of this machine's nodes: made once and shown once, kept as hashes, looked up without waiting.
+
+A key is 256 random bits, so one SHA-256 is as good as a slow hash: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, Unauthorized
+from exo_node.limits.budgets import Period
+
+PREFIX = "sk-exo-"
+WATCH_S = 1.0  # how soon a key that was added or revoked counts in a running node
+ADMIN_ID = "admin"  # what the key of --api-key and master_key is called in spend and limits
+
+
+class KeyRows(Protocol):
+    """Where keys are kept (the store). Rows: `id, name, hash, created, admin, models, rpm, tpm, ...`."""
+
+    async def keys(self) -> list[dict[str, Any]]: ...
+
+    async def add_key(self, row: Mapping[str, Any]) -> None: ...
+
+    async def remove_key(self, key_id: str) -> bool: ...
+
+    def stamp(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInfo:
+    """What a key may do; nothing of it is secret. Limits are per minute, `budget` USD per `period`; None: no limit.
+
+    `models` are names and patterns ("gpt-*"); empty: all. `user_rpm` and `user_tpm` hold for each `user` that
+    requests with this key name.
+    """
+
+    id: str
+    name: str = ""
+    created: float = 0.0
+    admin: bool = False
+    models: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    user_rpm: int | None = None
+    user_tpm: int | None = None
+    budget: float | None = None
+    period: Period = "month"
+
+    @property
+    def label(self) -> str:
+        return f"API key {self.name or self.id!r}"
+
+    def allows(self, model: str) -> bool:
+        return not self.models or any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
+
+    def check_model(self, model: str) -> None:
+        """Raises `ModelNotAllowed`."""
+        if not self.allows(model):
+            raise ModelNotAllowed(
+                f"{self.label} may not ask for {model[:80]!r}; it may ask for: {', '.join(self.models)}", param="model"
+            )
+
+
+def digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+class ApiKeys:
+    """The keys as of the last look at the store. `admin_secrets`: --api-key and the configuration's master_key."""
+
+    def __init__(self, rows: KeyRows, admin_secrets: Iterable[str | None] = ()) -> None:
+        self._rows = rows
+        self._stamp: tuple[int, ...] | None = None
+        self._by_id: dict[str, KeyInfo] = {}
+        self._by_digest: dict[bytes, KeyInfo] = {}
+        self._admins: tuple[bytes, ...] = ()
+        self.set_admin_secrets(admin_secrets)
+
+    def set_admin_secrets(self, admin_secrets: Iterable[str | None]) -> None:
+        """After a reload of the configuration."""
+        self._admins = tuple(digest(secret) for secret in admin_secrets if secret)
+
+    @property
+    def required(self) -> bool:
+        """Whether there is any key, so that requests must carry one."""
+        return bool(self._admins or self._by_digest)
+
+    def verify(self, secret: str) -> KeyInfo | None:
+        """Whose key this is; None while there is no key at all. Raises `Unauthorized`. Never waits.
+
+        What is compared are hashes: the time tells nothing of the keys.
+        """
+        if not self.required:
+            return None
+        found = digest(secret)
+        if any([hmac.compare_digest(found, admin) for admin in self._admins]):  # all of them, always
+            return KeyInfo(id=ADMIN_ID, name=ADMIN_ID, admin=True)
+        info = self._by_digest.get(found)
+        if info is None:
+            raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+        return info
+
+    def info(self, key_id: str) -> KeyInfo | None:
+        """The key with that id; None for "" and for keys that are gone."""
+        return self._by_id.get(key_id)
+
+    def list(self) -> tuple[KeyInfo, ...]:
+        """Oldest first."""
+        return tuple(self._by_id.values())
+
+    async def refresh(self) -> None:
+        """Read the keys if the file has changed. Raises `StoreError`."""
+        stamp = self._rows.stamp()
+        if stamp == self._stamp:
+            return
+        by_id, by_digest = {}, {}
+        for row in await self._rows.keys():
+            info = _info(row)
+            by_id[info.id] = info
+            by_digest[bytes(row["hash"])] = info
+        self._by_id, self._by_digest, self._stamp = by_id, by_digest, stamp
+
+    async def watch(self) -> None:
+        """Keep up with `exo apikey` of other processes; for a task of the daemon's."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(WATCH_S)
+
+    async def add(self, info: KeyInfo) -> tuple[KeyInfo, str]:
+        """Make a key with these rights (its `id` and `created` are given here); the key itself is told only now."""
+        await self.refresh()
+        if info.name and any(one.name == info.name for one in self._by_id.values()):
+            raise InvalidRequest(f"there is an API key named {info.name!r} already; revoke it or choose another name")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        row = {name: getattr(info, name) for name in KeyInfo.__slots__}
+        row |= {"id": f"key-{secrets.token_hex(4)}", "created": time.time(), "models": list(info.models)}
+        await self._rows.add_key({**row, "hash": digest(secret)})
+        await self.refresh()
+        return self._by_id[row["id"]], secret
+
+    async def revoke(self, name_or_id: str) -> KeyInfo:
+        """Raises `NotFound`, which lists what there is."""
+        await self.refresh()
+        for info in self._by_id.values():
+            if name_or_id in (info.id, info.name):
+                await self._rows.remove_key(info.id)
+                await self.refresh()
+                return info
+        there = ", ".join(info.name or info.id for info in self._by_id.values())
+        raise NotFound(f"no API key {name_or_id[:80]!r}; there {f'are: {there}' if there else 'is none'}")
+
+
+def _info(row: Mapping[str, Any]) -> KeyInfo:
+    values = {name: row[name] for name in KeyInfo.__slots__}
+    return KeyInfo(**{**values, "models": tuple(row["models"]), "period": row["period"] or "month"})

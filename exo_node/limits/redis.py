@@ -1,0 +1,255 @@
+"""Redis shared by several nodes: limits, budgets' sums, cooldowns, cached answers; and what happens when it goes away.
+
+One task owns the conversation. While a batch of operations is under way the next one gathers, so that two hundred
+requests at once are a few round trips. Nobody waits longer than `timeout_s`; while Redis is away nobody waits at all,
+and the task knocks every `RETRY_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exo_node.limits.redis_script import SCRIPT
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 0.25  # what a request may lose to Redis at most
+RETRY_S = 1.0
+MAX_BATCH = 500
+RESTORED_AT_ONCE = 1000  # entries of one operation when Redis is told again what it missed
+
+Operation = list[Any]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    operation: Operation
+    answer: asyncio.Future[list[Any] | None] | None
+
+
+class SharedRedis:
+    """Connects when first used. `missed()` gives the operations that tell a Redis that came back what it missed."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 6379,
+        *,
+        password: str | None = None,
+        db: int = 0,
+        namespace: str = "exo:",
+        timeout_s: float = TIMEOUT_S,
+        missed: Callable[[], list[Operation]] = list,
+    ) -> None:
+        self.address = f"{host}:{port}/{db}"
+        self._where: dict[str, Any] = {"host": host, "port": port, "password": password, "db": db}
+        self._namespace = namespace
+        self._timeout_s = timeout_s
+        self.missed = missed
+        self._queue: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._client: Redis | None = None
+        self._up: bool | None = None  # None: not tried yet
+        self._why = ""
+        self._open: dict[str, float] = {}  # shared cooldowns: name -> time.monotonic()
+
+    @property
+    def up(self) -> bool:
+        """Whether the last conversation went well (or none has been tried)."""
+        return self._up is not False
+
+    def status(self) -> dict[str, Any]:
+        """For status pages; no password in it."""
+        state = {None: "not used yet", True: "up", False: "away: limits hold for each node by itself"}[self._up]
+        return {"address": self.address, "state": state, "error": self._why}
+
+    def opened(self) -> Mapping[str, float]:
+        """Cooldowns that some node has told: name -> `time.monotonic()` when it ends. As of the last conversation."""
+        now = time.monotonic()
+        return {name: until for name, until in self._open.items() if until > now}
+
+    async def start(self) -> None:
+        """Say hello at start-up, so that the first request need not. Does not raise: an absent Redis is reported."""
+        await asyncio.to_thread(_import_redis)
+        self._start()
+        await self._talk([])
+
+    async def call(self, operation: Operation) -> list[Any] | None:
+        """The operation's answer, or None where Redis is away or too slow."""
+        self._start()
+        if not self.up:
+            return None
+        answer: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(operation, answer))
+        self._wake.set()
+        await asyncio.wait({answer}, timeout=self._timeout_s)
+        return answer.result() if answer.done() else None
+
+    def tell(self, operation: Operation) -> None:
+        """Run it soon, without an answer; lost while Redis is away (`missed` makes up for it)."""
+        self._start()
+        if self.up:
+            self._queue.append(_Waiting(operation, None))
+            self._wake.set()
+
+    async def get(self, key: str) -> bytes | None:
+        """A stored value; None where there is none, or Redis is away."""
+        found = await self._plain(lambda client: client.get(f"{self._namespace}cache:{key}"))
+        return found if isinstance(found, bytes) else None
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Store a value for `ttl_s`; nothing happens while Redis is away."""
+        name, milliseconds = f"{self._namespace}cache:{key}", max(1, round(ttl_s * 1000))
+        await self._plain(lambda client: client.set(name, value, px=milliseconds))
+
+    async def close(self) -> None:
+        """Say what was told, then hang up."""
+        if self._task is not None:
+            if self._queue and self._up:
+                await self._talk(self._queue[:MAX_BATCH])
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for waiting in self._queue:
+            _answer(waiting, None)
+        self._queue.clear()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _start(self) -> None:
+        if self._task is None:  # ended by close()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="redis")
+
+    async def _run(self) -> None:
+        while True:
+            if self._up is False:
+                await asyncio.sleep(RETRY_S)
+                await self._come_back()
+                continue
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue and self.up:
+                batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                await self._talk(batch)
+
+    async def _talk(self, batch: list[_Waiting]) -> None:
+        try:
+            results = await self._run_script([waiting.operation for waiting in batch])
+        except Unreachable as e:
+            self._lost(e)
+            results = [None] * len(batch)
+        except BaseException:  # cancelled: those who wait must not wait for nobody
+            for waiting in batch:
+                _answer(waiting, None)
+            raise
+        for waiting, result in zip(batch, results, strict=True):
+            _answer(waiting, result)
+
+    async def _come_back(self) -> None:
+        """Knock; a Redis that answers is told first what it missed, before anybody asks it again."""
+        try:
+            operations = self.missed()
+            for start in range(0, max(1, len(operations)), MAX_BATCH):
+                await self._run_script(operations[start : start + MAX_BATCH])
+        except Unreachable as e:
+            self._why = str(e)
+
+    async def _run_script(self, operations: Sequence[Operation]) -> list[list[Any] | None]:
+        """Raises `Unreachable`."""
+        from redis.exceptions import NoScriptError
+
+        client = self._connection()
+        body = json.dumps(operations)
+        try:
+            reply = await self._within(client.evalsha(_SHA, 1, self._namespace, body))
+        except NoScriptError:
+            reply = await self._within(client.eval(SCRIPT, 1, self._namespace, body))
+        decoded = json.loads(reply)
+        now = time.monotonic()
+        self._open = {name: now + left / 1e6 for name, left in dict(decoded["open"]).items()}
+        if self._up is False:
+            log.info("Redis at %s is back: limits are shared again", self.address)
+        self._up, self._why = True, ""
+        return [list(result) for result in decoded["results"]]
+
+    async def _plain(self, command: Callable[[Redis], Any]) -> Any:
+        self._start()
+        if not self.up:
+            return None
+        try:
+            return await self._within(command(self._connection()))
+        except Unreachable as e:
+            self._lost(e)
+            return None
+
+    async def _within(self, answer: Any) -> Any:
+        from redis.exceptions import NoScriptError, RedisError
+
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await answer
+        except NoScriptError:
+            raise
+        except TimeoutError as e:
+            raise Unreachable(f"no answer within {self._timeout_s:g} s") from e
+        except (RedisError, OSError) as e:
+            raise Unreachable(" ".join(str(e).split()) or type(e).__name__) from e
+
+    def _connection(self) -> Redis:
+        if self._client is None:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+
+            # Its own repeats would multiply ours.
+            self._client = Redis(
+                **self._where,
+                socket_timeout=self._timeout_s,
+                socket_connect_timeout=self._timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                max_connections=64,
+            )
+        return self._client
+
+    def _lost(self, error: Unreachable) -> None:
+        self._why = str(error)
+        if self.up:
+            log.warning("Redis at %s is away (%s): limits hold for each node by itself", self.address, error)
+        self._up = False
+        for waiting in self._queue:
+            _answer(waiting, None)
+        self._queue.clear()
+        self._wake.set()  # the task looks at the state again
+
+
+def _import_redis() -> None:
+    import redis.asyncio  # noqa: F401
+
+
+class Unreachable(Exception):
+    """Redis did not answer, or not in time."""
+
+
+def _answer(waiting: _Waiting, result: list[Any] | None) -> None:
+    if waiting.answer is not None and not waiting.answer.done():
+        waiting.answer.set_result(result)
+
+
+def _sha() -> str:
+    import hashlib
+
+    return hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # what EVALSHA names scripts by
+
+
+_SHA = _sha()

@@ -1,0 +1,50 @@
+"""A real redis-server for tests, to be started, killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+PASSWORD = "planted-redis-password"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look again and again; pytest's timeout ends it."""
+    while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
+        await asyncio.sleep(0.02)
+
+
+class Server:
+    """A redis-server of the test's own, without anything on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--requirepass", PASSWORD, "--dir", str(self._folder), stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                return
+
+    async def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
