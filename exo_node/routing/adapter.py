@@ -12,6 +12,7 @@ from typing import Any
 
 from exo_node.routing.attempts import Attempts
 from exo_node.routing.call import Call, CallRecord, Reply
+from exo_node.routing.failure import nobody
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.plan import Ask, Candidate, RoutePlan, Step
 from exo_node.routing.report import Report
@@ -43,11 +44,13 @@ class LiteLLMAdapter:
         self._in_flight += 1
         self._served += 1
         try:
-            plan = self._choose(await parts.sources.candidates(call), call, options)
+            candidates = await parts.sources.candidates(call)
+            plan = self._choose(candidates, call, options)
             report.strategy, report.reason = plan.strategy, plan.reason
+            if not plan.steps:
+                raise nobody(call, plan, candidates)
             parts.retries.deposit(began)
-            if plan.steps:
-                parts.hedges.request(plan.steps[0].cost or 0.0)
+            parts.hedges.request(plan.steps[0].cost or 0.0)
             return await Serving(call, plan, parts, options, attempts, report).serve()
         except asyncio.CancelledError:
             report.gone(None, "")
@@ -87,8 +90,8 @@ class LiteLLMAdapter:
         parts = self._parts
         ask = ask_of(call, options)
         plan = parts.choose(candidates, ask, parts.profile, parts.breaker, parts.clock(), parts.rng)
-        if not plan.steps and (ring := _to_ask_anyway(candidates, call)) is not None:
-            step = Step(candidate=ring, ttft_s=0.0, total_s=0.0, cost=None, reason="it says itself what it cannot do")
+        if not plan.steps and (one := _to_ask_anyway(candidates, ask)) is not None:
+            step = Step(candidate=one, ttft_s=0.0, total_s=0.0, cost=None, reason="it judges for itself")
             plan = replace(plan, steps=(step,), cascade=False)
         return plan
 
@@ -131,10 +134,18 @@ def _last_words(body: Mapping[str, Any]) -> str:
     return ""
 
 
-def _to_ask_anyway(candidates: list[Candidate], call: Call) -> Candidate | None:
-    """A ring that lacks a capability, when nobody else is there: it refuses at once, and names the field."""
+def _to_ask_anyway(candidates: list[Candidate], ask: Ask) -> Candidate | None:
+    """When nobody fits: a backend ruled out by our estimate of the prompt alone, which may be wrong; or a ring that
+    cannot do what is asked, since it refuses at once and names the field."""
     for candidate in candidates:
-        if candidate.kind == "ring" and not candidate.rejected and call.needs - candidate.capabilities:
+        if candidate.rejected or not candidate.room or ask.provider not in (None, candidate.provider):
+            continue
+        too_long = candidate.context is not None and ask.prompt_tokens + (ask.max_tokens or 0) >= candidate.context
+        missing = ask.needs - candidate.capabilities
+        if candidate.kind == "ring":
+            if too_long or missing:
+                return candidate
+        elif too_long and not missing and ask.max_cost is None:
             return candidate
     return None
 

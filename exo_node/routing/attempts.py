@@ -20,7 +20,7 @@ ASSUMED_TOKENS = 256  # of an answer without a limit, to reserve by
 # The provider had accepted the request when these happened, so it may bill the prompt.
 _MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 # Not the backend's doing: says nothing about its health.
-_BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled", "unavailable"})
+_BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Attempts:
             return
         now = self.clock()
         self.errors.append((tried.step, error))
-        if error.cause not in _BLAMELESS:
+        if error.cause not in _BLAMELESS and error.code != "unsupported_parameter":
             waited = now - tried.started
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
             self.breaker.failed(tried.candidate, error, now)

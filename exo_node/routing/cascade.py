@@ -22,7 +22,7 @@ _REFUSES = re.compile(
 
 
 def shortcoming(call: Call, answer: Mapping[str, Any], check: Check | None = None) -> str:
-    """Why `answer` is not good enough: refusal, empty, invalid_json, low_logprob or the user's reason; "" when it is."""
+    """Why `answer` is not good enough: refusal, empty, invalid_json, low_logprob, the user's reason; "" when it is."""
     choices = answer.get("choices") or ()
     if not choices:
         return "empty"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from exo_node.errors import ExoError
 from exo_node.routing.call import Call, UpstreamError
-from exo_node.routing.plan import RoutePlan, Step
+from exo_node.routing.plan import Candidate, RoutePlan, Step
 
 MAX_MESSAGE = 2000
 
@@ -21,7 +21,7 @@ def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, Upstre
         latest.pop(step.candidate.backend, None)
         latest[step.candidate.backend] = error
     if not latest:
-        return _nobody(call, plan)
+        return UpstreamError(f"{call.model}: no time was left to ask a backend", "timeout")
     order = {step.candidate.backend: i for i, step in enumerate(plan.steps)}
     found = sorted(latest.items(), key=lambda one: order.get(one[0], len(order)))
     chosen = next((error for _, error in found if error.cause != "unavailable"), found[0][1])
@@ -43,11 +43,16 @@ def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, Upstre
     return made
 
 
-def _nobody(call: Call, plan: RoutePlan) -> UpstreamError:
-    if plan.steps:
-        return UpstreamError(f"{call.model}: no time was left to ask a backend", "timeout")
+def nobody(call: Call, plan: RoutePlan, candidates: Sequence[Candidate]) -> UpstreamError:
+    """No backend may even be asked: why not, for each. 429 where only room is lacking, 400 where nobody offers it."""
     why = "; ".join(f"{backend}: {reason}" for backend, reason in plan.rejected.items())[:MAX_MESSAGE]
-    return UpstreamError(f"no backend can serve {call.model!r}{f': {why}' if why else ''}", "unavailable")
+    message = f"no backend can serve {call.model!r}{f': {why}' if why else ''}"
+    there = [candidate for candidate in candidates if not candidate.rejected]
+    if there and all(call.needs - candidate.capabilities for candidate in there):
+        return UpstreamError(message, "bad_request", code="unsupported_parameter")
+    if any(not candidate.room for candidate in there):
+        return UpstreamError(message, "rate_limited")
+    return UpstreamError(message, "unavailable")
 
 
 def headers_of(error: ExoError) -> Mapping[str, str]:
