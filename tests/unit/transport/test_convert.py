@@ -48,8 +48,25 @@ STATE = NodeState(
     leaving=True,
     shards=(("i1", 0),),
     deployments=(
-        SharedDeployment("openai/gpt-4o", "gpt-4", "openai/gpt-4o", "openai", "gpt-4o", ("tools",), 128000, 2.5, 10.0),
-        SharedDeployment("ollama/x", "x", "ollama/x", "ollama", "x", price_input=0.0),
+        SharedDeployment(
+            id="openai/gpt-4o",
+            model_name="gpt-4",
+            litellm_model="openai/gpt-4o",
+            provider="openai",
+            upstream_model="gpt-4o",
+            capabilities=("tools",),
+            context=128000,
+            price_input=2.5,
+            price_output=10.0,
+        ),
+        SharedDeployment(
+            id="ollama/x",
+            model_name="x",
+            litellm_model="ollama/x",
+            provider="ollama",
+            upstream_model="x",
+            price_input=0.0,
+        ),
     ),
 )
 
