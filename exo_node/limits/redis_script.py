@@ -17,7 +17,7 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local prefix = KEYS[1]
 local MINUTE, HOUR, KEEP = 60000000, 3600000000, 3456000
-local function s(x) return string.format('%.0f', x) end
+local function s(x) return string.format('%.0f', x + 0) end  -- + 0: no "-0", which is no integer to Redis
 
 local function prune(log, length)
   while true do

@@ -14,7 +14,7 @@ pytestmark = needs_redis
 
 
 async def test_the_script_decides_as_memory_does(tmp_path: Path) -> None:
-    """A thousand random requests, settlements and releases: same ones pass, for the same reason, in Redis and in memory."""
+    """Of a thousand random requests, settlements and releases the same pass in Redis and in memory."""
     server = Server(tmp_path)
     await server.start()
     rng = random.Random(5)
