@@ -24,7 +24,7 @@ def arguments(parser: Parser, verb: str) -> None:
 def run(parsed: Parsed, verb: str) -> int:
     from exo_node.routing.secrets import SecretStore
 
-    action, names = parsed.own.action, parsed.own.names
+    action, names = parsed.own.action, getattr(parsed.own, "names", [])
     variable = getattr(parsed.own, "from_env", None)
     if variable is not None and action != "set":
         raise ConfigurationError("--from-env is for exo secrets set")

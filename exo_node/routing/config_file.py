@@ -160,7 +160,7 @@ def _general(section: Section, draft: Draft) -> None:
                 "Redis shares limits between nodes",
             )
         else:
-            draft.fields["database"] = path
+            draft.fields["database"] = section.refs.resolve(path)  # `~/` behind the prefix
     section.refuse(_REFUSED_GENERAL)
     section.done()
 

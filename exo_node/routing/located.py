@@ -19,6 +19,7 @@ from exo_node.errors import ConfigurationError
 Keys = tuple[str | int, ...]
 MAX_DEPTH = 64  # the documents nest 7 deep; a file that nests more is an accident or an attack
 MAX_VALUES = 100_000  # a YAML alias that names itself many times over multiplies
+_PLACE = re.compile(r"(.*?):([0-9]+): ")
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
@@ -67,8 +68,12 @@ class Problems:
             self.lines.append(line)
 
     def raise_if_any(self) -> None:
+        """In the order of the files, and of the lines in each."""
         if self.lines:
-            raise FileProblems(self.lines)
+            places = [_PLACE.match(line) for line in self.lines]
+            files = {name: i for i, name in reversed([*enumerate(place and place[1] for place in places)])}
+            order = [(files[place[1]], int(place[2])) if place else (files[None], 0) for place in places]
+            raise FileProblems([self.lines[i] for i in sorted(range(len(order)), key=order.__getitem__)])
 
 
 def dotted(keys: Keys) -> str:

@@ -16,7 +16,10 @@ def parse_yaml(name: str, text: str) -> Source:
 
     An unquoted date stays the text that it was written as (`api_version: 2024-02-01`).
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as e:  # a character that YAML forbids; its text would quote the file
+        raise FileProblems([f"{name}: not YAML: it holds a character that YAML does not allow"]) from e
     try:
         node = loader.get_single_node()
         if node is None:
@@ -27,8 +30,6 @@ def parse_yaml(name: str, text: str) -> Source:
         mark = e.problem_mark or e.context_mark
         line = "" if mark is None else f":{mark.line + 1}"
         raise FileProblems([f"{name}{line}: not YAML: {e.problem or e.context}"]) from e
-    except yaml.YAMLError as e:  # a character that YAML forbids; its text would quote the file
-        raise FileProblems([f"{name}: not YAML: it holds a character that YAML does not allow"]) from e
     except RecursionError as e:
         raise FileProblems([f"{name}: not YAML: nested more than {MAX_DEPTH} deep"]) from e
     finally:
