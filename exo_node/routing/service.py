@@ -84,6 +84,7 @@ class LiteLLMService:
         self._tasks: list[asyncio.Task[None]] = []
         self._folder: Path | None = None
         self._version = 0
+        self._deployments = tuple(deployments)
         self._configuration, self._mask = self._configure(deployments)
         self._running = False
 
@@ -158,6 +159,7 @@ class LiteLLMService:
         """Take another list of deployments (and other variables). When it returns, every worker that answers has it."""
         if environment is not None:
             self._environment = dict(environment)
+        self._deployments = tuple(deployments)
         self._configuration, self._mask = self._configure(deployments)
         for worker in self._workers:
             worker.configure(self._configuration, self._mask)

@@ -7,37 +7,89 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Attributes of LiteLLM's objects that are its own bookkeeping.
+# LiteLLM's own bookkeeping, and its own idea of the price.
 _PRIVATE = ("_hidden_params", "_response_headers", "_response_ms", "hidden_params", "response_ms")
 
 
-def plain(answer: Any) -> dict[str, Any]:
+def plain(answer: Any, provider: str = "") -> dict[str, Any]:
     """A response object as JSON data; absent fields are left out, as OpenAI's SDKs read both alike."""
     if isinstance(answer, Mapping):
         data = dict(answer)
     elif hasattr(answer, "model_dump"):
-        data = answer.model_dump(exclude_none=True, mode="json")
+        # By alias: moderation categories are "harassment/threatening" on the wire.
+        data = answer.model_dump(exclude_none=True, by_alias=True, mode="json")
     else:
         raise TypeError(f"LiteLLM answered a {type(answer).__name__}")
     for name in _PRIVATE:
         data.pop(name, None)
+    _tidy(data, provider)
     for choice in data.get("choices") or ():
-        choice.setdefault("finish_reason", None)
-        if isinstance(choice.get("message"), dict):
-            choice["message"].setdefault("content", None)
+        _drop_empty_extras(choice)
+        if isinstance(message := choice.get("message"), dict):
+            _drop_empty_extras(message)
+            message.setdefault("content", None)
     return data
 
 
-def chunk(answer: Any) -> dict[str, Any]:
-    """One chunk of a stream as JSON data."""
-    data: dict[str, Any] = answer.model_dump(exclude_none=True)
-    data.setdefault("choices", [])
-    for choice in data["choices"]:
-        choice.setdefault("finish_reason", None)
-        # A text completion's chunk has "text" instead.
-        if "text" not in choice:
-            choice.setdefault("delta", {})
+def moderation(data: dict[str, Any]) -> dict[str, Any]:
+    """Categories that the provider did not judge are left out."""
+    for result in data.get("results") or ():
+        for name in ("categories", "category_scores", "category_applied_input_types"):
+            if isinstance(found := result.get(name), dict):
+                result[name] = {key: value for key, value in found.items() if value is not None}
     return data
+
+
+class Chunks:
+    """Makes the chunks of one stream JSON data: one id for all of them, usage in a chunk of its own."""
+
+    def __init__(self, kind: str = "chat", provider: str = "") -> None:
+        self._text = kind == "completion"
+        self._provider = provider
+        self._first: dict[str, Any] | None = None
+
+    def read(self, answer: Any) -> dict[str, Any]:
+        data: dict[str, Any] = answer.model_dump(exclude_none=True)
+        if self._first is None:
+            self._first = {name: data[name] for name in ("id", "created") if name in data}
+        data |= self._first  # LiteLLM gives every chunk of Ollama's another id
+        _tidy(data, self._provider)
+        for choice in data.setdefault("choices", []):
+            choice.setdefault("finish_reason", None)
+            if self._text:
+                choice.pop("delta", None)
+                choice.setdefault("text", "")
+            else:
+                _drop_empty_extras(choice.setdefault("delta", {}))
+        usage = data.get("usage")
+        if usage is not None and not usage.get("total_tokens"):
+            del data["usage"]  # on each chunk of a text completion, all zero
+        elif usage is not None and not any(says_something(choice) for choice in data["choices"]):
+            data["choices"] = []
+        return data
+
+
+def says_something(choice: Mapping[str, Any]) -> bool:
+    """Whether a chunk's choice holds more than its number."""
+    return bool(choice.get("finish_reason") or choice.get("text") or any((choice.get("delta") or {}).values()))
+
+
+def _tidy(data: dict[str, Any], provider: str) -> None:
+    if isinstance(usage := data.get("usage"), dict):
+        usage.pop("cost", None)  # by LiteLLM's table; ours is the adapter's
+    for name in [n for n, value in data.items() if value == [] and n.startswith("vertex_ai_")]:
+        del data[name]
+    if provider and isinstance(model := data.get("model"), str):
+        data["model"] = model.removeprefix(f"{provider}/")
+
+
+def _drop_empty_extras(part: dict[str, Any]) -> None:
+    extras = part.get("provider_specific_fields")
+    if isinstance(extras, dict) and not any(value for value in extras.values()):
+        del part["provider_specific_fields"]
+    for name in ("images", "thinking_blocks", "annotations"):
+        if part.get(name) == []:
+            del part[name]
 
 
 def embeddings(data: dict[str, Any], encoding: str | None) -> dict[str, Any]:

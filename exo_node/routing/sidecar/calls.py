@@ -103,7 +103,18 @@ def arguments(
     if kind == "embedding":
         merged.pop("encoding_format", None)  # answered by us, for every provider alike (answers.py)
     # One owner of retries: whatever a deployment says of them is the adapter's to do.
-    return {**merged, "model": target.model, "max_retries": 0, "num_retries": 0}
+    merged |= {"model": _model(kind, target.model), "max_retries": 0, "num_retries": 0}
+    if kind == "chat":
+        # With tools LiteLLM otherwise imports its MCP gateway, which a plain installation does not have.
+        merged["_skip_mcp_handler"] = True
+    return merged
+
+
+def _model(kind: Kind, model: str) -> str:
+    """Ollama's chat has a provider name of its own, under which LiteLLM finds nothing else of Ollama's."""
+    if kind != "chat" and model.startswith("ollama_chat/"):
+        return model.replace("ollama_chat/", "ollama/", 1)
+    return model
 
 
 def is_steering(name: str, steering: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,4 +56,36 @@ def load() -> Any:
     litellm.disable_add_prefix_to_prompt = True
     litellm.callbacks = []
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+    _send_once()
+    _remember_finish()
     return litellm
+
+
+def _send_once() -> None:
+    """LiteLLM's HTTP client sends a request again when its connection broke, also after the provider had read it.
+
+    That would bill twice in silence, and the adapter is the one owner of retries. Its second try is one method.
+    """
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    async def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        error = sys.exc_info()[1]  # called while the first try's error is handled
+        raise error if error is not None else ConnectionError("no second try")
+
+    AsyncHTTPHandler.single_connection_post_request = refuse
+
+
+def _remember_finish() -> None:
+    """LiteLLM's reader of Gemini's chunks says "stop" with each of them; note which one really finished (relay.py)."""
+    from litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini import ModelResponseIterator
+
+    parse = ModelResponseIterator.chunk_parser
+
+    def chunk_parser(self: Any, chunk: Any) -> Any:
+        if any(candidate.get("finishReason") for candidate in chunk.get("candidates") or ()):
+            self.exo_finished = True
+        elif not hasattr(self, "exo_finished"):
+            self.exo_finished = False
+        return parse(self, chunk)
+
+    ModelResponseIterator.chunk_parser = chunk_parser

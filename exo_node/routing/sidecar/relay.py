@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from exo_node.routing.sidecar import answers
+from exo_node.routing.sidecar.answers import Chunks
 from exo_node.routing.sidecar.failures import CallFailed
 
 
-async def chunks(stream: Any, overlap: Overlap) -> AsyncGenerator[dict[str, Any], None]:
+async def chunks(stream: Any, read: Chunks, overlap: Overlap) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks of a stream of LiteLLM's, as JSON data. Raises what LiteLLM raises, and `CallFailed` ("eof")."""
     source = stream if hasattr(stream, "received_finish_reason") else getattr(stream, "completion_stream", None)
     try:
         async for said in stream:
-            data = answers.chunk(said)
+            data = read.read(said)
             if any(choice["finish_reason"] for choice in data["choices"]) and not _really_finished(source):
                 raise CallFailed("the provider's stream ended without a finish_reason", "eof")
-            if data.get("usage") and not data["choices"] and not _usage_reported(source):
-                continue
             if data.get("usage") and not _usage_reported(source):
                 del data["usage"]
-                if not any(_says_something(choice) for choice in data["choices"]):
+                if not data["choices"]:
                     continue
             if overlap.trim(data):
                 yield data
@@ -37,7 +35,9 @@ async def chunks(stream: Any, overlap: Overlap) -> AsyncGenerator[dict[str, Any]
 def _really_finished(source: Any) -> bool:
     if not hasattr(source, "received_finish_reason"):
         return True  # a stream of the SDK itself, which invents nothing
-    return bool(source.received_finish_reason or getattr(source, "intermittent_finish_reason", None))
+    # Of Gemini's streams it keeps `intermittent_finish_reason` only, and invents that too: engine.py notes the truth.
+    noted = getattr(source.completion_stream, "exo_finished", None)
+    return bool(source.received_finish_reason) if noted is None else bool(noted)
 
 
 def _usage_reported(source: Any) -> bool:
@@ -47,10 +47,6 @@ def _usage_reported(source: Any) -> bool:
         return True
     # The provider's usage comes with one of the last chunks.
     return any(getattr(chunk, "usage", None) is not None for chunk in reversed(seen))
-
-
-def _says_something(choice: Mapping[str, Any]) -> bool:
-    return bool(choice.get("finish_reason") or choice.get("text") or any((choice.get("delta") or {}).values()))
 
 
 class Overlap:

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from exo_node.routing.sidecar import answers, calls, prompted_tools, relay
 from exo_node.routing.sidecar.calls import Kind, Upload
-from exo_node.routing.sidecar.failures import CallFailed, Failure, failure_of
+from exo_node.routing.sidecar.diagnosis import failure_of
+from exo_node.routing.sidecar.failures import CallFailed, Failure
 from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, Target
 from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
@@ -79,7 +80,8 @@ class Worker:
                 arguments = calls.arguments(kind, target, body, self._steering, upload)
                 answer = await getattr(self._litellm, calls.FUNCTIONS[kind][0])(**arguments)
                 if body.get("stream") and kind in ("chat", "completion"):
-                    return await self._stream(request, relay.chunks(answer, relay.overlap_of(body, target.model)))
+                    read = answers.Chunks(kind, _provider(target))
+                    return await self._stream(request, relay.chunks(answer, read, relay.overlap_of(body, target.model)))
                 return self._whole(kind, target, body, answer)
             except Exception as e:  # LiteLLM raises whatever its parts raise; every one is this call's failure
                 return _error(failure_of(e, self._mask))
@@ -109,7 +111,9 @@ class Worker:
             return web.Response(body=answer.content, headers={"Content-Type": content_type})
         if kind == "transcription" and not hasattr(answer, "model_dump"):
             return web.Response(text=str(answer))
-        data = answers.plain(answer)
+        data = answers.plain(answer, _provider(target))
+        if kind == "moderation":
+            data = answers.moderation(data)
         if kind == "embedding":
             data = answers.embeddings(data, body.get("encoding_format"))
         if kind == "transcription" and body.get("response_format") in ("text", "srt", "vtt"):
@@ -172,7 +176,8 @@ class Worker:
         return await self._stream(request, _later(answers.as_chunks(answer, with_usage=with_usage)))
 
     async def _chat(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
-        return answers.plain(await self._litellm.acompletion(**calls.arguments("chat", target, body, self._steering)))
+        arguments = calls.arguments("chat", target, body, self._steering)
+        return answers.plain(await self._litellm.acompletion(**arguments), _provider(target))
 
     async def _ping(self, request: web.Request) -> web.Response:
         return _json({"pid": os.getpid(), "rss": resident_bytes(), "deployments": len(self._targets)})
@@ -233,6 +238,10 @@ async def _body(request: web.Request, kind: Kind) -> tuple[dict[str, Any], Uploa
         else:
             fields[name] = float(value) if name == "temperature" and isinstance(value, str) else value
     return fields, upload
+
+
+def _provider(target: Target) -> str:
+    return target.model.partition("/")[0] if "/" in target.model else ""
 
 
 async def _later(chunks: Any) -> AsyncGenerator[dict[str, Any], None]:
