@@ -22,7 +22,7 @@ TEXT = """{
 def section() -> tuple[Section, list[str]]:
     problems = Problems()
     source = parse_json("f", TEXT)
-    refs = References({"N": "12", "W": "word"}, {}.get)
+    refs = References({"N": "12", "W": "word"}, lambda _: None)
     return Section(source, (), source.value, refs, problems), problems.lines
 
 
@@ -70,7 +70,7 @@ def test_long_values_are_cut() -> None:
     """An error stays one line that can be read."""
     problems = Problems()
     source = parse_json("f", '{"a": "' + "x" * 5000 + '"}')
-    Section(source, (), source.value, References({}, {}.get), problems).read("a", values.integer(0))
+    Section(source, (), source.value, References({}, lambda _: None), problems).read("a", values.integer(0))
     assert len(problems.lines[0]) < 300
 
 
