@@ -78,6 +78,7 @@ class Draft:
     general: dict[str, Any] = field(default_factory=dict)
     group_strategy: str | None = None
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    record_names: dict[str, str] = field(default_factory=dict)  # system_name of a model record -> its ai_model
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     context_fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +93,13 @@ class Draft:
 
     def add_callbacks(self, names: Iterable[str]) -> None:
         self.callbacks += [name for name in names if name not in self.callbacks]
+
+
+def aliases(draft: Draft, made: Iterable[Deployment]) -> dict[str, tuple[str, ...]]:
+    """The user's own, and the names of model records that no group has."""
+    groups = {one.model_name for one in made}
+    records = {name: (model,) for name, model in draft.record_names.items() if name not in groups}
+    return {**records, **draft.aliases}
 
 
 def deployments(draft: Draft, defaults: Mapping[str, Any], upstream_proxy: bool) -> tuple[Deployment, ...]:

@@ -161,6 +161,7 @@ def read_model(section: Section, draft: Draft, providers: Mapping[str, Provider]
         params = Section(section.source, section.keys, {}, section.refs, section.problems)
     one = read_params(params.with_references(provider.references), name, draft.notes, asked)
     one.model_name, one.id = asked, name
+    draft.record_names[name] = asked  # document 004's fallback_models name records
     one.fields = {**fields, **one.fields}
     draft.deployments.append(_inherit(one, provider))
 

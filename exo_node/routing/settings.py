@@ -16,7 +16,7 @@ from exo_node.routing import records
 from exo_node.routing.config_file import read_config, read_environment_variables
 from exo_node.routing.deployment import RoutingConfig
 from exo_node.routing.deployment_section import read_deployment
-from exo_node.routing.draft import Draft, cache_config, deployments, redis_config
+from exo_node.routing.draft import Draft, aliases, cache_config, deployments, redis_config
 from exo_node.routing.environment import EnvFile, find_env_file, merge, read_env_file, unify
 from exo_node.routing.located import FileProblems, Keys, Problems, Source, read_source
 from exo_node.routing.references import References
@@ -158,7 +158,7 @@ def _config(
     redis = redis_config(draft, environment)
     return RoutingConfig(
         deployments=made,
-        aliases=draft.aliases,
+        aliases=aliases(draft, made),
         fallbacks=draft.fallbacks,
         context_fallbacks=draft.context_fallbacks,
         defaults=defaults,

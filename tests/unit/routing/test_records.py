@@ -48,6 +48,7 @@ def test_direct_mode(tmp_path: Path) -> None:
     assert (d.rpm, d.tpm, d.order, d.weight) == (1000, 100000, 1, 0.8)
     assert (d.num_retries, d.retry_after_s, d.timeout_s) == (3, 5, 120)
     assert d.fallbacks == ("gpt-4o-mini", "claude-3-sonnet")
+    assert config.aliases == {"gpt-4o-prod": ("gpt-4o",)}  # the record's name is a name to ask for
     assert (d.cache, d.cache_ttl_s) == (True, 3600)
     assert config.cache == CacheConfig(kind="memory", everywhere=False)  # the switch was this deployment's only
     assert d.params == {
