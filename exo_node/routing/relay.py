@@ -4,6 +4,7 @@ another backend when it breaks."""
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,19 +35,23 @@ class Live:
     async def next(self) -> Batch | None:
         """The next batch, read into the transcript; None at the stream's end. Raises `UpstreamError`."""
         watch = self.watch
-        watch.begin()
+        watch.waits += 1
+        watch.task = current_task()
         try:
             batch = await self.batches.__anext__()
         except StopAsyncIteration:
             return None
         except asyncio.CancelledError:
-            if not watch.expired():
-                raise
-            raise self._late() from None
-        finally:
-            watch.end()
+            self.cancelled()
+            raise
+        watch.task = None
         self.transcript.take(batch)
         return batch
+
+    def cancelled(self) -> None:
+        """A wait was cancelled: raises `UpstreamError` where the watch did it."""
+        if self.watch.expired():
+            raise self._late() from None
 
     def count(self) -> None:
         """Tell the attempt what came so far."""
@@ -111,7 +116,7 @@ async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
         while True:
             error: UpstreamError | None = None
             plain = story.continuer is None
-            transcript, take = live.transcript, live.next
+            transcript, watch = live.transcript, live.watch
             for batch, special in live.held:
                 if piece := batch.raw if plain and not special else story.piece(live, batch):
                     yield piece
@@ -119,7 +124,19 @@ async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
             try:
                 if transcript.complete:
                     story.linger(live)
-                while (one := await take()) is not None:
+                take, step = transcript.take, live.batches.__anext__
+                while True:  # `live.next` without its own frame: this is where a stream's time goes
+                    watch.waits += 1
+                    watch.task = current_task()
+                    try:
+                        one = await step()
+                    except StopAsyncIteration:
+                        break
+                    except asyncio.CancelledError:
+                        live.cancelled()
+                        raise
+                    watch.task = None
+                    take(one)
                     if plain and not transcript.special:
                         yield one.raw
                         continue
@@ -129,6 +146,7 @@ async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
                         story.linger(live)
             except UpstreamError as e:
                 error = e
+            watch.task = None
             live.count()
             if transcript.complete:
                 break

@@ -5,46 +5,39 @@ from __future__ import annotations
 
 import asyncio
 
+SAMPLES = 4  # looks per limit: silence is noticed after the limit and at most a quarter more
+
 
 class Watch:
     """Cancels the task that waits too long; the waiting code then asks `expired()` whether that was us.
 
-    A wait may last `limit_s` (None: as long as it likes) and never beyond `until` (on the event loop's clock). Time
-    between `end` and `begin`, when the reader is busy, counts for neither.
+    Around a wait the waiting code sets `task` to its own, adds one to `waits`, and sets `task` to None after it. A wait
+    may last `limit_s` (None: as long as it likes) and never beyond `until` (on the event loop's clock). Time between
+    waits, when the reader is busy, does not count.
     """
 
-    __slots__ = ("_cancelling", "_fired", "_handle", "_limit", "_loop", "_since", "_task", "_until")
+    __slots__ = ("_cancelling", "_fired", "_handle", "_limit", "_loop", "_seen", "_since", "_until", "task", "waits")
 
     def __init__(self, until: float, limit_s: float | None = None) -> None:
+        self.task: asyncio.Task[object] | None = None
+        self.waits = 0
         self._loop = asyncio.get_running_loop()
-        self._until, self._limit = until, limit_s
-        self._since = self._loop.time()
-        self._task: asyncio.Task[object] | None = None
         self._fired = False
         self._cancelling = 0
-        self._handle = self._loop.call_at(self._due(), self._fire)
-
-    def begin(self) -> None:
-        """The current task starts to wait."""
-        self._since = self._loop.time()
-        self._task = asyncio.current_task()
-
-    def end(self) -> None:
-        self._task = None
+        self._arm(until, limit_s)
 
     def restart(self, until: float, limit_s: float | None) -> None:
         """Other limits from now on."""
         self._handle.cancel()
-        self._until, self._limit, self._since = until, limit_s, self._loop.time()
-        self._handle = self._loop.call_at(self._due(), self._fire)
+        self._arm(until, limit_s)
 
     def expired(self) -> bool:
         """After a `CancelledError`: whether it was ours alone. The task is then as if it had not been cancelled."""
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         return self._fired and task is not None and task.uncancel() <= self._cancelling
 
     def stop(self) -> None:
-        self._task = None
+        self.task = None
         self._handle.cancel()
 
     @property
@@ -52,18 +45,26 @@ class Watch:
         """Seconds until `until`."""
         return max(0.0, self._until - self._loop.time())
 
-    def _due(self) -> float:
-        return self._until if self._limit is None else min(self._since + self._limit, self._until)
+    def _arm(self, until: float, limit_s: float | None) -> None:
+        self._until, self._limit = until, limit_s
+        self._seen, self._since = self.waits, self._loop.time()
+        self._handle = self._loop.call_at(self._next(self._since), self._look)
 
-    def _fire(self) -> None:
+    def _next(self, now: float) -> float:
+        if self._limit is None:
+            return self._until if self._until > now else now + 1.0
+        pace = self._limit / SAMPLES
+        due = self._since + self._limit
+        return min(due if now < due < now + pace else now + pace, self._until if self._until > now else now + pace)
+
+    def _look(self) -> None:
         now = self._loop.time()
-        if self._task is None:  # nobody waits: the limit starts anew with the next wait
-            self._since = now
-            later = now + (self._limit if self._limit is not None else 1.0)
-            self._handle = self._loop.call_at(later, self._fire)
-        elif now + 1e-3 < self._due():
-            self._handle = self._loop.call_at(self._due(), self._fire)
-        else:
+        if self.task is None or self.waits != self._seen:
+            self._seen, self._since = self.waits, now
+        late = self._limit is not None and now >= self._since + self._limit - 1e-3
+        if self.task is not None and (late or now >= self._until - 1e-3):
             self._fired = True
-            self._cancelling = self._task.cancelling()
-            self._task.cancel()
+            self._cancelling = self.task.cancelling()
+            self.task.cancel()
+        else:
+            self._handle = self._loop.call_at(self._next(now), self._look)

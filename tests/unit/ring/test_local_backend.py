@@ -202,3 +202,44 @@ async def test_a_model_that_is_not_ready_in_time_is_a_deadline() -> None:
 
     with pytest.raises(DeadlineExceeded):
         await collect(backend(Slow(ScriptedHead(()))), request(timeout_s=0.01))
+
+
+async def test_an_answer_cut_anywhere_goes_on_with_the_same_text() -> None:
+    """With the ids of the part that the caller has, the head is asked for the rest and the text joins without a seam,
+    also inside a word and after a prompt; only new tokens are counted."""
+    tokenizer = OneInstance(ScriptedHead(())).loaded.tokenizer
+    ids = tokenizer.encode("Once upon a time, there was a caf\u00e9.", add_special_tokens=False)
+    for fields in ({"prompt": "Tom said: "}, {"prompt": None, "messages": ({"role": "user", "content": "Hi"},)}):
+        first = ScriptedHead(deltas(ids))
+        whole = await collect(backend(OneInstance(first)), request(**fields))
+        text = "".join(delta.text for delta in whole)
+        assert whole[-1].usage is not None
+        for cut in range(len(ids)):
+            had = "".join(delta.text for delta in whole[:cut])
+            given = tuple(token for delta in whole[:cut] for token in delta.token_ids)
+            head = ScriptedHead(deltas(ids[len(given) :]))
+            asked = request(**fields, prefix=had, prefix_ids=given)
+            rest = await collect(backend(OneInstance(head)), asked)
+            assert had + "".join(delta.text for delta in rest) == text
+            assert list(head.asked[0].prompt_ids) == [*first.asked[0].prompt_ids, *given]
+            assert rest[-1].usage is not None
+            assert rest[-1].usage.prompt_tokens == whole[-1].usage.prompt_tokens
+            assert rest[-1].usage.completion_tokens == len(ids) - len(given)
+
+
+async def test_a_prefix_without_ids_or_with_others_is_tokenized() -> None:
+    """Text of another backend, or ids that are not that text's (a stop string was held back): the text counts."""
+    for given in ((), (403,)):
+        head = ScriptedHead(deltas(ONCE[2:]))
+        await collect(backend(OneInstance(head)), request(prefix="Once upon", prefix_ids=given))
+        tokenizer = OneInstance(head).loaded.tokenizer
+        assert tokenizer.decode(list(head.asked[0].prompt_ids)[1:]) == "Once upon"
+
+
+async def test_a_prefix_that_does_not_fit_is_refused() -> None:
+    """Prompt and prefix share the context; ids must be the model's."""
+    one = backend(OneInstance(ScriptedHead(()), context=16))
+    with pytest.raises(ContextLengthExceeded):
+        await collect(one, request(prompt=(5, 5), prefix_ids=(5,) * 14))
+    with pytest.raises(InvalidRequest, match="prefix_ids"):
+        await collect(one, request(prompt=(5,), prefix_ids=(100_000,)))
