@@ -21,9 +21,11 @@ SURPRISE = 2.5  # standard deviations beyond which a sample is no noise
 FIRST_JUMP, NEXT_JUMP = 0.5, 0.9  # how far one surprise, and one that follows another, moves the level
 SPREAD = (0.15, 1.0)  # bounds of the noise's standard deviation, in the logarithm
 SPREAD_START = 0.35  # of a provider that nobody has measured (a p95 of 1.8 times the median)
-LOOK_GAP_S = (2.0, 20.0)  # a backend that got slower is looked at again after this long, doubling
+LOOK_GAP_S = (1.0, 15.0)  # a backend that got slower is looked at again after this long, doubling
 STALE_HALF_S = 30.0  # what was seen just now is half forgotten after this long without a look
 MEMORY_HALF_S = 2 * 3600.0  # and what it usually is after this long
+FEAR, TAIL = 20.0, 0.005  # spells that hit more than half of what a p99 forgives: what is above weighs 20 times
+SPELL, SPELLS_APART_S, EXCESS_CAP = math.log(2), 15.0, 30.0  # what makes a spell; bounds of what is held against it
 SUSPECT_WEIGHT = 0.05  # of samples out of the ordinary in the slow fit
 BINS = (256, 1024, 4096, 16384, 65536)  # upper bounds of prompt lengths in tokens; the last bin is open
 BIN_SHRINK = 8.0  # samples' worth of "as the line says" in a bin's own factor
@@ -108,11 +110,18 @@ class Track:
     line: tuple[float, float, float] = (0.0, 0.0, 0.0)
     level: float = 0.0
     var: float = SPREAD_START**2
+    tentative: float | None = None  # the level before a surprise that nothing has borne out yet
     run: int = 0  # surprises in a row, their sign says which way
+    slow_row: int = 0  # slow ones in a row
+    slowed: bool = False  # inside a spell of slowness
+    spell: float = -math.inf  # when the last one began
+    interval: float = math.inf  # mean seconds between two
+    excess: float = 0.0  # how much slower, as a multiple of the usual
     samples: float = 0.0
     seen: float = -math.inf  # last evidence
     looked: float = -math.inf  # last request sent
     gap: float = LOOK_GAP_S[0]
+    widened: float = -math.inf
     itl: float = 0.0
     itl_n: float = 0.0
     itl_seen: float = -math.inf
@@ -142,6 +151,17 @@ class Track:
         stale = now - self.seen - self.gap
         return self.level if stale <= 0 else self.level * 0.5 ** (stale / STALE_HALF_S)
 
+    def premium(self, now: float) -> float:
+        """What spells of slowness that come again and again cost a request, as a multiple of the usual time.
+
+        Share of requests hit = spells per second * seconds until one is noticed. One spell is no habit: it is free.
+        """
+        if self.interval == math.inf:
+            return 0.0
+        noticed = (self.line[0] + self.line[1] * 0.5) * math.exp(SURPRISE * self.spread)  # of 500 tokens
+        share = noticed / max(SPELLS_APART_S, self.interval, now - self.spell)
+        return (share + FEAR * max(0.0, share - TAIL)) * self.excess
+
     @property
     def spread(self) -> float:
         return math.sqrt(self.var)
@@ -154,10 +174,17 @@ class Track:
     def see(self, prompt_tokens: int, load: float, seconds: float, now: float, *, full: bool = False) -> None:
         """One time to the first token (or a failure's price). `full`: it ran at capacity, the line learns nothing."""
         usual = self.usual(prompt_tokens, load, now)
+        a, b, c = self.line
+        line = a + b * prompt_tokens / 1000 + c * load
         x = math.log(max(seconds, 1e-4) / usual)
         before, spread = self.level, self.spread
         off = x - before
         first = self.samples == 0
+        if self.tentative is not None:  # the one surprise before: taken back, unless this one bears it out
+            if abs(x - self.tentative) <= SURPRISE * spread:
+                self.level = before = self.tentative
+                off = x - before
+            self.tentative = None
         if first:
             self.level = 0.0
         elif abs(off) > SURPRISE * spread:
@@ -166,17 +193,26 @@ class Track:
             # Back to what it usually is: that is no surprise but the end of one.
             if off < 0 and abs(x) < SURPRISE * spread:
                 jump = 1.0
+            elif abs(self.run) <= 1:
+                self.tentative = before
             self.level += jump * off
         else:
             self.run = 0
             low, high = LEVEL_GAIN
             gain = min(high, max(low, 1 - math.exp(-(now - self.seen) / LEVEL_TAU_S)))
             self.level += gain * off
-        clipped = max(-3 * spread, min(3 * spread, off))
         if not first:
-            self.var = min(SPREAD[1] ** 2, max(SPREAD[0] ** 2, self.var + 0.05 * (clipped * clipped - self.var)))
-        better = off < -0.3
-        self.gap = LOOK_GAP_S[0] if better or not self.suspect else min(LOOK_GAP_S[1], self.gap * 2)
+            square = min(off * off, 4 * self.var)  # a spell of slowness must not pass for noise
+            self.var = min(SPREAD[1] ** 2, max(SPREAD[0] ** 2, self.var + 0.03 * (square - self.var)))
+        self.slow_row = self.slow_row + 1 if x > max(SURPRISE * spread, SPELL) else 0
+        if self.slow_row > 1:
+            self._slower(math.exp(x) - 1, now)
+        if off < -0.3 or not self.suspect:
+            self.gap = LOOK_GAP_S[0]
+        elif now - self.widened >= self.gap:  # not for each of many that were on their way already
+            self.gap, self.widened = min(LOOK_GAP_S[1], self.gap * 2), now
+        if not self.suspect:
+            self.slowed = False
         self.samples = min(1000.0, self.samples + 1)
         self.seen = now
         self.ratios.add(math.exp(x), now)
@@ -189,12 +225,25 @@ class Track:
         if ordinary and not first:
             own = self.bins[bin_of(prompt_tokens)]
             own[0] = min(200.0, own[0] + 1)
-            own[1] += (x - self.level) / max(10.0, own[0]) if abs(off) <= SURPRISE * spread else 0.0
+            own[1] += (math.log(max(seconds, 1e-4) / line) - own[1]) / max(10.0, own[0])
             own[1] = max(-1.0, min(1.0, own[1]))
         if ordinary and self.samples > 1:
             # What the fit has taken over, the level must not say again.
             moved = self.usual(prompt_tokens, load, now) / usual
             self.level -= max(-0.2, min(0.2, math.log(max(moved, 1e-6))))
+
+    def _slower(self, excess: float, now: float) -> None:
+        """The second slow one in a row begins a spell, those that follow belong to it."""
+        apart = now - self.spell
+        if self.slowed or apart < SPELLS_APART_S:
+            self.slowed = True
+            self.excess += 0.2 * (min(EXCESS_CAP, excess) - self.excess)
+            return
+        self.slowed = True
+        if apart < math.inf:
+            self.interval = apart if self.interval == math.inf else (self.interval + apart) / 2
+        self.spell = now
+        self.excess = min(EXCESS_CAP, excess) if self.excess == 0 else (self.excess + min(EXCESS_CAP, excess)) / 2
 
     def see_itl(self, seconds: float, tokens: int, now: float) -> None:
         """Mean seconds between tokens over `tokens` gaps."""

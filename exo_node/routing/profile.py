@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exo_node.routing.latency import BINS, LOOK_GAP_S, SURPRISE, Fit, Prior, Track
+from exo_node.routing.latency import BINS, LOOK_GAP_S, Fit, Prior, Track
 from exo_node.routing.plan import Candidate
 
 # Seconds before anything is measured: time to the first token, per 1000 prompt tokens, per request in flight, between
@@ -34,6 +34,7 @@ SECOND_LOOK_S = 25.0  # after this long a backend that is a little slower is giv
 HOPE = 0.6  # it may have become this much faster
 UNMEASURED_HOPE = 0.4
 HEDGE_SAMPLES = 20
+OVERDUE = 2.0  # standard deviations past which a request that waits is a sign
 
 
 @dataclass(slots=True)
@@ -45,7 +46,8 @@ class _Seen:
     provider: str
     model: str
     in_flight: int = 0
-    waiting: dict[object, float] = field(default_factory=dict)  # started, nothing heard yet; oldest first
+    # When those started that have heard nothing yet, and their prompt's length; oldest first.
+    waiting: dict[object, tuple[float, int | None]] = field(default_factory=dict)
     loads: dict[object, int] = field(default_factory=dict)  # in flight beside it when it started
     minute: int = -1
     tokens: int = 0
@@ -70,7 +72,7 @@ class Profile:
         """Predicted seconds to the first token, with what is in flight there."""
         seen = self._of(candidate)
         usual = seen.track.usual(prompt_tokens, seen.in_flight, now)
-        return usual * math.exp(self._level(seen, usual, now))
+        return usual * (math.exp(self._level(seen, usual, now)) + seen.track.premium(now))
 
     def itl(self, candidate: Candidate, now: float) -> float:
         """Predicted seconds between tokens."""
@@ -111,7 +113,7 @@ class Profile:
         hoped = min(usual, track.prior.ttft(prompt_tokens, seen.in_flight))
         if age >= SECOND_LOOK_S:
             hoped = min(hoped, HOPE * self.ttft(candidate, prompt_tokens, now), HOPE * usual)
-        return hoped
+        return hoped + usual * track.premium(now)
 
     def tokens_this_minute(self, backend: str, now: float) -> int:
         """Tokens answered by it in the running minute (usage-based routing)."""
@@ -120,7 +122,9 @@ class Profile:
 
     # writing
 
-    def started(self, backend: str, now: float | None = None, key: object = None) -> None:
+    def started(
+        self, backend: str, now: float | None = None, key: object = None, prompt_tokens: int | None = None
+    ) -> None:
         """An attempt goes to `backend`; `ended` must follow."""
         seen = self._by_name(backend)
         self._looks = min(LOOK_BURST, self._looks + LOOK_SHARE)
@@ -130,7 +134,7 @@ class Profile:
                 self._looks = max(0.0, self._looks - 1)
             seen.track.looked = now
             if key is not None:
-                seen.waiting[key] = now
+                seen.waiting[key] = (now, prompt_tokens)
         if key is not None:
             seen.loads[key] = seen.in_flight
         self._last = backend
@@ -231,13 +235,14 @@ class Profile:
     def _level(self, seen: _Seen, usual: float, now: float) -> float:
         """The track's fast level, moved by requests that should have been answered by now."""
         level = seen.track.level_now(now)
-        bound = SURPRISE * seen.track.spread
+        bound = OVERDUE * seen.track.spread
         moved = level
-        for count, begun in enumerate(seen.waiting.values()):  # oldest first
-            late = math.log(max(now - begun, 1e-6) / usual)
+        for count, (begun, prompt) in enumerate(seen.waiting.values()):  # oldest first
+            own = usual if prompt is None else seen.track.usual(prompt, seen.in_flight, now)
+            late = math.log(max(now - begun, 1e-6) / own)
             if late - moved <= bound or count >= 4:
                 break
-            moved += (0.5 if count == 0 else 0.9) * (late - moved)
+            moved += 0.9 * (late - moved)
         return moved
 
     def _prior(self, kind: str, provider: str, model: str) -> Prior:
