@@ -40,7 +40,8 @@ class PassThrough:
         self._unix_path = unix_path
         self._secrets = wire_request.secrets_of(deployment)
         self._verify = deployment.params.get("ssl_verify") is not False
-        self._targets: dict[tuple[CallKind, bool], wire_request.Target] = {}
+        self._parameters = wire_request.parameters_of(deployment)
+        self._targets: dict[tuple[CallKind, bool, bool], wire_request.Target] = {}
 
     async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
         name = self._deployment.id
@@ -86,20 +87,18 @@ class PassThrough:
 
     def _ask(self, attempt: Attempt, *, streamed: bool) -> aiohttp.client._RequestContextManager:
         call = attempt.call
-        target = self._target(call.kind, attempt.partial is not None)
-        body = (wire_request.body_of if self._unix_path is None else wire_request.sidecar_body)(
-            self._deployment, call, attempt.partial
-        )
-        data: bytes | aiohttp.FormData
-        if call.files:
-            data, headers = _form(call.files, body), target.headers
-        else:
-            data = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
-            headers = {**target.headers, "Content-Type": "application/json"}
-        if streamed:
-            # Compressed streams come in lumps.
-            headers = {**headers, "Accept": "text/event-stream", "Accept-Encoding": "identity"}
         local = self._unix_path is not None
+        target = self._target(call.kind, attempt.partial is not None, streamed)
+        if local:
+            body = wire_request.sidecar_body(self._deployment, call, attempt.partial)
+        else:
+            body = wire_request.body_of(self._deployment, call, attempt.partial, self._parameters)
+        data: bytes | aiohttp.FormData
+        headers: Mapping[str, str]
+        if call.files:
+            data, headers = _form(call.files, body), _without(target.headers, "Content-Type")
+        else:
+            data, headers = orjson.dumps(body), target.headers
         return self._connections.session(self._unix_path).post(
             target.url,
             data=data,
@@ -110,14 +109,18 @@ class PassThrough:
             proxy=None if local else self._connections.proxy_for(target.url),
         )
 
-    def _target(self, kind: CallKind, prefixed: bool) -> wire_request.Target:
-        target = self._targets.get((kind, prefixed))
+    def _target(self, kind: CallKind, prefixed: bool, streamed: bool) -> wire_request.Target:
+        target = self._targets.get((kind, prefixed, streamed))
         if target is None:
             if self._unix_path is not None:
                 target = wire_request.sidecar_target(self._deployment, kind)
             else:
                 target = wire_request.target_of(self._deployment, kind, prefixed=prefixed)
-            self._targets[kind, prefixed] = target
+            headers = {"Content-Type": "application/json", **target.headers}
+            if streamed:  # compressed streams come in lumps
+                headers |= {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+            target = wire_request.Target(target.url, headers)
+            self._targets[kind, prefixed, streamed] = target
         return target
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
@@ -157,6 +160,10 @@ async def _drain(content: aiohttp.StreamReader) -> None:
                 pass
     except (TimeoutError, aiohttp.ClientError):  # the answer is complete all the same
         return
+
+
+def _without(headers: Mapping[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in headers.items() if key != name}
 
 
 def _form(files: tuple[Any, ...], body: Mapping[str, Any]) -> aiohttp.FormData:

@@ -31,8 +31,8 @@ def retry_after(headers: Mapping[str, str], now: float, error: Mapping[str, Any]
     if wait is None:
         wait = _reset(headers, now)
     if wait is None:
-        for detail in (error or {}).get("details") or ():
-            if isinstance(detail, dict) and isinstance(detail.get("retryDelay"), str):
+        for detail in details_of(error or {}):
+            if isinstance(detail.get("retryDelay"), str):
                 wait = duration(detail["retryDelay"])
     return None if wait is None else min(max(0.0, wait), MAX_RETRY_AFTER)
 
@@ -45,6 +45,12 @@ def duration(text: str) -> float | None:
         return None
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
     return sum(float(n) * units[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|us|h|m|s)", text))
+
+
+def details_of(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The objects of Google's `details` list."""
+    details = error.get("details")
+    return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
 
 
 def number(value: object) -> float | None:

@@ -38,6 +38,11 @@ class SSEReader:
         """The events that `data` completes; None when there are none."""
         if self.done or self.failure is not None:
             return None
+        if not self._pieces and data[-2:] == b"\n\n" and data[:7] == b"data: {" and b"\r" not in data:
+            # Most reads of most streams: whole events and nothing else.
+            if data.find(b"\n") == len(data) - 2:
+                return self._one(data)
+            return self._batch(data)
         if self._pieces or b"\n" not in data:
             self._pieces.append(data)
             self._held += len(data)
@@ -77,6 +82,23 @@ class SSEReader:
             self._pieces.clear()
             self._fail(f"an event of more than {MAX_EVENT} bytes")
 
+    def _one(self, frame: bytes) -> Batch | None:
+        """`_batch` for one event of one line."""
+        try:
+            event = orjson.loads(frame[6:])
+        except orjson.JSONDecodeError:
+            self._fail("an event that is not JSON")
+            return None
+        if self._is_error(event):
+            return None
+        return Batch(frame, (event,))
+
+    def _is_error(self, event: dict[str, Any]) -> bool:
+        if event.get("error") or event.get("object") == "error":  # the latter: vLLM before 0.10
+            self.failure = error_from_event(self._backend, event, self._secrets, trusted=self._trusted)
+            return True
+        return False
+
     def _batch(self, whole: bytes) -> Batch | None:
         """Parse complete events; `whole` ends with a blank line and has LF lines."""
         events: list[dict[str, Any]] = []
@@ -102,8 +124,7 @@ class SSEReader:
             if not isinstance(event, dict):
                 self._fail("an event that is no JSON object")
                 break
-            if event.get("error") or event.get("object") == "error":  # the latter: vLLM before 0.10
-                self.failure = error_from_event(self._backend, event, self._secrets, trusted=self._trusted)
+            if self._is_error(event):
                 break
             events.append(event)
             kept.append(block)

@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 
 from exo_node.routing.call import ErrorClass, UpstreamError
-from exo_node.routing.retry_after import number, retry_after
+from exo_node.routing.retry_after import details_of, number, retry_after
 
 MAX_MESSAGE = 500
 _CAUSES: dict[str, ErrorClass] = {name: name for name in get_args(ErrorClass)}
@@ -238,8 +238,8 @@ def _text(error: Mapping[str, Any]) -> str:
 
 def _code(error: Mapping[str, Any]) -> str:
     """The provider's word for it: `code`, or where that is a number `status` or `type`."""
-    for detail in error.get("details") or ():
-        if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
+    for detail in details_of(error):
+        if detail.get("reason") == "API_KEY_INVALID":
             return "API_KEY_INVALID"
     inner = error.get("innererror")
     if isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation":

@@ -91,14 +91,18 @@ def target_of(deployment: Deployment, kind: CallKind, *, prefixed: bool = False)
     return Target(url, _headers(deployment))
 
 
-def body_of(deployment: Deployment, call: Call, partial: Partial | None) -> dict[str, Any]:
-    """The JSON object to send to the provider itself."""
-    params = deployment.params
-    body = dict(deployment.defaults) if call.kind == "chat" else {}
-    body.update((name, value) for name, value in params.items() if name not in NOT_SENT and value is not None)
-    body.update(call.body)
+def parameters_of(deployment: Deployment) -> dict[str, Any]:
+    """What of the deployment's parameters goes into each request's body."""
+    return {n: value for n, value in deployment.params.items() if n not in NOT_SENT and value is not None}
+
+
+def body_of(
+    deployment: Deployment, call: Call, partial: Partial | None, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The JSON object to send to the provider itself; `parameters` are `parameters_of(deployment)`, made once."""
+    body = {**deployment.defaults, **parameters, **call.body} if call.kind == "chat" else {**parameters, **call.body}
     body["model"] = deployment.upstream_model
-    for extra in (params.get("extra_body"), body.pop("extra_body", None)):
+    for extra in (deployment.params.get("extra_body"), body.pop("extra_body", None)):
         if isinstance(extra, Mapping):
             body.update(extra)
     return _finish(deployment, call, partial, body, _takes_stream_options(deployment))
@@ -106,9 +110,7 @@ def body_of(deployment: Deployment, call: Call, partial: Partial | None) -> dict
 
 def sidecar_body(deployment: Deployment, call: Call, partial: Partial | None) -> dict[str, Any]:
     """The JSON object for the sidecar, which adds the deployment's parameters."""
-    body = dict(deployment.defaults) if call.kind == "chat" else {}
-    body.update(call.body)
-    body["model"] = deployment.litellm_model
+    body = {**(deployment.defaults if call.kind == "chat" else {}), **call.body, "model": deployment.litellm_model}
     return _finish(deployment, call, partial, body, True)
 
 

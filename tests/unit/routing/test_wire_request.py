@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from exo_node.routing import wire_request
 from exo_node.routing.call import Call, CallKind, Partial, UpstreamError
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.wire_request import PATHS, body_of, secrets_of, sidecar_body, sidecar_target, target_of
+from exo_node.routing.wire_request import PATHS, parameters_of, secrets_of, sidecar_body, sidecar_target, target_of
 
 
 def deployment(provider: str = "openai", base: str | None = "https://api.example.com/v1", **more: Any) -> Deployment:
@@ -23,6 +24,10 @@ def call(kind: CallKind = "chat", stream: bool = False, **body: Any) -> Call:
         body.setdefault("messages", [{"role": "user", "content": "hi"}])
     body = {"model": "m", **body, **({"stream": True} if stream else {})}
     return Call(id="1", kind=kind, model="m", body=body, stream=stream, deadline=1e9, prompt_tokens=1)
+
+
+def body_of(one: Deployment, asked: Call, partial: Partial | None) -> dict[str, Any]:
+    return wire_request.body_of(one, asked, partial, parameters_of(one))
 
 
 def url(one: Deployment, kind: CallKind = "chat", **options: Any) -> str:
