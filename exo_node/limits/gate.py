@@ -130,9 +130,8 @@ class Gate:
 
         `predicted_cost` USD; None: not known yet (there must be something left of every budget), 0: it costs nothing.
         """
+        self.check_model(key_id, model)
         key = self._keys.info(key_id)
-        if key is not None:
-            key.check_model(model)
         limits = [Limit("router", self.rules.router.rpm, self.rules.router.tpm, "this node")]
         if model in self.rules.models:
             rate = self.rules.models[model]
@@ -159,6 +158,12 @@ class Gate:
         if isinstance(taken, Overdrawn):
             raise _budget_exceeded(taken, predicted_cost)
         return taken
+
+    def check_model(self, key_id: str, model: str) -> None:
+        """Raises `ModelNotAllowed`; before the response cache, which would answer anybody."""
+        key = self._keys.info(key_id)
+        if key is not None:
+            key.check_model(model)
 
     def settle(self, admission: Admission, tokens: int, cost: float) -> None:
         """What the request has really used. Does not wait; a second time has no effect."""

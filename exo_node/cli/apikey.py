@@ -1,0 +1,124 @@
+"""`exo apikey add|list|revoke`: keys for the clients of this machine's nodes. Works on the database alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from exo_node import values
+from exo_node.cli.parser import Parsed, Parser
+from exo_node.cli.table import table
+from exo_node.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from exo_node.limits.api_keys import ApiKeys, KeyInfo
+
+# What only `add` takes: argument -> (how to read it, metavar, help).
+_NEW: dict[str, tuple[Any, str, str]] = {
+    "name": (values.text, "NAME", "what to call it (add)"),
+    "rpm": (values.integer(0), "N", "requests per minute (add)"),
+    "tpm": (values.integer(0), "N", "tokens per minute (add)"),
+    "user_rpm": (values.integer(0), "N", "requests per minute of each `user` that requests name (add)"),
+    "user_tpm": (values.integer(0), "N", "tokens per minute of each `user` that requests name (add)"),
+    "budget": (None, "USD[/day|/month]", "money that may be spent with it, per month unless it says /day (add)"),
+    "models": (None, "NAMES", "models it may ask for, with commas; patterns like gpt-* too (add)"),
+}
+
+
+def arguments(parser: Parser, verb: str) -> None:
+    parser.add_argument("action", choices=("add", "list", "revoke"), metavar="add|list|revoke")
+    parser.add_argument("key", nargs="?", metavar="KEY", help="name or id of the key (revoke)")
+    for name, (_, metavar, about) in _NEW.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=about)
+    parser.add_argument("--admin", action="store_true", help="it may also change what the node does (add)")
+
+
+def run(parsed: Parsed, verb: str) -> int:
+    own = vars(parsed.own)
+    action = own["action"]
+    if action != "add":
+        for name in (*_NEW, "admin"):
+            if name in own and own[name] is not False:
+                raise ConfigurationError(f"--{name.replace('_', '-')} belongs to exo apikey add")
+    if (action == "revoke") != ("key" in own and own["key"] is not None):
+        raise ConfigurationError(
+            "exo apikey revoke KEY: give the key's name or id (see exo apikey list)"
+            if action == "revoke"
+            else f"exo apikey {action} takes no KEY: name a new one with --name"
+        )
+    return asyncio.run(_run(parsed, action, own))
+
+
+async def _run(parsed: Parsed, action: str, own: dict[str, Any]) -> int:
+    from exo_node.limits.api_keys import ApiKeys
+    from exo_node.store import Store, store_path
+
+    store = Store(store_path(parsed.settings().home))
+    try:
+        keys = ApiKeys(store)
+        if action == "add":
+            await _add(keys, own)
+        elif action == "revoke":
+            gone = await keys.revoke(own["key"])
+            print(f"revoked {gone.name or gone.id}; running nodes refuse it within a second")
+        else:
+            await _list(keys)
+    finally:
+        await asyncio.to_thread(store.close)
+    return 0
+
+
+async def _add(keys: ApiKeys, own: dict[str, Any]) -> None:
+    from exo_node.limits.api_keys import KeyInfo
+
+    given: dict[str, Any] = {"admin": own.get("admin", False)}
+    for name, (read, _, _) in _NEW.items():
+        if name in own and read is not None:
+            try:
+                given[name] = read(own[name])
+            except ValueError as e:
+                raise ConfigurationError(f"--{name.replace('_', '-')}: {e}") from e
+    if "budget" in own:
+        given["budget"], given["period"] = _budget(own["budget"])
+    if "models" in own:
+        given["models"] = tuple(part.strip() for part in own["models"].split(",") if part.strip())
+        if not given["models"]:
+            raise ConfigurationError("--models: name at least one model")
+    info, secret = await keys.add(KeyInfo(id="", **given))
+    print(secret)
+    print(f"{info.label}: shown only now; clients send it as 'Authorization: Bearer KEY'", file=sys.stderr)
+    if len(keys.list()) == 1:
+        print("exo: this is the first: from now on this machine's nodes want a key with every request", file=sys.stderr)
+
+
+def _budget(text: str) -> tuple[float, str]:
+    amount, _, period = text.partition("/")
+    if period not in ("", "day", "month"):
+        raise ConfigurationError(f"--budget: per day or per month, not per {period!r}")
+    try:
+        return values.number(0)(amount), period or "month"
+    except ValueError as e:
+        raise ConfigurationError(f"--budget: {e}") from e
+
+
+async def _list(keys: ApiKeys) -> None:
+    await keys.refresh()
+    if not keys.list():
+        print("no API keys; make one with: exo apikey add --name NAME")
+        return
+    print(table(("ID", "NAME", "MADE", "RIGHTS"), [_row(info) for info in keys.list()]))
+
+
+def _row(info: KeyInfo) -> tuple[str, str, str, str]:
+    rights = ["admin"] if info.admin else []
+    for name in ("rpm", "tpm", "user_rpm", "user_tpm"):
+        if (most := getattr(info, name)) is not None:
+            rights.append(f"{name.replace('_', '-')} {most}")
+    if info.budget is not None:
+        rights.append(f"{info.budget:g} USD/{info.period}")
+    if info.models:
+        rights.append(f"models {','.join(info.models)}")
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created))
+    return info.id, info.name, made, ", ".join(rights) or "no limits"

@@ -1,0 +1,117 @@
+"""Prometheus metrics of this node. `prometheus_client` is imported with the first request, not with the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# Seconds: from a cached or local first token to an answer of several minutes.
+TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+BREAKER_STATES = ("closed", "half_open", "open")
+
+
+class Metrics:
+    """Fed with plain values. Labels are backends, providers and kinds, never what a client wrote."""
+
+    def __init__(self) -> None:
+        self._table: _Table | None = None
+
+    def finished(
+        self,
+        *,
+        kind: str,
+        backend: str,
+        provider: str,
+        status: int,
+        stream: bool,
+        ttft_s: float | None,
+        total_s: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cost: float,
+        cached: bool,
+        attempts: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """One finished request; `attempts` are (backend, cause), cause "" for the one that answered. Cost in USD."""
+        table = self._get()
+        mode = "stream" if stream else "plain"
+        table.requests.labels(kind, backend, provider, str(status), mode).inc()
+        if ttft_s is not None:
+            table.ttft.labels(kind, backend, provider).observe(ttft_s)
+        table.duration.labels(kind, backend, provider, mode).observe(total_s)
+        if not cached:
+            table.tokens.labels(backend, provider, "prompt").inc(prompt_tokens)
+            table.tokens.labels(backend, provider, "completion").inc(completion_tokens)
+            table.cost.labels(backend, provider).inc(max(0.0, cost))
+        for tried, cause in attempts:
+            table.attempts.labels(tried, cause or "ok").inc()
+
+    def cache(self, hit: bool) -> None:
+        """The response cache was asked."""
+        self._get().cache.labels("hit" if hit else "miss").inc()
+
+    def refused(self, code: str) -> None:
+        """A key, limit or budget refused a request; `code` is the error's."""
+        self._get().refused.labels(code).inc()
+
+    def in_flight(self, requests: int, backends: Mapping[str, int] | None = None) -> None:
+        """How many requests run now, and how many at each backend."""
+        table = self._get()
+        table.running.set(requests)
+        for backend, count in (backends or {}).items():
+            table.running_at.labels(backend).set(count)
+
+    def breakers(self, states: Mapping[str, str]) -> None:
+        """Backend -> "closed", "half_open" or "open", in place of all told before."""
+        table = self._get()
+        table.breaker.clear()
+        for backend, state in states.items():
+            for one in BREAKER_STATES:
+                table.breaker.labels(backend, one).set(one == state)
+
+    def render(self) -> tuple[bytes, str]:
+        """What `/metrics` answers, and its content type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return generate_latest(self._get().registry), CONTENT_TYPE_LATEST
+
+    def _get(self) -> _Table:
+        if self._table is None:
+            self._table = _Table()
+        return self._table
+
+
+class _Table:
+    """The metrics themselves, in a registry of their own (with the process's memory and CPU time)."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+        self.registry: CollectorRegistry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(name, about, labels, registry=self.registry)
+
+        def gauge(name: str, about: str, *labels: str) -> Gauge:
+            return Gauge(name, about, labels, registry=self.registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, about, labels, buckets=buckets, registry=self.registry)
+
+        where = ("kind", "backend", "provider")
+        self.requests = counter("exo_requests", "Finished requests.", *where, "status", "mode")
+        self.ttft = histogram("exo_ttft_seconds", "Time to the first content.", TTFT_BUCKETS, *where)
+        self.duration = histogram("exo_duration_seconds", "Time to the end.", DURATION_BUCKETS, *where, "mode")
+        self.tokens = counter("exo_tokens", "Tokens read and written.", "backend", "provider", "direction")
+        self.cost = counter("exo_cost_usd", "Money spent.", "backend", "provider")
+        self.attempts = counter("exo_attempts", "Tries of backends by how they ended.", "backend", "cause")
+        self.cache = counter("exo_response_cache", "Questions to the response cache.", "result")
+        self.refused = counter("exo_refused", "Requests refused by a key, a limit or a budget.", "code")
+        self.running = gauge("exo_in_flight", "Requests that run now.")
+        self.running_at = gauge("exo_backend_in_flight", "Requests that run now, by backend.", "backend")
+        self.breaker = gauge("exo_breaker_state", "1 for the state that a breaker is in.", "backend", "state")

@@ -1,0 +1,85 @@
+"""Prometheus metrics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exo_node.metrics import Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    raw, content_type = metrics.render()
+    assert content_type.startswith("text/plain")
+    return {
+        (one.name, frozenset(one.labels.items())): one.value
+        for family in text_string_to_metric_families(raw.decode())
+        for one in family.samples
+    }
+
+
+def find(metrics: Metrics, name: str, **labels: str) -> float | None:
+    found = [value for (n, said), value in samples(metrics).items() if n == name and frozenset(labels.items()) <= said]
+    return sum(found) if found else None
+
+
+def finish(metrics: Metrics, *, cached: bool = False, status: int = 200) -> None:
+    metrics.finished(
+        kind="chat", backend="openai/1", provider="openai", status=status, stream=True, ttft_s=0.2, total_s=1.0,
+        prompt_tokens=10, completion_tokens=5, cost=0.25, cached=cached,
+        attempts=[("groq/1", "timeout"), ("openai/1", "")],
+    )  # fmt: skip
+
+
+def test_a_finished_request_is_counted() -> None:
+    """Requests, times, tokens, money and tries by cause, each under its labels."""
+    metrics = Metrics()
+    finish(metrics)
+    finish(metrics, status=502)
+    assert find(metrics, "exo_requests_total", backend="openai/1", status="200", mode="stream") == 1
+    assert find(metrics, "exo_requests_total") == 2
+    assert find(metrics, "exo_ttft_seconds_bucket", le="0.25") == 2
+    assert find(metrics, "exo_duration_seconds_sum", provider="openai") == 2.0
+    assert find(metrics, "exo_tokens_total", direction="prompt") == 20
+    assert find(metrics, "exo_cost_usd_total") == 0.5
+    assert find(metrics, "exo_attempts_total", backend="groq/1", cause="timeout") == 2
+    assert find(metrics, "exo_attempts_total", backend="openai/1", cause="ok") == 2
+
+
+def test_a_cached_answer_costs_nothing() -> None:
+    """An answer from the cache is a request, but its tokens and money are not counted again."""
+    metrics = Metrics()
+    finish(metrics, cached=True)
+    metrics.cache(True)
+    metrics.cache(False)
+    assert find(metrics, "exo_requests_total") == 1
+    assert find(metrics, "exo_cost_usd_total") is None
+    assert find(metrics, "exo_response_cache_total", result="hit") == 1
+
+
+def test_states_are_as_told_last() -> None:
+    """Breakers that are gone leave the page; what runs and what was refused is there."""
+    metrics = Metrics()
+    metrics.breakers({"a": "open", "b": "closed"})
+    metrics.breakers({"a": "half_open"})
+    metrics.in_flight(3, {"a": 2})
+    metrics.refused("budget_exceeded")
+    assert find(metrics, "exo_breaker_state", backend="a", state="half_open") == 1
+    assert find(metrics, "exo_breaker_state", backend="a", state="open") == 0
+    assert find(metrics, "exo_breaker_state", backend="b") is None
+    assert find(metrics, "exo_in_flight") == 3
+    assert find(metrics, "exo_backend_in_flight", backend="a") == 2
+    assert find(metrics, "exo_refused_total", code="budget_exceeded") == 1
+
+
+def test_importing_it_imports_no_client() -> None:
+    """A daemon that has served nothing has not loaded prometheus_client, sqlite3 or redis."""
+    code = (
+        "import sys, exo_node.metrics, exo_node.store, exo_node.limits.gate\n"
+        "exo_node.metrics.Metrics()\n"
+        "print({'prometheus_client', 'sqlite3', 'redis'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
