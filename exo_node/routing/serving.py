@@ -26,9 +26,10 @@ from exo_node.types import Usage
 
 T = TypeVar("T")
 
-# Seconds of patience where nothing is configured: for the first content at least FIRST_S, more for backends that were
-# predicted to be slow; the last one left gets all the time there is. IDLE_S: of silence within an answer.
-FIRST_S, FIRST_TIMES, IDLE_S = 60.0, 5.0, 60.0
+# Seconds of patience where nothing is configured: for the first content at least FIRST_S (WHOLE_S for a plain answer),
+# TIMES as much as was predicted if that is more, but half of what is left of the call at most, so that the next one has
+# time too; the last backend gets all there is. IDLE_S: of silence within an answer.
+FIRST_S, WHOLE_S, TIMES, IDLE_S = 60.0, 300.0, 5.0, 60.0
 STREAMED = frozenset({"chat", "completion"})
 
 
@@ -161,11 +162,13 @@ class Serving:
         if candidate.kind == "ring" and call.model != candidate.model:
             call = replace(call, model=candidate.model, body={**call.body, "model": candidate.model})
         if not call.stream:
+            if own is None and self._course.fresh:
+                own = min(max(WHOLE_S, TIMES * step.total_s), left / 2)
             return Attempt(call=call, timeout_s=left if own is None else min(own, left), partial=partial)
         patience = candidate.stream_timeout_s if candidate.stream_timeout_s is not None else own
         first = patience
         if first is None and self._course.fresh:
-            first = max(FIRST_S, FIRST_TIMES * step.ttft_s)
+            first = min(max(FIRST_S, TIMES * step.ttft_s), left / 2)
         return Attempt(
             call=call,
             timeout_s=left,

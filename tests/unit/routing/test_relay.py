@@ -1,0 +1,53 @@
+"""routing/relay.py: opening a stream and what its frames cost and hide (whole calls: test_adapter.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from exo_node.routing.attempts import Tried
+from exo_node.routing.call import Attempt, AttemptRecord, UpstreamError
+from exo_node.routing.plan import Step
+from exo_node.routing.relay import open_stream
+from tests.unit.routing.adapter_parts import ROLE, STOP, Scripted, call, candidate, hear, text, usage, world
+
+
+def tried() -> Tried:
+    step = Step(candidate=candidate("a"), ttft_s=0.1, total_s=1.0, cost=None, reason="")
+    return Tried(step, AttemptRecord(backend="a"), time.monotonic(), 0, 10)
+
+
+async def test_opening_holds_back_what_is_not_content() -> None:
+    """Role events wait for the first text, and go out with it."""
+    live = await open_stream(Scripted("a", [(ROLE, ROLE, "x", STOP)]), Attempt(call=call(), timeout_s=5), tried())
+    assert len(live.held) == 3
+    await live.close()
+
+
+async def test_a_failed_opening_leaves_nothing_running() -> None:
+    """Its generator is closed, whatever ended it."""
+    for script, cause in (((ROLE,), "eof"), ((ROLE, asyncio.Event()), "timeout")):
+        upstream = Scripted("a", [script])
+        with pytest.raises(UpstreamError) as caught:
+            await open_stream(upstream, Attempt(call=call(), timeout_s=5, first_s=0.02), tried())
+        assert caught.value.cause == cause
+        assert upstream.closed == 1
+
+
+async def test_what_follows_the_last_finish_reason_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that never closes its stream has answered all the same."""
+    monkeypatch.setattr("exo_node.routing.relay.LINGER_S", 0.02)
+    one = world(("a", (ROLE, "x", STOP, asyncio.Event())))
+    assert (await hear(await one.adapter.serve(call()))).text == "x"
+    assert one.records[0].status == 200
+
+
+async def test_usage_in_every_event_is_passed_on_as_it_is() -> None:
+    """Some servers report as they go: only usage events of their own are hidden from who did not ask."""
+    running = {**text("x"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    one = world(("a", (ROLE, running, STOP, usage(1, 2))))
+    heard = await hear(await one.adapter.serve(call()))
+    assert [event.get("usage") is not None for event in heard.events] == [False, True, False]
+    assert one.records[0].usage.completion_tokens == 2
