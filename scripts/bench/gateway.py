@@ -162,7 +162,12 @@ def _proxy(stack: contextlib.ExitStack, upstream: str, python: str, home: Path) 
         f"      api_base: {upstream}/v1\n      api_key: key\n"
     )
     port = _free_port()
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback; a key would cost it more
+    }
     command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     process = stack.enter_context(child(command, env=env, log=home / "proxy.log"))
     yield _listening(process, port, home / "proxy.log", {})
@@ -208,17 +213,26 @@ def run(one: Gateway, concurrency: int, seconds: float, stream: bool) -> Load:
     return Load(**said(one.process))
 
 
-def measure(one: Gateway, arguments: argparse.Namespace, cells: dict[str, list[dict[str, float]]]) -> None:
-    """One round: every cell once."""
+def measure(
+    one: Gateway, arguments: argparse.Namespace, cells: dict[str, list[dict[str, float]]], broken: dict[str, str]
+) -> None:
+    """One round: every cell once. `broken`: plain or stream -> what was wrong with an answer."""
     for stream in (False, True):
-        run(one, 4, 0.5, stream)  # warm: connections, first imports
+        kind = "stream" if stream else "plain"
+        if kind in broken:
+            continue
+        try:
+            run(one, 4, 0.5, stream)  # warm: connections, first imports
+        except (RuntimeError, ConnectionError) as e:
+            broken[kind] = str(e)
+            continue
         for concurrency in arguments.concurrency:
             before = one.cpu()
             found = run(one, concurrency, arguments.seconds, stream)
             spent = one.cpu() - before
             count = len(found.latencies)
             ordered = sorted(found.latencies)
-            cells.setdefault(f"{'stream' if stream else 'plain'}_{concurrency}", []).append(
+            cells.setdefault(f"{kind}_{concurrency}", []).append(
                 {
                     "n": count,
                     "p50_ms": statistics.median(ordered) * 1e3,
@@ -266,6 +280,7 @@ def main() -> None:
         parser.error(f"no such mode: {', '.join(sorted(unknown))}")
     cells: dict[str, dict[str, list[dict[str, float]]]] = {mode: {} for mode in arguments.modes}
     left_out: dict[str, str] = {}
+    broken: dict[str, dict[str, str]] = {}
     rss: dict[str, float | None] = {}
     upstream_command = [sys.executable, str(HERE / "gateway_upstream.py"), "--gap-ms", str(arguments.gap_ms)]
     with child(upstream_command) as upstream:
@@ -277,7 +292,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     try:
                         with gateway(mode, url, arguments, Path(folder)) as one:
-                            measure(one, arguments, cells[mode])
+                            measure(one, arguments, cells[mode], broken.setdefault(mode, {}))
                             rss[mode] = one.rss_mb()
                     except (CannotRun, RuntimeError, ConnectionError) as e:
                         left_out[mode] = f"{type(e).__name__}: {e}"
@@ -291,7 +306,8 @@ def main() -> None:
             base = results.get("direct", {}).get(cell)
             if base is not None and mode != "direct":
                 found["added_p50_ms"] = round(found["p50_ms"] - base["p50_ms"], 3)
-        print(json.dumps({"mode": mode, "rss_mb": rss.get(mode), **results[mode]}), flush=True)
+        wrong = {"broken": broken[mode]} if broken.get(mode) else {}
+        print(json.dumps({"mode": mode, "rss_mb": rss.get(mode), **wrong, **results[mode]}), flush=True)
     print(json.dumps({"bars": bars(results), "gap_ms": arguments.gap_ms}), flush=True)
 
 
