@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What a gateway adds: latency, requests/s and CPU per request and per 100-chunk stream. One JSON line per mode.
 
-Modes: direct; floor (a 40-line aiohttp pass-through); passthrough (our client behind bare aiohttp); exo (the daemon);
+Modes: direct; floor (a 40-line aiohttp pass-through); passthrough (our client behind bare aiohttp), adapter
+(with the decision before it); exo (the daemon);
 acompletion (LiteLLM in the asking process: its CPU is the client's too); proxy (LiteLLM's, run by --proxy-python);
 portkey (--portkey FOLDER with `npm install @portkey-ai/gateway`). A mode that cannot run says why.
 
@@ -38,7 +39,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 from gateway_load import Load, load  # noqa: E402
 
-MODES = ("direct", "floor", "passthrough", "exo", "acompletion", "proxy", "portkey")
+MODES = ("direct", "floor", "passthrough", "adapter", "exo", "acompletion", "proxy", "portkey")
 START_S = 90.0
 
 
@@ -115,13 +116,10 @@ def gateway(mode: str, upstream: str, arguments: argparse.Namespace, home: Path)
     with contextlib.ExitStack() as stack:
         if mode == "direct":
             yield Gateway(upstream, None)
-        elif mode in ("floor", "passthrough", "acompletion"):
-            script = {
-                "floor": "gateway_floor.py",
-                "passthrough": "gateway_small.py",
-                "acompletion": "gateway_litellm.py",
-            }
-            process = stack.enter_context(child([sys.executable, str(HERE / script[mode]), upstream]))
+        elif mode in ("floor", "passthrough", "adapter", "acompletion"):
+            script = {"floor": "gateway_floor.py", "acompletion": "gateway_litellm.py"}.get(mode, "gateway_small.py")
+            command = [sys.executable, str(HERE / script), upstream, *(["adapter"] if mode == "adapter" else [])]
+            process = stack.enter_context(child(command))
             yield Gateway(said(process)["url"], process, ask=mode == "acompletion")
         elif mode == "exo":
             yield from _exo(stack, upstream, home)
@@ -258,7 +256,7 @@ def bars(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
                 for cell in a if cell in b and cell.startswith(kind) and b[cell]["cpu_ms"]}  # fmt: skip
 
     found: dict[str, Any] = {}
-    for ours in ("exo", "passthrough"):
+    for ours in ("exo", "adapter", "passthrough"):
         if ours in results:
             found[f"{ours}_over_floor"] = {"bar": "<= 1.3", **ratio(ours, "floor", "")}
             found[f"proxy_over_{ours}_plain"] = {"bar": ">= 10", **ratio("proxy", ours, "plain")}

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""`PassThrough` alone behind aiohttp, for `gateway.py`: what the client costs without the adapter and the API.
+"""`PassThrough` behind bare aiohttp, for `gateway.py`: what the client costs without the API, alone or with the adapter
+(with its policy, profile and breaker) before it.
 
-gateway_small.py UPSTREAM_URL
+gateway_small.py UPSTREAM_URL [adapter]
 """
 
 from __future__ import annotations
@@ -18,10 +19,31 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exo_node.routing.call import Attempt, Call
+from exo_node.routing.adapter import LiteLLMAdapter
+from exo_node.routing.breaker import Breaker
+from exo_node.routing.call import Attempt, Call, Upstream
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
+from exo_node.routing.parts import Parts
 from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.plan import Candidate
+from exo_node.routing.policy import choose
+from exo_node.routing.profile import Profile
+from exo_node.routing.retry_budget import RetryBudget
+
+
+class One:
+    """A registry of one backend."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._listed = [Candidate(backend="bench", kind="deployment", provider="openai", model="bench")]
+
+    async def candidates(self, call: Call) -> list[Candidate]:
+        return self._listed
+
+    def upstream(self, candidate: Candidate) -> Upstream:
+        return self._upstream
 
 
 async def main() -> None:
@@ -31,12 +53,26 @@ async def main() -> None:
     )  # fmt: skip
     connections = Connections()
     upstream = PassThrough(connections, deployment)
+    parts = Parts(sources=One(upstream), choose=choose, profile=Profile(), breaker=Breaker(), retries=RetryBudget())
+    adapter = LiteLLMAdapter(parts) if "adapter" in sys.argv[2:] else None
 
     async def handle(request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
         stream = bool(body.get("stream"))
         deadline = time.monotonic() + 900
         call = Call(id="1", kind="chat", model="bench", body=body, stream=stream, deadline=deadline, prompt_tokens=1)
+        if adapter is not None:
+            reply = await adapter.serve(call)
+            if reply.whole is not None:
+                return web.Response(body=reply.whole.raw, content_type="application/json", headers=reply.headers)
+            assert reply.frames is not None
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **reply.headers})
+            await response.prepare(request)
+            async for piece in reply.frames:
+                await response.write(piece)
+            await response.write(b"data: [DONE]\n\n")
+            await response.write_eof()
+            return response
         attempt = Attempt(call=call, timeout_s=900.0)
         if not stream:
             return web.Response(body=(await upstream.whole(attempt)).raw, content_type="application/json")
