@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sqlite3
 import stat
@@ -16,6 +17,7 @@ import pytest
 from exo_node.errors import StoreError
 from exo_node.store import SpendRow, Store, store_path
 from exo_node.store_schema import MIGRATIONS
+from exo_node.store_thread import DatabaseThread
 
 KEY = {
     "id": "key-1", "name": "ci", "hash": b"h" * 32, "created": 1.0, "admin": False, "models": ["gpt-*"], "rpm": 5,
@@ -189,3 +191,22 @@ async def test_writes_that_fail_are_said_once(tmp_path: Path, caplog: pytest.Log
         await store.flush()
     assert len(caplog.records) == 1
     store.close()
+
+
+async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: Path) -> None:
+    """A question sees the writes told before it; one that nobody waits for any more leaves the thread running."""
+
+    def prepare(db: sqlite3.Connection, where: str) -> None:
+        db.execute("CREATE TABLE t (n INTEGER)")
+
+    def insert(number: int, db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO t VALUES (?)", (number,))
+
+    thread = DatabaseThread(tmp_path / "t.db", prepare)
+    for number in range(5):
+        thread.tell(functools.partial(insert, number))
+    thread.ask(lambda db: db.execute("SELECT 1")).cancel()
+    rows = await asyncio.wrap_future(thread.ask(lambda db: db.execute("SELECT n FROM t")))
+    assert rows == [{"n": number} for number in range(5)]
+    assert await asyncio.wrap_future(thread.ask(lambda db: 7)) == [7]
+    thread.close()
