@@ -71,6 +71,7 @@ async def serve(pipes: Pipes, socket: Path, litellm: Any, first: Configuration, 
     from exo_node.routing.sidecar.server import Worker
 
     worker = Worker(litellm, first)
+    await engine.warm(litellm)
     # A call whose client has gone is cancelled, and with it the provider's work.
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, keepalive_timeout=3600)
     await runner.setup()

@@ -1,0 +1,61 @@
+"""LiteLLM's tables by our words (test_sidecar.py asks the real ones)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
+
+
+class Unknown(Exception):
+    pass
+
+
+def provider_of(model: str) -> tuple[str, str, None, None]:
+    provider, slash, name = model.partition("/")
+    if not slash:
+        raise Unknown
+    return name, provider, None, None
+
+
+def knowledge(**costs: dict[str, Any]) -> Knowledge:
+    return Knowledge(
+        SimpleNamespace(
+            model_cost={name.replace("__", "/"): row for name, row in costs.items()},
+            get_llm_provider=provider_of,
+            exceptions=SimpleNamespace(BadRequestError=Unknown),
+            get_supported_openai_params=lambda model, custom_llm_provider: ["tools"] * (custom_llm_provider == "a"),
+        )
+    )
+
+
+def test_prices_are_per_million() -> None:
+    """Prices per token become prices per million; a row of another provider is another price."""
+    known = knowledge(m={"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "litellm_provider": "a"}, free={})
+    price = {"input": pytest.approx(1.0), "output": pytest.approx(2.0)}
+    assert known.prices(["a/m", "b/m", "m"]) == {"a/m": price, "m": price}
+    assert known.prices(None) == {"m": price}
+
+
+def test_info() -> None:
+    """Windows are numbers, capabilities are said or None; unknown models are None."""
+    row = {"max_input_tokens": 100, "max_output_tokens": "prose", "supports_vision": True, "mode": "chat"}
+    info = knowledge(a__m=row).info("a/m")
+    assert info is not None
+    assert (info["context"], info["max_output"], info["price"]) == (100, None, None)
+    assert (info["supports"]["vision"], info["supports"]["tools"]) == (True, None)
+    assert knowledge().info("a/x") is None
+
+
+def test_tools() -> None:
+    """A known chat model has tools where its row says so; an unknown one where its provider's translation has."""
+    known = knowledge(a__no={"mode": "chat"}, a__yes={"mode": "chat", "supports_function_calling": True})
+    assert [known.tools(m) for m in ("a/no", "a/yes", "a/new", "b/new", "who")] == [False, True, True, False, True]
+
+
+def test_resident_bytes() -> None:
+    """The process's memory is a plausible number (0 where the platform does not tell)."""
+    assert resident_bytes() == 0 or resident_bytes() > 2**20
