@@ -23,8 +23,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from exo_node.routing.call import Attempt, Call, UpstreamError
+from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.service import LiteLLMService
+from exo_node.routing.sidecar_upstream import SidecarUpstream
 from tests.standins import Script, Standin, no_such_host_url, refused_url, standin
 
 pytestmark = [
@@ -433,6 +436,30 @@ async def test_what_litellm_knows(stage: Stage) -> None:
     assert (providers["groq"]["key"], providers["mistral"]["key"]) == (True, False)
     assert providers["mistral"]["missing"] == ["MISTRAL_API_KEY"]
     assert await service.count_tokens("gpt-4o", text="Hello there") == 2
+
+
+async def test_the_one_http_client(stage: Stage) -> None:
+    """The daemon's pass-through client talks to a worker as to any upstream, and understands its errors."""
+    call = Call(
+        id="1", kind="chat", model="claude", body={"model": "claude", "messages": MESSAGES}, stream=True,
+        deadline=time.monotonic() + 30, prompt_tokens=3,
+    )  # fmt: skip
+    attempt = Attempt(call=call, timeout_s=30)
+    connections = Connections()
+    asked = {d.id: d for d in stage.service._deployments}
+    try:
+        upstream = SidecarUpstream(stage.service, connections, asked["claude"])
+        events = [event async for batch in upstream.stream(attempt) for event in batch.events]
+        assert text_of(events).startswith("You said: Hello there")
+        stage.standins["anthropic"].queue.extend([Script(status=429, retry_after="7"), Script(eof_after=3)])
+        with pytest.raises(UpstreamError) as limited:
+            [batch async for batch in upstream.stream(attempt)]
+        with pytest.raises(UpstreamError) as cut:
+            [batch async for batch in upstream.stream(attempt)]
+    finally:
+        await connections.close()
+    assert (limited.value.cause, limited.value.retry_after) == ("rate_limited", 7)
+    assert cut.value.cause == "eof"
 
 
 async def test_key_check(stage: Stage) -> None:
