@@ -537,6 +537,22 @@ async def test_a_killed_worker_is_replaced(stage: Stage) -> None:
     assert again["pid"] != victim["pid"] and again["starts"] == 2
 
 
+async def test_a_silent_worker_gets_no_new_calls(stage: Stage) -> None:
+    """A worker that misses its pings is passed over until it answers again; nothing is killed for a pause."""
+    await both_serve(stage.service)
+    victim = stage.service.status()[0]
+    os.kill(victim["pid"], signal.SIGSTOP)
+    try:
+        await until(lambda: stage.service.status()[0]["state"] == "silent")
+        async with stage.service.worker() as endpoint:
+            assert endpoint.worker == 1
+        assert (await stage.chat("claude"))[0] == 200
+    finally:
+        os.kill(victim["pid"], signal.SIGCONT)
+    await both_serve(stage.service)
+    assert stage.service.status()[0]["pid"] == victim["pid"]
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110  # states of other processes: nobody here could set an event
