@@ -55,8 +55,11 @@ class DatabaseThread:
         return future
 
     def tell(self, job: Job) -> None:
-        """Run the job soon. Where it fails, that is logged once until writing works again."""
-        self._submit((job, None))
+        """Run the job soon; never raises. Where it fails, that is logged once until writing works again."""
+        try:
+            self._submit((job, None))
+        except StoreError as e:
+            self._refuse([(job, None)], e)
 
     def close(self) -> None:
         """Do what is left and end the thread; blocks for that long. Later jobs raise `StoreError`."""

@@ -9,14 +9,17 @@ import asyncio
 import fnmatch
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, Unauthorized
+from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, StoreError, Unauthorized
 from exo_node.limits.budgets import Period
+
+log = logging.getLogger(__name__)
 
 PREFIX = "sk-exo-"
 WATCH_S = 1.0  # how soon a key that was added or revoked counts in a running node
@@ -130,9 +133,19 @@ class ApiKeys:
         self._by_id, self._by_digest, self._stamp = by_id, by_digest, stamp
 
     async def watch(self) -> None:
-        """Keep up with `exo apikey` of other processes; for a task of the daemon's."""
+        """Keep up with `exo apikey` of other processes; for a task of the daemon's.
+
+        A database that cannot be read leaves the keys as they were; that is said once.
+        """
+        complained = False
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+                complained = False
+            except StoreError as e:
+                if not complained:
+                    log.warning("API keys stay as they were: %s", e.message)
+                complained = True
             await asyncio.sleep(WATCH_S)
 
     async def add(self, info: KeyInfo) -> tuple[KeyInfo, str]:

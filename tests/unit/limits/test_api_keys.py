@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,16 @@ def test_models_by_pattern() -> None:
     assert key.allows("gpt-4o") and key.allows("claude-3") and not key.allows("gpt-4o-mini")
     with pytest.raises(ModelNotAllowed, match=r"'k'.*gpt-4o, claude-"):
         key.check_model("llama")
+
+
+async def test_a_damaged_file_does_not_end_the_watch(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that cannot be read leaves the admin key working and the watch running; it is said once."""
+    store.path.write_bytes(b"no database" * 100)
+    keys = ApiKeys(store, ["boss"])
+    watch = asyncio.create_task(keys.watch())
+    while not caplog.records:  # noqa: ASYNC110 (the watch tells nobody)
+        await asyncio.sleep(0.01)
+    assert not watch.done() and keys.verify("boss") is not None
+    watch.cancel()
+    await asyncio.wait({watch})
+    assert len(caplog.records) == 1 and "stay as they were" in caplog.text

@@ -1,0 +1,33 @@
+"""The limits' gate as the adapter asks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exo_node.limits.api_keys import ApiKeys
+from exo_node.limits.gate import Gate
+from exo_node.routing.candidate_gate import CandidateGate
+from exo_node.routing.deployment import Deployment
+from exo_node.routing.plan import Candidate
+from exo_node.store import Store
+
+
+async def test_candidates_take_from_their_deployment(tmp_path: Path) -> None:
+    """A deployment's rpm holds per call and its tpm is settled; rings and peers are not limited here."""
+    deployment = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m",
+                            rpm=3, tpm=100)  # fmt: skip
+    store = Store(tmp_path / "s.db")
+    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store), {"d": deployment}.get)
+    ring = Candidate(backend="ring:m", kind="ring", provider="exo", model="m")
+    one = Candidate(backend="d", kind="deployment", provider="openai", model="m")
+    assert await gate.acquire(ring, 10**6, 0.0)
+    gate.settle(ring, 10**6, 5, 0.0, 0.0)
+    assert await gate.acquire(one, 5000, 0.0)  # more than fits at all is cut down
+    assert not await gate.acquire(one, 1, 0.0) and not gate.room(deployment)
+    gate.settle(one, 5000, 10, 0.0, 0.0)
+    assert gate.room(deployment)
+    assert await gate.acquire(one, 40, 0.0) and await gate.acquire(one, 50, 0.0)
+    gate.settle(one, 50, 0, 0.0, 0.0)
+    gate.settle(one, 40, 0, 0.0, 0.0)
+    assert not await gate.acquire(one, 1, 0.0)
+    store.close()
