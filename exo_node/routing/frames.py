@@ -64,4 +64,6 @@ def _chunk(head: Mapping[str, Any], index: int, piece: Mapping[str, Any], logpro
 
 def header_value(text: str, limit: int = 1000) -> str:
     """`text` as a header may carry it: printable ASCII on one line."""
+    if text.isascii() and text.isprintable():
+        return text[:limit]
     return "".join(c if " " <= c <= "~" else "?" for c in " ".join(text.split()))[:limit]
