@@ -23,6 +23,7 @@ from aiohttp import web
 
 import exo_node
 from exo_node.api.app import ChatGPTAPI
+from exo_node.api.ring_upstream import RingUpstream
 from exo_node.cluster.discovery import Announcement
 from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot
 from exo_node.cluster.membership import ClusterMembers
@@ -30,6 +31,7 @@ from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError
+from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
@@ -39,6 +41,7 @@ from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.placing import PoolDefaults
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
+from exo_node.routing.front import Surroundings
 from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
@@ -46,7 +49,7 @@ from exo_node.transport.handshake import Party
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
-from exo_node.view import NodeView
+from exo_node.view import NodeView, RoutingView
 
 log = logging.getLogger("exo")
 
@@ -116,9 +119,11 @@ class Daemon:
         self._api_port = 0
         self._run_file = RunFile(settings.home)
         self._may_place = asyncio.Event()
+        self._told_to_reload = asyncio.Event()
         cache = settings.home / "cache"
+        catalog = Catalog(settings.models_dirs, settings.home, settings.offline)
         self._library = ModelLibrary(
-            Catalog(settings.models_dirs, settings.home, settings.offline),
+            catalog,
             ShardDownloader(offline=settings.offline, max_parallel_downloads=settings.max_parallel_downloads),
             cache=cache,
         )
@@ -160,6 +165,22 @@ class Daemon:
             changed=self._changed,
         )
         self.view.attach(self.instances)
+        self._backend = LocalBackend(
+            self.instances,
+            BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
+        )
+        local = LocalModels(self.instances, catalog, settings.max_context, lambda: bool(self.view.states()))
+        self.routing = RoutingView(
+            settings,
+            Surroundings(
+                node_id=node_id,
+                ring=RingUpstream(self._backend, settings),
+                local_models=local,
+                fetchable=local.fetchable,
+                peers=lambda: {one: state.deployments for one, state in self.view.states().items()},
+                peer=self.view.peer,
+            ),
+        )
         self._servicer = NodeServicer(
             host=self.host,
             instances=self.instances,
@@ -170,14 +191,11 @@ class Daemon:
             topology=self.view.topology_view,
             changes=self.changes,
             on_peer=self.members.greet,
+            relays=self.routing.relays if settings.enable_litellm else None,
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
-        self._backend = LocalBackend(
-            self.instances,
-            BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
-        )
         self._runner = web.AppRunner(
-            ChatGPTAPI(settings, self._backend, self.view).app,
+            ChatGPTAPI(settings, self._backend, self.view, self.routing).app,
             handler_cancellation=True,
             shutdown_timeout=API_SHUTDOWN_S,
             access_log=None,
@@ -221,12 +239,14 @@ class Daemon:
             instances=tuple(self.instances.published()),
             links=self.members.links(),
             shards=tuple(self.host.shards()),
+            deployments=self.routing.shared(),
         )
 
     async def start(self) -> str:
         """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
         self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0)
         add_NodeServiceServicer_to_server(self._servicer, self._grpc)  # type: ignore[no-untyped-call]
+        await self.routing.start()
         await self._runner.setup()
         self._api_port = await self._listen_http()
         await self._grpc.start()
@@ -263,6 +283,8 @@ class Daemon:
                 group.create_task(self.members.run()),
                 group.create_task(self._machine.refresh()),
                 group.create_task(self._open_for_placement()),
+                group.create_task(self._reload_when_told()),
+                *(group.create_task(job()) for job in self.routing.jobs()),
             ]
             await stop.wait()
             for task in tasks:
@@ -272,6 +294,7 @@ class Daemon:
         """Leave: first no new requests, then our instances, then a goodbye to the peers."""
         self._run_file.remove()
         await self._runner.cleanup()
+        await self.routing.stop()
         await self.instances.close()
         await self._servicer.leave()
         await self.members.close()
@@ -291,6 +314,20 @@ class Daemon:
         self._may_place.set()
         if self.settings.run_model:
             await self._run_model(self.settings.run_model)
+
+    def reload(self) -> None:
+        """SIGHUP: read the configuration of external models again."""
+        self._told_to_reload.set()
+
+    async def _reload_when_told(self) -> None:
+        while True:
+            await self._told_to_reload.wait()
+            self._told_to_reload.clear()
+            try:
+                await self.routing.reload()
+            except ExoError as error:
+                log.error("the configuration stays as it was: %s", error.message)
+            self.changes.notify()
 
     async def _run_model(self, model: str) -> None:
         """`--run-model M [--prompt P]`: load it at start, and answer the prompt on standard output."""
@@ -321,6 +358,7 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     daemon = Daemon(settings, key, node_id)
+    loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     try:
         url = await daemon.start()
         daemon.announce(url)

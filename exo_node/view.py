@@ -1,14 +1,16 @@
-"""The cluster as this node sees it: membership joined with our own state, for the ring and for the API."""
+"""The rest of the node as the API and the ring see it: the cluster, and what decides who answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from exo_node.api.ports import Principal
 from exo_node.api.views import instance_view, topology_view
 from exo_node.errors import PeerUnavailable
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
+from exo_node.routing.front import Front
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.types import NodeInfo, NodeState, PeerLink
@@ -160,3 +162,14 @@ def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
             for hop in stats.hops
         ],
     }
+
+
+class RoutingView(Front):
+    """Implements `api.ports.RoutingPort`."""
+
+    def authenticate(self, token: str) -> Principal | None:
+        info = self.verify(token)
+        return None if info is None else Principal(info.id, info.admin)
+
+    def metrics(self) -> tuple[bytes, str]:
+        return self.render_metrics()

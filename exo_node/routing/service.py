@@ -168,6 +168,12 @@ class LiteLLMService:
             async with asyncio.timeout(CONFIRM_S):
                 await asyncio.gather(*waits)
 
+    async def ensure(self, deployment: Deployment) -> None:
+        """Know this one too: one made of a key in the environment is told when it is first asked."""
+        if not any(one == deployment for one in self._deployments):
+            others = [one for one in self._deployments if one.id != deployment.id]
+            await self.update((*others, deployment))
+
     def status(self) -> list[dict[str, Any]]:
         """One row per worker, for status pages. Memory in bytes, times in seconds."""
         return [

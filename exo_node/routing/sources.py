@@ -1,0 +1,114 @@
+"""The adapter's `Sources`: the registry's candidates with what is known of them now, and the way to ask each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from exo_node.errors import PeerUnavailable
+from exo_node.limits.gate import Gate
+from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError, Whole
+from exo_node.routing.connections import Connections
+from exo_node.routing.deployment import Deployment
+from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.peer_upstream import Peer, PeerUpstream
+from exo_node.routing.plan import Candidate
+from exo_node.routing.registry import Registry
+from exo_node.routing.service import LiteLLMService
+from exo_node.routing.sidecar_upstream import SidecarUpstream
+
+_AT_NODE = "@"  # "ID@NODE": a peer's deployment
+
+
+class NodeSources:
+    """`ring` asks the local ring; `peer` gives the connection to a node (raises `PeerUnavailable`)."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        gate: Gate,
+        connections: Connections,
+        service: LiteLLMService,
+        ring: Upstream,
+        peer: Callable[[str], Peer],
+    ) -> None:
+        self._registry = registry
+        self._gate = gate
+        self._connections = connections
+        self._service = service
+        self._ring = ring
+        self._peer = peer
+        self._made: dict[str, tuple[Deployment, Upstream]] = {}  # a pass-through remembers addresses and headers
+
+    async def candidates(self, call: Call) -> list[Candidate]:
+        """See `ports.Sources.candidates`."""
+        cooling = self._gate.opened()
+        found = self._registry.candidates(call)
+        for i, one in enumerate(found):
+            if one.kind == "ring":
+                continue
+            if one.backend in cooling and not one.rejected:
+                left = f"{cooling[one.backend]:.0f} s more"
+                found[i] = replace(one, rejected=f"it failed at another node and is left alone for {left}")
+            elif one.kind == "deployment" and not self._has_room(one):
+                found[i] = replace(one, room=False)
+        return found
+
+    def upstream(self, candidate: Candidate) -> Upstream:
+        """See `ports.Sources.upstream`."""
+        if candidate.kind == "ring":
+            return RingDefaults(self._ring, self._registry.config.defaults)
+        if candidate.kind == "peer":
+            return self._of_peer(candidate)
+        deployment = self._registry.deployment(candidate.backend)
+        made = self._made.get(candidate.backend)
+        if made is None or made[0] is not deployment:
+            made = (deployment, self.of_deployment(deployment))
+            self._made[candidate.backend] = made
+        return made[1]
+
+    def of_deployment(self, deployment: Deployment) -> Upstream:
+        """One of this node's own, asked directly or through LiteLLM."""
+        if deployment.transport == "passthrough":
+            return PassThrough(self._connections, deployment)
+        return SidecarUpstream(self._service, self._connections, deployment)
+
+    def _of_peer(self, candidate: Candidate) -> Upstream:
+        deployment_id = candidate.backend.rpartition(_AT_NODE)[0]
+        try:
+            peer = self._peer(candidate.node_id)
+        except PeerUnavailable as error:
+            raise UpstreamError(error.message, "unavailable") from error
+        return PeerUpstream(peer, deployment_id, candidate.backend)
+
+    def _has_room(self, candidate: Candidate) -> bool:
+        try:
+            deployment = self._registry.deployment(candidate.backend)
+        except UpstreamError:
+            return True  # gone between the two looks: asking it says so
+        return self._gate.room(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
+
+
+class RingDefaults:
+    """The ring with the configuration's request defaults; temperature is the model's own first (local_backend)."""
+
+    def __init__(self, ring: Upstream, defaults: Mapping[str, Any]) -> None:
+        self._ring = ring
+        self._defaults = {
+            name: value for name, value in defaults.items() if name not in ("model", "temperature", "stream")
+        }
+
+    def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
+        return self._ring.stream(self._filled(attempt))
+
+    async def whole(self, attempt: Attempt) -> Whole:
+        return await self._ring.whole(self._filled(attempt))
+
+    def _filled(self, attempt: Attempt) -> Attempt:
+        call = attempt.call
+        missing = {name: value for name, value in self._defaults.items() if call.body.get(name) is None}
+        if not missing or call.kind != "chat":
+            return attempt
+        return replace(attempt, call=replace(call, body={**call.body, **missing}))
