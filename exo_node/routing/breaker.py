@@ -15,7 +15,7 @@ from exo_node.routing.plan import Candidate
 
 ALLOWED_FAILS = 5  # in a row (Envoy's consecutive_5xx)
 COOLDOWN_S = 5.0  # LiteLLM's default; the first ejection
-MAX_COUNT = 4  # ejections grow to cooldown x 4: 20 s by default, so that who recovers is back within 30 s
+MAX_COUNT = 3  # ejections grow to cooldown x 3: 15 s by default, so that who recovers is back within 30 s
 KEY_COOLDOWN_S = 30.0  # a refused key or an unknown model does not heal by itself
 WINDOW_S = 10.0  # of the error rate: the last one to two windows
 MIN_VOLUME = 10

@@ -15,8 +15,8 @@ from typing import Any
 from exo_node.routing.histogram import RotatingHistogram
 
 FORGET = 0.995  # per sample: the fit remembers about 200
-LEVEL_TAU_S = 4.0  # the level follows ordinary samples over about this long,
-LEVEL_GAIN = (0.05, 0.3)  # but one sample moves it at least and at most this much
+LEVEL_TAU_S = 2.0  # the level follows ordinary samples over about this long,
+LEVEL_GAIN = (0.05, 0.4)  # but one sample moves it at least and at most this much
 SURPRISE = 2.5  # standard deviations beyond which a sample is no noise
 FIRST_JUMP, NEXT_JUMP = 0.5, 0.9  # how far one surprise, and one that follows another, moves the level
 SPREAD = (0.15, 1.0)  # bounds of the noise's standard deviation, in the logarithm
@@ -180,20 +180,22 @@ class Track:
         before, spread = self.level, self.spread
         off = x - before
         first = self.samples == 0
+        borne_out = False
         if self.tentative is not None:  # the one surprise before: taken back, unless this one bears it out
+            borne_out = (x - self.tentative) * (before - self.tentative) > 0
             if abs(x - self.tentative) <= SURPRISE * spread:
-                self.level = before = self.tentative
+                borne_out, self.level, before = False, self.tentative, self.tentative
                 off = x - before
             self.tentative = None
         if first:
             self.level = 0.0
-        elif abs(off) > SURPRISE * spread:
+        elif borne_out or abs(off) > SURPRISE * spread:
             self.run = self.run + 1 if off > 0 and self.run >= 0 else self.run - 1 if off < 0 and self.run <= 0 else 0
-            jump = NEXT_JUMP if abs(self.run) > 1 else FIRST_JUMP
+            jump = NEXT_JUMP if borne_out or abs(self.run) > 1 else FIRST_JUMP
             # Back to what it usually is: that is no surprise but the end of one.
             if off < 0 and abs(x) < SURPRISE * spread:
                 jump = 1.0
-            elif abs(self.run) <= 1:
+            elif jump == FIRST_JUMP:
                 self.tentative = before
             self.level += jump * off
         else:

@@ -12,7 +12,7 @@ from exo_node.routing.heuristics import HARD, assess, strength, suits
 from exo_node.routing.options import Option, name_of
 from exo_node.routing.plan import Ask, ProfileView
 
-NEAR = 0.1  # predictions within this share are the same: load and cost decide
+NEAR = 0.05  # predictions within this share are the same: load and cost decide
 EPSILON = 0.01  # of requests go to another backend that is not known to be much slower,
 NOT_MUCH = 1.5
 

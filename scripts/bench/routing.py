@@ -52,9 +52,8 @@ class Ours:
     def __init__(self, backends: list[Backend], rng: random.Random) -> None:
         self.profile, self.breaker, self.rng = Profile(), Breaker(), rng
         self.candidates = {
-            b.name: Candidate(backend=b.name, kind="deployment", provider="openai", model=b.name, capacity=b.told_capacity)
-            for b in backends
-        }  # fmt: skip
+            b.name: Candidate(backend=b.name, kind="deployment", provider="openai", model=b.name) for b in backends
+        }
 
     def pick(self, request: Request, now: float) -> str | None:
         ask = Ask(kind="chat", model="m", prompt_tokens=request.prompt, max_tokens=OUTPUT_TOKENS, stream=True)

@@ -29,7 +29,10 @@ def _spelled(rng: random.Random, apart: tuple[float, float], until: float) -> li
     while t < until - 10:
         spells.append((t, t + rng.uniform(2, 5)))
         t += rng.uniform(*apart)
-    slow = lambda t: any(b <= t < e for b, e in spells)  # noqa: E731
+
+    def slow(t: float) -> bool:
+        return any(b <= t < e for b, e in spells)
+
     return [Backend("a", lambda t: 2.4 if slow(t) else 0.3), Backend("b", flat(0.45)), Backend("c", flat(0.6))]
 
 
@@ -76,7 +79,10 @@ def _storm(rng: random.Random) -> list[Backend]:
 
 def _drift(rng: random.Random) -> list[Backend]:
     """Two change slowly and against each other; the third stays in between."""
-    wave = lambda phase: lambda t: 0.5 * math.exp(0.7 * math.sin(2 * math.pi * (t / 120 + phase)))  # noqa: E731
+
+    def wave(phase: float) -> Callable[[float], float]:
+        return lambda t: 0.5 * math.exp(0.7 * math.sin(2 * math.pi * (t / 120 + phase)))
+
     return [Backend("a", wave(0.0)), Backend("b", wave(0.5)), Backend("c", flat(0.6))]
 
 

@@ -35,7 +35,6 @@ class Backend:
     per_1k: float = 0.05
     load: float = 0.0  # slowdown when `capacity` requests are in flight
     capacity: int = 8
-    told_capacity: int | None = None  # what the candidate says
     retry_after_s: float | None = None
     in_flight: int = 0
     window: float = -1.0
@@ -116,7 +115,7 @@ def requests_of(scenario: Scenario, rng: random.Random) -> list[Request]:
 def simulate(
     scenario: Scenario, seed: int, make_router: Callable[[list[Backend], random.Random], Router]
 ) -> list[Request]:
-    """All requests of one run, with the time to the first token and who served. The world is the same for each policy."""
+    """All requests of one run, with the time to the first token and who served. Each policy meets the same world."""
     world = random.Random(f"{scenario.name}/{seed}")
     backends = {b.name: b for b in scenario.make(world)}
     requests = requests_of(scenario, world)
