@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.types import Usage
+import orjson
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+from exo_node.types import Usage
 
 
 def frame(event: Mapping[str, Any]) -> bytes:
-    return f"data: {_encode(event)}\n\n".encode()
+    return b"data: " + orjson.dumps(event, option=orjson.OPT_NON_STR_KEYS) + b"\n\n"
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from exo_node.routing.attempts import Attempts, Tried
 from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError
@@ -193,19 +193,21 @@ class _Story:
 
     def _ending(self, live: Live, batch: Batch) -> bytes:
         """The first backend's own ending: usage only for who asked, with what we add to it."""
-        kept: list[Mapping[str, Any]] = []
-        changed = False
-        for event in batch.events:
+        if not any(event.get("usage") for event in batch.events):
+            return batch.raw
+        blocks = batch.raw[:-2].split(b"\n\n")  # one for each event: data is JSON on one line, mostly
+        if len(blocks) != len(batch.events):
+            blocks = [frame(event)[:-2] for event in batch.events]
+        kept: list[bytes] = []
+        for event, block in zip(batch.events, blocks, strict=True):
             if event.get("usage") and self._wants_usage and live.transcript.complete and not self._said_usage:
-                self._said_usage = changed = True
+                self._said_usage = True
                 live.count()
                 usage = live.transcript.usage or self._estimate(live)
-                kept.append({**event, "exo": self._owner.report.exo(live.tried, usage, False)})
-            elif event.get("usage") and not self._wants_usage and not event.get("choices"):
-                changed = True  # asked for by us, to know the cost
-            else:
-                kept.append(event)
-        return b"".join(map(frame, kept)) if changed else batch.raw
+                kept.append(frame({**event, "exo": self._owner.report.exo(live.tried, usage, False)})[:-2])
+            elif not event.get("usage") or self._wants_usage or event.get("choices"):
+                kept.append(block)  # else: a report that only we asked for, to know the cost
+        return b"\n\n".join([*kept, b""]) if kept else b""
 
     def linger(self, live: Live) -> None:
         if not self._lingers:
