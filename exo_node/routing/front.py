@@ -33,6 +33,7 @@ from exo_node.routing.checks import check_provider
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.names import LocalModel
+from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.peer_upstream import Peer
 from exo_node.routing.plan import Candidate
@@ -52,7 +53,7 @@ from exo_node.routing.strategies import resolve
 from exo_node.routing.stream_collector import StreamCollector
 from exo_node.routing.tables import load_tables
 from exo_node.store import Store, store_path
-from exo_node.types import SharedDeployment
+from exo_node.types import SharedDeployment, Usage
 
 log = logging.getLogger("exo.routing")
 
@@ -92,6 +93,7 @@ class Front:
         self.runtime = RuntimeSettings()
         self._tables = load_tables(settings.home / TABLES)
         self._admitted: dict[str, Admission] = {}
+        self._collected: dict[str, Usage | None] = {}  # calls whose stream is being kept: what it has used
         self._last_call = time.monotonic()
         self._redis = shared_redis(config)
         self.gate = Gate(
@@ -140,6 +142,8 @@ class Front:
     async def start(self) -> None:
         """Read the keys and ready the sidecar. Raises `ConfigurationError`."""
         await self.keys.refresh()
+        if self._redis is not None:
+            await self._redis.start()
         await self.service.start()
         await self.service.update(self._for_litellm(), self.config.environment)
         self.callbacks.replace(self._receivers(self.config))
@@ -153,8 +157,7 @@ class Front:
         await self.service.stop()
         await self.gate.close()
         await self.connections.close()
-        await self.store.flush()
-        self.store.close()
+        self.store.close()  # writes what is left
 
     # -- calls
 
@@ -162,6 +165,7 @@ class Front:
         """Response cache, limits, adapter. Raises `ExoError`."""
         self._last_call = time.monotonic()
         call = self.runtime.applied(call)
+        self.gate.check_model(call.caller.key_id, call.model)
         kept = await self.cache.get(call) if self.cache.serves(call) else None
         if kept is not None:
             self.meter.cache(True)
@@ -189,11 +193,22 @@ class Front:
                 call.caller.user,
                 call.model,
                 call.prompt_tokens,
+                predicted_cost=self._predicted_cost(call),
                 max_tokens=call.max_tokens,
             )
         except ExoError as error:
             self.meter.refused(error.code or "")
             raise
+
+    def _predicted_cost(self, call: Call) -> float | None:
+        """USD that the call will probably cost, for budgets; None: not known. 0 where there is no budget to keep."""
+        key = self.keys.info(call.caller.key_id)
+        if not self.gate.rules.budgets and (key is None or key.budget is None):
+            return 0.0
+        priced = self.registry.price(call.model)
+        if priced is None:
+            return None
+        return priced.price.cost(call.prompt_tokens, EXPECTED_OUTPUT if call.max_tokens is None else call.max_tokens)
 
     def _from_cache(self, call: Call, whole: Whole) -> Reply:
         model = str((whole.data or {}).get("model") or call.model)
@@ -234,14 +249,18 @@ class Front:
             return reply
         assert reply.frames is not None
         frames = reply.frames
+        self._collected[call.id] = None
 
         async def collected() -> AsyncGenerator[bytes, None]:
             collector = StreamCollector()
-            async with contextlib.aclosing(frames):
-                async for raw in frames:
-                    collector.add(events_in(raw))
-                    yield raw
-            whole = collector.whole()
+            try:
+                async with contextlib.aclosing(frames):
+                    async for raw in frames:
+                        collector.add(events_in(raw))
+                        yield raw
+            finally:
+                usage = self._collected.pop(call.id, None)
+            whole = collector.whole(usage)
             if whole is not None:
                 await self.cache.put(call, whole, wanted=wanted, ttl_s=ttl_s)
 
@@ -447,6 +466,8 @@ class Front:
     # Sinks of finished calls.
 
     def _settle(self, record: CallRecord) -> None:
+        if record.id in self._collected:
+            self._collected[record.id] = record.usage
         admission = self._admitted.pop(record.id, None)
         if admission is not None:
             used = record.usage.prompt_tokens + record.usage.completion_tokens
