@@ -117,6 +117,7 @@ class Track:
     spell: float = -math.inf  # when the last one began
     interval: float = math.inf  # mean seconds between two
     excess: float = 0.0  # how much slower, as a multiple of the usual
+    excess_before: float = 0.0  # in the spell before
     samples: float = 0.0
     seen: float = -math.inf  # last evidence
     looked: float = -math.inf  # last request sent
@@ -160,7 +161,7 @@ class Track:
             return 0.0
         noticed = (self.line[0] + self.line[1] * 0.5) * math.exp(SURPRISE * self.spread)  # of 500 tokens
         share = noticed / max(SPELLS_APART_S, self.interval, now - self.spell)
-        return (share + FEAR * max(0.0, share - TAIL)) * self.excess
+        return (share + FEAR * max(0.0, share - TAIL)) * min(EXCESS_CAP, self.excess, self.excess_before)
 
     @property
     def spread(self) -> float:
@@ -207,7 +208,7 @@ class Track:
             square = min(off * off, 4 * self.var)  # a spell of slowness must not pass for noise
             self.var = min(SPREAD[1] ** 2, max(SPREAD[0] ** 2, self.var + 0.03 * (square - self.var)))
         self.slow_row = self.slow_row + 1 if x > max(SURPRISE * spread, SPELL) else 0
-        if self.slow_row > 1:
+        if self.slow_row > 2:
             self._slower(math.exp(x) - 1, now)
         if off < -0.3 or not self.suspect:
             self.gap = LOOK_GAP_S[0]
@@ -235,17 +236,19 @@ class Track:
             self.level -= max(-0.2, min(0.2, math.log(max(moved, 1e-6))))
 
     def _slower(self, excess: float, now: float) -> None:
-        """The second slow one in a row begins a spell, those that follow belong to it."""
+        """The third slow one in a row begins a spell, those that follow belong to it.
+
+        Two spells are a habit as bad as the lighter of them: an outage after a hiccup is no habit of outages.
+        """
         apart = now - self.spell
         if self.slowed or apart < SPELLS_APART_S:
             self.slowed = True
-            self.excess += 0.2 * (min(EXCESS_CAP, excess) - self.excess)
+            self.excess += 0.2 * (excess - self.excess)
             return
         self.slowed = True
         if apart < math.inf:
             self.interval = apart if self.interval == math.inf else (self.interval + apart) / 2
-        self.spell = now
-        self.excess = min(EXCESS_CAP, excess) if self.excess == 0 else (self.excess + min(EXCESS_CAP, excess)) / 2
+        self.spell, self.excess_before, self.excess = now, self.excess, excess
 
     def see_itl(self, seconds: float, tokens: int, now: float) -> None:
         """Mean seconds between tokens over `tokens` gaps."""
