@@ -1,0 +1,51 @@
+"""From a name to its backends; `test_registry.py` tests the rules through the registry."""
+
+from __future__ import annotations
+
+from exo_node.routing.deployment import Deployment
+from exo_node.routing.equivalents import Equivalents
+from exo_node.routing.names import LocalModel
+from exo_node.routing.providers import complete
+from exo_node.routing.resolution import Resolver, backend_id
+from exo_node.routing.tables import load_tables
+
+TABLES = load_tables()
+EQUIVALENTS = Equivalents(TABLES)
+DEMO = LocalModel(id="demo", loaded=True)
+
+
+def dep(name: str, model: str, node_id: str = "") -> Deployment:
+    one = Deployment(id=name, model_name=name, litellm_model=model, provider="", upstream_model="", node_id=node_id)
+    return complete(one, {}, TABLES)
+
+
+def resolver(*deployments: Deployment, aliases: dict[str, tuple[str, ...]] | None = None) -> Resolver:
+    return Resolver(TABLES, EQUIVALENTS, deployments, (), (DEMO,), {}, aliases or {}, None)
+
+
+def test_names_of_backends() -> None:
+    """ring:MODEL, a deployment's id, and ID@NODE of a peer's."""
+    assert backend_id(DEMO) == "ring:demo"
+    assert backend_id(dep("a", "openai/x")) == "a"
+    assert backend_id(dep("a", "openai/x", "node-b")) == "a@node-b"
+
+
+def test_the_narrowest_wildcard_counts() -> None:
+    """Of several patterns that fit a name the longest serves it."""
+    found = resolver(dep("openai/*", "openai/*"), dep("openai/gpt-4*", "azure/gpt-4*")).find("openai/gpt-4-new")
+    assert [one.backend.litellm_model for one in found if isinstance(one.backend, Deployment)] == ["azure/gpt-4-new"]
+    assert [one.group for one in found] == ["openai/gpt-4*"]
+
+
+def test_everything_of_one_model() -> None:
+    """Configured deployments of a model are found by its id, whatever they are called here."""
+    one, other = dep("prod", "azure/gpt-4o-eu"), dep("other", "openai/gpt-4o-mini")
+    assert resolver(one, other).same("openai/gpt-4o") == [one]
+
+
+def test_a_mere_alias() -> None:
+    """An alias that is a deployment, or one of its own targets, is more than an alias."""
+    aliases = {"fast": ("a",), "gpt-4": ("gpt-4", "a"), "a": ("b",)}
+    made = resolver(dep("a", "openai/x"), aliases=aliases)
+    assert [made.is_mere_alias(name) for name in ("fast", "gpt-4", "a", "nobody")] == [True, False, False, False]
+    assert [made.kind(name, None) for name in ("fast", "a", "demo")] == ["alias", "deployment", "local"]
