@@ -57,7 +57,7 @@ class Profile:
     """Latency of every backend. Implements `plan.ProfileView`; the adapter writes to it.
 
     `started`, `observe_ttft`, `observe_failure` and `ended` may share a `key` (any hashable that names the attempt);
-    with it, a request that waits for too long already counts as a sign, before it has ended.
+    with it and its prompt's length, a request that waits for too long is a sign before it has ended.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Profile:
         """Predicted seconds to the first token, with what is in flight there."""
         seen = self._of(candidate)
         usual = seen.track.usual(prompt_tokens, seen.in_flight, now)
-        return usual * (math.exp(self._level(seen, usual, now)) + seen.track.premium(now))
+        return usual * (math.exp(self._level(seen, now)) + seen.track.premium(now))
 
     def itl(self, candidate: Candidate, now: float) -> float:
         """Predicted seconds between tokens."""
@@ -125,7 +125,11 @@ class Profile:
     def started(
         self, backend: str, now: float | None = None, key: object = None, prompt_tokens: int | None = None
     ) -> None:
-        """An attempt goes to `backend`; `ended` must follow."""
+        """An attempt goes to `backend`; `ended` must follow.
+
+        `prompt_tokens` of a streamed request: its silence is then a sign before it ends. A plain answer is silent until
+        it is complete, so it leaves this out.
+        """
         seen = self._by_name(backend)
         self._looks = min(LOOK_BURST, self._looks + LOOK_SHARE)
         if now is not None:
@@ -232,18 +236,15 @@ class Profile:
 
     # parts
 
-    def _level(self, seen: _Seen, usual: float, now: float) -> float:
-        """The track's fast level, moved by requests that should have been answered by now."""
+    def _level(self, seen: _Seen, now: float) -> float:
+        """The track's fast level, moved by the oldest request that should have been answered by now."""
         level = seen.track.level_now(now)
-        bound = OVERDUE * seen.track.spread
-        moved = level
-        for count, (begun, prompt) in enumerate(seen.waiting.values()):  # oldest first
-            own = usual if prompt is None else seen.track.usual(prompt, seen.in_flight, now)
-            late = math.log(max(now - begun, 1e-6) / own)
-            if late - moved <= bound or count >= 4:
-                break
-            moved += 0.9 * (late - moved)
-        return moved
+        oldest = next(((begun, prompt) for begun, prompt in seen.waiting.values() if prompt is not None), None)
+        if oldest is None:
+            return level
+        begun, prompt = oldest
+        late = math.log(max(now - begun, 1e-6) / seen.track.usual(prompt, seen.in_flight, now))
+        return level + 0.9 * (late - level) if late - level > OVERDUE * seen.track.spread else level
 
     def _prior(self, kind: str, provider: str, model: str) -> Prior:
         own = prior_of(kind, provider)

@@ -64,6 +64,17 @@ def test_a_request_that_waits_is_a_sign() -> None:
     assert profile.ttft(A, 500, 12.0) == pytest.approx(0.2, rel=0.2)
 
 
+def test_a_plain_answer_may_take_its_time() -> None:
+    """Without a prompt length (not streamed) a long silence is no sign, but nobody else looks meanwhile."""
+    profile = Profile()
+    for i in range(50):
+        serve(profile, A, 0.2, i * 0.2)
+    before = profile.ttft(A, 500, 10.0)
+    profile.started("a", 10.0, "plain")
+    assert profile.ttft(A, 500, 20.0) == pytest.approx(before, rel=0.1)
+    assert profile.due(A, 500, 30.0) is None
+
+
 def test_in_flight_counts() -> None:
     """Starts and ends balance, and never go below nothing."""
     profile = Profile()
