@@ -37,13 +37,21 @@ def run(parsed: Parsed, verb: str) -> int:
     options = _options(parsed)
     settings = parsed.settings(check=False)
     with node_for_call(parsed, settings, START_FLAGS) as client:
-        prepare(client, parsed.own.model)
+        if is_local(client, parsed.own.model):
+            prepare(client, parsed.own.model)
         chat = Chat(client, options, parsed.own.system_prompt, verbose=settings.verbose > 0)
         if parsed.own.prompt is not None:
             chat.ask(parsed.own.prompt)
         else:
             chat.loop()
     return 0
+
+
+def is_local(client: Client, model: str) -> bool:
+    """Whether the ring would answer first: external models need no preparing. Raises `ModelNotFound`."""
+    plan = client.call("POST", "/v1/route/explain", {"model": model, "messages": [{"role": "user", "content": "?"}]})
+    steps: list[dict[str, Any]] = plan["steps"]
+    return not steps or steps[0]["kind"] == "ring"
 
 
 def prepare(client: Client, model: str) -> None:

@@ -11,7 +11,12 @@ from exo_node.cli.table import size
 
 
 def arguments(parser: Parser, verb: str) -> None:
-    parser.add_argument("--json", action="store_true", default=False, help="what GET /v1/topology says")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=False,
+        help="what GET /v1/topology says, and under router GET /v1/router/stats",
+    )
     parser.add_settings(CLIENT, title="which node")
 
 
@@ -19,9 +24,13 @@ def run(parsed: Parsed, verb: str) -> int:
     client = require_node(parsed, parsed.settings())
     try:
         topology = client.call("GET", "/v1/topology")
+        external = client.call("GET", "/v1/router/stats")
     finally:
         client.close()
-    print(json.dumps(topology, indent=2) if parsed.own.json else describe(topology, client.url))
+    if parsed.own.json:
+        print(json.dumps({**topology, "router": external}, indent=2))
+    else:
+        print("\n".join([describe(topology, client.url), *describe_external(external)]))
     return 0
 
 
@@ -49,6 +58,22 @@ def _node(node_id: str, node: dict[str, Any], *, this: bool) -> list[str]:
     ]
     head = f"\n{node_id}  {node['name']}, exo-node {node['version']}{' (this node)' if this else ''}"
     return [head, *(f"  {name:<8} {fact}" for name, fact in facts if fact)]
+
+
+def describe_external(stats: dict[str, Any]) -> list[str]:
+    """What there is besides the ring (`/v1/router/stats`): deployments, what is wrong with them, limits, remarks."""
+    groups = stats["model_list"]
+    lines = [f"\nexternal models: {', '.join(groups) if groups else 'none configured'}; strategy {stats['strategy']}"]
+    for breaker in stats["breakers"]:
+        if breaker["state"] != "closed":
+            lines.append(f"  {breaker['backend']}  {breaker['state'].replace('_', ' ')}: {breaker['cause']}")
+    redis = stats["limits"]["redis"]
+    if redis is not None:
+        lines.append(f"  Redis at {redis['address']}: {redis['state']}")
+    workers = stats["litellm"]["workers"]
+    if workers:
+        lines.append(f"  LiteLLM: {', '.join(worker['state'] for worker in workers)}")
+    return lines + [f"  note: {note}" for note in stats["notes"]]
 
 
 def describe_instance(instance: dict[str, Any]) -> list[str]:

@@ -89,7 +89,9 @@ class ScriptedRouting:
 
     async def explain(self, call: Call) -> dict[str, Any]:
         self.calls.append(call)
-        return {"strategy": call.wishes.strategy or "latency", "kind": call.kind, "model": call.model, "steps": []}
+        strategy = call.wishes.strategy or "latency"
+        steps = [{"kind": "deployment"}] if any(row["id"] == call.model for row in self.rows) else []
+        return {"strategy": strategy, "kind": call.kind, "model": call.model, "steps": steps}
 
     async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
         return [row for row in self.rows if provider in (None, row["owned_by"])]
@@ -119,7 +121,16 @@ class ScriptedRouting:
         return rows
 
     def stats(self) -> dict[str, Any]:
-        return {"healthy_deployments": ["azure/gpt-4o"], "model_list": ["gpt-4o"], "routing_strategy": "simple-shuffle"}
+        return {
+            "healthy_deployments": ["azure/gpt-4o"],
+            "model_list": ["gpt-4o"],
+            "routing_strategy": "simple-shuffle",
+            "strategy": "latency",
+            "breakers": [{"backend": "azure/gpt-4o", "state": "open", "cause": "server"}],
+            "limits": {"redis": {"address": "localhost:6379", "state": "up"}},
+            "litellm": {"workers": [{"state": "serving"}]},
+            "notes": ["no key for Groq"],
+        }
 
     def deployments(self) -> list[dict[str, Any]]:
         return list(self.known.values())

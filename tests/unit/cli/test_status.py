@@ -8,6 +8,7 @@ import pytest
 
 from exo_node.cli.main import dispatch
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
+from tests.unit.api.scripted_routing import ScriptedRouting
 from tests.unit.cli.conftest import StartNode
 
 
@@ -25,6 +26,11 @@ def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
         "openblas",
         "5.6 GiB free of 7.5 GiB",
         "no model is loaded",
+        "external models: gpt-4o; strategy latency",
+        "azure/gpt-4o  open: server",
+        "Redis at localhost:6379: up",
+        "LiteLLM: serving",
+        "note: no key for Groq",
     ):
         assert words in out
     assert dispatch(["load", "demo"]) == 0
@@ -35,4 +41,4 @@ def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
     assert "layers [0, 8) of 8" in out
     assert "mlx on CPU, node-a" in out
     assert dispatch(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == cluster.topology()
+    assert json.loads(capsys.readouterr().out) == {**cluster.topology(), "router": ScriptedRouting().stats()}
