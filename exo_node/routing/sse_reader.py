@@ -12,6 +12,7 @@ import orjson
 from exo_node.routing.call import Batch, UpstreamError
 from exo_node.routing.wire_errors import error_from_event
 
+DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an image in base64 fits, a server that never ends an event does not
 
 
@@ -42,7 +43,7 @@ class SSEReader:
             # Most reads of most streams: whole events and nothing else.
             if data.find(b"\n") == len(data) - 2:
                 return self._one(data)
-            return self._batch(data)
+            return self._many(data)
         if self._pieces or b"\n" not in data:
             self._pieces.append(data)
             self._held += len(data)
@@ -92,6 +93,24 @@ class SSEReader:
         if self._is_error(event):
             return None
         return Batch(frame, (event,))
+
+    def _many(self, whole: bytes) -> Batch | None:
+        """`_batch` for events of one line each; whatever is odd about them is left to it."""
+        blocks = whole[6:-2].split(b"\n\ndata: ")
+        if whole.count(b"\n") != 2 * len(blocks):
+            return self._batch(whole)
+        ends = blocks[-1] == b"[DONE]"
+        if ends:
+            del blocks[-1]
+        try:
+            events: list[Any] = list(map(orjson.loads, blocks))
+        except orjson.JSONDecodeError:
+            return self._batch(whole)
+        for event in events:
+            if type(event) is not dict or "error" in event or event.get("object") == "error":
+                return self._batch(whole)
+        self.done = ends
+        return Batch(whole[: -len(DONE)] if ends else whole, events)
 
     def _is_error(self, event: dict[str, Any]) -> bool:
         if event.get("error") or event.get("object") == "error":  # the latter: vLLM before 0.10
