@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from exo_node.config import Settings
-from exo_node.errors import ConfigurationError, ExoError, InvalidRequest
+from exo_node.errors import ConfigurationError, ExoError, InvalidRequest, PeerUnavailable
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.gate import Admission, Gate, Rate, Rules
 from exo_node.limits.redis import SharedRedis
@@ -38,7 +38,9 @@ from exo_node.routing.parts import Options, Parts
 from exo_node.routing.peer_upstream import Peer
 from exo_node.routing.plan import Candidate
 from exo_node.routing.policy import choose
+from exo_node.routing.prober import Prober
 from exo_node.routing.profile import Profile
+from exo_node.routing.profile_keeper import ProfileKeeper
 from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
 from exo_node.routing.relay_host import RelayHost
 from exo_node.routing.replay import replay
@@ -94,7 +96,6 @@ class Front:
         self._tables = load_tables(settings.home / TABLES)
         self._admitted: dict[str, Admission] = {}
         self._collected: dict[str, Usage | None] = {}  # calls whose stream is being kept: what it has used
-        self._last_call = time.monotonic()
         self._redis = shared_redis(config)
         self.gate = Gate(
             node=around.node_id, keys=self.keys, sums=self.store, rules=rules_of(config), redis=self._redis
@@ -118,20 +119,27 @@ class Front:
         )
         self.callbacks = Callbacks()
         self._lender = CandidateGate(self.gate, self._deployment_of)
-        self.adapter = LiteLLMAdapter(
-            Parts(
-                sources=self.sources,
-                choose=choose,
-                profile=self.profile,
-                breaker=self.breaker,
-                retries=RetryBudget(),
-                gate=self._lender,
-                sinks=(self._settle, self._log, self._measure, self.callbacks),
-            ),
-            self._options(config),
+        parts = Parts(
+            sources=self.sources,
+            choose=choose,
+            profile=self.profile,
+            breaker=self.breaker,
+            retries=RetryBudget(),
+            gate=self._lender,
+            sinks=(self._settle, self._log, self._measure, self.callbacks),
         )
+        self.adapter = LiteLLMAdapter(parts, self._options(config))
         self.cache = self._make_cache(config)
-        self.relays = RelayHost(self._lend, lambda: self.profile.snapshot(time.monotonic()))
+        self.keeper = ProfileKeeper(self.profile, self.store, around.node_id, self._peer_handles)
+        self.prober = Prober(
+            parts,
+            settings.probe,
+            candidates=self._to_probe,
+            loaded=self._is_loaded,
+            keyless=self._is_keyless,
+            idle=lambda: self.adapter.in_flight == 0,
+        )
+        self.relays = RelayHost(self._lend, self.keeper.rows)
 
     @property
     def config(self) -> RoutingConfig:
@@ -142,6 +150,7 @@ class Front:
     async def start(self) -> None:
         """Read the keys and ready the sidecar. Raises `ConfigurationError`."""
         await self.keys.refresh()
+        await self.keeper.load()
         if self._redis is not None:
             await self._redis.start()
         await self.service.start()
@@ -150,7 +159,7 @@ class Front:
 
     def jobs(self) -> list[Callable[[], Any]]:
         """What runs as long as the node does: coroutine functions for tasks of the daemon's."""
-        return [self.keys.watch, self.callbacks.run]
+        return [self.keys.watch, self.callbacks.run, self.keeper.run, self.prober.run]
 
     async def stop(self) -> None:
         await self.callbacks.close()
@@ -163,7 +172,7 @@ class Front:
 
     async def serve(self, call: Call) -> Reply:
         """Response cache, limits, adapter. Raises `ExoError`."""
-        self._last_call = time.monotonic()
+        self.prober.requested()
         call = self.runtime.applied(call)
         self.gate.check_model(call.caller.key_id, call.model)
         kept = await self.cache.get(call) if self.cache.serves(call) else None
@@ -181,10 +190,6 @@ class Front:
 
     async def explain(self, call: Call) -> dict[str, Any]:
         return await self.adapter.explain(self.runtime.applied(call))
-
-    def idle_s(self) -> float:
-        """Seconds since the last call came; 0 while one is served."""
-        return 0.0 if self.adapter.in_flight else time.monotonic() - self._last_call
 
     async def _admit(self, call: Call) -> Admission:
         try:
@@ -292,9 +297,9 @@ class Front:
         rows = self.registry.deployments()
         groups = sorted({one["model_name"] for one in rows})
         healthy = [
-            str(one["litellm_model"])
+            str(one["model"])
             for one in rows
-            if not one.get("rejected") and self.breaker.state(str(one["id"]), now)[0] != "open"
+            if one["usable"] and self.breaker.state(str(one["id"]), now)[0] != "open"
         ]
         strategies = {one.strategy for one in self.config.deployments if one.strategy}
         return {
@@ -448,14 +453,15 @@ class Front:
 
     async def _lend(self, deployment_id: str, call: Call) -> Any:
         """A deployment for a peer's call (`relay_host.Lend`)."""
+        self.prober.requested()
         deployment = self.registry.deployment(deployment_id)
-        price = self.registry.price(deployment.litellm_model)
+        priced = self.registry.price(deployment.id)
         candidate = Candidate(
             backend=deployment.id,
             kind="deployment",
             provider=deployment.provider,
             model=deployment.upstream_model,
-            price=price.price if price else None,
+            price=deployment.price or (priced.price if priced else None),
         )
         tokens = call.prompt_tokens + (call.max_tokens or 0)
         cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, call.max_tokens or 0)
@@ -463,9 +469,43 @@ class Front:
             raise UpstreamError(f"{deployment.id}: its rate limit or budget is used up", "rate_limited")
         return Lent(self._lender, candidate, self.sources.of_deployment(deployment), tokens, cost)
 
+    def _peer_handles(self) -> dict[str, Any]:
+        handles = {}
+        for node in self._around.peers():
+            with contextlib.suppress(PeerUnavailable):  # it left meanwhile
+                handles[node] = self._around.peer(node)
+        return handles
+
+    def _to_probe(self) -> list[Candidate]:
+        """Every backend that chats: deployments, loaded rings."""
+        names = {str(row["model_name"]) for row in self.registry.deployments()}
+        names |= {model.id for model in self._around.local_models() if model.loaded}
+        found: dict[str, Candidate] = {}
+        for name in names:
+            ask = Call(
+                id="", kind="chat", model=name, body={}, stream=True, deadline=0.0, prompt_tokens=1, max_tokens=1
+            )
+            with contextlib.suppress(ExoError):  # a name that nobody serves any more
+                found |= {one.backend: one for one in self.registry.candidates(ask) if one.tier == 0}
+        return list(found.values())
+
+    def _is_loaded(self, candidate: Candidate) -> bool:
+        model = self.registry.local(candidate.backend)
+        return model is not None and model.loaded
+
+    def _is_keyless(self, candidate: Candidate) -> bool:
+        deployment = self._deployment_of(candidate.backend)
+        return deployment is not None and deployment.key == "keyless"
+
     # Sinks of finished calls.
 
     def _settle(self, record: CallRecord) -> None:
+        if self._redis is not None:  # what this node leaves alone, its neighbours need not find out
+            now = time.monotonic()
+            for attempt in record.attempts:
+                state, left_s = self.breaker.state(attempt.backend, now)
+                if attempt.cause and state == "open":
+                    self.gate.mark_open(attempt.backend, left_s)
         if record.id in self._collected:
             self._collected[record.id] = record.usage
         admission = self._admitted.pop(record.id, None)

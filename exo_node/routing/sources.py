@@ -44,8 +44,10 @@ class NodeSources:
 
     async def candidates(self, call: Call) -> list[Candidate]:
         """See `ports.Sources.candidates`."""
-        cooling = self._gate.opened()
         found = self._registry.candidates(call)
+        cooling = self._gate.opened()
+        if all(one.rejected or one.backend in cooling for one in found):
+            cooling = {}  # better a backend that failed elsewhere than none
         for i, one in enumerate(found):
             if one.kind == "ring":
                 continue
