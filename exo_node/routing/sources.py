@@ -67,7 +67,11 @@ class NodeSources:
         deployment = self._registry.deployment(candidate.backend)
         made = self._made.get(candidate.backend)
         if made is None or made[0] is not deployment:
-            made = (deployment, self.of_deployment(deployment))
+            upstream = self.of_deployment(deployment)
+            if deployment.transport == "passthrough" and "tools" not in candidate.capabilities:
+                told = replace(deployment, capabilities=candidate.capabilities)
+                upstream = PromptedTools(upstream, SidecarUpstream(self._service, self._connections, told))
+            made = (deployment, upstream)
             self._made[candidate.backend] = made
         return made[1]
 
@@ -91,6 +95,23 @@ class NodeSources:
         except UpstreamError:
             return True  # gone between the two looks: asking it says so
         return self._gate.room(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
+
+
+class PromptedTools:
+    """A backend without tools of its own: the sidecar asks for them by prompt."""
+
+    def __init__(self, direct: Upstream, prompting: Upstream) -> None:
+        self._direct = direct
+        self._prompting = prompting
+
+    def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
+        return self._for(attempt).stream(attempt)
+
+    async def whole(self, attempt: Attempt) -> Whole:
+        return await self._for(attempt).whole(attempt)
+
+    def _for(self, attempt: Attempt) -> Upstream:
+        return self._prompting if "tools" in attempt.call.needs else self._direct
 
 
 class RingDefaults:
