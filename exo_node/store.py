@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +109,13 @@ class Store:
 
     def log_spend(self, row: SpendRow) -> None:
         """Remember one finished request. Returns at once."""
-        values = [json.dumps(value) if name == "attempts" else value for name, value in asdict(row).items()]
-        self._tell(lambda db: db.execute(f"INSERT INTO spend ({', '.join(_SPEND)}) {_marks(_SPEND)}", values))
+
+        def insert(db: sqlite3.Connection) -> Any:
+            values = [getattr(row, name) for name in _SPEND]
+            values[_SPEND.index("attempts")] = json.dumps(row.attempts)
+            return db.execute(_INSERT_SPEND, values)
+
+        self._tell(insert)
 
     async def spend_rows(self, *, since: float = 0.0, limit: int = 100, key_id: str | None = None) -> list[SpendRow]:
         """The newest rows first."""
@@ -248,3 +253,6 @@ def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:
 
 def _marks(names: tuple[str, ...]) -> str:
     return f"VALUES ({', '.join('?' * len(names))})"
+
+
+_INSERT_SPEND = f"INSERT INTO spend ({', '.join(_SPEND)}) {_marks(_SPEND)}"

@@ -73,7 +73,8 @@ class Attempts:
         self.records.append(record)
         now = self.clock()
         self.breaker.begin(candidate, now)
-        self.profile.started(candidate.backend, now, id(record))
+        prompt = self.call.prompt_tokens if self.call.stream else None  # a plain call is silent until its end
+        self.profile.started(candidate.backend, now, id(record), prompt)
         return Tried(step, record, now, reserved, self.call.prompt_tokens, last=now)
 
     def first_content(self, tried: Tried) -> None:

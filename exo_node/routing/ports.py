@@ -46,7 +46,9 @@ class Choose(Protocol):
 class Profile(ProfileView, Protocol):
     """The latency profile, written to. `key` names the attempt, so that its load and its waiting are known."""
 
-    def started(self, backend: str, now: float | None = None, key: object = None) -> None: ...
+    def started(
+        self, backend: str, now: float | None = None, key: object = None, prompt_tokens: int | None = None
+    ) -> None: ...
 
     def ended(self, backend: str, now: float | None = None, key: object = None) -> None: ...
 
