@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from exo_node.errors import DownloadError, ModelNotFound
-from exo_node.models.catalog import Catalog
+from exo_node.models.catalog import Catalog, is_repo_id
 from exo_node.routing.names import LocalModel
 from exo_node.types import Instance, ModelCard
 
@@ -57,9 +57,10 @@ class LocalModels:
         except DownloadError:
             pass  # the ring says so itself, with what to do
         except ModelNotFound:
-            if not self._has_peers():
+            # A repository that may not be fetched (--offline): the ring says so itself too.
+            if not self._has_peers() and not is_repo_id(name):
                 return None
-        return LocalModel(id=name, loaded=False, cold_s=FETCH_S)
+        return LocalModel(id=name, loaded=False, here=False, cold_s=FETCH_S)
 
     def _list(self, instances: tuple[Instance, ...]) -> tuple[LocalModel, ...]:
         ready: dict[str, list[Instance]] = {}
@@ -69,7 +70,7 @@ class LocalModels:
         found = [self._model(card, ready.get(card.id, [])) for card in self._instances.models()]
         known = {name.lower() for model in found for name in (model.id, *model.aliases)}
         found += [
-            LocalModel(id=alias, loaded=False, cold_s=FETCH_S)
+            LocalModel(id=alias, loaded=False, here=False, cold_s=FETCH_S)
             for alias, repo in self._catalog.aliases.items()
             if alias.lower() not in known and repo.lower() not in known
         ]

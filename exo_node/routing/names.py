@@ -21,6 +21,7 @@ NameKind = Literal["deployment", "alias", "provider", "local", "cloud", "unknown
 RING = frozenset({"exo-ring", "ring", "local"})  # the field `provider` may ask for the ring
 ANY_EXTERNAL = "litellm"  # document 002: ProviderFactory.create("litellm", ...)
 _TOKEN = re.compile(r"[^a-z0-9.]+")
+_PLAIN = re.compile(r"(\w[\w.-]*/)?\w[\w .:-]*")  # a name, or organisation/name: no path is near to anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +29,14 @@ class LocalModel:
     """A model that the ring serves or can load. `reason`: why it cannot (`loadable` False).
 
     `slots`: sequences at once while loaded. `cold_s`: predicted seconds until one that is not loaded is ready.
-    `aliases`: other names for it. `prefill` is how an answer that broke off is continued.
+    `aliases`: other names for it. `prefill` is how an answer that broke off is continued. `here` False: it would have
+    to be fetched first, so only its own name means it; it stands in for no other model.
     """
 
     id: str
     loaded: bool
     loadable: bool = True
+    here: bool = True
     context: int | None = None
     slots: int | None = None
     cold_s: float = 0.0
@@ -54,13 +57,13 @@ def find_near(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
 
     Of several the one with the fewest words more, then a loaded one, then the first by name; None where there is none.
     """
-    asked = _words(name)
+    asked = _words(name) if _PLAIN.fullmatch(name) else []
     if not asked:
         return None
     fits = []
     for model in models:
         extra = min((_extra(asked, _words(one)) for one in (model.id, *model.aliases)), default=None)
-        if extra is not None and extra != _NEVER and model.loadable:
+        if extra is not None and extra != _NEVER and model.loadable and model.here:
             fits.append((extra, not model.loaded, model.id, model))
     return min(fits, key=lambda fit: fit[:3])[3] if fits else None
 

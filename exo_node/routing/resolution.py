@@ -66,7 +66,7 @@ class Resolver:
                 self.by_id.setdefault(equivalents.id_of(one.provider, one.upstream_model), []).append(one)
         self._local_ids: dict[str, list[LocalModel]] = {}
         for model in local:
-            if (model_id := self.id_of_local(model)) is not None:
+            if model.here and (model_id := self.id_of_local(model)) is not None:
                 self._local_ids.setdefault(model_id, []).append(model)
 
     def kind(self, name: str, provider: str | None) -> names.NameKind:

@@ -73,6 +73,9 @@ def test_a_local_model_is_found_by_its_names() -> None:
         ("1b", None),
         ("lama-3.2-1b", None),  # a typo is told, not guessed
         ("///", None),
+        ("../demo", None),  # a path is near to nothing
+        ("org/../demo", None),
+        ("%2e%2e/demo", None),
     ],
 )
 def test_near_names(name: str, found: str | None) -> None:
@@ -84,7 +87,8 @@ def test_near_names(name: str, found: str | None) -> None:
 def test_a_near_name_must_be_loadable() -> None:
     """What cannot be loaded is not offered under a name that nobody said."""
     stuck = LocalModel(id="org/Big-70B-Instruct", loaded=False, loadable=False, reason="too large")
-    assert find_near("big-70b", (stuck,)) is None
+    away = LocalModel(id="org/Big-70B-Instruct", loaded=False, here=False)
+    assert find_near("big-70b", (stuck, away)) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.equivalents import Equivalents
 from exo_node.routing.names import LocalModel
@@ -41,6 +43,16 @@ def test_everything_of_one_model() -> None:
     """Configured deployments of a model are found by its id, whatever they are called here."""
     one, other = dep("prod", "azure/gpt-4o-eu"), dep("other", "openai/gpt-4o-mini")
     assert resolver(one, other).same("openai/gpt-4o") == [one]
+
+
+def test_what_would_have_to_be_fetched_stands_in_for_nothing() -> None:
+    """A model that is not here serves its own name and is the same as no other name's."""
+    away = LocalModel(id="llama-3.3-70b", loaded=False, here=False)
+    there = replace(away, here=True)
+    for model, same in ((away, []), (there, [there])):
+        made = Resolver(TABLES, EQUIVALENTS, (), (), (model,), {}, {}, None)
+        assert [one.backend for one in made.find("llama-3.3-70b")] == [model]
+        assert made.same(made.id_of_local(model) or "") == same
 
 
 def test_a_mere_alias() -> None:
