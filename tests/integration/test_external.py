@@ -107,7 +107,7 @@ def quiet(stage: Stage) -> Iterator[None]:
 
 
 def test_chat_whole_and_streamed(stage: Stage) -> None:
-    """A pass-through deployment answers as its provider does, and the headers say who served it, why, and what it cost."""
+    """A pass-through deployment answers as its provider does, and the headers say who served it at what cost."""
     raw = stage.chat("fast")
     answer = raw.parse()
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (ANSWER, "stop")
