@@ -144,3 +144,4 @@ class RoutingConfig:
     sources: tuple[str, ...] = ()  # files read, for `exo status` and errors
     notes: tuple[str, ...] = ()
     database: str | None = None
+    records: tuple[str, ...] = ()  # `system_name`s of document 004's provider records

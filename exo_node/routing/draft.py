@@ -90,6 +90,7 @@ class Draft:
     callbacks: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
+    providers: list[str] = field(default_factory=list)  # `system_name`s of provider records
 
     def add_callbacks(self, names: Iterable[str]) -> None:
         self.callbacks += [name for name in names if name not in self.callbacks]

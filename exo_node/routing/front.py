@@ -315,6 +315,7 @@ class Front:
             "callbacks": {"delivered": self.callbacks.delivered, "dropped": self.callbacks.dropped},
             "litellm": {"installed": self.service.available(), "workers": self.service.status()},
             "sources": list(self.config.sources),
+            "records": list(self.config.records),
             "notes": list(self.config.notes),
         }
 

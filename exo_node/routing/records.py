@@ -23,6 +23,8 @@ from exo_node.routing.section import Section
 PROVIDER_KEYS = frozenset({"type", "connection_config", "secrets_encrypted", "metadata_info", "endpoint"})
 MODEL_KEYS = frozenset({"ai_model", "provider_system_name", "routing_config"})
 CUSTOM_KEYS = frozenset({"pricing", "rate_limits", "metadata"})
+# Of a chat's deployment, what says nothing of another model at the same account.
+CHAT_ONLY = frozenset({"price", "context", "capabilities", "task_types", "rpm", "tpm", "weight"})
 _TIMERS = ("timeout", "stream_timeout", "num_retries", "retry_delay", "retry_after", "allowed_fails", "cooldown_time")
 
 
@@ -76,6 +78,7 @@ def read_provider(section: Section, draft: Draft, store: SecretStore, providers:
         if name in providers:
             section.wrong("system_name", f"another provider is called {name} too")
         providers[name] = provider
+        draft.providers.append(name)
 
 
 def _secrets(table: Section | None, refs: References, store: SecretStore) -> Callable[[str], str | None]:
@@ -113,11 +116,35 @@ def _router(section: Section, draft: Draft, provider: Provider) -> None:
     read_aliases(section, draft)
     if not section.has("model_list"):
         section.wrong(None, "model_list is missing: without it there is nothing to route to")
-    for entry in section.sections("model_list"):
-        one = read_deployment(entry, draft.notes)
-        if one is not None:
-            draft.deployments.append(_inherit(one, provider))
+    made = [one for entry in section.sections("model_list") if (one := read_deployment(entry, draft.notes)) is not None]
+    named = {one.model_name for one in made}
+    embeds = section.text("embedding_model")
+    if embeds is not None and "/" not in embeds and embeds not in named:
+        made += [_for_model(embeds, one) for one in _accounts(made)]
+    draft.deployments += [_inherit(one, provider) for one in made]
     section.done()
+
+
+def _accounts(made: list[DeploymentDraft]) -> list[DeploymentDraft]:
+    """One deployment of each provider, address and key."""
+    found: dict[tuple[Any, ...], DeploymentDraft] = {}
+    for one in made:
+        params = one.params
+        account = (one.litellm_model.partition("/")[0], params.get("api_base"), params.get("api_key"))
+        found.setdefault(account, one)
+    return list(found.values())
+
+
+def _for_model(model: str, like: DeploymentDraft) -> DeploymentDraft:
+    """A default model that no entry of the list serves: asked at each account of the list, by failover (document 004)."""
+    provider, slash, _ = like.litellm_model.partition("/")
+    return DeploymentDraft(
+        model,
+        f"{provider}{slash}{model}" if slash else model,
+        params=dict(like.params),
+        fields={name: value for name, value in like.fields.items() if name not in CHAT_ONLY},
+        identity=(*like.identity, model),
+    )
 
 
 def _inherit(one: DeploymentDraft, provider: Provider) -> DeploymentDraft:

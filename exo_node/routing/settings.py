@@ -170,6 +170,7 @@ def _config(
         enabled=settings.enable_litellm,
         sources=sources,
         notes=tuple(draft.notes),
+        records=tuple(draft.providers),
         **fields,
         **timers,
     )

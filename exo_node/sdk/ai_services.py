@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exo_node.sdk.client import AsyncClient, Client
+from exo_node.sdk.client import AsyncClient
+from exo_node.sdk.errors import not_found
 from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
 
 
@@ -33,19 +34,12 @@ class AIProvider:
         return vectors[0] if isinstance(text, str) else vectors
 
     async def rerank(self, query: str, documents: Sequence[str], llm: str | None = None, **parameters: Any) -> Any:
-        config = self._service.config
-        async with AsyncClient(config.base_url, config.api_key, config.timeout_s) as client:
-            body = {**parameters, "query": query, "documents": list(documents), "model": llm}
-            return await client.request("POST", "/v1/rerank", body)
+        """Cohere's answer. `llm` None: the record's `rerank_model`."""
+        return await self._service.arerank(query, documents, llm, **parameters)
 
     def get_router_stats(self) -> Any:
-        """`healthy_deployments`, `model_list`, `routing_strategy`, and what else the node tells."""
-        config = self._service.config
-        client = Client(config.base_url, config.api_key, config.timeout_s)
-        try:
-            return client.request("GET", "/v1/router/stats")
-        finally:
-            client.close()
+        """`healthy_deployments`, `model_list`, `routing_strategy`, and what else the node tells. Blocks."""
+        return self._service.router_stats()
 
 
 async def get_ai_provider(system_name: str, **config: Any) -> AIProvider:
@@ -56,10 +50,7 @@ async def get_ai_provider(system_name: str, **config: Any) -> AIProvider:
     chosen = LiteLLMConfig(**config)
     async with AsyncClient(chosen.base_url, chosen.api_key, chosen.timeout_s) as client:
         stats = await client.request("GET", "/v1/router/stats")
-    records = stats.get("records")
-    if records and system_name not in records:
-        from exo_node.sdk.errors import error_for
-
-        told = {"error": {"message": f"the node has no provider {system_name!r}; it has {', '.join(records)}"}}
-        raise error_for(404, told, chosen.base_url or "")
+        if system_name not in stats["records"]:
+            there = ", ".join(stats["records"]) or "none"
+            raise not_found(f"the node at {client.root} has no provider {system_name!r}; it has: {there}")
     return AIProvider(system_name, LiteLLMService(chosen))

@@ -1,7 +1,9 @@
-"""`success_callback` of the SDK: functions, "langfuse" and "helicone" hear of every successful chat, once.
+"""`success_callback` of the SDK: functions, "langfuse" and "helicone" hear of every successful call, once.
 
-from exo_node import sdk
-sdk.success_callback = [my_function, "langfuse"]
+    from exo_node import sdk
+    sdk.success_callback = [my_function, "langfuse"]
+
+A node tells its own `callbacks`, configured there, of every call that it serves: name a service at one of the two ends.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 
 import httpx
 
-from exo_node.routing.call import Caller, CallRecord
+from exo_node.routing.call import Caller, CallKind, CallRecord
 from exo_node.routing.callback_events import helicone_log, langfuse_batch
 from exo_node.routing.callbacks import HELICONE_BASE, LANGFUSE_HOST
-from exo_node.sdk.replies import Reply
+from exo_node.sdk.replies import Reply, wrap
 from exo_node.sdk.tools import Collected
 from exo_node.types import Usage
 
@@ -37,22 +39,23 @@ def receivers() -> list[Any]:
 
 
 class Watch:
-    """One call of the SDK, watched to its end."""
+    """One call of the SDK, watched to its end. A stream counts when it was read to its end."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    def __init__(self, body: Mapping[str, Any], kind: CallKind = "chat") -> None:
         self._body = body
+        self._kind = kind
         self._started = time.time()
         self._begun = time.perf_counter()
         self._ttft: float | None = None
 
     def whole(self, ask: Callable[[], Any]) -> Any:
         answer = ask()
-        self._tell(answer, stream=False)
+        self.tell(answer)
         return answer
 
     async def awhole(self, asked: Awaitable[Any]) -> Any:
         answer = await asked
-        self._tell(answer, stream=False)
+        self.tell(answer)
         return answer
 
     def stream(self, chunks: Iterator[Reply]) -> Iterator[Reply]:
@@ -60,22 +63,17 @@ class Watch:
         for chunk in chunks:
             last = self._saw(chunk, collected, last)
             yield chunk
-        self._tell(_assembled(last, collected), stream=True)
+        self.tell(_assembled(last, collected), stream=True)
 
     async def astream(self, chunks: AsyncIterator[Reply]) -> AsyncIterator[Reply]:
         collected, last = Collected(), Reply()
         async for chunk in chunks:
             last = self._saw(chunk, collected, last)
             yield chunk
-        self._tell(_assembled(last, collected), stream=True)
+        self.tell(_assembled(last, collected), stream=True)
 
-    def _saw(self, chunk: Reply, collected: Collected, last: Reply) -> Reply:
-        if self._ttft is None:
-            self._ttft = time.perf_counter() - self._begun
-        collected.add(chunk)
-        return Reply({**last, **chunk})
-
-    def _tell(self, answer: Any, *, stream: bool) -> None:
+    def tell(self, answer: Any, *, stream: bool = False) -> None:
+        """The call has succeeded with `answer`."""
         wanted = receivers()
         if not wanted:
             return
@@ -86,13 +84,19 @@ class Watch:
             except Exception as error:  # a callback never breaks the call that it hears of
                 log.warning("success_callback %s failed: %s: %s", one, type(error).__name__, error)
 
+    def _saw(self, chunk: Reply, collected: Collected, last: Reply) -> Reply:
+        if self._ttft is None:
+            self._ttft = time.perf_counter() - self._begun
+        collected.add(chunk)
+        return Reply({**last, **chunk})
+
     def _record(self, answer: Any, stream: bool) -> CallRecord:
         used = answer.get("usage") or {}
         choices = answer.get("choices") or [{}]
         text = (choices[0].get("message") or {}).get("content") or ""
         return CallRecord(
             id=str(answer.get("id") or uuid.uuid4().hex),
-            kind="chat",
+            kind=self._kind,
             model=str(self._body.get("model") or ""),
             served_model=str(answer.get("model") or ""),
             backend="",
@@ -108,25 +112,30 @@ class Watch:
         )
 
 
+def flush() -> None:
+    """Wait until what was told so far is delivered."""
+    _POSTS.submit(lambda: None).result()
+
+
 def _assembled(last: Reply, collected: Collected) -> Reply:
-    message = Reply(collected.message())
-    return Reply({**last, "usage": Reply(collected.usage or {}), "choices": [Reply({"index": 0, "message": message})]})
+    """The completion that the chunks stand for."""
+    choice = {"index": 0, "message": collected.message(), "finish_reason": collected.finish_reason}
+    whole: Reply = wrap({**last, "object": "chat.completion", "usage": collected.usage or {}, "choices": [choice]})
+    return whole
 
 
 def _deliver(receiver: Any, answer: Any, record: CallRecord) -> None:
     if receiver == "langfuse":
-        token = f"{os.environ['LANGFUSE_PUBLIC_KEY']}:{os.environ['LANGFUSE_SECRET_KEY']}"
+        token = f"{_variable('LANGFUSE_PUBLIC_KEY')}:{_variable('LANGFUSE_SECRET_KEY')}"
+        base = os.environ.get("LANGFUSE_HOST") or os.environ.get("LANGFUSE_BASE_URL") or LANGFUSE_HOST
         headers = {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
-        _POSTS.submit(
-            _post, _base("LANGFUSE_HOST", LANGFUSE_HOST) + "/api/public/ingestion", headers, langfuse_batch(record)
-        )
+        _POSTS.submit(_post, base.rstrip("/") + "/api/public/ingestion", headers, langfuse_batch(record))
     elif receiver == "helicone":
-        headers = {"Authorization": f"Bearer {os.environ['HELICONE_API_KEY']}"}
-        _POSTS.submit(
-            _post, _base("HELICONE_API_BASE", HELICONE_BASE) + "/custom/v1/log", headers, helicone_log(record)
-        )
+        base = os.environ.get("HELICONE_API_BASE") or HELICONE_BASE
+        headers = {"Authorization": f"Bearer {_variable('HELICONE_API_KEY')}"}
+        _POSTS.submit(_post, base.rstrip("/") + "/custom/v1/log", headers, helicone_log(record))
     elif callable(receiver):
-        if len(inspect.signature(receiver).parameters) >= 4:  # LiteLLM's own signature
+        if _positional(receiver) >= 4:  # LiteLLM's own signature: (kwargs, response, start, end)
             receiver(dict(record.body), answer, record.started, record.started + record.total_s)
         else:
             receiver(answer)
@@ -134,12 +143,24 @@ def _deliver(receiver: Any, answer: Any, record: CallRecord) -> None:
         raise ValueError("known: a function, 'langfuse', 'helicone'; set others up at the node (callbacks)")
 
 
+def _positional(function: Callable[..., Any]) -> int:
+    """How many arguments it needs."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # print and other built-in ones tell nothing
+        return 1
+    return sum(one.kind in kinds and one.default is inspect.Parameter.empty for one in parameters)
+
+
+def _variable(name: str) -> str:
+    if not (value := os.environ.get(name)):
+        raise ValueError(f"{name} is not set")
+    return value
+
+
 # One thread: events leave in the order of the calls. It is joined at the interpreter's exit, so none is lost.
 _POSTS = ThreadPoolExecutor(1, thread_name_prefix="exo-sdk-callbacks")
-
-
-def _base(variable: str, default: str) -> str:
-    return (os.environ.get(variable) or default).rstrip("/")
 
 
 def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import httpx
 
-from exo_node.sdk.errors import error_for
+from exo_node.sdk.errors import broken_off, error_for, no_answer
 from exo_node.sdk.replies import Reply, wrap
 
 DEFAULT_BASE = "http://127.0.0.1:52415"
@@ -31,69 +33,99 @@ def compact(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+@cache
+def _trust() -> ssl.SSLContext:
+    """Reading the certificates takes longer than a request: once in a process."""
+    return httpx.create_ssl_context()
+
+
+def _options(root: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    host = httpx.URL(root).host
+    ours = host == "localhost" or host.startswith("127.") or host == "::1"
+    return {
+        "base_url": root,
+        "headers": headers(api_key),
+        "timeout": timeout_s,
+        "verify": _trust() if root.startswith("https") else False,
+        "trust_env": not ours,  # a proxy of the environment does not lead to this machine
+    }
+
+
 class _Events:
     """Lines of a server-sent stream -> replies. A stream must end with [DONE] or it broke off."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self.done = False
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._done = False
 
     def read(self, line: str) -> Reply | None:
         if not line.startswith("data:"):
             return None
         data = line[5:].strip()
         if data == "[DONE]":
-            self.done = True
+            self._done = True
             return None
-        event = json.loads(data)
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            told = {"error": {"message": "an event of the stream is not JSON", "code": "malformed"}}
+            raise broken_off(self._response, told) from error
         if isinstance(event, dict) and event.get("error"):
-            raise error_for(502, event, self._root)
+            raise broken_off(self._response, event)
         reply: Reply = wrap(event)
         return reply
 
     def end(self) -> None:
-        if not self.done:
-            raise error_for(502, {"error": {"message": "the answer's stream broke off", "code": "eof"}}, self._root)
+        if not self._done:
+            raise broken_off(self._response)
 
 
 class Client:
-    """Blocking calls. Raises the exceptions of `sdk.errors`."""
+    """Blocking calls. Raises the exceptions of `sdk.errors`. May be used from several threads."""
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.root = address(base_url)
-        self._http = httpx.Client(base_url=self.root, headers=headers(api_key), timeout=timeout_s)
+        self._http = httpx.Client(**_options(self.root, api_key, timeout_s))
 
     def close(self) -> None:
         self._http.close()
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that came (`wrap`ped)."""
         try:
             response = self._http.request(method, path, json=None if body is None else compact(body))
         except httpx.TransportError as error:
-            raise error_for(None, error, self.root) from error
-        return _checked(response, self.root)
+            raise no_answer(error, self.root) from error
+        return _checked(response)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Reply]:
-        events = _Events(self.root)
+        response: httpx.Response | None = None
         try:
             with self._http.stream("POST", path, json=compact({**body, "stream": True})) as response:
                 if response.status_code >= 400:
                     response.read()
-                    _checked(response, self.root)
+                    _checked(response)
+                events = _Events(response)
                 for line in response.iter_lines():
                     if (reply := events.read(line)) is not None:
                         yield reply
+                events.end()
         except httpx.TransportError as error:
-            raise error_for(None, error, self.root) from error
-        events.end()
+            raise _failure(error, self.root, response) from error
 
 
 class AsyncClient:
-    """The same, not blocking. One connection pool per event loop: make one where you use it."""
+    """The same, not blocking. Belongs to the event loop that first uses it."""
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.root = address(base_url)
-        self._http = httpx.AsyncClient(base_url=self.root, headers=headers(api_key), timeout=timeout_s)
+        self._http = httpx.AsyncClient(**_options(self.root, api_key, timeout_s))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -105,32 +137,41 @@ class AsyncClient:
         await self.close()
 
     async def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that came (`wrap`ped)."""
         try:
             response = await self._http.request(method, path, json=None if body is None else compact(body))
         except httpx.TransportError as error:
-            raise error_for(None, error, self.root) from error
-        return _checked(response, self.root)
+            raise no_answer(error, self.root) from error
+        return _checked(response)
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Reply]:
-        events = _Events(self.root)
+        response: httpx.Response | None = None
         try:
             async with self._http.stream("POST", path, json=compact({**body, "stream": True})) as response:
                 if response.status_code >= 400:
                     await response.aread()
-                    _checked(response, self.root)
+                    _checked(response)
+                events = _Events(response)
                 async for line in response.aiter_lines():
                     if (reply := events.read(line)) is not None:
                         yield reply
+                events.end()
         except httpx.TransportError as error:
-            raise error_for(None, error, self.root) from error
-        events.end()
+            raise _failure(error, self.root, response) from error
 
 
-def _checked(response: httpx.Response, root: str) -> Any:
+def _failure(error: httpx.TransportError, root: str, response: httpx.Response | None) -> Exception:
+    """Of a stream: with a response it broke off, without one nobody answered."""
+    if response is None or isinstance(error, httpx.TimeoutException):
+        return no_answer(error, root)
+    return broken_off(response)
+
+
+def _checked(response: httpx.Response) -> Any:
     try:
         body = response.json()
     except ValueError:
         body = None
     if response.status_code >= 400:
-        raise error_for(response.status_code, body, root)
+        raise error_for(response, body)
     return wrap(body)

@@ -13,18 +13,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import httpx
+
 
 class SDKError(Exception):
-    """Base of our own classes. `status_code` is the HTTP status (None: no answer), `code` and `param` the node's."""
+    """Base of our own classes.
 
-    def __init__(
-        self, message: str, *, status_code: int | None = None, code: str | None = None, param: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status_code = status_code
-        self.code = code
-        self.param = param
+    All that the SDK raises, ours or LiteLLM's, has `message`, `status_code` (None: no answer), the node's `code`,
+    `type` and `param`, and `response` (an httpx.Response with its headers, or None).
+    """
 
 
 NAMES = (
@@ -32,7 +29,9 @@ NAMES = (
     "APIConnectionError",
     "AuthenticationError",
     "BadRequestError",
+    "ContentPolicyViolationError",
     "ContextWindowExceededError",
+    "InternalServerError",
     "InvalidRequestError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -41,16 +40,25 @@ NAMES = (
     "Timeout",
 )
 STATUS: Mapping[int, str] = {
-    400: "BadRequestError",
     401: "AuthenticationError",
     403: "PermissionDeniedError",
     404: "NotFoundError",
-    422: "BadRequestError",
+    408: "Timeout",
     429: "RateLimitError",
+    500: "InternalServerError",
     502: "ServiceUnavailableError",
     503: "ServiceUnavailableError",
     504: "Timeout",
 }
+# What a code says more exactly than its status; and what an error event says, which has no status.
+CODES: Mapping[str, str] = {
+    "context_length_exceeded": "ContextWindowExceededError",
+    "upstream_context": "ContextWindowExceededError",
+    "content_policy_violation": "ContentPolicyViolationError",
+    "deadline_exceeded": "Timeout",
+}
+# LiteLLM's BadRequestError and InvalidRequestError are only siblings; what we raise for a bad request is both.
+BAD_REQUESTS = ("BadRequestError", "ContentPolicyViolationError", "ContextWindowExceededError")
 
 
 @cache
@@ -69,32 +77,51 @@ def classes() -> Mapping[str, type[Exception]]:
 
 @cache
 def _raised(name: str) -> type[Exception]:
-    """What is really raised: LiteLLM's InvalidRequestError is only a sibling of its BadRequestError; ours is both."""
-    cls = classes()[name]
-    bases = (
-        (cls, classes()["InvalidRequestError"]) if name in ("BadRequestError", "ContextWindowExceededError") else (cls,)
-    )
-
-    def init(self: Any, message: str, status: int | None, code: str | None, param: str | None) -> None:
-        Exception.__init__(self, message)
-        self.message, self.status_code, self.code, self.param = message, status, code, param
-        self.llm_provider, self.model, self.response, self.request = "exo", None, None, None
-        self.body, self.request_id, self.max_retries, self.num_retries = None, None, None, None
-        self.litellm_debug_info = None
-
-    return type(name, bases, {"__init__": init, "__str__": lambda self: self.message, "__module__": __name__})
+    """What is really raised: the class of that name, with our way of making one."""
+    bases = (classes()[name], *((classes()["InvalidRequestError"],) if name in BAD_REQUESTS else ()))
+    return type(name, bases, {"__init__": _init, "__str__": lambda self: self.message, "__module__": __name__})
 
 
-def error_for(status: int | None, body: Any, address: str) -> Exception:
-    """The exception for an answer of the node (`status` None: there was none)."""
+def _init(
+    self: Any, message: str, told: Mapping[str, Any], status: int | None = None, response: httpx.Response | None = None
+) -> None:
+    Exception.__init__(self, message)
+    self.message, self.status_code = message, status
+    self.code, self.param, self.type = told.get("code"), told.get("param"), told.get("type")
+    # LiteLLM's own fields, which its users read.
+    self.llm_provider, self.model, self.litellm_debug_info = "exo", None, None
+    self.response, self.request = response, None if response is None else response.request
+    self.body, self.request_id, self.max_retries, self.num_retries = dict(told) or None, None, None, None
+
+
+def error_for(response: httpx.Response, body: Any, status: int | None = None) -> Exception:
+    """The exception for an answer of the node; `status` where that is not the response's (an error in its stream)."""
     told = body.get("error") if isinstance(body, dict) else None
-    told = told if isinstance(told, dict) else {}
-    if status is None:
-        message = f"no exo node answers at {address} ({body}): start one with `exo`, or set EXO_API_BASE"
-        return _raised("APIConnectionError")(message, None, None, None)
-    code = told.get("code")
-    name = STATUS.get(status, "APIError")
-    if code == "context_length_exceeded" or code == "upstream_context":
-        name = "ContextWindowExceededError"
-    message = str(told.get("message") or f"the node answered {status}")
-    return _raised(name)(message, status, code, told.get("param"))
+    told = told if isinstance(told, dict) else {"message": told} if isinstance(told, str) else {}
+    status = status or response.status_code
+    name = STATUS.get(status, "BadRequestError" if status < 500 else "APIError")
+    name = CODES.get(str(told.get("code")), name)
+    return _raised(name)(str(told.get("message") or f"the node answered {status}"), told, status, response)
+
+
+def broken_off(response: httpx.Response, event: Any = None) -> Exception:
+    """For a stream that ended with an error event, or with none and without `[DONE]`."""
+    if event is None:
+        event = {"error": {"message": "the answer's stream broke off", "code": "eof"}}
+    told = event.get("error")
+    kind = told.get("type") if isinstance(told, dict) else None
+    status = {"rate_limit_error": 429, "insufficient_quota": 429, "invalid_request_error": 400}.get(str(kind), 502)
+    return error_for(response, event, status)
+
+
+def no_answer(error: httpx.TransportError, address: str) -> Exception:
+    """For a server that is not there, or does not answer in time."""
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return _raised("Timeout")(f"{address} did not answer in time (timeout_s)", {"code": "timeout"})
+    what = " ".join(str(error).split()) or type(error).__name__
+    message = f"no exo node answers at {address} ({what}): start one with `exo`, or set EXO_API_BASE"
+    return _raised("APIConnectionError")(message, {"code": "connection"})
+
+
+def not_found(message: str) -> Exception:
+    return _raised("NotFoundError")(message, {"code": "not_found"}, 404)

@@ -24,10 +24,14 @@ class BoundProvider:
 
     def get_langchain_llm(self, **parameters: Any) -> Any:
         """A LangChain chat model. Raises `ImportError` without `exo-node[langchain]`."""
+        from pydantic import SecretStr  # langchain-core's
+
         from exo_node.sdk.langchain import ChatExo
 
         config = self._service.config
-        return ChatExo(model=self.model, base_url=address(config.base_url), api_key=config.api_key, **parameters)
+        key = None if config.api_key is None else SecretStr(config.api_key)
+        own = {"temperature": config.temperature, "max_tokens": config.max_tokens, **parameters}
+        return ChatExo(model=self.model, base_url=address(config.base_url), api_key=key, **own)
 
 
 class ProviderFactory:

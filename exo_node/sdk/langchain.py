@@ -19,6 +19,7 @@ from langchain_core.messages import (
 )
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import SecretStr
 
 from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
 
@@ -30,7 +31,7 @@ class ChatExo(BaseChatModel):
 
     model: str
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: SecretStr | None = None
     temperature: float | None = None
     max_tokens: int | None = None
 
@@ -43,7 +44,8 @@ class ChatExo(BaseChatModel):
         return {"model": self.model, "base_url": self.base_url}
 
     def _service(self) -> LiteLLMService:
-        return LiteLLMService(LiteLLMConfig(base_url=self.base_url, api_key=self.api_key))
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return LiteLLMService(LiteLLMConfig(base_url=self.base_url, api_key=key))
 
     def _parameters(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": stop}
@@ -92,6 +94,18 @@ class ChatExo(BaseChatModel):
         if tool_choice is not None:
             bound["tool_choice"] = tool_choice
         return self.bind(**bound)
+
+
+class LLMChain:
+    """The chain of document 002 (LangChain 1.0 has it no more): a prompt, filled in, asked; the answer's text."""
+
+    def __init__(self, llm: Any, prompt: Any) -> None:
+        self._chain = prompt | llm
+
+    def run(self, *one: Any, **inputs: Any) -> str:
+        """The prompt's variables by name, or the only one's value."""
+        answer: BaseMessage = self._chain.invoke(one[0] if one else inputs)
+        return str(answer.content)
 
 
 def as_openai(message: BaseMessage) -> dict[str, Any]:

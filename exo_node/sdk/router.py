@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from exo_node.routing.heuristics import assess, last_user_text
-from exo_node.routing.plan import Ask
-from exo_node.sdk.provider import LiteLLMProvider, Message, plain
+from exo_node.routing.call import Call
+from exo_node.routing.capabilities import estimate_tokens
+from exo_node.routing.cascade import shortcoming
+from exo_node.routing.deployment import Price
+from exo_node.routing.heuristics import Assessment, assess, last_user_text, suits
+from exo_node.routing.plan import Ask, Candidate
+from exo_node.sdk.provider import PER_THOUSAND, LiteLLMProvider, Message, plain
 from exo_node.sdk.replies import Reply
 
 EXPECTED_OUTPUT = 500  # tokens, for comparing costs before there is an answer
-CHARACTERS_PER_TOKEN = 4
+STRATEGIES = ("heuristic", "hybrid", "cost_optimized", "cascade")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Offer:
+    """A model that fits the prompt and the money; `cost` is predicted, in USD. Ordered by cost."""
+
+    cost: float
+    provider: str
+    model: str
+    unfit: str = ""  # why it does not suit the task
 
 
 class HeuristicRouter:
@@ -21,12 +37,8 @@ class HeuristicRouter:
         self, messages: Sequence[Message], providers: Mapping[str, LiteLLMProvider], max_cost: float | None = None
     ) -> tuple[str, str, str]:
         """(provider's name, model, why). Raises `ValueError` when no model qualifies."""
-        task = _task(plain(messages))
-        ranked = self._ranked(messages, providers, max_cost)
-        fitting = [one for one in ranked if task in one[3]] or [one for one in ranked if not one[3]] or ranked
-        cost, name, model, tasks = fitting[0]
-        why = f"task {task}: " + ("made for it" if task in tasks else "no model is marked for it")
-        return name, model, f"{why}; about ${cost:.6f}, the cheapest of {len(fitting)}"
+        best, why = _choose(messages, providers, max_cost)
+        return best.provider, best.model, why
 
     async def route_request(
         self,
@@ -36,60 +48,97 @@ class HeuristicRouter:
         max_cost: float | None = None,
         **parameters: Any,
     ) -> Reply:
-        """Select and ask. `cost_optimized` takes the cheapest; `cascade` goes on when one fails or is empty.
+        """Select among what the providers list, and ask.
 
-        Raises `ValueError` for an unknown strategy or when nothing is cheap enough.
+        `heuristic` = `hybrid`: the cheapest that suits the task; `cost_optimized`: the cheapest; `cascade`: from the
+        cheapest on until one answers well (not empty, no refusal, JSON where it was asked for).
+        `max_cost`: USD, predicted. Raises `ValueError` for an unknown strategy or when nothing is cheap enough, else
+        the last provider's own error.
         """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+        for provider in providers.values():
+            with contextlib.suppress(Exception):  # one that does not tell is taken at its table's word
+                await provider.get_available_models()
         if strategy in ("heuristic", "hybrid"):
-            name, model, _ = self.select_model(messages, providers, max_cost)
-            return await providers[name].chat_completion(messages, model, **parameters)
-        if strategy not in ("cost_optimized", "cascade"):
-            raise ValueError(f"unknown strategy {strategy!r}; known: heuristic, hybrid, cost_optimized, cascade")
-        ranked = self._ranked(messages, providers, max_cost)
-        last: Exception | None = None
+            offers = [_choose(messages, providers, max_cost)[0]]
+        else:
+            offers = _offers(messages, providers, max_cost)[0]
+        if strategy != "cascade":
+            return await providers[offers[0].provider].chat_completion(messages, offers[0].model, **parameters)
+        return await self._cascade(messages, providers, offers, parameters)
+
+    async def _cascade(
+        self,
+        messages: Sequence[Message],
+        providers: Mapping[str, LiteLLMProvider],
+        offers: Sequence[Offer],
+        parameters: Mapping[str, Any],
+    ) -> Reply:
+        failure: Exception | None = None
         answer: Reply | None = None
-        for _, name, model, _ in ranked if strategy == "cascade" else ranked[:1]:
+        for offer in offers:
             try:
-                answer = await providers[name].chat_completion(messages, model, **parameters)
+                answer = await providers[offer.provider].chat_completion(messages, offer.model, **parameters)
             except Exception as error:  # the next one may do better; the last failure is raised below
-                last = error
+                failure = error
                 continue
-            if strategy == "cost_optimized" or (answer.choices and answer.choices[0].message.content):
+            body = {**parameters, "messages": plain(messages)}
+            call = Call(id="", kind="chat", model=offer.model, body=body, stream=False, deadline=0.0, prompt_tokens=0)
+            if not shortcoming(call, answer):
                 return answer
         if answer is not None:
-            return answer
-        assert last is not None
-        raise last
-
-    def _ranked(
-        self, messages: Sequence[Message], providers: Mapping[str, LiteLLMProvider], max_cost: float | None
-    ) -> list[tuple[float, str, str, tuple[str, ...]]]:
-        """(predicted cost, provider, model, task types), cheapest first."""
-        prompt = sum(len(str(one.get("content", ""))) for one in plain(messages)) // CHARACTERS_PER_TOKEN + 1
-        found = []
-        for name, provider in providers.items():
-            for model in provider.get_supported_models():
-                info = provider.get_model_info(model)
-                if info is None or not info["pricing"]:
-                    continue
-                cost = provider.calculate_cost(prompt, EXPECTED_OUTPUT, model)
-                if max_cost is None or cost <= max_cost:
-                    found.append((cost, name, model, tuple(info["metadata"].get("task_types", ()))))
-        if not found:
-            limit = "" if max_cost is None else f" for at most ${max_cost:g}"
-            raise ValueError(f"no model of these providers has a known price{limit}")
-        return sorted(found)
+            return answer  # the dearest one's, which nobody could better
+        assert failure is not None
+        raise failure
 
 
-def _task(messages: list[dict[str, Any]]) -> str:
-    body = {"messages": messages}
-    prompt = sum(len(str(one.get("content", ""))) for one in messages) // CHARACTERS_PER_TOKEN
-    ask = Ask(
-        kind="chat",
-        model="",
-        prompt_tokens=prompt,
-        max_tokens=None,
-        stream=False,
-        text=last_user_text(body),
-    )
-    return assess(ask).task
+def _choose(
+    messages: Sequence[Message], providers: Mapping[str, LiteLLMProvider], max_cost: float | None
+) -> tuple[Offer, str]:
+    offers, assessment = _offers(messages, providers, max_cost)
+    fitting = [one for one in offers if not one.unfit]
+    best = (fitting or offers)[0]
+    among = f"the cheapest of {len(fitting)} that suit" if fitting else f"none suits ({best.unfit}): the cheapest"
+    return best, f"{assessment.words}: {among}, about ${best.cost:.6f}"
+
+
+def _offers(
+    messages: Sequence[Message], providers: Mapping[str, LiteLLMProvider], max_cost: float | None
+) -> tuple[list[Offer], Assessment]:
+    """Cheapest first. Raises `ValueError` when there is none."""
+    body = {"messages": plain(messages)}
+    prompt = estimate_tokens(body)
+    text = last_user_text(body)
+    ask = Ask(kind="chat", model="", prompt_tokens=prompt, max_tokens=None, stream=False, text=text)
+    assessment = assess(ask)
+    found: list[tuple[float, Candidate]] = []
+    for name, provider in providers.items():
+        for model in provider.get_supported_models():
+            info = provider.get_model_info(model)
+            assert info is not None
+            window = info["metadata"].get("context_window")
+            cost = provider.calculate_cost(prompt, EXPECTED_OUTPUT, model)
+            if (max_cost is not None and cost > max_cost) or (window is not None and prompt >= window):
+                continue
+            pricing = {side: price * PER_THOUSAND for side, price in info["pricing"].items()}
+            tasks = tuple(info["metadata"].get("task_types", ()))
+            found.append(
+                (
+                    cost,
+                    Candidate(
+                        backend=model,
+                        kind="deployment",
+                        provider=name,
+                        model=model,
+                        price=Price(pricing["input"], pricing["output"]),
+                        task_types=tasks,
+                    ),
+                )
+            )
+    if not found:
+        limit = "" if max_cost is None else f" for at most ${max_cost:g}"
+        raise ValueError(f"no model of these providers has a known price{limit} and room for the prompt")
+    dearest = max(one.price.output for _, one in found if one.price is not None)
+    offers = [Offer(cost, one.provider, one.model, suits(assessment, one, dearest)) for cost, one in found]
+    return sorted(offers), assessment

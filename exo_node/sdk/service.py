@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import quote
 
 from exo_node.sdk.callbacks import Watch
-from exo_node.sdk.client import TIMEOUT_S, AsyncClient, Client
+from exo_node.sdk.client import TIMEOUT_S, AsyncClient, Client, address, headers
 from exo_node.sdk.replies import Reply
 from exo_node.sdk.tools import (
     MAX_ROUNDS,
@@ -22,6 +23,7 @@ from exo_node.sdk.tools import (
 )
 
 CHAT = "/v1/chat/completions"
+BATCH = "/v1/batch/completions"
 # What concerns the node rather than one call: told to it by `_setup_litellm` and `update_config`.
 NODE_FIELDS = ("ollama_base_url", "enable_caching", "enable_cost_tracking")
 
@@ -41,7 +43,7 @@ class LiteLLMConfig:
     enable_caching: bool | None = None
     enable_cost_tracking: bool | None = None
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     timeout_s: float = TIMEOUT_S
 
 
@@ -53,7 +55,7 @@ class LiteLLMService:
 
     def __init__(self, config: LiteLLMConfig | None = None) -> None:
         self.config = config or LiteLLMConfig()
-        self._client: tuple[LiteLLMConfig, Client] | None = None
+        self._client: tuple[Any, Client] | None = None
 
     # -- chat
 
@@ -126,7 +128,12 @@ class LiteLLMService:
         conversation = Conversation(messages, tool_handlers, max_rounds)
         extra = {**parameters, "tools": as_openai(tools)}
         if stream:
-            return astream_tools(lambda all_: self._astream(self._body(all_, model, provider, extra)), conversation)
+
+            def ask(all_: list[dict[str, Any]]) -> AsyncIterator[Reply]:
+                body = self._body(all_, model, provider, extra)
+                return Watch(body).astream(self._astream(body))
+
+            return astream_tools(ask, conversation)
         return await arun_tools(lambda all_: self.achat_completion(all_, model, provider, **extra), conversation)
 
     # -- the rest
@@ -157,26 +164,57 @@ class LiteLLMService:
     ) -> Any:
         """OpenAI's list of embeddings: `[item.embedding for item in answer.data]`."""
         body = {**parameters, "input": input, "model": model, "provider": provider or self.config.default_provider}
-        return self._sync().request("POST", "/v1/embeddings", body)
+        return Watch(body, "embedding").whole(lambda: self._sync().request("POST", "/v1/embeddings", body))
 
     async def acreate_embedding(
         self, input: str | Sequence[str], model: str | None = None, provider: str | None = None, **parameters: Any
     ) -> Any:
         body = {**parameters, "input": input, "model": model, "provider": provider or self.config.default_provider}
         async with self._async() as client:
-            return await client.request("POST", "/v1/embeddings", body)
+            return await Watch(body, "embedding").awhole(client.request("POST", "/v1/embeddings", body))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        model: str | None = None,
+        provider: str | None = None,
+        **parameters: Any,
+    ) -> Any:
+        """Cohere's answer: `results[].{index, relevance_score}`, best first."""
+        body = {**parameters, "query": query, "documents": list(documents), "model": model, "provider": provider}
+        return Watch(body, "rerank").whole(lambda: self._sync().request("POST", "/v1/rerank", body))
+
+    async def arerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        model: str | None = None,
+        provider: str | None = None,
+        **parameters: Any,
+    ) -> Any:
+        body = {**parameters, "query": query, "documents": list(documents), "model": model, "provider": provider}
+        async with self._async() as client:
+            return await Watch(body, "rerank").awhole(client.request("POST", "/v1/rerank", body))
 
     def batch_completions(self, requests: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Many chats in parallel; answers in order, each with its own `error` where it failed."""
-        return self._sync().request("POST", "/v1/batch/completions", {**options, "requests": self._batch(requests)})
+        """Many chats in parallel; `data` in order, each with its `response`, or its own `error` where it failed."""
+        bodies = self._batch(requests)
+        watches = [Watch(body) for body in bodies]
+        return _told(watches, self._sync().request("POST", BATCH, {**options, "requests": bodies}))
 
     async def abatch_completions(self, requests: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        bodies = self._batch(requests)
+        watches = [Watch(body) for body in bodies]
         async with self._async() as client:
-            body = {**options, "requests": self._batch(requests)}
-            return await client.request("POST", "/v1/batch/completions", body)
+            return _told(watches, await client.request("POST", BATCH, {**options, "requests": bodies}))
+
+    def router_stats(self) -> Any:
+        """`healthy_deployments`, `model_list`, `routing_strategy`, and what else the node tells."""
+        return self._sync().request("GET", "/v1/router/stats")
 
     def list_models(self, provider: str | None = None) -> Any:
-        suffix = f"?provider={provider}" if provider else ""
+        suffix = f"?provider={quote(provider, safe='')}" if provider else ""
         return self._sync().request("GET", f"/v1/models{suffix}")
 
     def list_providers(self) -> Any:
@@ -194,8 +232,12 @@ class LiteLLMService:
         for name in changes:
             if name not in known:
                 raise TypeError(f"unknown setting {name!r}; known: {', '.join(sorted(known))}")
-        self.config = replace(self.config, **changes)
-        self._tell_node(changes)
+        before, self.config = self.config, replace(self.config, **changes)
+        try:
+            self._tell_node(changes)
+        except BaseException:
+            self.config = before  # the node refused: nothing has changed
+            raise
         return self.config
 
     def _setup_litellm(self) -> None:
@@ -215,11 +257,12 @@ class LiteLLMService:
     # -- parts
 
     def _sync(self) -> Client:
-        """The client of the current configuration."""
+        """The client of the current configuration and environment."""
         config = self.config
-        if self._client is None or self._client[0] != config:
+        wanted = (address(config.base_url), headers(config.api_key).get("Authorization"), config.timeout_s)
+        if self._client is None or self._client[0] != wanted:
             self.close()
-            self._client = (config, Client(config.base_url, config.api_key, config.timeout_s))
+            self._client = (wanted, Client(config.base_url, config.api_key, config.timeout_s))
         return self._client[1]
 
     def _async(self) -> AsyncClient:
@@ -257,6 +300,14 @@ def get_litellm_service() -> LiteLLMService:
 
 
 _SHARED: list[LiteLLMService] = []
+
+
+def _told(watches: Sequence[Watch], answer: Any) -> Any:
+    """The batch's answer, its successes told to the callbacks."""
+    for watch, one in zip(watches, answer["data"], strict=True):
+        if one["error"] is None:
+            watch.tell(one["response"])
+    return answer
 
 
 def _others(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,10 +120,14 @@ class Collected:
         self._text: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
         self.usage: Mapping[str, Any] | None = None
+        self.finish_reason: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk.get("choices") or ():
+            if choice.get("index"):
+                continue  # of several answers the first
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
             delta = choice.get("delta") or {}
             self._text.append(delta.get("content") or "")
             for piece in delta.get("tool_calls") or ():
@@ -138,7 +142,8 @@ class Collected:
 
     def message(self) -> dict[str, Any]:
         calls = [self._calls[index] for index in sorted(self._calls)]
-        return {"role": "assistant", "content": "".join(self._text) or None, "tool_calls": calls}
+        told: dict[str, Any] = {"role": "assistant", "content": "".join(self._text) or None}
+        return {**told, "tool_calls": calls} if calls else told
 
 
 def run_tools(ask: Callable[[list[dict[str, Any]]], Any], conversation: Conversation) -> Reply:

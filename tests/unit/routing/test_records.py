@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exo_node.routing.deployment import CacheConfig, Price, RedisConfig
+from exo_node.routing.deployment import CacheConfig, Deployment, Price, RedisConfig
 from exo_node.routing.records import are_custom_models, is_model, is_provider, per_million
 from exo_node.routing.secrets import SecretStore
 from tests.unit.routing.config_files import DOCUMENTS, by_line, load, one, problems
@@ -21,7 +21,7 @@ def document(name: str) -> Any:
 def test_router_mode(tmp_path: Path) -> None:
     """A provider record: two deployments of one name with the record's secrets, timers, strategy and defaults."""
     config = load(tmp_path, DOCUMENTS / "004-router-mode.json")
-    azure, openai = config.deployments
+    azure, openai = (d for d in config.deployments if d.model_name == "gpt-4o")
     assert azure.params == {
         "api_key": "your-azure-key",
         "api_base": "https://your-resource.openai.azure.com/",
@@ -29,16 +29,34 @@ def test_router_mode(tmp_path: Path) -> None:
     }
     assert (azure.rpm, azure.tpm, openai.rpm, openai.tpm) == (1000, 100000, 500, 50000)
     assert openai.params == {"api_key": "your-openai-key"}
-    for d in config.deployments:
+    for d in (azure, openai):
         assert (d.model_name, d.strategy) == ("gpt-4o", "simple-shuffle")
         assert (d.num_retries, d.retry_after_s, d.timeout_s, d.allowed_fails, d.cooldown_s) == (3, 5, 120, 3, 60)
         assert d.defaults == {"temperature": 0.7, "top_p": 1.0}
         assert d.cache is False
+    assert config.records == ("litellm-gpt4",)
     assert config.default_model == "gpt-4o"
     assert (config.embedding_model, config.rerank_model) == ("text-embedding-3-small", "cohere/rerank-english-v3.0")
     assert config.redis == RedisConfig("localhost", 6379)
     assert config.cache.kind == "off"
     assert config.strategy is None and config.num_retries is None  # the record's settings are its own deployments'
+
+
+def embeds(d: Deployment) -> bool:
+    return d.model_name == "text-embedding-3-small"
+
+
+def test_an_embedding_model_that_the_list_does_not_serve(tmp_path: Path) -> None:
+    """It is asked for at each account of the list, one after the other, as document 004's failover example wants."""
+    config = load(tmp_path, DOCUMENTS / "004-router-mode.json")
+    azure, openai = (d for d in config.deployments if embeds(d))
+    assert (azure.litellm_model, openai.litellm_model) == (
+        "azure/text-embedding-3-small",
+        "openai/text-embedding-3-small",
+    )
+    assert (azure.params["api_key"], openai.params) == ("your-azure-key", {"api_key": "your-openai-key"})
+    assert (azure.rpm, azure.defaults["temperature"]) == (None, 0.7)
+    assert len({d.id for d in config.deployments}) == 4
 
 
 def test_direct_mode(tmp_path: Path) -> None:
@@ -135,7 +153,11 @@ def test_a_record_that_caches(tmp_path: Path) -> None:
     other = '[{"model_name": "other", "litellm_params": {"model": "openai/x"}}]'
     config = load(tmp_path, json.dumps(record), other)
     assert config.cache == CacheConfig(kind="redis", everywhere=False)
-    assert [(d.cache, d.cache_ttl_s) for d in config.deployments] == [(True, 60), (True, 60), (None, None)]
+    assert [(d.cache, d.cache_ttl_s) for d in config.deployments if not embeds(d)] == [
+        (True, 60),
+        (True, 60),
+        (None, None),
+    ]
     assert config.redis == RedisConfig("localhost", 6390, "your-azure-key")
 
 
@@ -144,7 +166,7 @@ def test_most_specific_timer_wins(tmp_path: Path) -> None:
     record = document("004-router-mode.json")
     record["metadata_info"]["router_config"]["model_list"][0]["litellm_params"]["timeout"] = 7
     config = load(tmp_path, json.dumps(record), '{"router": {"timeout": 30}, "litellm_settings": {"timeout": 40}}')
-    assert [d.timeout_s for d in config.deployments] == [7, 120]
+    assert [d.timeout_s for d in config.deployments if not embeds(d)] == [7, 120]
     assert config.timeout_s == 30
     model = document("004-direct-mode.json")
     model["models"][0]["routing_config"]["litellm_params"] |= {"timeout": 7, "num_retries": 0}
