@@ -32,6 +32,7 @@ from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.checks import check_provider
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment, RoutingConfig
+from exo_node.routing.failure import headers_of
 from exo_node.routing.names import LocalModel
 from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.parts import Options, Parts
@@ -183,10 +184,21 @@ class Front:
         self._admitted[call.id] = admission
         try:
             reply = await self.adapter.serve(call)
+        except UpstreamError as error:
+            self._forget(call.id)
+            if error.cause == "not_found" and self.registry.is_unknown(call):
+                raise self._nobody_knows(call, error) from error
+            raise
         except BaseException:
             self._forget(call.id)  # the record has settled it; what never came so far is given back
             raise
         return await self._keeping(call, reply) if self.cache.serves(call) else reply
+
+    def _nobody_knows(self, call: Call, error: UpstreamError) -> ExoError:
+        """The 404 for a name on which everybody was tried in vain, with everything that there is."""
+        found = self.registry.not_found(call.model, error.message)
+        found.__dict__["exo_headers"] = headers_of(error)
+        return found
 
     async def explain(self, call: Call) -> dict[str, Any]:
         return await self.adapter.explain(self.runtime.applied(call))
@@ -297,9 +309,7 @@ class Front:
         rows = self.registry.deployments()
         groups = sorted({one["model_name"] for one in rows})
         healthy = [
-            str(one["model"])
-            for one in rows
-            if one["usable"] and self.breaker.state(str(one["id"]), now)[0] != "open"
+            str(one["model"]) for one in rows if one["usable"] and self.breaker.state(str(one["id"]), now)[0] != "open"
         ]
         strategies = {one.strategy for one in self.config.deployments if one.strategy}
         return {

@@ -136,7 +136,7 @@ def _accounts(made: list[DeploymentDraft]) -> list[DeploymentDraft]:
 
 
 def _for_model(model: str, like: DeploymentDraft) -> DeploymentDraft:
-    """A default model that no entry of the list serves: asked at each account of the list, by failover (document 004)."""
+    """A default model that no entry of the list serves: asked at the list's accounts, with failover (document 004)."""
     provider, slash, _ = like.litellm_model.partition("/")
     return DeploymentDraft(
         model,

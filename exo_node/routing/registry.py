@@ -154,6 +154,10 @@ class Registry:
         there = [*external, *(model.id for model in state.local)]
         return ModelNotFound(names.not_found_text(name, there, why=why), param="model")
 
+    def is_unknown(self, call: Call) -> bool:
+        """Whether the name is nothing that anybody here knows: it was only tried on those who may."""
+        return self._resolver(self._fresh()).kind(call.model, call.wishes.provider) == "unknown"
+
     # Lists for people and clients; no secret is in any of them.
 
     @property
