@@ -19,7 +19,9 @@ from exo_node.types import Usage
 # it; shorter meetings of two texts are chance ("ha" after "ha").
 MIN_OVERLAP, MAX_OVERLAP = 12, 2000  # characters
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_THOUGHTS = frozenset({"reasoning_content", "reasoning", "thinking_blocks", "provider_specific_fields"})
+_THOUGHTS = frozenset(
+    {"reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "provider_specific_fields"}
+)
 
 
 @dataclass(slots=True)
@@ -70,10 +72,13 @@ def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:
     return ""
 
 
-def may_continue(candidate: Candidate, call: Call, mode: Continuation) -> bool:
-    """Whether `candidate` may go on with the answer. A completion's text is simply part of the prompt."""
+def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str) -> bool:
+    """Whether `candidate` may go on from `said`. A completion's text is simply part of the prompt; where there were
+    only thoughts so far, anybody can answer."""
     if mode == "off" or (mode == "same-model" and candidate.equivalent):
         return False
+    if not said.strip():
+        return True
     return candidate.kind == "ring" or call.kind == "completion" or "prefill" in candidate.capabilities
 
 
@@ -107,7 +112,7 @@ class Continuer:
             for choice in event.get("choices") or ():
                 delta = choice.get("delta")
                 source: Mapping[str, Any] = choice if delta is None else delta
-                text = self._cut.push(source.get("text" if delta is None else "content") or "")
+                text = self._cut.push(_text_in(source.get("text" if delta is None else "content")))
                 extra = {} if delta is None else _extras(delta)
                 self.reason = choice.get("finish_reason") or self.reason
                 if self.reason is not None:
@@ -131,6 +136,13 @@ class Continuer:
             self.parts.append(text)
         piece = {"delta": {**extra, **({"content": text} if text else {})}} if self._chat else {"text": text}
         return frame({**self._head, "choices": [{"index": 0, **piece, "finish_reason": None}]})
+
+
+def _text_in(content: Any) -> str:
+    """The text of a delta's content: a string, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(one.get("text") or "") for one in content if isinstance(one, Mapping))
+    return content or ""
 
 
 def _extras(delta: Mapping[str, Any]) -> dict[str, Any]:

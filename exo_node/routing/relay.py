@@ -77,7 +77,8 @@ async def open_stream(upstream: Upstream, attempt: Attempt, tried: Tried) -> Liv
     first = attempt.timeout_s if attempt.first_s is None else min(attempt.first_s, attempt.timeout_s)
     end = loop.time() + attempt.timeout_s
     watch = Watch(loop.time() + first)
-    live = Live(tried, attempt, upstream.stream(attempt), Transcript(attempt.call), watch)
+    transcript = Transcript(attempt.call, tried.candidate.backend)
+    live = Live(tried, attempt, upstream.stream(attempt), transcript, watch)
     try:
         while not live.transcript.content:
             batch = await live.next()

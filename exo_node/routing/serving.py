@@ -243,7 +243,7 @@ class Serving:
             return await self._until_answered(
                 lambda step: self._open(step, rest, delivered.partial(step.candidate)),
                 self._discard_live,
-                lambda candidate: may_continue(candidate, self.call, mode),
+                lambda candidate: may_continue(candidate, self.call, mode, delivered.text),
                 hedge=False,
             )
         return None

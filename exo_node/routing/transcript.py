@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.routing.call import Batch, Call
+from exo_node.routing.call import Batch, Call, UpstreamError
 from exo_node.types import Usage
 
 MAX_PARTIAL = 8 * 1024 * 1024  # characters: an answer beyond it is not kept, so it cannot be continued
@@ -20,10 +20,12 @@ class Transcript:
     """
 
     __slots__ = (
-        "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts", "pieces", "special", "usage"
+        "_backend", "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts", "pieces",
+        "special", "usage",
     )  # fmt: skip
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, backend: str = "a backend") -> None:
+        self._backend = backend
         self._expected = choices(call)
         self.content = False
         self.special = False
@@ -37,6 +39,13 @@ class Transcript:
         self.usage: Usage | None = None
 
     def take(self, batch: Batch) -> None:
+        """Raises `UpstreamError` ("malformed") where an event is not of OpenAI's shape."""
+        try:
+            self._take(batch)
+        except (AttributeError, TypeError) as e:
+            raise UpstreamError(f"{self._backend}: it sent an event not of OpenAI's shape", "malformed") from e
+
+    def _take(self, batch: Batch) -> None:
         special = False
         for event in batch.events:
             given = event.get("choices")
@@ -49,14 +58,19 @@ class Transcript:
                         text = delta.get("content")
                         if len(delta) > 1 or "content" not in delta:
                             self._look(delta)
-                    if text:
+                    if text and not isinstance(text, str):  # a list of parts (Mistral's, with its thoughts)
+                        if not isinstance(text, list):
+                            raise TypeError
+                        self.content = True
+                        self.extras.add("parts of content")
+                    elif text:
                         self.content = True
                         self.pieces += 1
                         if self.characters <= MAX_PARTIAL and not choice.get("index"):
                             self.parts.append(text)
                         self.characters += len(text)
                     reason = choice.get("finish_reason")
-                    if reason is not None:
+                    if reason:  # "" says nothing: some send it with every event
                         self.finished[choice.get("index") or 0] = reason
                         self.content = special = True
             if event.get("usage"):
@@ -96,14 +110,15 @@ def read_usage(value: Any) -> Usage | None:
     """OpenAI's usage object; None where it is not one. Embeddings and images have no completion tokens."""
     if not isinstance(value, Mapping):
         return None
-    prompt = value.get("prompt_tokens", value.get("input_tokens"))
-    completion = value.get("completion_tokens", value.get("output_tokens"))
-    if not isinstance(prompt, int) and not isinstance(completion, int):
+    prompt = _count(value.get("prompt_tokens", value.get("input_tokens")))
+    completion = _count(value.get("completion_tokens", value.get("output_tokens")))
+    if prompt is None and completion is None:
         return None
     details = value.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    return Usage(
-        prompt if isinstance(prompt, int) else 0,
-        completion if isinstance(completion, int) else 0,
-        cached if isinstance(cached, int) else 0,
-    )
+    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    return Usage(prompt or 0, completion or 0, cached or 0)
+
+
+def _count(value: Any) -> int | None:
+    """A count of tokens; None for what is none (nobody is paid back for a negative one)."""
+    return value if isinstance(value, int) and value >= 0 else None

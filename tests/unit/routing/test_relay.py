@@ -51,3 +51,24 @@ async def test_usage_in_every_event_is_passed_on_as_it_is() -> None:
     heard = await hear(await one.adapter.serve(call()))
     assert [event.get("usage") is not None for event in heard.events] == [False, True, False]
     assert one.records[0].usage.completion_tokens == 2
+
+
+async def test_after_thoughts_alone_anybody_answers() -> None:
+    """Without text there is nothing to go on from, so no capability is needed; the second's thoughts are left out."""
+    thought = {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}, "finish_reason": None}]}
+    broken = UpstreamError("b went away", "reset")
+    plain = candidate("c", capabilities=frozenset())
+    one = world(("b", (ROLE, thought, broken)), (plain, (ROLE, thought, "x", STOP)))
+    heard = await hear(await one.adapter.serve(call()))
+    assert heard.text == "x"
+    assert sum("reasoning_content" in str(event) for event in heard.events) == 1
+    assert one.records[0].continued
+
+
+async def test_an_odd_shape_fails_over() -> None:
+    """An event that is JSON but not of OpenAI's shape is the backend's fault, before and after the first content."""
+    for before in ((ROLE,), (ROLE, "One two three ")):
+        one = world(("a", (*before, {"choices": 5})), ("b", (ROLE, "four", STOP)))
+        heard = await hear(await one.adapter.serve(call()))
+        assert heard.text == ("One two three four" if len(before) > 1 else "four")
+        assert one.records[0].attempts[0].cause == "malformed"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exo_node.routing.call import Batch
+from exo_node.routing.call import Batch, UpstreamError
 from exo_node.routing.transcript import Transcript, choices, read_usage
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import ROLE, STOP, call, text, usage
@@ -52,6 +52,31 @@ def test_text_ends_usage_and_extras() -> None:
     assert not read(text("One")).complete
 
 
+def test_an_empty_reason_is_none() -> None:
+    """Some providers send finish_reason "" with every event; a stream that then breaks off is not complete."""
+    assert not read({"choices": [{"index": 0, "delta": {"content": "One"}, "finish_reason": ""}]}).complete
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": 5}, {"choices": "abc"}, {"choices": [None]}, {"choices": [{"delta": "abc"}]},
+        {"choices": [{"delta": {"content": 5}}]}, {"choices": [{"index": {"a": 1}, "text": "x", "finish_reason": "stop"}]},
+    ],
+)  # fmt: skip
+def test_an_odd_shape_is_the_backends_fault(event: dict[str, Any]) -> None:
+    """What cannot be read is malformed, so that another backend is asked."""
+    with pytest.raises(UpstreamError) as caught:
+        read(event)
+    assert caught.value.cause == "malformed"
+
+
+def test_content_in_parts() -> None:
+    """Mistral's lists of parts pass, but are no text to continue from."""
+    found = read(delta(content=[{"type": "thinking", "thinking": []}]), text("One"))
+    assert (found.text, found.extras) == ("One", {"parts of content"})
+
+
 def test_every_choice_needs_its_end() -> None:
     """n choices, and prompts times n of a completion."""
     two = {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}
@@ -67,4 +92,5 @@ def test_usage_of_all_shapes() -> None:
     assert read_usage({"input_tokens": 3, "output_tokens": 4}) == Usage(3, 4)
     assert read_usage({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}) == Usage(3, 0, 2)
     assert read_usage({}) is None
+    assert read_usage({"prompt_tokens": -3, "completion_tokens": 2.5}) is None
     assert read_usage("x") is None
