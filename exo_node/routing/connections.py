@@ -7,6 +7,8 @@ import urllib.request
 import aiohttp
 from yarl import URL
 
+from exo_node.routing.exchange import listening
+
 # Below the idle timeouts of the clouds' load balancers (60 s and more).
 KEEPALIVE_S = 30.0
 DNS_TTL_S = 60
@@ -33,13 +35,19 @@ class Connections:
             else:
                 connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S)
             session = aiohttp.ClientSession(
-                connector=connector,
+                connector=listening(connector),
                 cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
                 timeout=aiohttp.ClientTimeout(),  # each request has its own
                 auto_decompress=True,
             )
             self._sessions[unix_path or ""] = session
         return session
+
+    def connector(self, unix_path: str | None = None) -> aiohttp.BaseConnector:
+        """What the session of `unix_path` has its connections from."""
+        connector = self.session(unix_path).connector
+        assert connector is not None
+        return connector
 
     def proxy_for(self, url: URL) -> str | None:
         """The HTTP proxy that the environment names for `url`'s host."""

@@ -5,24 +5,24 @@ Bytes are relayed as they come; what failover, usage and profile need is read be
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn
 
 import aiohttp
 import orjson
 
 from exo_node.routing import wire_request
-from exo_node.routing.call import Attempt, Batch, CallKind, UpstreamError, Whole
+from exo_node.routing.call import Attempt, CallKind, UpstreamError, Whole
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
+from exo_node.routing.exchange import Exchange, Prepared, prepare
 from exo_node.routing.sse_reader import SSEReader
 from exo_node.routing.wire_errors import error_from_event, error_from_exception, error_from_response
+from exo_node.routing.wire_stream import WireStream
 
 CONNECT_S = 10.0  # a host that drops packets is no host; the profile's times begin long after
 MAX_ERROR_BODY = 256 * 1024
-# After [DONE] the end of the body is a packet away; without it the connection could not be used again.
-LINGER_S = 0.2
 # Answers of these kinds need not be JSON.
 _OPAQUE: frozenset[CallKind] = frozenset({"speech", "transcription", "image"})
 
@@ -42,72 +42,71 @@ class PassThrough:
         self._verify = deployment.params.get("ssl_verify") is not False
         self._parameters = wire_request.parameters_of(deployment)
         self._targets: dict[tuple[CallKind, bool, bool], wire_request.Target] = {}
+        self._prepared: dict[tuple[CallKind, bool, bool], Prepared] = {}
 
-    async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
-        name = self._deployment.id
-        reader = SSEReader(name, self._secrets, trusted=self._unix_path is not None)
-        try:
-            async with self._ask(attempt, streamed=True) as response:
-                await self._check(response)
-                if response.content_type == "application/json":
-                    self._no_stream(await response.read())
-                content = response.content
-                while data := await content.readany():
-                    batch = reader.feed(data)
-                    if batch is not None:
-                        yield batch
-                    if reader.failure is not None:
-                        raise reader.failure
-                    if reader.done:
-                        await _drain(content)
-                        return
-                batch = reader.end()
-                if batch is not None:
-                    yield batch
-                if reader.failure is not None:
-                    raise reader.failure
-        except (aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
-            raise error_from_exception(name, e, unix=self._unix_path is not None) from e
+    def stream(self, attempt: Attempt) -> WireStream:
+        return WireStream(partial(self._ask, attempt, streamed=True), self._reader(), self._failure, self._no_stream)
 
     async def whole(self, attempt: Attempt) -> Whole:
-        name = self._deployment.id
+        exchange = await self._ask(attempt, streamed=False)
         try:
-            async with self._ask(attempt, streamed=False) as response:
-                await self._check(response)
-                raw = await response.read()
-                kind = response.content_type
+            raw = await exchange.read()
         except (aiohttp.ClientError, OSError) as e:
-            raise error_from_exception(name, e, unix=self._unix_path is not None) from e
+            raise self._failure(e) from e
+        finally:
+            exchange.close()
+        kind = exchange.content_type
         if kind != "application/json" and attempt.call.kind in _OPAQUE:
             return Whole(raw, None, kind)
         data = self._json(raw)
         if data.get("error"):
-            raise error_from_event(name, data, self._secrets, trusted=self._unix_path is not None)
+            raise error_from_event(self._deployment.id, data, self._secrets, trusted=self._unix_path is not None)
         return Whole(raw, data)
 
-    def _ask(self, attempt: Attempt, *, streamed: bool) -> aiohttp.client._RequestContextManager:
+    async def _ask(self, attempt: Attempt, *, streamed: bool) -> Exchange:
+        """Send the call; an answer with a good status, to be closed. Raises `UpstreamError`."""
         call = attempt.call
         local = self._unix_path is not None
-        target = self._target(call.kind, attempt.partial is not None, streamed)
+        prefixed = attempt.partial is not None
+        target = self._target(call.kind, prefixed, streamed)
         if local:
             body = wire_request.sidecar_body(self._deployment, call, attempt.partial)
         else:
             body = wire_request.body_of(self._deployment, call, attempt.partial, self._parameters)
-        data: bytes | aiohttp.FormData
-        headers: Mapping[str, str]
-        if call.files:
-            data, headers = _form(call.files, body), _without(target.headers, "Content-Type")
-        else:
-            data, headers = orjson.dumps(body), target.headers
-        return self._connections.session(self._unix_path).post(
-            target.url,
-            data=data,
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=attempt.timeout_s, sock_connect=min(CONNECT_S, attempt.timeout_s)),
-            allow_redirects=False,  # a POST does not survive most of them
-            ssl=self._verify,
-            proxy=None if local else self._connections.proxy_for(target.url),
-        )
+        proxy = None if local else self._connections.proxy_for(target.url)
+        exchange = Exchange()
+        try:
+            if call.files or proxy is not None:
+                session = self._connections.session(self._unix_path)
+                timeout = aiohttp.ClientTimeout(total=attempt.timeout_s, sock_connect=min(CONNECT_S, attempt.timeout_s))
+                headers = _without(target.headers, "Content-Type") if call.files else target.headers
+                data = _form(call.files, body) if call.files else orjson.dumps(body)
+                # A POST does not survive most redirects.
+                await exchange.send(session, target.url, timeout, data=data, headers=headers, proxy=proxy,
+                                    ssl=self._verify, allow_redirects=False)  # fmt: skip
+            else:
+                connector = self._connections.connector(self._unix_path)
+                prepared = self._prepared.get((call.kind, prefixed, streamed))
+                if prepared is None:
+                    prepared = prepare(self._deployment.id, target.url, target.headers, verify=self._verify)
+                    self._prepared[call.kind, prefixed, streamed] = prepared
+                await exchange.post(connector, prepared, orjson.dumps(body), attempt.timeout_s, CONNECT_S)
+            if not 200 <= exchange.status < 300:
+                await self._refused(exchange)
+        except (aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
+            exchange.close()
+            raise self._failure(e) from e
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def _failure(self, error: BaseException) -> UpstreamError:
+        """What a socket's or an HTTP parser's error stands for."""
+        return error_from_exception(self._deployment.id, error, unix=self._unix_path is not None)
+
+    def _reader(self) -> SSEReader:
+        return SSEReader(self._deployment.id, self._secrets, trusted=self._unix_path is not None)
 
     def _target(self, kind: CallKind, prefixed: bool, streamed: bool) -> wire_request.Target:
         target = self._targets.get((kind, prefixed, streamed))
@@ -123,15 +122,14 @@ class PassThrough:
             self._targets[kind, prefixed, streamed] = target
         return target
 
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
-        if 200 <= response.status < 300:
-            return
-        body = await response.content.read(MAX_ERROR_BODY)
-        while not response.content.at_eof() and len(body) < MAX_ERROR_BODY:
-            body += await response.content.read(MAX_ERROR_BODY - len(body))
+    async def _refused(self, exchange: Exchange) -> NoReturn:
+        content = exchange.content
+        body = await content.read(MAX_ERROR_BODY)
+        while not content.at_eof() and len(body) < MAX_ERROR_BODY:
+            body += await content.read(MAX_ERROR_BODY - len(body))
         trusted = self._unix_path is not None
         raise error_from_response(
-            self._deployment.id, response.status, response.headers, body, self._secrets, trusted=trusted
+            self._deployment.id, exchange.status, exchange.headers, body, self._secrets, trusted=trusted
         )
 
     def _json(self, raw: bytes) -> dict[str, Any]:
@@ -148,18 +146,6 @@ class PassThrough:
         if data.get("error"):
             raise error_from_event(self._deployment.id, data, self._secrets, trusted=self._unix_path is not None)
         raise UpstreamError(f"{self._deployment.id}: it was asked for a stream and sent one object", "malformed")
-
-
-async def _drain(content: aiohttp.StreamReader) -> None:
-    """Read what follows [DONE], so that the connection can be used again; give up soon."""
-    if content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(LINGER_S):
-            while await content.readany():
-                pass
-    except (TimeoutError, aiohttp.ClientError):  # the answer is complete all the same
-        return
 
 
 def _without(headers: Mapping[str, str], name: str) -> dict[str, str]:

@@ -35,6 +35,11 @@ class SSEReader:
         self.done = False
         self.failure: UpstreamError | None = None
 
+    @property
+    def over(self) -> bool:
+        """Nothing more is taken: `[DONE]` came, or the stream failed."""
+        return self.done or self.failure is not None
+
     def feed(self, data: bytes) -> Batch | None:
         """The events that `data` completes; None when there are none."""
         if self.done or self.failure is not None:
