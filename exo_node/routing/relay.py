@@ -200,12 +200,14 @@ class _Story:
         if len(blocks) != len(batch.events):
             blocks = [frame(event)[:-2] for event in batch.events]
         kept: list[bytes] = []
-        for event, block in zip(batch.events, blocks, strict=True):
-            if event.get("usage") and self._wants_usage and live.transcript.complete and not self._said_usage:
+        last = max(i for i, event in enumerate(batch.events) if event.get("usage"))
+        for i, (event, block) in enumerate(zip(batch.events, blocks, strict=True)):
+            if i == last and self._wants_usage and live.transcript.complete and not self._said_usage:
                 self._said_usage = True
                 live.count()
                 usage = live.transcript.usage or self._estimate(live)
-                kept.append(frame({**event, "exo": self._owner.report.exo(live.tried, usage, False)})[:-2])
+                exo = self._owner.report.exo(live.tried, usage, live.transcript.usage is None)
+                kept.append(frame({**event, "exo": exo})[:-2])
             elif not event.get("usage") or self._wants_usage or event.get("choices"):
                 kept.append(block)  # else: a report that only we asked for, to know the cost
         return b"\n\n".join([*kept, b""]) if kept else b""

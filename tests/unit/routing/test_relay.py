@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from exo_node.routing.attempts import Tried
-from exo_node.routing.call import Attempt, AttemptRecord, UpstreamError
+from exo_node.routing.call import Attempt, AttemptRecord, Batch, UpstreamError
+from exo_node.routing.frames import frame
 from exo_node.routing.plan import Step
 from exo_node.routing.relay import open_stream
 from tests.unit.routing.adapter_parts import ROLE, STOP, Scripted, call, candidate, hear, text, usage, world
@@ -72,3 +74,17 @@ async def test_an_odd_shape_fails_over() -> None:
         heard = await hear(await one.adapter.serve(call()))
         assert heard.text == ("One two three four" if len(before) > 1 else "four")
         assert one.records[0].attempts[0].cause == "malformed"
+
+
+async def test_the_last_report_of_usage_carries_ours() -> None:
+    """Where events that came together all report usage, what we add stands in the last; unreadable usage is a guess."""
+    each = [{**text("x"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}, {**STOP, "usage": {"oops": 1}}]
+    one = world(("a", ()))
+
+    class Together(Scripted):
+        async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
+            yield Batch(b"".join(map(frame, each)), each)
+
+    one.backends["a"] = Together("a", [])
+    heard = await hear(await one.adapter.serve(call(body={"stream_options": {"include_usage": True}})))
+    assert ["exo" in event for event in heard.events] == [False, True]

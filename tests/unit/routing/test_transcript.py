@@ -61,7 +61,8 @@ def test_an_empty_reason_is_none() -> None:
     "event",
     [
         {"choices": 5}, {"choices": "abc"}, {"choices": [None]}, {"choices": [{"delta": "abc"}]},
-        {"choices": [{"delta": {"content": 5}}]}, {"choices": [{"index": {"a": 1}, "text": "x", "finish_reason": "stop"}]},
+        {"choices": [{"delta": {"content": 5}}]},
+        {"choices": [{"index": {"a": 1}, "text": "x", "finish_reason": "stop"}]},
     ],
 )  # fmt: skip
 def test_an_odd_shape_is_the_backends_fault(event: dict[str, Any]) -> None:
