@@ -50,12 +50,17 @@ STATUS: Mapping[int, str] = {
     503: "ServiceUnavailableError",
     504: "Timeout",
 }
-# What a code says more exactly than its status; and what an error event says, which has no status.
+# What a code says more exactly than its status: a provider that refuses the node's key is the node's 502, say.
 CODES: Mapping[str, str] = {
-    "context_length_exceeded": "ContextWindowExceededError",
-    "upstream_context": "ContextWindowExceededError",
     "content_policy_violation": "ContentPolicyViolationError",
+    "context_length_exceeded": "ContextWindowExceededError",
     "deadline_exceeded": "Timeout",
+    "invalid_api_key": "AuthenticationError",
+    "upstream_auth": "AuthenticationError",
+    "upstream_content_filter": "ContentPolicyViolationError",
+    "upstream_context": "ContextWindowExceededError",
+    "upstream_rate_limited": "RateLimitError",
+    "upstream_timeout": "Timeout",
 }
 # LiteLLM's BadRequestError and InvalidRequestError are only siblings; what we raise for a bad request is both.
 BAD_REQUESTS = ("BadRequestError", "ContentPolicyViolationError", "ContextWindowExceededError")

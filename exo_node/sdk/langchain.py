@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
 
+USAGE = {"stream_options": {"include_usage": True}}  # LangChain adds the chunks' usage up
 ROLES: Mapping[type[BaseMessage], str] = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant"}
 
 
@@ -73,7 +74,7 @@ class ChatExo(BaseChatModel):
         service = self._service()
         try:
             asked = [as_openai(one) for one in messages]
-            parameters = self._parameters(stop, kwargs)
+            parameters = {**USAGE, **self._parameters(stop, kwargs)}
             for chunk in service.chat_completion(asked, self.model, stream=True, **parameters):
                 yield from _chunks(chunk)
         finally:
@@ -83,7 +84,7 @@ class ChatExo(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked = [as_openai(one) for one in messages]
-        parameters = self._parameters(stop, kwargs)
+        parameters = {**USAGE, **self._parameters(stop, kwargs)}
         async for chunk in await self._service().achat_completion(asked, self.model, stream=True, **parameters):
             for piece in _chunks(chunk):
                 yield piece

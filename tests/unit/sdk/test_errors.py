@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+import httpx
 import litellm.exceptions
 import pytest
 
 from exo_node import sdk
-from exo_node.sdk.errors import error_for
+from exo_node.sdk.errors import broken_off, error_for, no_answer
+
+
+def response(status: int, **headers: str) -> httpx.Response:
+    return httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1/chat/completions"))
 
 
 @pytest.mark.parametrize(
-    ("status", "name"),
+    ("status", "code", "name"),
     [
-        (400, "BadRequestError"),
-        (400, "InvalidRequestError"),
-        (401, "AuthenticationError"),
-        (404, "NotFoundError"),
-        (429, "RateLimitError"),
-        (503, "ServiceUnavailableError"),
-        (504, "Timeout"),
-        (None, "APIConnectionError"),
+        (400, "c", "BadRequestError"),
+        (400, "c", "InvalidRequestError"),
+        (413, "c", "InvalidRequestError"),
+        (400, "context_length_exceeded", "ContextWindowExceededError"),
+        (401, "c", "AuthenticationError"),
+        (502, "upstream_auth", "AuthenticationError"),
+        (404, "c", "NotFoundError"),
+        (429, "c", "RateLimitError"),
+        (500, "c", "InternalServerError"),
+        (503, "c", "ServiceUnavailableError"),
+        (504, "c", "Timeout"),
+        (507, "c", "APIError"),
     ],
 )
-def test_a_status_raises_litellms_class(status: int | None, name: str) -> None:
-    """Where LiteLLM is installed, its own classes catch what the SDK raises, with the node's message and code."""
-    error = error_for(status, {"error": {"message": "no room", "code": "c", "param": "p"}}, "http://x")
+def test_a_status_raises_litellms_class(status: int, code: str, name: str) -> None:
+    """Where LiteLLM is installed, its own classes catch what the SDK raises, with the node's message and fields."""
+    answer = response(status, **{"retry-after": "7"})
+    error = error_for(answer, {"error": {"message": "no room", "code": code, "param": "p"}})
     assert isinstance(error, getattr(litellm.exceptions, name))
     assert isinstance(error, getattr(sdk, name))
-    if status is not None:
-        assert (str(error), error.code, error.param) == ("no room", "c", "p")  # type: ignore[attr-defined]
+    assert (str(error), error.status_code, error.code, error.param) == ("no room", status, code, "p")
+    assert error.response.headers["retry-after"] == "7"
+
+
+def test_bodies_that_are_no_openai_error() -> None:
+    """An error as a bare text, or no JSON at all, still says something."""
+    assert str(error_for(response(500), {"error": "kaput"})) == "kaput"
+    assert str(error_for(response(502), None)) == "the node answered 502"
+
+
+def test_errors_within_a_stream() -> None:
+    """An event has no status: its type says whose fault it was."""
+    assert isinstance(broken_off(response(200)), sdk.ServiceUnavailableError)
+    event = {"error": {"message": "m", "type": "rate_limit_error", "code": None}}
+    error = broken_off(response(200), event)
+    assert isinstance(error, sdk.RateLimitError)
+    assert error.status_code == 429
 
 
 def test_no_node_says_what_to_do() -> None:
-    """When nothing listens, the message names the address and the command that starts a node."""
-    assert "start one with `exo`" in str(error_for(None, "refused", "http://127.0.0.1:1"))
+    """When nothing listens, the message names the address and the command that starts a node; late is Timeout."""
+    error = no_answer(httpx.ConnectError("refused"), "http://127.0.0.1:1")
+    assert isinstance(error, sdk.APIConnectionError)
+    assert "start one with `exo`" in str(error)
+    assert isinstance(no_answer(httpx.ReadTimeout(""), "http://x"), sdk.Timeout)
 
 
 def test_unknown_names_are_no_attributes() -> None:

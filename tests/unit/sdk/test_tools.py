@@ -74,11 +74,12 @@ def test_rounds_are_bounded() -> None:
 def test_streamed_calls_are_put_together() -> None:
     """Arguments that come in pieces, of two calls mixed, become two whole calls."""
     collected = Collected()
-    for index, piece in [
+    pieces: list[tuple[int, dict[str, Any]]] = [
         (0, {"id": "1", "function": {"name": "a", "arguments": '{"x"'}}),
         (1, {"id": "2", "function": {"name": "b", "arguments": "{}"}}),
         (0, {"function": {"arguments": ": 1}"}}),
-    ]:
+    ]
+    for index, piece in pieces:
         collected.add({"choices": [{"delta": {"tool_calls": [{"index": index, **piece}]}}]})
     assert [one["function"]["arguments"] for one in collected.message()["tool_calls"]] == ['{"x": 1}', "{}"]
 
