@@ -60,8 +60,8 @@ class OpenAIRoutes:
             return rows
         external = await self._serving.routing.models(wanted)
         if not external and wanted is not None:
-            known = [row["id"] for row in self._serving.routing.providers()]
+            known = dict.fromkeys(("exo", *(row["id"] for row in self._serving.routing.providers())))
             if wanted not in known:
-                raise NotFound(f"no provider {provider!r}; there are: {', '.join(['exo', *known])}", param="provider")
+                raise NotFound(f"no provider {provider!r}; there are: {', '.join(known)}", param="provider")
         seen = {row["id"] for row in rows}
         return rows + [external_model_view(row) for row in external if row["id"] not in seen]

@@ -42,7 +42,7 @@ class ProviderRoutes:
         for row in rows:
             if row["id"] == wanted.lower():
                 return web.json_response(row)
-        there = ", ".join(row["id"] for row in rows) or "none"
+        there = ", ".join(dict.fromkeys(row["id"] for row in rows)) or "none"
         raise NotFound(f"no provider {wanted!r}; there are: {there}", param="name")
 
     async def check(self, request: web.Request) -> web.Response:

@@ -85,7 +85,7 @@ class CandidateMaker:
         if key_of(deployment.id) in self.refused or deployment.key == "invalid":
             return f"{provider.name} refused the key"
         if deployment.key == "missing":
-            return f"no key for {provider.name}: {providers.how_to_get_a_key(provider)}"
+            return f"no key for {provider.name}: {deployment.key_problem or providers.how_to_get_a_key(provider)}"
         if deployment.transport == "passthrough" and not deployment.api_base:
             wanted = f" or set {provider.address[0]}" if provider.address else ""
             return f"no address for {provider.name}: give it an api_base{wanted}"

@@ -45,6 +45,7 @@ class Deployment:
     transport: Transport = "auto"
     api_base: str | None = None  # where the pass-through goes; None: only through LiteLLM
     key: Literal["present", "missing", "invalid", "keyless"] = "present"
+    key_problem: str = ""  # why a key that the configuration names is "missing"; names the variable or the secret
     rpm: int | None = None
     tpm: int | None = None
     weight: float | None = None

@@ -94,7 +94,7 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
             params["api_base" if key == "base_url" else key] = value
     fields["price"] = price
     if missing:
-        fields["key"] = "missing"
+        fields["key"], fields["key_problem"] = "missing", "; ".join(missing)
     raw_key = section.table.get("api_key")
     identity = (
         *(str(params.get(key, "")) for key in ("api_base", "api_version", "aws_region_name", "vertex_location")),

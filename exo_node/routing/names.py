@@ -130,7 +130,7 @@ def not_found_text(name: str, there: Iterable[str], *, why: str = "") -> str:
     """What to say of a name that nobody knows: the nearest names first, then what there is."""
     known = sorted(dict.fromkeys(there), key=str.lower)
     text = f"no model {name[:200]!r}" + (f": {why}" if why else "")
-    if close := difflib.get_close_matches(name, known, n=3, cutoff=0.6):
+    if close := difflib.get_close_matches(name, [one for one in known if one != name], n=3, cutoff=0.6):
         text += f" (did you mean {' or '.join(repr(one) for one in close)}?)"
     shown = ", ".join(known[:40]) or "nothing"
     more = f", and {len(known) - 40} more" if len(known) > 40 else ""

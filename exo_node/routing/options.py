@@ -79,7 +79,7 @@ def why_not(candidate: Candidate, ask: Ask, emulate: frozenset[Capability]) -> s
         if cost is None:
             return "its price is not known and the request has a max_cost"
         if cost > ask.max_cost:
-            return f"predicted to cost ${cost:.6f}, more than the max_cost of ${ask.max_cost:.6f}"
+            return f"predicted to cost ${cost:.6f}, more than the max_cost of ${ask.max_cost:g}"
     return ""
 
 

@@ -100,7 +100,7 @@ def _grouped_latency(strategy: str, options: Sequence[Option], ask: Ask, rng: ra
         seen = assess(ask)
         dearest = max(strength(o.candidate) for o in options)
         first = [o for o in options if not suits(seen, o.candidate, dearest)]
-        lead = f"suits a {seen.words}"
+        lead = f"suits {seen.words}"
     else:
         local = strategy == names.LOCAL_FIRST
         first = [o for o in options if (o.candidate.kind == "ring") == local]

@@ -62,9 +62,11 @@ def complete(deployment: Deployment, environment: Mapping[str, str], tables: Tab
     given = _text(deployment.api_base) or _text(params.get("api_base")) or _text(params.get("base_url"))
     base = given or address_in(provider, environment) or provider.base
     key = key_of(provider, params, environment)
-    if key == "missing" and given and provider.id == _OPENAI_LIKE:
+    if deployment.key_problem:
+        key = "missing"  # no other key in place of the one that it names
+    elif key == "missing" and given and provider.id == _OPENAI_LIKE:
         key = "keyless"  # a server of one's own that speaks OpenAI's wire format
-    if not _text(params.get("api_key")) and (value := api_key_in(provider, environment)):
+    elif not _text(params.get("api_key")) and (value := api_key_in(provider, environment)):
         params["api_key"] = value
     if provider.litellm and base:  # LiteLLM does not know where it is
         params["api_base"] = _with_v1(base) if provider.root_v1 else base

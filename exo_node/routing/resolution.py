@@ -98,7 +98,8 @@ class Resolver:
             return self._group(name)
         if kind == "provider":
             # A name that a model of ours has too ("openai/gpt-oss-20b"): the ring when the provider cannot.
-            return [*self._prefixed(name), *(replace(one, later=1) for one in self._ring(name))]
+            elsewhere = [*self._instead_of_a_key(name), *self._ring(name)]
+            return [*self._prefixed(name), *(replace(one, later=1) for one in elsewhere)]
         if kind == "local":
             return [] if provider else self._ring(name)
         if pattern := self._wildcard(name, self._patterns):
@@ -171,6 +172,13 @@ class Resolver:
         if not found and (not peers or providers.reachable(provider, self._env)):
             found = [Found(self.make(provider, model))]
         return found + peers
+
+    def _instead_of_a_key(self, name: str) -> list[Found]:
+        """The upstream proxy, which knows LiteLLM's prefixes, where this node has no key for the name's provider."""
+        provider = self._tables.provider(name.partition("/")[0])
+        if provider is None or provider.id == "litellm_proxy" or providers.reachable(provider, self._env):
+            return []
+        return self._proxy(name)
 
     def _of_provider(self, name: str, wanted: str) -> list[Found]:
         """The field `provider`: that one and no other."""

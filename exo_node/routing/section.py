@@ -86,7 +86,9 @@ class Section:
         return self.text(key)
 
     def choice(self, key: str, *allowed: str) -> str | None:
-        return self.read(key, values.choice(*allowed), literal_text=True)
+        read = values.choice(*allowed)
+        # YAML takes a bare `off` for false.
+        return self.read(key, lambda raw: read("off" if raw is False and "off" in allowed else raw), literal_text=True)
 
     def switch(self, key: str) -> bool | None:
         return self.read(key, values.switch)

@@ -349,3 +349,9 @@ def test_words_of_periods_and_caches() -> None:
     """LiteLLM's words for periods and caches have one meaning each."""
     assert [budget_period(word) for word in ("1d", "24h", "30d", "1mo")] == ["day", "day", "month", "month"]
     assert set(CACHE_KINDS.values()) == {"memory", "sqlite", "redis"}
+
+
+def test_off_in_yaml(tmp_path: Path) -> None:
+    """A bare `off`, which YAML reads as false, is the word off."""
+    config = load(tmp_path, "equivalents: off\ncontinuation: off")
+    assert (config.equivalents, config.continuation) == ("off", "off")

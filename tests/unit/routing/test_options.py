@@ -33,7 +33,7 @@ ASK = Ask(kind="chat", model="gpt-4o", prompt_tokens=1000, max_tokens=100, strea
         ({"room": False}, {}, "its rate limit or budget has no room now"),
         ({}, {"max_cost": 1.0}, "its price is not known and the request has a max_cost"),
         ({"price": Price(100, 100)}, {"max_cost": 0.01},
-         "predicted to cost $0.110000, more than the max_cost of $0.010000"),
+         "predicted to cost $0.110000, more than the max_cost of $0.01"),
         ({"price": Price(1, 1)}, {"max_cost": 0.01}, ""),
     ],
 )  # fmt: skip

@@ -81,6 +81,18 @@ def test_the_deployments_own_key_and_address_win() -> None:
     assert made("openai/gpt-4", env).api_base == "http://env/v1"
 
 
+@pytest.mark.parametrize("model", ["openai/gpt-4", "hosted_vllm/m"])
+def test_no_other_key_in_place_of_the_one_that_is_named(model: str) -> None:
+    """A deployment whose own key is not set gets neither the environment's nor a pass for its address."""
+    env = {"OPENAI_API_KEY": "sk-env", "HOSTED_VLLM_API_KEY": "sk-env"}
+    blank = Deployment(
+        id="d", model_name="m", litellm_model=model, provider="", upstream_model="", key="missing",
+        key_problem="the variable MINE is not set", params={"api_base": "http://h/v1"},
+    )  # fmt: skip
+    one = complete(blank, env, TABLES)
+    assert (one.key, one.params.get("api_key")) == ("missing", None)
+
+
 @pytest.mark.parametrize(
     ("model", "env", "params", "key"),
     [

@@ -61,3 +61,14 @@ def test_a_mere_alias() -> None:
     made = resolver(dep("a", "openai/x"), aliases=aliases)
     assert [made.is_mere_alias(name) for name in ("fast", "gpt-4", "a", "nobody")] == [True, False, False, False]
     assert [made.kind(name, None) for name in ("fast", "a", "demo")] == ["alias", "deployment", "local"]
+
+
+def test_the_proxy_stands_in_for_a_key() -> None:
+    """A prefixed name whose provider has no key here goes to the upstream proxy, after the provider; else not there."""
+
+    def backends(**env: str) -> list[str]:
+        made = Resolver(TABLES, EQUIVALENTS, (), (), (), {"LITELLM_BASE_URL": "http://p:4000", **env}, {}, None)
+        return [backend_id(one.backend) for one in made.find("anthropic/claude-x") if one.later]
+
+    assert backends() == ["auto:litellm_proxy/anthropic/claude-x"]
+    assert backends(ANTHROPIC_API_KEY="k") == []
