@@ -148,7 +148,7 @@ class Serving:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
                 raise UpstreamError(late, "timeout") from None
             data = whole.data
-            if self.call.kind in STREAMED and not (isinstance(data, dict) and data.get("choices")):
+            if self.call.kind in STREAMED and not _has_choices(data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no choices", "malformed")
             tried.last, tried.characters = self._clock(), len(text_of(data))
             return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None)
@@ -256,6 +256,11 @@ def _plain(call: Call, candidate: Candidate, *, logprobs: bool) -> tuple[Call, b
     if add:
         body["logprobs"] = True
     return replace(call, body=body, stream=False), add
+
+
+def _has_choices(data: Any) -> bool:
+    found = data.get("choices") if isinstance(data, dict) else None
+    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
 
 
 async def _once(raw: bytes) -> AsyncGenerator[bytes, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from exo_node.routing.call import Attempt, Whole
 from exo_node.routing.serving import FIRST_S, IDLE_S
 from tests.unit.routing.adapter_parts import ROLE, STOP, call, candidate, failure, hear, world
 
@@ -56,3 +57,16 @@ async def test_the_first_of_several_leaves_time_for_the_next() -> None:
         assert (reply.whole is None) == stream
         (asked,) = one.backends["a"].attempts
         assert (asked.first_s if stream else asked.timeout_s) == pytest.approx(given, abs=1)
+
+
+@pytest.mark.parametrize("choices", ["abc", [None], [], 5])
+async def test_a_plain_answer_of_another_shape_fails_over(choices: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON that is no answer is the backend's fault."""
+    one = world(("a", ()), ("b", GOOD))
+
+    async def odd(attempt: Attempt) -> Whole:
+        return Whole(b"{}", {"choices": choices})
+
+    monkeypatch.setattr(one.backends["a"], "whole", odd)
+    reply = await one.adapter.serve(call(False))
+    assert reply.headers["x-exo-attempts"] == "a:malformed, b:ok"
