@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,16 +40,18 @@ class Metrics:
         """One finished request; `attempts` are (backend, cause), cause "" for the one that answered. Cost in USD."""
         table = self._get()
         mode = "stream" if stream else "plain"
-        table.requests.labels(kind, backend, provider, str(status), mode).inc()
+        requests, duration = table.of_call(kind, backend, provider, str(status), mode)
+        requests.inc()
         if ttft_s is not None:
-            table.ttft.labels(kind, backend, provider).observe(ttft_s)
-        table.duration.labels(kind, backend, provider, mode).observe(total_s)
+            table.of_ttft(kind, backend, provider).observe(ttft_s)
+        duration.observe(total_s)
         if not cached:
-            table.tokens.labels(backend, provider, "prompt").inc(prompt_tokens)
-            table.tokens.labels(backend, provider, "completion").inc(completion_tokens)
-            table.cost.labels(backend, provider).inc(max(0.0, cost))
+            prompt, completion, money = table.of_use(backend, provider)
+            prompt.inc(prompt_tokens)
+            completion.inc(completion_tokens)
+            money.inc(max(0.0, cost))
         for tried, cause in attempts:
-            table.attempts.labels(tried, cause or "ok").inc()
+            table.of_attempt(tried, cause or "ok").inc()
 
     def cache(self, hit: bool) -> None:
         """The response cache was asked."""
@@ -111,7 +114,25 @@ class _Table:
         self.cost = counter("exo_cost_usd", "Money spent.", "backend", "provider")
         self.attempts = counter("exo_attempts", "Tries of backends by how they ended.", "backend", "cause")
         self.cache = counter("exo_response_cache", "Questions to the response cache.", "result")
+        # Looking the children up by their labels costs more than all that is done with them.
+        self.of_call = cache(self._of_call)
+        self.of_use = cache(self._of_use)
+        self.of_ttft = cache(self.ttft.labels)
+        self.of_attempt = cache(self.attempts.labels)
         self.refused = counter("exo_refused", "Requests refused by a key, a limit or a budget.", "code")
         self.running = gauge("exo_in_flight", "Requests that run now.")
         self.running_at = gauge("exo_backend_in_flight", "Requests that run now, by backend.", "backend")
         self.breaker = gauge("exo_breaker_state", "1 for the state that a breaker is in.", "backend", "state")
+
+    def _of_call(self, kind: str, backend: str, provider: str, status: str, mode: str) -> tuple[Counter, Histogram]:
+        return (
+            self.requests.labels(kind, backend, provider, status, mode),
+            self.duration.labels(kind, backend, provider, mode),
+        )
+
+    def _of_use(self, backend: str, provider: str) -> tuple[Counter, Counter, Counter]:
+        return (
+            self.tokens.labels(backend, provider, "prompt"),
+            self.tokens.labels(backend, provider, "completion"),
+            self.cost.labels(backend, provider),
+        )

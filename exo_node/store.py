@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,8 @@ class Store:
         self.path = path
         self._database = DatabaseThread(path, _prepare)
         self._cache_puts = 0
+        self._spend: deque[SpendRow] = deque()  # that the thread has not taken yet
+        self._spend_told = False
 
     # -- API keys
 
@@ -109,13 +113,27 @@ class Store:
 
     def log_spend(self, row: SpendRow) -> None:
         """Remember one finished request. Returns at once."""
+        self._spend.append(row)
+        if (
+            not self._spend_told
+        ):  # one job takes all that has come when it runs: waking the thread costs more than a row
+            self._spend_told = True
+            self._tell(self._write_spend)
 
-        def insert(db: sqlite3.Connection) -> Any:
-            values = [getattr(row, name) for name in _SPEND]
-            values[_SPEND.index("attempts")] = json.dumps(row.attempts)
-            return db.execute(_INSERT_SPEND, values)
+    def _write_spend(self, db: sqlite3.Connection) -> Any:
+        """In the thread. What comes from here on tells anew."""
+        self._spend_told = False
+        import sqlite3
 
-        self._tell(insert)
+        while self._spend:
+            values = _spend_values(self._spend.popleft())
+            try:
+                db.execute(_INSERT_SPEND, values)
+            except sqlite3.OperationalError:
+                raise
+            except (sqlite3.Error, ValueError, TypeError, OverflowError):  # alone, so that it takes no other with it
+                self._tell(partial(_again, _INSERT_SPEND, values))
+        return None
 
     async def spend_rows(self, *, since: float = 0.0, limit: int = 100, key_id: str | None = None) -> list[SpendRow]:
         """The newest rows first."""
@@ -253,6 +271,14 @@ def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:
 
 def _marks(names: tuple[str, ...]) -> str:
     return f"VALUES ({', '.join('?' * len(names))})"
+
+
+def _spend_values(row: SpendRow) -> list[Any]:
+    return [json.dumps(row.attempts) if name == "attempts" else getattr(row, name) for name in _SPEND]
+
+
+def _again(sql: str, values: list[Any], db: sqlite3.Connection) -> Any:
+    return db.execute(sql, values)
 
 
 _INSERT_SPEND = f"INSERT INTO spend ({', '.join(_SPEND)}) {_marks(_SPEND)}"

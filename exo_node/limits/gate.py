@@ -48,6 +48,9 @@ class Rate:
     rpm: int | None = None
     tpm: int | None = None
 
+    def __bool__(self) -> bool:
+        return self.rpm is not None or self.tpm is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -132,6 +135,9 @@ class Gate:
         """
         self.check_model(key_id, model)
         key = self._keys.info(key_id)
+        rules = self.rules
+        if key is None and not (rules.router or rules.models or rules.budgets or (user and rules.user)):
+            return Admission("", (), (), _payers(key_id, user), self._wall())  # nothing is limited
         limits = [Limit("router", self.rules.router.rpm, self.rules.router.tpm, "this node")]
         if model in self.rules.models:
             rate = self.rules.models[model]
@@ -151,8 +157,7 @@ class Gate:
         budgets = applying(self.rules.budgets, subjects)
         if key is not None and key.budget is not None:
             budgets.append(Budget("key", key.id, key.budget, key.period, key.label))
-        payers = tuple((kind, subject) for kind, (subject, _) in subjects.items() if subject or kind == "all")
-        taken = await self._take(limits, budgets, payers, prompt_tokens, max_tokens or 0, predicted_cost)
+        taken = await self._take(limits, budgets, _payers(key_id, user), prompt_tokens, max_tokens or 0, predicted_cost)
         if isinstance(taken, Refusal):
             raise _rate_limited(taken, prompt_tokens + (max_tokens or 0))
         if isinstance(taken, Overdrawn):
@@ -173,7 +178,7 @@ class Gate:
         self._windows.settle(admission.scopes, admission.id, tokens)
         self._ledger.release(admission.budgets, admission.id, admission.wall)
         reserved = [budget.scope(admission.wall) for budget in admission.budgets]
-        if self.redis is not None:
+        if self.redis is not None and (admission.scopes or reserved):
             self.redis.tell(["settle", admission.id, tokens, list(admission.scopes), reserved])
         if cost > 0:
             self._spend(admission, cost)
@@ -185,7 +190,7 @@ class Gate:
         admission.settled = True
         self._windows.release(admission.scopes, admission.id)
         self._ledger.release(admission.budgets, admission.id, admission.wall)
-        if self.redis is not None:
+        if self.redis is not None and (admission.scopes or admission.budgets):
             reserved = [budget.scope(admission.wall) for budget in admission.budgets]
             self.redis.tell(["release", admission.id, list(admission.scopes), reserved])
 
@@ -202,6 +207,8 @@ class Gate:
         cost: float | None = None,
     ) -> Lease | None:
         """Room for one call at a deployment and in its provider's budget; None where there is none now."""
+        if rpm is None and tpm is None and not self.rules.budgets:
+            return Lease(self, Admission("", (), (), (("provider", provider),), self._wall()))
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
         taken = await self._take(limits, budgets, (("provider", provider),), tokens, 0, cost)
         if isinstance(taken, Admission):
@@ -217,6 +224,8 @@ class Gate:
 
     def room(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> bool:
         """Whether `acquire` would probably succeed now. Does not wait."""
+        if rpm is None and tpm is None and not self.rules.budgets:
+            return True
         now = self._clock()
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
         if any(self._full.get(limit.scope, now) > now for limit in limits):
@@ -373,6 +382,16 @@ class Gate:
             if left > 0:
                 operations.append(["cool", name, round(left * 1e6)])
         return operations
+
+
+def _payers(key_id: str, user: str) -> tuple[tuple[SubjectKind, str], ...]:
+    """Whose sums a request counts in."""
+    found: list[tuple[SubjectKind, str]] = [("all", "")]
+    if key_id:
+        found.append(("key", key_id))
+    if user:
+        found.append(("user", user))
+    return tuple(found)
 
 
 def _rate_limited(refusal: Refusal, tokens: int) -> RateLimited:

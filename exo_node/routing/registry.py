@@ -48,6 +48,10 @@ class _State:
     peers: tuple[Deployment, ...] = ()
     answers: dict[Any, tuple[Candidate, ...]] = field(default_factory=dict)
     issued: dict[str, Deployment] = field(default_factory=dict)
+    own: dict[str, Deployment] = field(init=False)  # `deployments` by backend
+
+    def __post_init__(self) -> None:
+        self.own = {backend_id(one): one for one in reversed(self.deployments)}
 
 
 class Registry:
@@ -118,8 +122,10 @@ class Registry:
 
         Raises `UpstreamError` ("unavailable") where it has gone.
         """
+        if (own := self._state.own.get(backend)) is not None:
+            return own
         state = self._fresh()
-        for one in (*state.deployments, *state.peers):
+        for one in state.peers:
             if backend_id(one) == backend:
                 return one
         if (known := state.issued.get(backend)) is not None:
