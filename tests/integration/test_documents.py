@@ -54,7 +54,9 @@ class Cloud:
     def __init__(self) -> None:
         names = [*PROVIDERS, "azure2", "openai2"]
         self.all = {name: standin(name.rstrip("2")) for name in names}
-        self.all["litellm_proxy"].models = ("gpt-4", "gpt-3.5-turbo", "gpt-4o", "claude-3-haiku", "custom-llama-7b")
+        self.all["litellm_proxy"].models = (
+            "gpt-4", "gpt-3.5-turbo", "gpt-4o", "claude-3-haiku", "custom-llama-7b", "mixtral-8x7b", "llama-2-70b",
+        )  # fmt: skip
         self.services = Services()
 
     def __getitem__(self, name: str) -> Standin:
@@ -265,7 +267,7 @@ def test_000_the_tools_example(started: dict[str, Node], cloud: Cloud) -> None:
     chunks = list(client.chat.completions.create(**body, stream=True))
     pieces = [one for c in chunks if c.choices for one in c.choices[0].delta.tool_calls or ()]
     assert json.loads("".join(one.function.arguments or "" for one in pieces)) == {"location": "Paris"}
-    assert chunks[-1].choices[0].finish_reason == "tool_calls" if chunks[-1].choices else True
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "tool_calls"
 
 
 def test_000_the_documents_own_configuration_is_ours(started: dict[str, Node]) -> None:
@@ -298,7 +300,7 @@ def test_callbacks_of_the_node(started: dict[str, Node], cloud: Cloud, model: st
     assert logs[0]["providerResponse"]["json"]["choices"][0]["message"]["content"] == text
 
 
-@pytest.mark.parametrize("model", ["demo", "gpt-4"], ids=["ring", "passthrough"])
+@pytest.mark.parametrize("model", ["demo", "gpt-4", "claude-3-opus"], ids=["ring", "passthrough", "sidecar"])
 def test_callbacks_of_the_sdk(
     started: dict[str, Node], cloud: Cloud, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,9 +380,7 @@ def test_001_heuristic_and_cost_aware_routing(cloud: Cloud) -> None:
     assert "Selected: litellm/" in printed and "hard code task" in printed
     names, _ = snippets(1, 7, addresses, (0, 1, 6))
     assert names["response"].choices[0].message.content == answer_to("Simple question")
-    assert cloud["litellm_proxy"].requests[-1].model == "custom-llama-7b" or names["response"].model in (
-        cloud["litellm_proxy"].models
-    )
+    assert names["response"].model == "claude-3-haiku"  # the cheapest of those that the proxy lists and has a price for
 
 
 def test_001_the_rest_of_its_snippets(cloud: Cloud) -> None:
@@ -550,12 +550,17 @@ def test_002_service_configuration(las: Node, cloud: Cloud) -> None:
 def test_002_error_handling(las: Node, cloud: Cloud) -> None:
     """Every exception that the document names is raised for its cause, as LiteLLM's class where that is installed."""
     svc = sdk.LiteLLMService(sdk.LiteLLMConfig(default_model="openai/ft:of-nobody-else"))
-    for status, name in ((429, "RateLimitError"), (401, "AuthenticationError"), (400, "InvalidRequestError"),
-                         (503, "ServiceUnavailableError")):  # fmt: skip
-        cloud["openai"].script = Script(status=status, message="scripted")
+    causes = {
+        429: "RateLimitError",
+        401: "AuthenticationError",
+        503: "ServiceUnavailableError",
+        400: "InvalidRequestError",
+    }
+    for status, name in causes.items():
+        cloud["openai"].script = Script(status=status, message="scripted", retry_after="0")
         with pytest.raises(getattr(sdk, name)):
             svc.chat_completion(messages=HELLO)
-        las_snippet(9, svc=svc, messages=HELLO)  # catches it
+    las_snippet(9, svc=svc, messages=HELLO)  # catches it
     svc.close()
 
 
@@ -733,8 +738,8 @@ def test_004_direct_mode(started: dict[str, Node], cloud: Cloud) -> None:
     node = ready(started, "switching", "004-direct-mode.json")
     node.chat("gpt-4o-prod")
     assert cloud["azure"].requests[-1].headers["api-key"] == "your-azure-key"
-    _, headers = node.chat("gpt-4o")
-    assert headers.get("x-exo-cached") == "true" or len(cloud["azure"].requests) == 2
+    for cached in ("false", "true"):
+        assert node.chat("gpt-4o")[1].get("x-exo-cached") == cached
     cloud["azure"].script = Script(status=503)
     _, headers = node.chat("gpt-4o", messages=[{"role": "user", "content": "Hello, fallback"}])
     assert (headers["x-exo-provider"], cloud["openai"].requests[-1].model) == ("openai", "gpt-4o-mini")
