@@ -28,8 +28,11 @@ def error_body(error: ExoError) -> dict[str, Any]:
 
 def error_response(error: ExoError) -> web.Response:
     headers = dict(headers_of(error))
-    if error.retry_after is not None or error.status in (429, 503):  # SDKs obey it
+    # SDKs obey both headers.
+    if error.retry_after is not None or error.status == 429 or (error.status == 503 and error.retryable):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    elif error.status == 503:
+        headers["X-Should-Retry"] = "false"  # a missing key is still missing in a second
     return web.json_response(error_body(error), status=error.status, headers=headers)
 
 

@@ -27,7 +27,7 @@ from exo_node.limits.budgets import (
     seconds_left,
     sums_scope,
 )
-from exo_node.limits.rates import Limit, Refusal, Windows
+from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
 from exo_node.limits.redis import RESTORED_AT_ONCE, SharedRedis
 
 LEARN_S = 5.0  # how often the sums of the machine's other nodes are read when there is no Redis
@@ -224,15 +224,22 @@ class Gate:
 
     def room(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> bool:
         """Whether `acquire` would probably succeed now. Does not wait."""
+        return self.room_in(deployment_id, rpm, tpm, provider=provider) == 0.0
+
+    def room_in(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> float:
+        """Seconds until `acquire` would probably succeed, 0.0 for now. Does not wait."""
         if rpm is None and tpm is None and not self.rules.budgets:
-            return True
+            return 0.0
         now = self._clock()
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
-        if any(self._full.get(limit.scope, now) > now for limit in limits):
-            return False
-        if self._windows.refusal(limits, 1, now) is not None:
-            return False
-        return self._ledger.overdrawn(budgets, None, now, self._wall()) is None
+        waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
+        refusal = self._windows.refusal(limits, 1, now)
+        if refusal is not None:
+            waits.append(refusal.wait_s or MINUTE_S)
+        overdrawn = self._ledger.overdrawn(budgets, None, now, self._wall())
+        if overdrawn is not None:
+            waits.append(overdrawn.wait_s)
+        return max(waits, default=0.0)
 
     # -- cooldowns
 

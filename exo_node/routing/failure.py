@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from exo_node.errors import ExoError
 from exo_node.routing.call import Call, UpstreamError
+from exo_node.routing.options import TOO_DEAR
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 
 MAX_MESSAGE = 2000
@@ -44,15 +45,23 @@ def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, Upstre
 
 
 def nobody(call: Call, plan: RoutePlan, candidates: Sequence[Candidate]) -> UpstreamError:
-    """No backend may even be asked: why not, for each. 429 where only room is lacking, 400 where nobody offers it."""
+    """No backend may even be asked: why not, for each. 429 where only room is lacking, with the time until there is
+    some; 400 where nobody offers it, or all cost more than the request wants; not worth another try where only the
+    configuration can change it (a key is missing)."""
     why = "; ".join(f"{backend}: {reason}" for backend, reason in plan.rejected.items())[:MAX_MESSAGE]
     message = f"no backend can serve {call.model!r}{f': {why}' if why else ''}"
     there = [candidate for candidate in candidates if not candidate.rejected]
     if there and all(call.needs - candidate.capabilities for candidate in there):
         return UpstreamError(message, "bad_request", code="unsupported_parameter")
-    if any(not candidate.room for candidate in there):
-        return UpstreamError(message, "rate_limited")
-    return UpstreamError(message, "unavailable")
+    full = [candidate for candidate in there if not candidate.room]
+    if full:
+        waits = [candidate.room_in_s for candidate in full if candidate.room_in_s is not None]
+        return UpstreamError(message, "rate_limited", retry_after=min(waits, default=None))
+    if there and all(TOO_DEAR in plan.rejected.get(candidate.backend, "") for candidate in there):
+        return UpstreamError(message, "bad_request", code="max_cost_exceeded", param="max_cost")
+    error = UpstreamError(message, "unavailable")
+    error.retryable = bool(there)
+    return error
 
 
 def headers_of(error: ExoError) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from exo_node.routing.plan import Ask, Candidate, ProfileView
 
 EXPECTED_OUTPUT = 256  # tokens of a typical answer, where the request allows as many
 WITH_OUTPUT = frozenset({"chat", "completion"})
+TOO_DEAR = "more than the max_cost"
 EMULATED: frozenset[Capability] = frozenset({"tools"})  # asked for by prompt where no candidate has it natively
 
 
@@ -79,7 +80,7 @@ def why_not(candidate: Candidate, ask: Ask, emulate: frozenset[Capability]) -> s
         if cost is None:
             return "its price is not known and the request has a max_cost"
         if cost > ask.max_cost:
-            return f"predicted to cost ${cost:.6f}, more than the max_cost of ${ask.max_cost:g}"
+            return f"predicted to cost ${cost:.6f}, {TOO_DEAR} of ${ask.max_cost:g}"
     return ""
 
 

@@ -18,7 +18,8 @@ class Candidate:
     asked model (and equivalents that may answer at once), 1 and up: fallbacks and equivalents for failure only, in
     order. `equivalent`: another model than the asked one. `capacity`: requests it runs at once (a ring's slots; None:
     unbounded or unknown). `cold_s`: predicted time until a ring that is not loaded is ready (0 when loaded).
-    `room`: the rate limits and budgets have room now (the adapter takes from them when it really asks).
+    `room`: the rate limits and budgets have room now (the adapter takes from them when it really asks); where
+    not, `room_in_s` says when they probably will.
     `rejected`: why the registry already rules it out ("no key for openai", "exo-node[litellm] is not installed").
     """
 
@@ -46,6 +47,7 @@ class Candidate:
     task_types: tuple[str, ...] = ()
     node_id: str = ""
     room: bool = True
+    room_in_s: float | None = None
     rejected: str = ""
 
 

@@ -59,9 +59,16 @@ async def test_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (answer.status, (await error_of(answer))["code"]) == (413, "request_too_large")
 
 
+def unusable() -> ExoError:
+    error = NoCapacity("no key for it")
+    error.retryable = False
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code", "retry"),
     [
+        (unusable(), 503, "no_capacity", None),
         (NoCapacity("full", retry_after=2.2), 503, "no_capacity", "3"),
         (NoCapacity("full"), 503, "no_capacity", "1"),
         (DigestMismatch("other files"), 409, "model_digest_mismatch", None),
@@ -75,6 +82,7 @@ async def test_exo_errors(error: ExoError, status: int, code: str, retry: str | 
             async with http.post("/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
                 assert answer.status == status
                 assert answer.headers.get("Retry-After") == retry
+                assert (answer.headers.get("X-Should-Retry") == "false") == (status == 503 and retry is None)
                 told = await error_of(answer)
                 assert (told["message"], told["code"]) == (error.message, code)
 

@@ -165,6 +165,7 @@ async def test_leases_of_deployments(node: Node) -> None:
     assert first is not None and second is not None
     assert await gate.acquire("d", 2, None, 10) is None
     assert not gate.room("d", 2, None)
+    assert gate.room_in("d", 2, None) == 60.0
     assert gate.room("other", 2, None)
     second.release()
     assert gate.room("d", 2, None)
@@ -173,6 +174,7 @@ async def test_leases_of_deployments(node: Node) -> None:
     assert await gate.acquire("p", None, None, 10, provider="openai", cost=0.2) is None
     paid.settle(10, 1.0)
     assert not gate.room("q", None, None, provider="openai")
+    assert gate.room_in("q", None, None, provider="openai") > 86400  # NOON is not in a month's last day
     assert gate.room("q", None, None, provider="groq")
 
 

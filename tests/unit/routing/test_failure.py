@@ -5,6 +5,7 @@ from __future__ import annotations
 from exo_node.errors import NoCapacity
 from exo_node.routing.call import UpstreamError
 from exo_node.routing.failure import final_error, headers_of, nobody
+from exo_node.routing.options import TOO_DEAR
 from exo_node.routing.plan import RoutePlan, Step
 from tests.unit.routing.adapter_parts import call, candidate, failure
 
@@ -40,3 +41,16 @@ def test_no_time_and_nobody() -> None:
     assert late.status == 504
     none = nobody(call(), RoutePlan(strategy="latency", steps=(), rejected={"d": "no key"}), [candidate("d")])
     assert (none.status, none.message) == (503, "no backend can serve 'm': d: no key")
+
+
+def test_nobody_and_when_again() -> None:
+    """No room: when some backend has some. Too dear: the request's fault. No key: not worth another try."""
+    plan = RoutePlan(strategy="latency", steps=(), rejected={"a": "x", "b": "x"})
+    full = [candidate("a", room=False, room_in_s=40.0), candidate("b", room=False, room_in_s=9.0)]
+    error = nobody(call(), plan, full)
+    assert (error.status, error.retry_after) == (429, 9.0)
+    dear = RoutePlan(strategy="latency", steps=(), rejected={"a": f"predicted to cost $1, {TOO_DEAR} of $0.1"})
+    error = nobody(call(), dear, [candidate("a")])
+    assert (error.status, error.code) == (400, "max_cost_exceeded")
+    assert nobody(call(), plan, [candidate("a")]).retryable
+    assert not nobody(call(), plan, [candidate("a", rejected="no key")]).retryable
