@@ -116,18 +116,21 @@ def cloud(standins: Cloud) -> Cloud:
 class Node:
     """A daemon whose configuration can be changed while it runs."""
 
-    def __init__(self, home: Path, config: str, cloud: Cloud, *arguments: str, **env: str) -> None:
+    def __init__(
+        self, home: Path, config: str, cloud: Cloud, *arguments: str, tables: bool = False, **env: str
+    ) -> None:
         self.config = home / "config"
         self._now = ""
         self._extra: tuple[Any, ...] = ()
         home.mkdir(parents=True)
-        (home / "empty.env").touch()
         secrets = SecretStore(home, {})
         for name in ("azure_key", "openai_key", "anthropic_key", "azure_eastus_key", "azure_westeurope_key"):
             secrets.set(name, f"planted-{name}")
         self._write(config)
+        if tables:
+            shutil.copy(CONFIGS.parent / "models.toml", home)
         if "--env-file" not in arguments:
-            arguments = (*arguments, "--env-file", str(home / "empty.env"))
+            arguments = (*arguments, "--env-file", str(CONFIGS.parent / ".env.litellm.example"))
         self.process = NodeProcess(
             home,
             *("--discovery-module", "none", "--litellm-config", str(self.config), *arguments),
@@ -182,14 +185,17 @@ def started(standins: Cloud, redis_port: int, tmp_path_factory: pytest.TempPathF
     nodes: dict[str, Node] = {}
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, config: str, *arguments: str, **env: str) -> None:
-            nodes[name] = Node(folder / name, config, standins, *arguments, **env)
+        def start(name: str, config: str, *arguments: str, tables: bool = False, **env: str) -> None:
+            nodes[name] = Node(folder / name, config, standins, *arguments, tables=tables, **env)
             stack.callback(nodes[name].process.stop)
 
         start("exo", "000-exo.json", "--litellm-config", str(callbacks_file))
         start("switching", "001-config.yaml")
         upstream = {"LITELLM_BASE_URL": proxy, "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "", "OLLAMA_BASE_URL": ""}
-        start("muxer", "001-custom-models.json", "--env-file", str(CONFIGS / "001-upstream.env"), **upstream)
+        upstream |= {"CORP_LLM_URL": f"{standins['openai2'].url}/v1", "CORP_LLM_KEY": "corp-key"}
+        start(
+            "muxer", "001-custom-models.json", "--env-file", str(CONFIGS / "001-upstream.env"), tables=True, **upstream
+        )
         jaf = {"LITELLM_URL": proxy, "REDIS_PORT": str(redis_port), "REDIS_HOST": "127.0.0.1"}
         start("jaf", "003-jaf.yaml", "--env-file", str(CONFIGS / "003-jaf.env"), **jaf)
         yield nodes
@@ -401,6 +407,15 @@ def test_001_a_node_over_a_litellm_proxy(started: dict[str, Node], cloud: Cloud)
     cost = (used["prompt_tokens"] * 0.0001 + used["completion_tokens"] * 0.0002) / 1000
     assert float(headers["x-exo-cost"]) == pytest.approx(cost, rel=0.01)
     assert node.request("GET", "/v1/router/stats")[1]["strategy"] == "cascade"
+
+
+def test_001_own_tables(started: dict[str, Node], cloud: Cloud) -> None:
+    """configs/models.toml in the exo home folder: a provider of one's own, with its price."""
+    told, headers = ready(started, "muxer").chat("corp/house-70b")
+    request = cloud["openai2"].requests[-1]
+    assert (request.model, request.headers["authorization"]) == ("house-70b", "Bearer corp-key")
+    used = told["usage"]
+    assert float(headers["x-exo-cost"]) == pytest.approx(0.2e-6 * used["total_tokens"], rel=0.01)
 
 
 def test_001_the_yaml_of_the_document(started: dict[str, Node], cloud: Cloud) -> None:

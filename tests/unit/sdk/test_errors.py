@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import httpx
 import litellm.exceptions
 import pytest
 
 from exo_node import sdk
+from exo_node.sdk import errors
 from exo_node.sdk.errors import broken_off, error_for, no_answer
 
 
@@ -39,6 +42,21 @@ def test_a_status_raises_litellms_class(status: int, code: str, name: str) -> No
     assert isinstance(error, getattr(sdk, name))
     assert (str(error), error.status_code, error.code, error.param) == ("no room", status, code, "p")
     assert error.response.headers["retry-after"] == "7"
+
+
+def test_without_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where LiteLLM is not installed, our own classes of the same names are raised."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for cached in (errors.classes, errors._raised):
+        cached.cache_clear()
+    try:
+        error = error_for(response(400), {"error": {"message": "m", "code": "context_length_exceeded"}})
+        assert isinstance(error, errors.SDKError)
+        assert isinstance(error, sdk.ContextWindowExceededError) and isinstance(error, sdk.InvalidRequestError)
+        assert not isinstance(error, litellm.exceptions.ContextWindowExceededError)
+    finally:
+        for cached in (errors.classes, errors._raised):
+            cached.cache_clear()
 
 
 def test_bodies_that_are_no_openai_error() -> None:
