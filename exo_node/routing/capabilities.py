@@ -19,11 +19,17 @@ _TEXT_FIELDS = ("prompt", "input", "query", "instructions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What LiteLLM knows of a model (asked in the sidecar). None: it does not say."""
+    """What LiteLLM knows of a model (asked in the sidecar). None: it does not say.
+
+    `can` is all that the model can do; where that is not known, `adds` and `lacks` correct what its provider's models
+    usually can.
+    """
 
     provider: str | None = None
     context: int | None = None
     can: frozenset[Capability] | None = None
+    adds: frozenset[Capability] = frozenset()
+    lacks: frozenset[Capability] = frozenset()
 
 
 def needs_of(kind: CallKind, body: Mapping[str, Any]) -> frozenset[Capability]:
@@ -140,6 +146,8 @@ def capabilities_of(
     can = row.can if row is not None else info.can if info is not None else None
     if can is None:
         can = frozenset() if provider is None else provider.can
+        if info is not None:
+            can = (can | info.adds) - info.lacks
     return can | adds if not can & {"embedding", "rerank"} or row is None else can
 
 

@@ -33,6 +33,7 @@ from exo_node.routing.checks import check_provider
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.failure import headers_of
+from exo_node.routing.litellm_facts import LiteLLMFacts
 from exo_node.routing.names import LocalModel
 from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.parts import Options, Parts
@@ -102,6 +103,7 @@ class Front:
             node=around.node_id, keys=self.keys, sums=self.store, rules=rules_of(config), redis=self._redis
         )
         self.service = LiteLLMService(home=settings.home, environment=config.environment)
+        self._facts = LiteLLMFacts(self.service)
         self.registry = Registry(
             config,
             self._tables,
@@ -109,6 +111,8 @@ class Front:
             local_models=around.local_models,
             peers=self._peer_deployments,
             fetchable=around.fetchable,
+            price_lookup=self._facts.price,
+            info_lookup=self._facts.info,
         )
         self.sources = NodeSources(
             registry=self.registry,
@@ -160,7 +164,11 @@ class Front:
 
     def jobs(self) -> list[Callable[[], Any]]:
         """What runs as long as the node does: coroutine functions for tasks of the daemon's."""
-        return [self.keys.watch, self.callbacks.run, self.keeper.run, self.prober.run]
+        return [self.keys.watch, self.callbacks.run, self.keeper.run, self.prober.run, self._learn]
+
+    async def _learn(self) -> None:
+        """LiteLLM's prices and capabilities, once its sidecar has been started for a call."""
+        await self._facts.run(self.registry.refresh)
 
     async def stop(self) -> None:
         await self.callbacks.close()
@@ -281,7 +289,7 @@ class Front:
             if whole is not None:
                 await self.cache.put(call, whole, wanted=wanted, ttl_s=ttl_s)
 
-        return replace(reply, frames=collected())
+        return replace(reply, frames=collected(), outlet=None)  # all frames must come by here
 
     def _cache_of(self, backend: str) -> tuple[bool | None, float | None]:
         deployment = self._deployment_of(backend)

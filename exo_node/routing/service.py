@@ -140,6 +140,11 @@ class LiteLLMService:
         except TimeoutError:
             raise UpstreamError(f"no LiteLLM worker answers within {START_WAIT_S:g} s", "unavailable") from None
 
+    async def serving(self) -> None:
+        """Wait until a worker serves; starts none."""
+        while self._pick() is None:
+            await self._changed.wait(self._changed.version)
+
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[Endpoint]:
         """The least busy worker that answers, counted as busy for the length of the block. Raises what `ready` does.
@@ -188,6 +193,11 @@ class LiteLLMService:
         """Prices of LiteLLM's map; None: of everything in it. Models that it does not know are left out."""
         found = await self._query("prices", {"models": None if models is None else list(models)})
         return {model: Price(price["input"], price["output"]) for model, price in found.items()}
+
+    async def facts(self) -> dict[str, list[Any]]:
+        """Its whole table of models; rows as `sidecar.queries.Knowledge.facts` makes them."""
+        found: dict[str, list[Any]] = await self._query("facts", {})
+        return found
 
     async def info(self, model: str) -> dict[str, Any] | None:
         """{provider, mode, context, max_output, supports: {tools, vision, ...: bool | None}, price}; None: unknown."""

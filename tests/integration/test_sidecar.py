@@ -429,6 +429,9 @@ async def test_what_litellm_knows(stage: Stage) -> None:
     assert (info["provider"], info["mode"], info["supports"]["tools"]) == ("anthropic", "chat", True)
     assert info["context"] >= 200_000
     assert await service.info("no/such") is None
+    facts = await service.facts()
+    assert facts["openai/gpt-4o"] == facts["gpt-4o"]
+    assert facts["gpt-4o"][0] == "openai" and "vision" in facts["gpt-4o"][3]
     assert await service.provider("groq/llama-3.1-8b-instant") == ("groq", "llama-3.1-8b-instant")
     assert await service.provider("made-up-name") is None
     providers = await service.providers()

@@ -71,6 +71,30 @@ class Knowledge:
             "price": _price(row),
         }
 
+    def facts(self) -> dict[str, list[Any]]:
+        """Every row of the table, for who keeps a copy: {name: [provider, mode, context, can, cannot, input, output]}.
+
+        A row filed without its provider ("gpt-4o") is there with it too. What a row does not say is null or left out.
+        """
+        found: dict[str, list[Any]] = {}
+        for name, row in self._costs.items():
+            provider = _provider_of(row)
+            price = _price(row)
+            said = {ours: row.get(theirs) for ours, theirs in SUPPORTS.items()}
+            facts = [
+                provider,
+                row.get("mode") or "",
+                _whole(row.get("max_input_tokens") or row.get("max_tokens")),
+                [ours for ours, can in said.items() if can is True],
+                [ours for ours, can in said.items() if can is False],
+                price and price["input"],
+                price and price["output"],
+            ]
+            found[name] = facts
+            if provider and not name.startswith(f"{provider}/"):
+                found.setdefault(f"{provider}/{name}", facts)
+        return found
+
     def tools(self, model: str) -> bool:
         """Whether the model takes tools natively: by its row, else by what its provider's translation takes."""
         row = self.row(model)
@@ -101,6 +125,13 @@ class Knowledge:
         messages, text = body.get("messages"), body.get("text")
         count: int = self._litellm.token_counter(model=model, messages=messages, text=text)
         return count
+
+
+def _provider_of(row: Mapping[str, Any]) -> str:
+    """LiteLLM's prefix for a row: its table also tells families of a provider apart ("vertex_ai-language-models")."""
+    said = str(row.get("litellm_provider") or "")
+    said = "vertex_ai" if said.startswith("vertex_ai-") else said
+    return said.removesuffix("_chat").removesuffix("_converse") if said != "ollama_chat" else said
 
 
 def _price(row: Mapping[str, Any]) -> dict[str, float] | None:

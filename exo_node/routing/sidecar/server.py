@@ -188,6 +188,8 @@ class Worker:
         match request.match_info["name"]:
             case "prices":
                 return _json(self._knowledge.prices(asked.get("models")))
+            case "facts":
+                return _json(await asyncio.to_thread(self._knowledge.facts))
             case "info":
                 return _json(self._knowledge.info(model))
             case "provider":

@@ -81,6 +81,9 @@ def test_capabilities_of_unknown_models() -> None:
     info = ModelInfo(can=frozenset({"tools"}), context=5)
     assert "vision" in capabilities_of(made("hosted_vllm", "mine"), TABLES, FACTS)
     assert "vision" not in capabilities_of(made("groq", "new"), TABLES, FACTS, info)
+    parts = ModelInfo(adds=frozenset({"vision"}), lacks=frozenset({"tools"}))
+    usual = capabilities_of(made("groq", "new"), TABLES, FACTS)
+    assert capabilities_of(made("groq", "new"), TABLES, FACTS, parts) == (usual | {"vision"}) - {"tools"}
     fixed = made("openai", "gpt-4o", capabilities=frozenset({"rerank"}))
     assert capabilities_of(fixed, TABLES, FACTS, info) == {"rerank"}
 

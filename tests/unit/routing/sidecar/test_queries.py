@@ -40,6 +40,20 @@ def test_prices_are_per_million() -> None:
     assert known.prices(None) == {"m": price}
 
 
+def test_facts() -> None:
+    """Every row, also under its provider's prefix where it is filed without."""
+    row = {
+        "litellm_provider": "vertex_ai-language-models", "mode": "chat", "max_tokens": 9, "supports_vision": True,
+        "supports_function_calling": False, "input_cost_per_token": 1e-6,
+    }  # fmt: skip
+    facts = ["vertex_ai", "chat", 9, ["vision"], ["tools"], pytest.approx(1.0), 0.0]
+    assert knowledge(m=row, a__n={}).facts() == {
+        "m": facts,
+        "vertex_ai/m": facts,
+        "a/n": ["", "", None, [], [], None, None],
+    }
+
+
 def test_info() -> None:
     """Windows are numbers, capabilities are said or None; unknown models are None."""
     row = {"max_input_tokens": 100, "max_output_tokens": "prose", "supports_vision": True, "mode": "chat"}
