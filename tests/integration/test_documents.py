@@ -117,7 +117,7 @@ class Node:
     """A daemon whose configuration can be changed while it runs."""
 
     def __init__(
-        self, home: Path, config: str, cloud: Cloud, *arguments: str, tables: bool = False, **env: str
+        self, home: Path, config: str, cloud: Cloud, *arguments: str, env: Mapping[str, str], tables: bool = False
     ) -> None:
         self.config = home / "config"
         self._now = ""
@@ -186,18 +186,29 @@ def started(standins: Cloud, redis_port: int, tmp_path_factory: pytest.TempPathF
     with contextlib.ExitStack() as stack:
 
         def start(name: str, config: str, *arguments: str, tables: bool = False, **env: str) -> None:
-            nodes[name] = Node(folder / name, config, standins, *arguments, tables=tables, **env)
+            nodes[name] = Node(folder / name, config, standins, *arguments, env=env, tables=tables)
             stack.callback(nodes[name].process.stop)
 
         start("exo", "000-exo.json", "--litellm-config", str(callbacks_file))
         start("switching", "001-config.yaml")
-        upstream = {"LITELLM_BASE_URL": proxy, "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "", "OLLAMA_BASE_URL": ""}
-        upstream |= {"CORP_LLM_URL": f"{standins['openai2'].url}/v1", "CORP_LLM_KEY": "corp-key"}
         start(
-            "muxer", "001-custom-models.json", "--env-file", str(CONFIGS / "001-upstream.env"), tables=True, **upstream
+            "muxer",
+            "001-custom-models.json",
+            *("--env-file", str(CONFIGS / "001-upstream.env")),
+            tables=True,
+            LITELLM_BASE_URL=proxy,
+            CORP_LLM_URL=f"{standins['openai2'].url}/v1",
+            CORP_LLM_KEY="corp-key",
+            **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OLLAMA_BASE_URL"), ""),
         )
-        jaf = {"LITELLM_URL": proxy, "REDIS_PORT": str(redis_port), "REDIS_HOST": "127.0.0.1"}
-        start("jaf", "003-jaf.yaml", "--env-file", str(CONFIGS / "003-jaf.env"), **jaf)
+        start(
+            "jaf",
+            "003-jaf.yaml",
+            *("--env-file", str(CONFIGS / "003-jaf.env")),
+            LITELLM_URL=proxy,
+            REDIS_HOST="127.0.0.1",
+            REDIS_PORT=str(redis_port),
+        )
         yield nodes
 
 
