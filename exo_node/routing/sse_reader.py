@@ -12,6 +12,7 @@ import orjson
 from exo_node.routing.call import Batch, UpstreamError
 from exo_node.routing.wire_errors import error_from_event
 
+BOM = b"\xef\xbb\xbf"  # may stand before the first event
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an image in base64 fits, a server that never ends an event does not
 
@@ -132,10 +133,11 @@ class SSEReader:
             if block.startswith(b"data: ") and b"\n" not in block:  # as all providers send them
                 data = block[6:]
             else:
-                block, data = _lines(block)
+                data = _data_of(block)
                 changed = True
                 if not data:
                     continue
+                block = b"data: " + data  # many clients, and what else reads these bytes here, know this form only
             if data[:1] == b"[" and data.strip() == b"[DONE]":
                 self.done = changed = True
                 self._pieces.clear()
@@ -163,8 +165,7 @@ class SSEReader:
         self.failure = UpstreamError(f"{self._backend}: it sent {what}", "malformed")
 
 
-def _lines(block: bytes) -> tuple[bytes, bytes]:
-    """(the block without comments and stray blank lines, its data lines joined)."""
-    lines = [line for line in block.split(b"\n") if line and not line.startswith(b":")]
-    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
-    return b"\n".join(lines), b"\n".join(data)
+def _data_of(block: bytes) -> bytes:
+    """The event's data on one line (JSON has no line ends but between its words); other fields mean nothing here."""
+    lines = block.removeprefix(BOM).split(b"\n")
+    return b" ".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))

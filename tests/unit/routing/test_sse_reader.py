@@ -72,6 +72,22 @@ def test_comments_and_done_are_taken_out() -> None:
     assert (raw, len(events), failure, done) == (event(1), 1, None, True)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'data:{"n": 1}\n\n',
+        b'event: message\nid: 3\ndata: {"n": 1}\nretry: 5\n\n',
+        b'\xef\xbb\xbfdata: {"n": 1}\n\n',
+        b'data: {"n":\ndata: 1}\n\n',
+        b'\n: hello\ndata:{"n": 1}\r\n\r\n',
+    ],
+)
+def test_odd_frames_are_relayed_in_the_usual_form(odd: bytes) -> None:
+    """One line "data: {...}" an event: the cache's collector and many clients read nothing else."""
+    assert read([odd, event(2)])[0].replace(b" ", b"") == b'data:{"n":1}\n\n' + event(2).replace(b" ", b"")
+    assert read([odd, event(2)])[0].startswith(b'data: {"n"')
+
+
 def test_an_event_without_its_blank_line_counts() -> None:
     """A server that closes right after its last event has sent it."""
     raw, events, failure, _ = read([event(1).rstrip()])
