@@ -24,7 +24,7 @@ from exo_node.types import Backend
 PARSE = {"chat": parse_chat, "completion": parse_completion}
 CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
     (errors.DeadlineExceeded, "timeout"),
-    (errors.PeerUnavailable, "unavailable"),
+    (errors.PeerUnavailable, "refused"),  # worth another try: without that peer the ring is placed anew
     (errors.NoCapacity, "unavailable"),
     (errors.DownloadError, "unavailable"),
     (errors.EngineUnavailable, "unavailable"),

@@ -11,31 +11,31 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from exo_node.config import Settings
 from exo_node.errors import ConfigurationError, ExoError, InvalidRequest, PeerUnavailable
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
-from exo_node.limits.gate import Admission, Gate, Rate, Rules
+from exo_node.limits.gate import Gate, Rate, Rules
 from exo_node.limits.redis import SharedRedis
 from exo_node.metrics import Metrics
 from exo_node.routing.adapter import LiteLLMAdapter
+from exo_node.routing.admissions import Admissions
+from exo_node.routing.answer_cache import AnswerCache
 from exo_node.routing.breaker import Breaker
-from exo_node.routing.call import Call, CallKind, CallRecord, Reply, Upstream, UpstreamError, Whole
+from exo_node.routing.call import Call, CallKind, CallRecord, Reply, Upstream, UpstreamError
 from exo_node.routing.callbacks import Callbacks, make_callbacks
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.checks import check_provider
 from exo_node.routing.connections import Connections
-from exo_node.routing.deployment import Deployment, RoutingConfig
+from exo_node.routing.deployment import Deployment, Price, RoutingConfig
 from exo_node.routing.failure import headers_of
+from exo_node.routing.lending import Lender
 from exo_node.routing.litellm_facts import LiteLLMFacts
 from exo_node.routing.names import LocalModel
-from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.peer_upstream import Peer
 from exo_node.routing.plan import Candidate
@@ -45,7 +45,6 @@ from exo_node.routing.profile import Profile
 from exo_node.routing.profile_keeper import ProfileKeeper
 from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
 from exo_node.routing.relay_host import RelayHost
-from exo_node.routing.replay import replay
 from exo_node.routing.response_cache import Keeper, MemoryKeeper, ResponseCache, SqliteKeeper
 from exo_node.routing.retry_budget import RetryBudget
 from exo_node.routing.runtime import RuntimeSettings, read_record
@@ -54,10 +53,9 @@ from exo_node.routing.settings import load_routing
 from exo_node.routing.sinks import measure, spend_row
 from exo_node.routing.sources import NodeSources
 from exo_node.routing.strategies import resolve
-from exo_node.routing.stream_collector import StreamCollector
 from exo_node.routing.tables import load_tables
 from exo_node.store import Store, store_path
-from exo_node.types import SharedDeployment, Usage
+from exo_node.types import SharedDeployment
 
 log = logging.getLogger("exo.routing")
 
@@ -89,15 +87,16 @@ class Front:
         self._around = around
         config = load_routing(settings, os.environ)
         self.store = Store(store_path(settings.home) if config.database is None else Path(config.database))
-        self.keys = ApiKeys(self.store, (config.master_key,))
+        # `exo apikey` knows the home folder only, so keys stay there whatever `database_url` says.
+        self._key_store = self.store if config.database is None else Store(store_path(settings.home))
+        self.keys = ApiKeys(self._key_store, (config.master_key,))
         self.connections = Connections()
         self.meter = Metrics()
         self.profile = Profile()
         self.breaker = Breaker()
         self.runtime = RuntimeSettings()
         self._tables = load_tables(settings.home / TABLES)
-        self._admitted: dict[str, Admission] = {}
-        self._collected: dict[str, Usage | None] = {}  # calls whose stream is being kept: what it has used
+        self._configured = config  # as the files say; the registry's has what was changed at run time
         self._redis = shared_redis(config)
         self.gate = Gate(
             node=around.node_id, keys=self.keys, sums=self.store, rules=rules_of(config), redis=self._redis
@@ -123,18 +122,21 @@ class Front:
             peer=around.peer,
         )
         self.callbacks = Callbacks()
-        self._lender = CandidateGate(self.gate, self._deployment_of)
+        self.admissions = Admissions(self.gate, self._has_budget, self.registry.price, self.meter.refused)
+        gate = CandidateGate(self.gate, self._deployment_of)
+        self.answers = AnswerCache(
+            self._make_cache(config), self.meter, self._deployment_of, (self._log, self._measure, self.callbacks)
+        )
         parts = Parts(
             sources=self.sources,
             choose=choose,
             profile=self.profile,
             breaker=self.breaker,
             retries=RetryBudget(),
-            gate=self._lender,
-            sinks=(self._settle, self._log, self._measure, self.callbacks),
+            gate=gate,
+            sinks=(self.admissions.settled, self.answers.settled, self._cool, self._log, self._measure, self.callbacks),
         )
         self.adapter = LiteLLMAdapter(parts, self._options(config))
-        self.cache = self._make_cache(config)
         self.keeper = ProfileKeeper(self.profile, self.store, around.node_id, self._peer_handles)
         self.prober = Prober(
             parts,
@@ -144,6 +146,7 @@ class Front:
             keyless=self._is_keyless,
             idle=lambda: self.adapter.in_flight == 0,
         )
+        self._lender = Lender(gate, self.registry.deployment, self.sources.of_deployment, self._price_of)
         self.relays = RelayHost(self._lend, self.keeper.rows)
 
     @property
@@ -176,6 +179,7 @@ class Front:
         await self.gate.close()
         await self.connections.close()
         self.store.close()  # writes what is left
+        self._key_store.close()
 
     # -- calls
 
@@ -183,24 +187,22 @@ class Front:
         """Response cache, limits, adapter. Raises `ExoError`."""
         self.prober.requested()
         call = self.runtime.applied(call)
-        self.gate.check_model(call.caller.key_id, call.model)
-        kept = await self.cache.get(call) if self.cache.serves(call) else None
+        self.admissions.check_models(call)
+        kept = await self.answers.get(call)
         if kept is not None:
-            self.meter.cache(True)
-            return self._from_cache(call, kept)
-        admission = await self._admit(call)
-        self._admitted[call.id] = admission
+            return kept
+        await self.admissions.admit(call)
         try:
             reply = await self.adapter.serve(call)
         except UpstreamError as error:
-            self._forget(call.id)
+            self.admissions.forget(call.id)
             if error.cause == "not_found" and self.registry.is_unknown(call):
                 raise self._nobody_knows(call, error) from error
             raise
         except BaseException:
-            self._forget(call.id)  # the record has settled it; what never came so far is given back
+            self.admissions.forget(call.id)  # the record has settled it; what never came so far is given back
             raise
-        return await self._keeping(call, reply) if self.cache.serves(call) else reply
+        return await self.answers.keep(call, reply)
 
     def _nobody_knows(self, call: Call, error: UpstreamError) -> ExoError:
         """The 404 for a name on which everybody was tried in vain, with everything that there is."""
@@ -210,90 +212,6 @@ class Front:
 
     async def explain(self, call: Call) -> dict[str, Any]:
         return await self.adapter.explain(self.runtime.applied(call))
-
-    async def _admit(self, call: Call) -> Admission:
-        try:
-            return await self.gate.admit(
-                call.caller.key_id,
-                call.caller.user,
-                call.model,
-                call.prompt_tokens,
-                predicted_cost=self._predicted_cost(call),
-                max_tokens=call.max_tokens,
-            )
-        except ExoError as error:
-            self.meter.refused(error.code or "")
-            raise
-
-    def _predicted_cost(self, call: Call) -> float | None:
-        """USD that the call will probably cost, for budgets; None: not known. 0 where there is no budget to keep."""
-        key = self.keys.info(call.caller.key_id)
-        if not self.gate.rules.budgets and (key is None or key.budget is None):
-            return 0.0
-        priced = self.registry.price(call.model)
-        if priced is None:
-            return None
-        return priced.price.cost(call.prompt_tokens, EXPECTED_OUTPUT if call.max_tokens is None else call.max_tokens)
-
-    def _from_cache(self, call: Call, whole: Whole) -> Reply:
-        model = str((whole.data or {}).get("model") or call.model)
-        record = CallRecord(
-            id=call.id,
-            kind=call.kind,
-            model=call.model,
-            served_model=model,
-            backend="cache",
-            provider="exo",
-            stream=call.stream,
-            caller=call.caller,
-            started=time.time(),
-            ttft_s=0.0,
-            cached=True,
-            body=call.body,
-        )
-        for sink in (self._log, self._measure, self.callbacks):
-            sink(record)
-        headers = {
-            "x-exo-backend": "cache",
-            "x-exo-provider": "exo",
-            "x-exo-model": model,
-            "x-exo-reason": "the same request was answered before",
-            "x-exo-cached": "true",
-            "x-exo-cost": "0",
-        }
-        if call.stream and call.kind in ("chat", "completion"):
-            return Reply(headers=headers, frames=replay(whole, call))
-        return Reply(headers=headers, whole=whole)
-
-    async def _keeping(self, call: Call, reply: Reply) -> Reply:
-        """`reply`, kept in the cache when it is complete."""
-        self.meter.cache(False)
-        wanted, ttl_s = self._cache_of(reply.headers.get("x-exo-backend", ""))
-        if reply.whole is not None:
-            await self.cache.put(call, reply.whole, wanted=wanted, ttl_s=ttl_s)
-            return reply
-        assert reply.frames is not None
-        frames = reply.frames
-        self._collected[call.id] = None
-
-        async def collected() -> AsyncGenerator[bytes, None]:
-            collector = StreamCollector()
-            try:
-                async with contextlib.aclosing(frames):
-                    async for raw in frames:
-                        collector.add(events_in(raw))
-                        yield raw
-            finally:
-                usage = self._collected.pop(call.id, None)
-            whole = collector.whole(usage)
-            if whole is not None:
-                await self.cache.put(call, whole, wanted=wanted, ttl_s=ttl_s)
-
-        return replace(reply, frames=collected(), outlet=None)  # all frames must come by here
-
-    def _cache_of(self, backend: str) -> tuple[bool | None, float | None]:
-        deployment = self._deployment_of(backend)
-        return (None, None) if deployment is None else (deployment.cache, deployment.cache_ttl_s)
 
     # -- lists and facts
 
@@ -328,7 +246,7 @@ class Front:
             "requests": self.adapter.stats(),
             "breakers": self.breaker.snapshot(now),
             "profile": self.profile.snapshot(now),
-            "cache": {"hits": self.cache.hits, "misses": self.cache.misses},
+            "cache": {"hits": self.answers.cache.hits, "misses": self.answers.cache.misses},
             "limits": self.gate.status(),
             "callbacks": {"delivered": self.callbacks.delivered, "dropped": self.callbacks.dropped},
             "litellm": {"installed": self.service.available(), "workers": self.service.status()},
@@ -381,20 +299,22 @@ class Front:
         """Read the configuration again. A wrong one changes nothing and raises `ConfigurationError`."""
         config = await asyncio.to_thread(load_routing, self._settings, dict(os.environ))
         receivers = self._receivers(config)
-        tables = load_tables(self._settings.home / TABLES)
+        tables = await asyncio.to_thread(load_tables, self._settings.home / TABLES)
         if tables != self._tables:
             raise ConfigurationError(f"{self._settings.home / TABLES} has changed: start the node again to read it")
+        cache = self._make_cache(config) if config.cache != self._configured.cache else None
+        # Nothing below may fail: a wrong configuration changes nothing.
         self.keys.set_admin_secrets((config.master_key,))
         self.gate.rules = rules_of(config)
-        if config.redis != self.config.redis:
-            log.warning("the Redis server has changed: start the node again to use it")
-        cache_changed = config.cache != self.config.cache
-        self.registry.replace(config)
+        before, self._configured = self._configured, config
+        if (config.redis, config.database) != (before.redis, before.database):
+            log.warning("the Redis server or the database has changed: start the node again to use it")
+        self.registry.replace(self.runtime.over(config))
         self.adapter.options = self._options(config)
-        if cache_changed:
-            self.cache = self._make_cache(config)
+        if cache is not None:
+            self.answers.cache = cache
         self.callbacks.replace(receivers)
-        await self.service.update(self._for_litellm(), config.environment)
+        await self.service.update(self._for_litellm(), self.config.environment)
         log.info("configuration read again: %d deployments", len(config.deployments))
         return {
             "object": "config.reload",
@@ -407,13 +327,11 @@ class Front:
         """Document 002's defaults at run time, until the node ends."""
         now = self.runtime.change(changes)
         if "enable_caching" in changes:
-            self.cache = self._make_cache(self.config)
-        if "ollama_base_url" in changes:
-            environment = self.runtime.environment(self.config.environment)
-            self.registry.replace(replace(self.config, environment=environment))
-            await self.service.update(self._for_litellm(), environment)
-        if "default_provider" in changes:
-            self.registry.replace(replace(self.config, default_provider=self.runtime.default_provider))
+            self.answers.cache = self._make_cache(self._configured)
+        config = self.runtime.over(self._configured)
+        if config != self.config:
+            self.registry.adjust(config)
+            await self.service.update(self._for_litellm(), config.environment)
         return now
 
     # -- inside
@@ -422,7 +340,7 @@ class Front:
         settings = self._settings
         return RegistryOptions(
             enabled=settings.enable_litellm,
-            litellm_available=LiteLLMService(home=settings.home, environment={}).available(),
+            litellm_available=self.service.available(),
             default_model=settings.default_model,
             equivalents=settings.equivalents,
         )
@@ -443,15 +361,17 @@ class Front:
         elif chosen.kind == "sqlite":
             keeper = SqliteKeeper(self.store, chosen.max_bytes)
         elif chosen.kind == "redis":
-            assert self._redis is not None or config.redis is not None
-            keeper = self._redis or shared_redis(config)
+            if self._redis is None:
+                raise ConfigurationError("a cache in Redis needs redis_host from the start on: start the node again")
+            keeper = self._redis
         return ResponseCache(chosen, keeper)
 
     def _receivers(self, config: RoutingConfig) -> list[Any]:
         async def session() -> Any:
             return self.connections.session()
 
-        return make_callbacks(config.callbacks, config.environment, session)
+        forward = self.service.tell_callback if self.service.available() else None
+        return make_callbacks(config.callbacks, config.environment, session, forward)
 
     def _for_litellm(self) -> list[Deployment]:
         """The deployments that the sidecar is to know, with their keys."""
@@ -473,20 +393,17 @@ class Front:
     async def _lend(self, deployment_id: str, call: Call) -> Any:
         """A deployment for a peer's call (`relay_host.Lend`)."""
         self.prober.requested()
-        deployment = self.registry.deployment(deployment_id)
-        priced = self.registry.price(deployment.id)
-        candidate = Candidate(
-            backend=deployment.id,
-            kind="deployment",
-            provider=deployment.provider,
-            model=deployment.upstream_model,
-            price=deployment.price or (priced.price if priced else None),
-        )
-        tokens = call.prompt_tokens + (call.max_tokens or 0)
-        cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, call.max_tokens or 0)
-        if not await self._lender.acquire(candidate, tokens, cost):
-            raise UpstreamError(f"{deployment.id}: its rate limit or budget is used up", "rate_limited")
-        return Lent(self._lender, candidate, self.sources.of_deployment(deployment), tokens, cost)
+        return await self._lender.lend(deployment_id, call)
+
+    def _price_of(self, deployment: Deployment) -> Price | None:
+        if deployment.price is not None:
+            return deployment.price
+        priced = self.registry.price(f"{deployment.provider}/{deployment.upstream_model}")
+        return None if priced is None else priced.price
+
+    def _has_budget(self, key_id: str) -> bool:
+        key = self.keys.info(key_id)
+        return key is not None and key.budget is not None
 
     def _peer_handles(self) -> dict[str, Any]:
         handles = {}
@@ -518,24 +435,15 @@ class Front:
 
     # Sinks of finished calls.
 
-    def _settle(self, record: CallRecord) -> None:
-        if self._redis is not None:  # what this node leaves alone, its neighbours need not find out
-            now = time.monotonic()
-            for attempt in record.attempts:
-                state, left_s = self.breaker.state(attempt.backend, now)
-                if attempt.cause and state == "open":
-                    self.gate.mark_open(attempt.backend, left_s)
-        if record.id in self._collected:
-            self._collected[record.id] = record.usage
-        admission = self._admitted.pop(record.id, None)
-        if admission is not None:
-            used = record.usage.prompt_tokens + record.usage.completion_tokens
-            self.gate.settle(admission, used, record.cost)
-
-    def _forget(self, call_id: str) -> None:
-        admission = self._admitted.pop(call_id, None)
-        if admission is not None:
-            self.gate.release(admission)
+    def _cool(self, record: CallRecord) -> None:
+        """What this node leaves alone, its neighbours need not find out."""
+        if self._redis is None:
+            return
+        now = time.monotonic()
+        for attempt in record.attempts:
+            state, left_s = self.breaker.state(attempt.backend, now)
+            if attempt.cause and state == "open":
+                self.gate.mark_open(attempt.backend, left_s)
 
     def _log(self, record: CallRecord) -> None:
         if self.runtime.tracks_cost:
@@ -543,22 +451,6 @@ class Front:
 
     def _measure(self, record: CallRecord) -> None:
         measure(self.meter, record)
-
-
-@dataclass(slots=True)
-class Lent:
-    """One deployment while a peer uses it (`relay_host.Lent`)."""
-
-    _gate: CandidateGate
-    _candidate: Candidate
-    upstream: Upstream
-    _tokens: int
-    _cost: float
-
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        price = self._candidate.price
-        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
-        self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, self._cost, cost)
 
 
 def rules_of(config: RoutingConfig) -> Rules:
@@ -569,10 +461,3 @@ def rules_of(config: RoutingConfig) -> Rules:
 def shared_redis(config: RoutingConfig) -> SharedRedis | None:
     redis = config.redis
     return None if redis is None else SharedRedis(redis.host, redis.port, password=redis.password, db=redis.db)
-
-
-def events_in(raw: bytes) -> Iterable[dict[str, Any]]:
-    """The events of complete frames."""
-    for line in raw.split(b"\n"):
-        if line.startswith(b"data: {"):
-            yield orjson.loads(line[6:])

@@ -271,6 +271,11 @@ class Registry:
         self._config = config
         self.refresh()
 
+    def adjust(self, config: RoutingConfig) -> None:
+        """The same files with other defaults (`POST /v1/config`): what was taken away stays away."""
+        self._config = config
+        self.refresh()
+
     def refresh(self) -> None:
         """Forget what was worked out, as when LiteLLM's prices have become available."""
         self._state = self._make(self._config)

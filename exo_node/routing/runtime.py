@@ -49,10 +49,6 @@ class RuntimeSettings:
         return self._set.get("default_model")
 
     @property
-    def default_provider(self) -> str | None:
-        return self._set.get("default_provider")
-
-    @property
     def tracks_cost(self) -> bool:
         return self._set.get("enable_cost_tracking") is not False
 
@@ -66,12 +62,13 @@ class RuntimeSettings:
         kind = "memory" if configured.kind == "off" else configured.kind
         return replace(configured, kind=kind, everywhere=True)
 
-    def environment(self, configured: Mapping[str, str]) -> dict[str, str]:
-        """The variables that providers are found by."""
-        address = self._set.get("ollama_base_url")
-        if address is None:
-            return dict(configured)
-        return {**configured, "OLLAMA_BASE_URL": address, "OLLAMA_API_BASE": address}
+    def over(self, configured: RoutingConfig) -> RoutingConfig:
+        """The configuration with what was set here of providers and their addresses; itself where nothing was."""
+        address, provider = self._set.get("ollama_base_url"), self._set.get("default_provider")
+        if address is not None:
+            names = ("OLLAMA_BASE_URL", "OLLAMA_API_BASE")
+            configured = replace(configured, environment={**configured.environment, **dict.fromkeys(names, address)})
+        return configured if provider is None else replace(configured, default_provider=provider)
 
     def applied(self, call: Call) -> Call:
         """`call` with what it leaves open and was set here."""

@@ -61,7 +61,7 @@ async def test_a_partial_answer_becomes_the_prefix(tmp_path: Path) -> None:
     ("error", "cause"),
     [
         (errors.RingBroken("x"), "reset"),
-        (errors.PeerUnavailable("x"), "unavailable"),
+        (errors.PeerUnavailable("x"), "refused"),
         (errors.NoCapacity("x"), "unavailable"),
         (errors.DeadlineExceeded("x"), "timeout"),
         (errors.DownloadError("x"), "unavailable"),

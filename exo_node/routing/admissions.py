@@ -1,0 +1,68 @@
+"""The limits' gate before every call: what a call may ask for, what it takes, and what it has used in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exo_node.errors import ExoError
+from exo_node.limits.gate import Admission, Gate
+from exo_node.routing.call import Call, CallRecord
+from exo_node.routing.options import EXPECTED_OUTPUT
+from exo_node.routing.pricing import Priced
+
+
+class Admissions:
+    """One admission per call in flight. `has_budget`: whether an API key has a budget of its own; `price` finds a
+    model's price; `refused` hears the code of every refusal."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        has_budget: Callable[[str], bool],
+        price: Callable[[str], Priced | None],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._gate, self._has_budget, self._price, self._refused = gate, has_budget, price, refused
+        self._open: dict[str, Admission] = {}
+
+    def check_models(self, call: Call) -> None:
+        """Raises `ModelNotAllowed`, also for a model that the request wants as its fallback."""
+        for model in (call.model, *(call.wishes.fallbacks or ())):
+            self._gate.check_model(call.caller.key_id, model)
+
+    async def admit(self, call: Call) -> None:
+        """Take what the call will probably need. Raises `RateLimited`, `BudgetExceeded`, `ModelNotAllowed`."""
+        try:
+            self._open[call.id] = await self._gate.admit(
+                call.caller.key_id,
+                call.caller.user,
+                call.model,
+                call.prompt_tokens,
+                predicted_cost=self._predicted(call),
+                max_tokens=call.max_tokens,
+            )
+        except ExoError as error:
+            self._refused(error.code or "")
+            raise
+
+    def settled(self, record: CallRecord) -> None:
+        """A sink: what the call has really used."""
+        admission = self._open.pop(record.id, None)
+        if admission is not None:
+            used = record.usage.prompt_tokens + record.usage.completion_tokens
+            self._gate.settle(admission, used, record.cost)
+
+    def forget(self, call_id: str) -> None:
+        """The call has failed: what no record has settled is given back."""
+        admission = self._open.pop(call_id, None)
+        if admission is not None:
+            self._gate.release(admission)
+
+    def _predicted(self, call: Call) -> float | None:
+        """USD, for budgets; None: not known. 0 where there is no budget to keep."""
+        if not self._gate.rules.budgets and not self._has_budget(call.caller.key_id):
+            return 0.0
+        priced = self._price(call.model)
+        if priced is None:
+            return None
+        return priced.price.cost(call.prompt_tokens, EXPECTED_OUTPUT if call.max_tokens is None else call.max_tokens)

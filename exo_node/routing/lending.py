@@ -1,0 +1,58 @@
+"""This node's deployments for its peers' calls (`relay_host.Lend`), within this node's limits and budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from exo_node.routing.call import Call, Upstream, UpstreamError
+from exo_node.routing.candidate_gate import CandidateGate
+from exo_node.routing.deployment import Deployment, Price
+from exo_node.routing.plan import Candidate
+
+
+class Lender:
+    """`deployment` raises `UpstreamError` for an id that is not ours to lend; `price` is the deployment's."""
+
+    def __init__(
+        self,
+        gate: CandidateGate,
+        deployment: Callable[[str], Deployment],
+        upstream: Callable[[Deployment], Upstream],
+        price: Callable[[Deployment], Price | None],
+    ) -> None:
+        self._gate, self._deployment, self._upstream, self._price = gate, deployment, upstream, price
+
+    async def lend(self, deployment_id: str, call: Call) -> Lent:
+        """Raises `UpstreamError`: gone, another node's, or no room in its limits."""
+        deployment = self._deployment(deployment_id)
+        if deployment.node_id:  # a call goes from node to node once
+            raise UpstreamError(f"{deployment_id} is another node's: ask that one", "unavailable")
+        candidate = Candidate(
+            backend=deployment.id,
+            kind="deployment",
+            provider=deployment.provider,
+            model=deployment.upstream_model,
+            price=self._price(deployment),
+        )
+        tokens = call.prompt_tokens + (call.max_tokens or 0)
+        cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, call.max_tokens or 0)
+        if not await self._gate.acquire(candidate, tokens, cost):
+            raise UpstreamError(f"{deployment.id}: its rate limit or budget is used up", "rate_limited")
+        return Lent(self._gate, candidate, self._upstream(deployment), tokens, cost)
+
+
+@dataclass(slots=True)
+class Lent:
+    """One deployment while a peer uses it (`relay_host.Lent`)."""
+
+    _gate: CandidateGate
+    _candidate: Candidate
+    upstream: Upstream
+    _tokens: int
+    _cost: float
+
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+        price = self._candidate.price
+        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
+        self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, self._cost, cost)
