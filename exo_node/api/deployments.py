@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.fields import bad, kind
+from exo_node.api.calls import refuse_unknown
+from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.guard import require_admin
 from exo_node.api.ports import RoutingPort
 from exo_node.api.serving import read_object
@@ -37,9 +39,10 @@ class DeploymentRoutes:
         raise _none(wanted)
 
     async def add(self, request: web.Request) -> web.Response:
-        """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}, ...}`."""
+        """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:
+        `{"model_name", "pricing", "rate_limits", "metadata"}`."""
         require_admin(request)
-        record = await read_object(request)
+        record = entry_of(await read_object(request))
         for name in ("model_name", "litellm_params"):
             if record.get(name) in (None, "", {}):
                 raise bad(name, "is required", code="missing_required_parameter")
@@ -53,6 +56,47 @@ class DeploymentRoutes:
         if not await self._routing.remove_deployment(wanted):
             raise _none(wanted)
         return web.json_response({"id": wanted, "object": "deployment.deleted", "deleted": True})
+
+
+CUSTOM = ("pricing", "rate_limits", "metadata")
+
+
+def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A custom model of document 001 as a `model_list` entry; any other record as it is. Raises `InvalidRequest`."""
+    if "litellm_params" in record or not any(name in record for name in CUSTOM):
+        return dict(record)
+    refuse_unknown(record, ("id", "model_name", *CUSTOM))
+    pricing = _part(record, "pricing", ("input", "output"))
+    limits = _part(record, "rate_limits", ("requests_per_minute", "tokens_per_minute"))
+    metadata = _part(record, "metadata", ("provider", "context_window", "task_types"))
+    name, provider = Fields(record).text("model_name"), metadata.get("provider")
+    if not name or not isinstance(provider, str) or not provider:
+        wanted = "metadata.provider" if name else "model_name"
+        raise bad(wanted, "is required: who serves the model", code="missing_required_parameter")
+    params: dict[str, Any] = {"model": name if name.startswith(f"{provider}/") else f"{provider}/{name}"}
+    prices = Fields({f"pricing.{side}": value for side, value in pricing.items()})
+    for side in ("input", "output"):
+        if pricing:
+            usd = prices.number(f"pricing.{side}", 0, 1e6)
+            if usd is None:
+                raise bad(f"pricing.{side}", "is required, in USD per 1,000 tokens", code="missing_required_parameter")
+            params[f"{side}_cost_per_token"] = usd / 1000
+    for ours, theirs in (("rpm", "requests_per_minute"), ("tpm", "tokens_per_minute")):
+        if limits.get(theirs) is not None:
+            params[ours] = limits[theirs]
+    info = {key: metadata[key] for key in ("context_window", "task_types") if metadata.get(key) is not None}
+    kept = {key: record[key] for key in ("id", "model_name") if key in record}
+    return {**kept, "litellm_params": params, "model_info": info}
+
+
+def _part(record: Mapping[str, Any], name: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    value = record.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad(name, f"must be an object, not {kind(value)}", code="invalid_type")
+    refuse_unknown(value, known, f"{name}.")
+    return value
 
 
 def _none(wanted: str) -> NotFound:

@@ -124,7 +124,8 @@ def _price(input_token: float | None, output_token: float | None, request: float
     """LiteLLM's prices are USD per token."""
     if input_token is None and output_token is None and request is None:
         return None
-    return Price((input_token or 0.0) * 1e6, (output_token or 0.0) * 1e6, request or 0.0)
+    # 1e-7 * 1e6 is not quite 0.1
+    return Price(round((input_token or 0.0) * 1e6, 9), round((output_token or 0.0) * 1e6, 9), request or 0.0)
 
 
 def _deep(section: Section, keys: Keys, raw: Any) -> Any:

@@ -57,7 +57,8 @@ def cost_of(model: str, priced: Priced | None, prompt_tokens: int, completion_to
         return Estimate(model, None, None, None, None, "")
     price = priced.price
     paid_in, paid_out = price.input * prompt_tokens / 1e6, price.output * completion_tokens / 1e6
-    return Estimate(model, paid_in, paid_out, paid_in + paid_out + price.per_request, price, priced.source)
+    total = round(paid_in + paid_out + price.per_request, 15)  # without the dust of the sum
+    return Estimate(model, paid_in, paid_out, total, price, priced.source)
 
 
 def cheapest(estimates: Iterable[Estimate]) -> Estimate | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
+from exo_node.api.deployments import entry_of
 from exo_node.api.ports import Principal
+from exo_node.errors import InvalidRequest
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
 
@@ -63,3 +65,39 @@ async def test_writing_is_the_admins() -> None:
             assert answer.status == 403
         async with http.post("/v1/deployments", json=RECORD, headers=boss) as answer:
             assert answer.status == 200
+
+
+def test_a_custom_model_of_document_001() -> None:
+    """Prices per 1,000 tokens, limits and metadata become a deployment at the provider that the metadata names."""
+    record = {
+        "model_name": "custom-llama-7b",
+        "pricing": {"input": 0.5, "output": 1},
+        "rate_limits": {"requests_per_minute": 200, "tokens_per_minute": 200000},
+        "metadata": {"provider": "ollama", "context_window": 4096, "task_types": ["general", "code"]},
+    }
+    assert entry_of(record) == {
+        "model_name": "custom-llama-7b",
+        "litellm_params": {
+            "model": "ollama/custom-llama-7b", "input_cost_per_token": 0.0005, "output_cost_per_token": 0.001,
+            "rpm": 200, "tpm": 200000,
+        },
+        "model_info": {"context_window": 4096, "task_types": ["general", "code"]},
+    }  # fmt: skip
+    assert entry_of(RECORD) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("record", "param"),
+    [
+        ({"model_name": "m", "pricing": {"input": 1, "output": 1}}, "metadata.provider"),
+        ({"metadata": {"provider": "ollama"}}, "model_name"),
+        ({"model_name": "m", "metadata": {"provder": "ollama"}}, "metadata.provder"),
+        ({"model_name": "m", "metadata": {"provider": "ollama"}, "pricing": {"input": 1}}, "pricing.output"),
+        ({"model_name": "m", "metadata": {"provider": "ollama"}, "rate_limits": 3}, "rate_limits"),
+    ],
+)
+def test_a_wrong_custom_model(record: dict[str, object], param: str) -> None:
+    """The field that is wrong is named."""
+    with pytest.raises(InvalidRequest) as caught:
+        entry_of(record)
+    assert caught.value.param == param

@@ -355,3 +355,10 @@ def test_off_in_yaml(tmp_path: Path) -> None:
     """A bare `off`, which YAML reads as false, is the word off."""
     config = load(tmp_path, "equivalents: off\ncontinuation: off")
     assert (config.equivalents, config.continuation) == ("off", "off")
+
+
+def test_prices_per_token_without_dust(tmp_path: Path) -> None:
+    """A price per token is the same price per million, to the digit."""
+    params = {"model": "x/a", "input_cost_per_token": 0.0000001, "output_cost_per_token": 0.0000002}
+    price = one(load(tmp_path, json.dumps([{"model_name": "a", "litellm_params": params}]))).price
+    assert price is not None and (price.input, price.output) == (0.1, 0.2)

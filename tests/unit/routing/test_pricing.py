@@ -88,3 +88,8 @@ def test_the_cheapest() -> None:
     b = cost_of("b", Priced(Price(0, 0, per_request=0.001), "shipped"), 1000, 1000)
     assert cheapest([a, cost_of("x", None, 1, 1), b]) is b
     assert cheapest([cost_of("x", None, 1, 1)]) is None
+
+
+def test_no_dust_in_sums() -> None:
+    """0.1 and 0.2 of a thousandth make 0.3 of it."""
+    assert cost_of("m", Priced(Price(0.1, 0.4), "configured"), 1000, 500).total == 0.0003
