@@ -306,6 +306,7 @@ class Registry:
                 self._tables, self._equivalents, state.deployments if external else (), peers if external else (),
                 local, state.config.environment, state.config.aliases if external else {},
                 state.config.default_provider, fetchable=self._fetchable, detect=self._detect,
+                defaults=state.config.defaults,
             )  # fmt: skip
         return state
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from exo_node.routing import names, providers
 from exo_node.routing.deployment import Deployment
@@ -33,7 +33,7 @@ class Resolver:
     """`deployments` are complete (providers.complete); `peers` are other nodes' and carry their `node_id`.
 
     `fetchable`: a model that the ring could fetch under a name that it does not have; `detect`: LiteLLM's word on whose
-    a name is.
+    a name is; `defaults`: request fields for what is made of the environment alone (configured ones bring their own).
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class Resolver:
         *,
         fetchable: Callable[[str], LocalModel | None] = lambda _: None,
         detect: Callable[[str], str | None] = lambda _: None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self._fetchable, self._detect = fetchable, detect
+        self._defaults = defaults or {}
         self._tables, self._equivalents = tables, equivalents
         self._env, self.local, self.aliases = environment, local, aliases
         self._default_provider = default_provider
@@ -147,6 +149,7 @@ class Resolver:
             provider=provider.id,
             upstream_model=model,
             transport=transport,
+            defaults=self._defaults,
         )
         return providers.complete(blank, self._env, self._tables)
 

@@ -72,3 +72,10 @@ def test_the_proxy_stands_in_for_a_key() -> None:
 
     assert backends() == ["auto:litellm_proxy/anthropic/claude-x"]
     assert backends(ANTHROPIC_API_KEY="k") == []
+
+
+def test_the_nodes_defaults_hold_without_a_configuration() -> None:
+    """A deployment that is made of a key in the environment has the node's request defaults."""
+    made = Resolver(TABLES, EQUIVALENTS, (), (), (), {"OPENAI_API_KEY": "k"}, {}, None, defaults={"temperature": 0.2})
+    (found,) = made.find("gpt-4o")
+    assert isinstance(found.backend, Deployment) and found.backend.defaults == {"temperature": 0.2}
