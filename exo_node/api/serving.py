@@ -63,8 +63,8 @@ class Serving:
         if not call.stream:
             reply = await self.reply(call)
             return respond_whole(whole_of(reply), reply.headers)
-        headers: dict[str, str] = {}
-        return await sse.respond(request, self._frames(call, headers), self._timeout_s, headers)
+        opening = sse.Opening()
+        return await sse.respond(request, self._frames(call, opening), self._timeout_s, opening)
 
     async def reply(self, call: Call) -> Reply:
         """The reply to a call that is not streamed. Raises `ExoError`."""
@@ -74,12 +74,12 @@ class Serving:
         except TimeoutError as e:
             raise sse.late(self._timeout_s) from e
 
-    async def _frames(self, call: Call, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
-        """The reply's frames; `headers` are there with the first of them."""
+    async def _frames(self, call: Call, opening: sse.Opening) -> AsyncGenerator[bytes, None]:
+        """The reply's frames; `opening` is complete with the first of them."""
         reply = await self.routing.serve(call)
         if reply.frames is None:
             raise ExoError("the answer to a streamed call is no stream")
-        headers.update(reply.headers)
+        opening.headers, opening.outlet = reply.headers, reply.outlet
         async with aclosing(reply.frames) as frames:
             async for piece in frames:
                 yield piece

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_writer import StreamWriter
 
 from exo_node.api.errors import REQUEST_ID, error_body, internal
 from exo_node.errors import DeadlineExceeded, ExoError
+from exo_node.routing.call import Outlet
 
 # Seconds of silence until a comment is sent. Until the first one no headers are out, so an error before then has its
 # own HTTP status. Proxies commonly cut at 30 to 60 s of silence; exo v2 and Ollama-like servers also use 10.
 SILENCE_S = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+ENOUGH = 64 * 1024  # bytes on their way to a client that reads slowly; then its backend is slowed down
 FAREWELL_S = 5.0  # a client that does not even take the error frame in this time is cut off
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 HEADERS = {
@@ -32,25 +38,33 @@ def frame(event: dict[str, Any]) -> bytes:
     return f"data: {_encode(event)}\n\n".encode()
 
 
+@dataclass(slots=True)
+class Opening:
+    """What is known of a stream with its first frame."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    outlet: Outlet | None = None
+
+
 async def respond(
     request: web.Request,
     frames: AsyncGenerator[bytes, None],
     timeout_s: float,
-    headers: Mapping[str, str] | None = None,
+    opening: Opening | None = None,
 ) -> web.StreamResponse:
     """Send `frames`, then `[DONE]`; while nothing comes, comments.
 
-    Headers wait for the first frame or comment, and so does the reading of `headers`: what fails before it raises and
+    Headers wait for the first frame or comment, and so does the reading of `opening`: what fails before it raises and
     becomes a plain error answer. What fails later is sent as an error frame, after which the stream ends without
     `[DONE]`. Closes `frames` however it ends. Raises `ExoError` (before anything was sent only).
     """
-    sending = _Sending(request, {} if headers is None else headers)
+    sending = _Sending(request, opening or Opening())
     async with aclosing(frames):
         try:
             async with asyncio.timeout(timeout_s), sending:
                 async for piece in frames:
                     await sending.send(piece)
-                await sending.send(DONE)
+                await sending.finish()
         except TimeoutError as e:
             await _fail(request, sending.response, late(timeout_s), e)
         except ExoError as e:
@@ -61,7 +75,8 @@ async def respond(
             if not sending.response.prepared:
                 raise
             await _fail(request, sending.response, internal(e), e)
-    await sending.response.write_eof()
+    with contextlib.suppress(ConnectionResetError):  # the client left at the very end
+        await sending.response.write_eof()
     return sending.response
 
 
@@ -71,13 +86,15 @@ class _Sending:
     Each frame and each comment is one `write`, which hands it to the connection before it waits: they never mix.
     """
 
-    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: web.Request, opening: Opening) -> None:
         self.response = web.StreamResponse()
         self._request = request
-        self._headers = headers
-        self._opening = asyncio.Lock()
+        self._opening = opening
+        self._lock = asyncio.Lock()
+        self._transport: asyncio.Transport | None = None
         self._clock = asyncio.get_running_loop().time
         self._sent = self._clock()
+        self._writer: AbstractStreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -91,12 +108,35 @@ class _Sending:
 
     async def send(self, piece: bytes) -> None:
         if not self.response.prepared:
-            async with self._opening:
+            async with self._lock:
                 if not self.response.prepared:
-                    self.response.headers.update({**self._headers, **HEADERS, "X-Request-Id": REQUEST_ID.get()})
-                    await self.response.prepare(self._request)
+                    headers = {**self._opening.headers, **HEADERS, "X-Request-Id": REQUEST_ID.get()}
+                    self.response.headers.update(headers)
+                    self._writer = await self.response.prepare(self._request)
         self._sent = self._clock()
         await self.response.write(piece)
+        outlet = self._opening.outlet
+        if outlet is not None and outlet.write is None and isinstance(self._writer, StreamWriter):
+            if self._writer.chunked:
+                self._transport = self._request.transport
+                outlet.write, outlet.drain = self._write, self._writer.drain
+            self._opening.outlet = None
+
+    async def finish(self) -> None:
+        """Say that this was all."""
+        if self.response.prepared:
+            await self.response.write_eof(DONE)
+        else:
+            await self.send(DONE)
+
+    def _write(self, piece: bytes) -> bool:
+        """See `Outlet.write`. A client that has gone is noticed by who sends the rest."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        self._sent = self._clock()
+        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return transport.get_write_buffer_size() < ENOUGH
 
     async def _keep_alive(self) -> None:
         while True:

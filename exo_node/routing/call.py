@@ -6,7 +6,7 @@ its answer is relayed as it comes. The ring's `GenerationRequest` is made from i
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -104,16 +104,22 @@ class Attempt:
     partial: Partial | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Complete server-sent events that came together: `raw` as they were sent, `events` parsed, in order.
 
     `raw` ends with a blank line and never holds `[DONE]`. `token_ids`: ids of the ring's tokens in these events.
+    `texts`, where there are any: the events but the `first` and `last` are all alike, like one before them but for the
+    text of choice 0, which is this, and `events` are parsed when somebody looks. `last` begin at `cut` of `raw`.
     """
 
     raw: bytes
     events: Sequence[dict[str, Any]]
     token_ids: tuple[int, ...] = ()
+    texts: Sequence[str] | None = None
+    first: Sequence[dict[str, Any]] = ()
+    last: Sequence[dict[str, Any]] = ()
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +273,27 @@ class CallSink(Protocol):
     def __call__(self, record: CallRecord) -> None: ...
 
 
+class Outlet:
+    """A short cut of a stream's frames to their client: `write`, while there is one, takes a frame at once, without
+    waking the frames' reader. False: `drain` before the next one. Used only while the reader waits for a frame."""
+
+    __slots__ = ("drain", "write")
+
+    def __init__(self) -> None:
+        self.write: Callable[[bytes], bool] | None = None
+        self.drain: Callable[[], Awaitable[None]] | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Reply:
     """What the adapter answers: `whole`, or a stream of raw SSE frames without the final `[DONE]`.
 
     `headers` are the `x-exo-*` headers (which backend, why, attempts, predicted and real TTFT, cost where known).
     The frames' generator raises `ExoError` when the answer breaks off for good; closing it cancels the backend.
+    Who reads them and sends them on as they are may open the `outlet`, past which `frames` then has only the rest.
     """
 
     headers: dict[str, str]
     whole: Whole | None = None
     frames: AsyncGenerator[bytes, None] | None = None
+    outlet: Outlet | None = None

@@ -24,8 +24,12 @@ class Connection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         ResponseHandler.data_received(self, data)
-        if self.heard is not None:
+        if data and self.heard is not None:  # no data: what was held back is parsed, because somebody reads just now
             self.heard()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        if self._reading_paused:  # aiohttp's reader asks for it after every read
+            ResponseHandler.resume_reading(self, resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         ResponseHandler.connection_lost(self, exc)

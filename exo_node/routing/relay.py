@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from exo_node.routing.attempts import Attempts, Tried
-from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError
+from exo_node.routing.call import Attempt, Batch, Call, Outlet, Upstream, UpstreamError
 from exo_node.routing.continuation import Continuer, Delivered, refusal, total_usage
 from exo_node.routing.frames import frame, usage_event
 from exo_node.routing.report import Report
 from exo_node.routing.transcript import Transcript
 from exo_node.routing.watch import Watch
+from exo_node.routing.wire_stream import WireStream
 from exo_node.types import Usage
 
 LINGER_S = 5.0  # after the last finish_reason, for the usage report and [DONE], which come at once or never
@@ -47,6 +48,52 @@ class Live:
         watch.task = None
         self.transcript.take(batch)
         return batch
+
+    async def flow(self, outlet: Outlet) -> Batch | None:
+        """Let batches go out as they come. The first special one, which the transcript has; None when something else
+        came, which the next pull finds. Raises `UpstreamError`."""
+        batches, watch, transcript, write = self.batches, self.watch, self.transcript, outlet.write
+        assert isinstance(batches, WireStream)
+        assert write is not None
+        special: Batch | None = None
+        error: UpstreamError | None = None
+        congested = False
+        ended = asyncio.get_running_loop().create_future()
+
+        def each(batch: Batch) -> bool:
+            nonlocal special, error, congested
+            watch.waits += 1
+            try:
+                transcript.take(batch)
+            except UpstreamError as e:
+                error = e
+                return False
+            if transcript.special:
+                special = batch
+                return False
+            congested = not write(batch.raw)
+            return not congested
+
+        def stopped() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        watch.waits += 1
+        watch.task = current_task()
+        try:
+            if batches.flow(each, stopped):
+                await ended
+        except asyncio.CancelledError:
+            self.cancelled()
+            raise
+        finally:
+            batches.halt()
+        watch.task = None
+        if error is not None:
+            raise error
+        if congested and outlet.drain is not None:
+            await outlet.drain()
+        return special
 
     def cancelled(self) -> None:
         """A wait was cancelled: raises `UpstreamError` where the watch did it."""
@@ -108,9 +155,9 @@ class Owner(Protocol):
         ...
 
 
-async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
+async def relay(owner: Owner, live: Live, outlet: Outlet) -> AsyncGenerator[bytes, None]:
     """The frames of the answer. The first item is empty: whoever made the generator takes it, so that closing it always
-    comes here (a generator that has not begun is closed without a trace)."""
+    comes here (a generator that has not begun is closed without a trace). What is not special takes the `outlet`."""
     story = _Story(owner)
     try:
         yield b""
@@ -118,15 +165,22 @@ async def relay(owner: Owner, live: Live) -> AsyncGenerator[bytes, None]:
             error: UpstreamError | None = None
             plain = story.continuer is None
             transcript, watch = live.transcript, live.watch
-            for batch, special in live.held:
-                if piece := batch.raw if plain and not special else story.piece(live, batch):
-                    yield piece
+            held = [batch.raw if plain and not special else story.piece(live, batch) for batch, special in live.held]
             live.held.clear()
+            if piece := b"".join(held):
+                yield piece
             try:
                 if transcript.complete:
                     story.linger(live)
                 take, step = transcript.take, live.batches.__anext__
+                flows = plain and isinstance(live.batches, WireStream)
                 while True:  # `live.next` without its own frame: this is where a stream's time goes
+                    if flows and outlet.write is not None and (special_one := await live.flow(outlet)) is not None:
+                        if piece := story.piece(live, special_one):
+                            yield piece
+                        if transcript.complete:
+                            story.linger(live)
+                        continue
                     watch.waits += 1
                     watch.task = current_task()
                     try:
@@ -194,6 +248,9 @@ class _Story:
 
     def _ending(self, live: Live, batch: Batch) -> bytes:
         """The first backend's own ending: usage only for who asked, with what we add to it."""
+        if batch.texts is not None:
+            ending = self._ending(live, Batch(batch.raw[batch.cut :], batch.last)) if batch.last else b""
+            return batch.raw[: batch.cut] + ending
         if not any(event.get("usage") for event in batch.events):
             return batch.raw
         blocks = batch.raw[:-2].split(b"\n\n")  # one for each event: data is JSON on one line, mostly
@@ -215,6 +272,7 @@ class _Story:
     def linger(self, live: Live) -> None:
         if not self._lingers:
             self._lingers = True
+            live.tried.last = self._owner.attempts.clock()
             loop = asyncio.get_running_loop()
             live.watch.restart(loop.time() + min(LINGER_S, live.watch.left), None)
 

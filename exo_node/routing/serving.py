@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from exo_node.errors import ExoError
 from exo_node.routing import cascade
 from exo_node.routing.attempts import Attempts, Tried
-from exo_node.routing.call import Attempt, Call, Partial, Reply, UpstreamError, Whole
+from exo_node.routing.call import Attempt, Call, Outlet, Partial, Reply, UpstreamError, Whole
 from exo_node.routing.continuation import Delivered, may_continue, rest_of
 from exo_node.routing.course import Course
 from exo_node.routing.failure import final_error
@@ -61,9 +61,10 @@ class Serving:
             return await self._cascade()
         if self.call.stream and self.call.kind in STREAMED:
             live = await self._until_answered(self._open, self._discard_live)
-            frames = relay(self, live)
+            outlet = Outlet()
+            frames = relay(self, live, outlet)
             await anext(frames)  # from here on, closing it settles everything
-            return Reply(headers=self.report.headers(live.tried), frames=frames)
+            return Reply(headers=self.report.headers(live.tried), frames=frames, outlet=outlet)
         return self._deliver(await self._until_answered(self._ask, self._discard))
 
     # -- trying

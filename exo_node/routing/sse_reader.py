@@ -10,8 +10,11 @@ from typing import Any
 import orjson
 
 from exo_node.routing.call import Batch, UpstreamError
+from exo_node.routing.sse_like import Later, Like
 from exo_node.routing.wire_errors import error_from_event
 
+MIXED = 2000  # bytes that came together, from which on it pays to look for events that are alike
+TRIES = 4  # events in a row that are studied in vain before a stream's events count as all different
 BOM = b"\xef\xbb\xbf"  # may stand before the first event
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an image in base64 fits, a server that never ends an event does not
@@ -24,7 +27,7 @@ class SSEReader:
     (or nothing) has been used: the events before a broken one still count.
     """
 
-    __slots__ = ("_backend", "_held", "_pieces", "_secrets", "_trusted", "done", "failure")
+    __slots__ = ("_backend", "_held", "_like", "_pieces", "_secrets", "_tries", "_trusted", "done", "failure")
 
     def __init__(self, backend: str, secrets: tuple[str, ...] = (), *, trusted: bool = False) -> None:
         """`trusted`: our own sidecar, whose errors name their cause."""
@@ -33,6 +36,8 @@ class SSEReader:
         self._trusted = trusted
         self._pieces: list[bytes] = []  # of an event that is not complete
         self._held = 0  # bytes in them
+        self._like: Like | None = None
+        self._tries = TRIES
         self.done = False
         self.failure: UpstreamError | None = None
 
@@ -45,6 +50,12 @@ class SSEReader:
         """The events that `data` completes; None when there are none."""
         if self.done or self.failure is not None:
             return None
+        like = self._like
+        if like is not None and not self._pieces and data.startswith(like.before) and data.endswith(like.after):
+            texts = like.texts(data)
+            if texts is not None:
+                self._tries = TRIES
+                return Batch(data, Later(data), (), texts)
         if not self._pieces and data[-2:] == b"\n\n" and data[:7] == b"data: {" and b"\r" not in data:
             # Most reads of most streams: whole events and nothing else.
             if data.find(b"\n") == len(data) - 2:
@@ -98,10 +109,13 @@ class SSEReader:
             return None
         if self._is_error(event):
             return None
+        self._learn(frame[:-2], event)
         return Batch(frame, (event,))
 
     def _many(self, whole: bytes) -> Batch | None:
         """`_batch` for events of one line each; whatever is odd about them is left to it."""
+        if len(whole) > MIXED and (mixed := self._mixed(whole)) is not None:
+            return mixed
         blocks = whole[6:-2].split(b"\n\ndata: ")
         if whole.count(b"\n") != 2 * len(blocks):
             return self._batch(whole)
@@ -116,7 +130,41 @@ class SSEReader:
             if type(event) is not dict or "error" in event or event.get("object") == "error":
                 return self._batch(whole)
         self.done = ends
+        self._learn(b"data: " + blocks[-1], events[-1])
         return Batch(whole[: -len(DONE)] if ends else whole, events)
+
+    def _mixed(self, whole: bytes) -> Batch | None:
+        """`_many` where most are alike: up to three others before them, any number after them. None: it is not so."""
+        like, start = self._like, 0
+        first: list[dict[str, Any]] = []
+        while like is None or not whole.startswith(like.before, start):
+            end = whole.find(b"\n\n", start)
+            if len(first) == 3 or end < 0 or not whole.startswith(b"data: {", start):
+                return None
+            block = whole[start:end]
+            try:
+                event = orjson.loads(block[6:])
+            except orjson.JSONDecodeError:
+                return None
+            if type(event) is not dict or "error" in event or event.get("object") == "error" or event.get("usage"):
+                return None
+            first.append(event)
+            start = end + 2
+            like = Like.of(block, event) or like
+        cut = whole.rfind(like.after, start) + len(like.after)
+        texts = like.texts(whole[start:cut])
+        if texts is None:
+            return None
+        self._like = like
+        rest = self._batch(whole[cut:]) if cut < len(whole) else None
+        raw = whole if rest is None and cut == len(whole) else whole[:cut] + (b"" if rest is None else rest.raw)
+        return Batch(raw, Later(raw), (), texts, first, () if rest is None else rest.events, cut)
+
+    def _learn(self, frame: bytes, event: dict[str, Any]) -> None:
+        """Know the next events by this one."""
+        if self._tries > 0:
+            self._tries -= 1
+            self._like = Like.of(frame, event) or self._like
 
     def _is_error(self, event: dict[str, Any]) -> bool:
         if event.get("error") or event.get("object") == "error":  # the latter: vLLM before 0.10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exo_node.routing.call import Batch, Call, UpstreamError
@@ -46,8 +46,24 @@ class Transcript:
             raise UpstreamError(f"{self._backend}: it sent an event not of OpenAI's shape", "malformed") from e
 
     def _take(self, batch: Batch) -> None:
+        if batch.texts is None:
+            self.special = self._read(batch.events)
+            if batch.token_ids:
+                self.ids += batch.token_ids
+        else:
+            special = self._read(batch.first) if batch.first else False
+            text = "".join(batch.texts)
+            self.content = True  # one event of their kind was looked at
+            self.pieces += len(batch.texts)
+            if self.characters <= MAX_PARTIAL:
+                self.parts.append(text)
+            self.characters += len(text)
+            self.special = (bool(batch.last) and self._read(batch.last)) or special
+
+    def _read(self, events: Sequence[dict[str, Any]]) -> bool:
+        """Whether one of them is special."""
         special = False
-        for event in batch.events:
+        for event in events:
             given = event.get("choices")
             if given:
                 for choice in given:
@@ -78,9 +94,7 @@ class Transcript:
                 special = True
             if not self.head:
                 self.head = {name: event[name] for name in ("id", "object", "created", "model") if name in event}
-        if batch.token_ids:
-            self.ids += batch.token_ids
-        self.special = special
+        return special
 
     def _look(self, delta: Mapping[str, Any]) -> None:
         for name, value in delta.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 
@@ -20,21 +20,8 @@ from exo_node.routing.sse_reader import SSEReader
 LINGER_S = 0.2
 
 
-class Flowing(Protocol):
-    """What a stream may have beside the batches that are pulled from it."""
-
-    def flow(self, each: Callable[[Batch], bool], stopped: Callable[[], None]) -> bool:
-        """Give batches to `each` as they come, until it returns False or something else than a batch came, which the
-        next pull finds; then `stopped` is called once. False: it cannot do that now."""
-        ...
-
-    def halt(self) -> None:
-        """Give nothing more; `stopped` is not called."""
-        ...
-
-
 class WireStream(AsyncGenerator[Batch, None]):
-    """The batches of one answer (`call.Upstream.stream`), and `Flowing`.
+    """The batches of one answer (`call.Upstream.stream`); `flow` gives them away without a task.
 
     `ask` sends the request; `failure` makes an `UpstreamError` of a socket's; `no_stream` raises one for one object
     where a stream was asked for.
@@ -69,7 +56,8 @@ class WireStream(AsyncGenerator[Batch, None]):
         return self._pulled.aclose()
 
     def flow(self, each: Callable[[Batch], bool], stopped: Callable[[], None]) -> bool:
-        """See `Flowing.flow`."""
+        """Give batches to `each` as they come, until it returns False or something else than a batch came, which the
+        next pull finds; then `stopped` is called once. False: it cannot do that now."""
         exchange = self._exchange
         if exchange is None or not isinstance(exchange.protocol, Connection) or self._reader.over:
             return False
@@ -79,7 +67,7 @@ class WireStream(AsyncGenerator[Batch, None]):
         return True
 
     def halt(self) -> None:
-        """See `Flowing.halt`."""
+        """Give nothing more; `stopped` is not called."""
         self._each = self._stopped = None
         if self._exchange is not None and isinstance(self._exchange.protocol, Connection):
             self._exchange.protocol.heard = None
@@ -90,13 +78,13 @@ class WireStream(AsyncGenerator[Batch, None]):
         if each is None or exchange is None:
             return
         content, reader = exchange.content, self._reader
-        if not content.is_eof() and content.exception() is None:
+        while not content.is_eof() and content.exception() is None:
             data = content.read_nowait()
             if not data:
                 return
             batch = reader.feed(data)
-            if (batch is None or each(batch)) and not reader.over:
-                return
+            if (batch is not None and not each(batch)) or reader.over:
+                break
         stopped = self._stopped
         self.halt()
         if stopped is not None:
