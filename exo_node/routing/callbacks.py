@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import difflib
 import importlib
 import inspect
 import logging
@@ -20,6 +21,7 @@ import aiohttp
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import CallRecord
 from exo_node.routing.callback_events import helicone_log, labels, langfuse_batch, response_view, summary
+from exo_node.routing.callback_names import LITELLM_CALLBACKS, POSTED_CALLBACKS, litellm_callback
 
 log = logging.getLogger("exo.callbacks")
 
@@ -125,24 +127,35 @@ def _make(
         url = f"{base.rstrip('/')}/custom/v1/log"
         return HttpCallback(name, url, {"Authorization": f"Bearer {key}"}, helicone_log, session)
     if ":" in name:
-        return FunctionCallback(name, _function(name))
+        return FunctionCallback(name, import_function(name))
+    theirs = litellm_callback(name)
+    if theirs is None:
+        raise ConfigurationError(
+            f"callback {name!r} is unknown{_near(name)}; known: langfuse, helicone, module:function, and LiteLLM's "
+            f"own: {', '.join(sorted(LITELLM_CALLBACKS | POSTED_CALLBACKS))}"
+        )
     if forward is None:
         raise ConfigurationError(
-            f"callback {name!r} is unknown; known: langfuse, helicone, module:function, and LiteLLM's own where "
-            "exo-node[litellm] is installed"
+            f"callback {name!r} is LiteLLM's own, and LiteLLM is not installed: pip install 'exo-node[litellm]'"
         )
-    return ForwardedCallback(name, forward)
+    return ForwardedCallback(theirs, forward)
 
 
-def _function(name: str) -> Callable[[Any], Any]:
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, ["langfuse", "helicone", *LITELLM_CALLBACKS, *POSTED_CALLBACKS], 1, 0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def import_function(name: str, what: str = "callback") -> Callable[..., Any]:
+    """The function `module:function`. Raises `ConfigurationError` that calls it `what`."""
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"callback {name!r} cannot be imported: {error}") from error
+        raise ConfigurationError(f"{what} {name!r} cannot be imported: {error}") from error
     if not callable(found):
-        raise ConfigurationError(f"callback {name!r} is no function")
-    function: Callable[[Any], Any] = found
+        raise ConfigurationError(f"{what} {name!r} is no function")
+    function: Callable[..., Any] = found
     return function
 
 

@@ -1,13 +1,16 @@
-"""Whether a cheap backend's answer is good enough, or the next one of a cascade must be asked. Pure."""
+"""Whether a cheap backend's answer is good enough, or the next one of a cascade must be asked."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from exo_node.errors import ConfigurationError
 from exo_node.routing.call import Call
+from exo_node.routing.callbacks import import_function
 from exo_node.routing.ports import Check
 
 # A mean of -1.0 is a perplexity of 2.7 a token: small models that answer well stay above it, lost ones fall below.
@@ -42,6 +45,26 @@ def shortcoming(call: Call, answer: Mapping[str, Any], check: Check | None = Non
         if (mean := _mean_logprob(choice.get("logprobs"))) is not None and mean < MIN_MEAN_LOGPROB:
             return "low_logprob"
     return (check(call, dict(answer)) or "") if check is not None else ""
+
+
+def own_check(name: str) -> Check:
+    """The user's function `module:function`, called with the call and the answer: None, or why it is not good enough.
+
+    One that raises counts as such, so that its mistake shows in `x-exo-attempts`; the last backend's answer is not
+    checked, so there is one all the same. Raises `ConfigurationError` for a name that is no plain function.
+    """
+    function = import_function(name, "cascade_check")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"cascade_check {name!r} is async; it must answer at once")
+
+    def check(call: Call, answer: dict[str, Any]) -> str | None:
+        try:
+            said = function(call, answer)
+        except Exception as error:  # foreign code
+            return f"{name} raised {type(error).__name__}: {error}"[:200]
+        return None if not said else str(said)[:200]
+
+    return check
 
 
 def _wants_json(call: Call) -> bool:

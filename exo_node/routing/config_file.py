@@ -10,7 +10,8 @@ import re
 from typing import Any, cast
 
 from exo_node.routing.cache_section import read_cache, read_redis
-from exo_node.routing.deployment import BudgetRule
+from exo_node.routing.callback_names import CALLBACK_PARAMS
+from exo_node.routing.deployment import BudgetRule, RateRule
 from exo_node.routing.deployment_section import REQUEST_FIELDS, read_defaults, read_deployment
 from exo_node.routing.draft import Draft
 from exo_node.routing.environment import is_address
@@ -112,10 +113,35 @@ def _own(top: Section, draft: Draft) -> None:
     put(draft.fields, "strategy", top.read("routing_strategy", strategy, literal_text=True))
     if top.switch("enable_cost_tracking") is False:
         top.wrong("enable_cost_tracking", "costs are always tracked; remove it")
+    check = top.read("cascade_check", function_name, literal_text=True)
+    put(draft.fields, "cascade_check", check)
+    limits = top.section("limits")
+    if limits is not None:
+        _limits(limits, draft)
     for entry in top.sections("budgets"):
         rule = read_budget(entry)
         if rule is not None:
             draft.budgets.append(rule)
+
+
+def _limits(section: Section, draft: Draft) -> None:
+    """`limits: {models: {NAME: {rpm, tpm}}, user: {rpm, tpm}}`."""
+    models = section.section("models")
+    if models is not None:
+        for name, table in models.children():
+            draft.model_limits[name] = _rate(table)
+    user = section.section("user")
+    if user is not None:
+        draft.fields["user_limits"] = _rate(user)
+    section.done()
+
+
+def _rate(table: Section) -> RateRule:
+    rule = RateRule(table.positive("rpm"), table.positive("tpm"))
+    if not table.has("rpm") and not table.has("tpm"):
+        table.wrong(None, "wants rpm (requests per minute), tpm (tokens per minute) or both")
+    table.done()
+    return rule
 
 
 def _litellm(section: Section, draft: Draft) -> None:
@@ -128,6 +154,12 @@ def _litellm(section: Section, draft: Draft) -> None:
     params = section.section("cache_params")
     if params is not None:
         read_cache(params, draft)
+    for key in CALLBACK_PARAMS:
+        table = section.section(key)
+        if table is not None:
+            draft.callback_params[key] = {
+                name: table.secret(name) if isinstance(value, str) else value for name, value in table.table.items()
+            }
     put(draft.every_params, "drop_params", section.switch("drop_params"))
     read_fallbacks(section, draft)
     _callbacks(section, draft)
@@ -172,6 +204,15 @@ def sqlite_path(url: str) -> str | None:
     if url.startswith("file:") and "//" not in url:
         return url.removeprefix("file:") or None
     return url if "://" not in url and re.search(r"\.(db|sqlite3?)$", url) else None
+
+
+def function_name(raw: Any) -> str:
+    """`module:function`, also as `module.function`."""
+    if isinstance(raw, str):
+        module, dot, attribute = raw.rpartition("." if ":" not in raw else ":")
+        if dot and all(part.isidentifier() for part in (*module.split("."), attribute)):
+            return f"{module}:{attribute}"
+    raise ValueError(f"wants module:function, got {raw!r}")
 
 
 def address_text(raw: Any) -> str:

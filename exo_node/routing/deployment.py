@@ -100,17 +100,28 @@ class BudgetRule:
     period: Literal["day", "month"] = "month"
 
 
+@dataclass(frozen=True, slots=True)
+class RateRule:
+    """At most so many requests and tokens per minute; None: no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingConfig:
     """Everything that configuration files, `.env` and variables say of routing, merged; see FEATURES "Defaults".
 
     `aliases` are the user's own (model_group_alias): name -> targets, in order, may contain cycles. `fallbacks`
-    likewise; `default_fallbacks` for every model. `extra_deployments` made from keys in the environment
-    (`OPENAI_API_KEY`: every `openai/...` and `gpt-...` name) are not listed: the registry makes them when asked.
+    likewise; `default_fallbacks` for every model. Deployments that are made from keys in the environment
+    (`OPENAI_API_KEY`: every `openai/...` and `gpt-...` name) are not in `deployments`: the registry makes them when
+    asked.
     `defaults`: request fields that hold where a request leaves them open and its deployment has no `defaults` (a
     temperature comes after the model's own `generation_config.json`). `callbacks`: names ("langfuse", "helicone",
-    "module:function"). `notes`: what the user should know though nothing is wrong. `database`: SQLite file in place of
-    our own (`general_settings.database_url`).
+    "module:function", LiteLLM's own); `callback_params`: LiteLLM's settings for those of its own. `cascade_check`:
+    "module:function" that judges a cascade's answers. `model_limits`: by the name that requests ask for;
+    `user_limits`: of each user. `notes`: what the user should know though nothing is wrong. `database`: SQLite file in
+    place of our own (`general_settings.database_url`).
     """
 
     deployments: tuple[Deployment, ...] = ()
@@ -132,6 +143,9 @@ class RoutingConfig:
     cooldown_s: float | None = None
     rpm: int | None = None  # of the whole router
     tpm: int | None = None
+    model_limits: Mapping[str, RateRule] = field(default_factory=dict)
+    user_limits: RateRule = field(default_factory=RateRule)
+    cascade_check: str | None = None
     equivalents: Literal["off", "failover", "latency"] | None = None
     continuation: Continuation | None = None
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -139,6 +153,7 @@ class RoutingConfig:
     budgets: tuple[BudgetRule, ...] = ()
     master_key: str | None = field(default=None, repr=False)
     callbacks: tuple[str, ...] = ()
+    callback_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     verbose: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # process environment over .env
     enabled: bool = True

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Price, RedisConfig
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Price, RateRule, RedisConfig
 
 # RoutingConfig's field for each of the keys that set times and retries, under all their names.
 TIMERS: Mapping[str, str] = {
@@ -88,6 +88,8 @@ class Draft:
     redis: dict[str, Any] = field(default_factory=dict, repr=False)
     budgets: list[BudgetRule] = field(default_factory=list)
     callbacks: list[str] = field(default_factory=list)
+    callback_params: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    model_limits: dict[str, RateRule] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     providers: list[str] = field(default_factory=list)  # `system_name`s of provider records

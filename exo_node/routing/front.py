@@ -22,6 +22,7 @@ from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.gate import Gate, Rate, Rules
 from exo_node.limits.redis import SharedRedis
 from exo_node.metrics import Metrics
+from exo_node.routing import cascade
 from exo_node.routing.adapter import LiteLLMAdapter
 from exo_node.routing.admissions import Admissions
 from exo_node.routing.answer_cache import AnswerCache
@@ -40,6 +41,7 @@ from exo_node.routing.parts import Options, Parts
 from exo_node.routing.peer_upstream import Peer
 from exo_node.routing.plan import Candidate
 from exo_node.routing.policy import choose
+from exo_node.routing.ports import Check
 from exo_node.routing.prober import Prober
 from exo_node.routing.profile import Profile
 from exo_node.routing.profile_keeper import ProfileKeeper
@@ -122,6 +124,7 @@ class Front:
             peer=around.peer,
         )
         self.callbacks = Callbacks()
+        self._own_check = check_of(config)
         self.admissions = Admissions(self.gate, self._has_budget, self.registry.price, self.meter.refused)
         gate = CandidateGate(self.gate, self._deployment_of)
         self.answers = AnswerCache(
@@ -134,6 +137,7 @@ class Front:
             breaker=self.breaker,
             retries=RetryBudget(),
             gate=gate,
+            check=self._check,
             sinks=(self.admissions.settled, self.answers.settled, self._cool, self._log, self._measure, self.callbacks),
         )
         self.adapter = LiteLLMAdapter(parts, self._options(config))
@@ -298,7 +302,7 @@ class Front:
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again. A wrong one changes nothing and raises `ConfigurationError`."""
         config = await asyncio.to_thread(load_routing, self._settings, dict(os.environ))
-        receivers = self._receivers(config)
+        receivers, own_check = self._receivers(config), check_of(config)
         tables = await asyncio.to_thread(load_tables, self._settings.home / TABLES)
         if tables != self._tables:
             raise ConfigurationError(f"{self._settings.home / TABLES} has changed: start the node again to read it")
@@ -306,6 +310,7 @@ class Front:
         # Nothing below may fail: a wrong configuration changes nothing.
         self.keys.set_admin_secrets((config.master_key,))
         self.gate.rules = rules_of(config)
+        self._own_check = own_check
         before, self._configured = self._configured, config
         if (config.redis, config.database) != (before.redis, before.database):
             log.warning("the Redis server or the database has changed: start the node again to use it")
@@ -370,8 +375,16 @@ class Front:
         async def session() -> Any:
             return self.connections.session()
 
-        forward = self.service.tell_callback if self.service.available() else None
-        return make_callbacks(config.callbacks, config.environment, session, forward)
+        async def forward(name: str, event: dict[str, Any]) -> None:
+            await self.service.tell_callback(name, event, config.callback_params)
+
+        return make_callbacks(
+            config.callbacks, config.environment, session, forward if self.service.available() else None
+        )
+
+    def _check(self, call: Call, answer: dict[str, Any]) -> str | None:
+        """The user's own check of a cascade's answer (`ports.Check`)."""
+        return None if self._own_check is None else self._own_check(call, answer)
 
     def _for_litellm(self) -> list[Deployment]:
         """The deployments that the sidecar is to know, with their keys."""
@@ -455,7 +468,17 @@ class Front:
 
 def rules_of(config: RoutingConfig) -> Rules:
     """The configuration's limits for the gate."""
-    return Rules(router=Rate(config.rpm, config.tpm), budgets=tuple(config.budgets))
+    return Rules(
+        router=Rate(config.rpm, config.tpm),
+        models={name: Rate(rule.rpm, rule.tpm) for name, rule in config.model_limits.items()},
+        user=Rate(config.user_limits.rpm, config.user_limits.tpm),
+        budgets=tuple(config.budgets),
+    )
+
+
+def check_of(config: RoutingConfig) -> Check | None:
+    """The user's own check of a cascade's answers. Raises `ConfigurationError`."""
+    return None if config.cascade_check is None else cascade.own_check(config.cascade_check)
 
 
 def shared_redis(config: RoutingConfig) -> SharedRedis | None:

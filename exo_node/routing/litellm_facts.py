@@ -1,4 +1,4 @@
-"""LiteLLM's table of models (prices, windows, capabilities), copied from its sidecar once that runs for other reasons."""
+"""LiteLLM's table of models (prices, windows, capabilities), copied from its sidecar once a call has started that."""
 
 from __future__ import annotations
 

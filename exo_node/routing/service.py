@@ -225,19 +225,33 @@ class LiteLLMService:
         count: int = await self._query("count", body)
         return count
 
+    async def tell_callback(self, name: str, event: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> None:
+        """Tell LiteLLM's own callback `name` of a finished call (`sidecar.loggers` says in which shape).
+
+        `params`: the configuration's `callback_params`.
+
+        Raises what `ready` does, and `UpstreamError` where LiteLLM cannot make it (a key that is missing) or it failed.
+        """
+        said = await self._post(f"tell/{name}", {"event": event, "params": params or {}})
+        if said["error"]:
+            raise UpstreamError(said["error"], "unavailable")
+
     async def check_key(self, deployment: Deployment | str) -> KeyCheck:
         """Ask the deployment for one token: **costs money** where the provider charges. For demand only."""
         name = deployment if isinstance(deployment, str) else deployment.id
         return KeyCheck(**await self._query("check", {}, {DEPLOYMENT_HEADER: name}))
 
     async def _query(self, name: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
+        return await self._post(f"query/{name}", body, headers)
+
+    async def _post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         timeout = aiohttp.ClientTimeout(total=QUERY_TIMEOUT_S)
         async with self.worker() as endpoint:
             connector = aiohttp.UnixConnector(endpoint.socket)
             try:
                 async with (
                     aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                    session.post(f"http://litellm/query/{name}", json=body, headers=headers) as response,
+                    session.post(f"http://litellm/{path}", json=body, headers=headers) as response,
                 ):
                     response.raise_for_status()
                     return await response.json()

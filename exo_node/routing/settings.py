@@ -166,6 +166,8 @@ def _config(
         redis=redis,
         budgets=tuple(draft.budgets),
         callbacks=tuple(draft.callbacks),
+        callback_params=draft.callback_params,
+        model_limits=draft.model_limits,
         environment=environment,
         enabled=settings.enable_litellm,
         sources=sources,

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "routing/parts.py": "plain data",
     "routing/ports.py": "contracts; the adapter's tests hold them",
     "routing/sidecar/server.py": "needs LiteLLM; integration/test_sidecar.py drives it over its socket",
+    "routing/sidecar/loggers.py": "needs LiteLLM; integration/test_sidecar.py drives it over its socket",
     "routing/sidecar/diagnosis.py": "needs LiteLLM; integration/test_sidecar.py drives it over its socket",
     "ring/members.py": "contracts, and one line per call; every integration test with two nodes goes through it",
     "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",

@@ -18,6 +18,7 @@ from exo_node.routing.sidecar import answers, calls, prompted_tools, relay
 from exo_node.routing.sidecar.calls import Kind, Upload
 from exo_node.routing.sidecar.diagnosis import failure_of
 from exo_node.routing.sidecar.failures import CallFailed, Failure
+from exo_node.routing.sidecar.loggers import Loggers
 from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, Target
 from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
@@ -50,6 +51,8 @@ class Worker:
     def __init__(self, litellm: Any, configuration: Configuration) -> None:
         self._litellm = litellm
         self._knowledge = Knowledge(litellm)
+        self._loggers = Loggers(litellm)
+        self._environment: Mapping[str, str] = configuration.environment
         self._steering = frozenset(map(str, litellm.types.utils.all_litellm_params))
         self._targets: dict[str, Target] = {}
         self._mask = Masker()
@@ -57,6 +60,9 @@ class Worker:
 
     def configure(self, configuration: Configuration) -> None:
         """Take another list of targets; calls in flight go on with what they began with."""
+        if configuration.environment != self._environment:
+            self._environment = configuration.environment
+            self._loggers.forget()
         self._targets = {target.id: target for target in configuration.targets}
         secrets = {s for target in configuration.targets for s in secrets_in(target.params)}
         secrets |= {value for name, value in configuration.environment.items() if is_secret_name(name)}
@@ -68,6 +74,7 @@ class Worker:
         for path, kind in PATHS.items():
             app.router.add_post(path, self._route(kind))
         app.router.add_post("/query/{name}", self._query)
+        app.router.add_post("/tell/{name}", self._tell)
         return app
 
     def _route(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -203,6 +210,16 @@ class Worker:
             case "check":
                 return _json(await self._check(request))
         raise web.HTTPNotFound
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        """One finished call, for LiteLLM's callback of that name."""
+        body = orjson.loads(await request.read())
+        try:
+            await self._loggers.tell(request.match_info["name"], body["event"], body["params"])
+        except Exception as e:  # a logger raises whatever its service and its library do
+            said = Masker(secrets_in(body["params"]))(f"{type(e).__name__}: {e}"[:500])
+            return _json({"error": self._mask(said)})
+        return _json({"error": ""})
 
     async def _check(self, request: web.Request) -> dict[str, Any]:
         """One real request, as small as the kind of model allows: does the provider take the deployment's key?"""

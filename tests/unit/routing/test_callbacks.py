@@ -104,7 +104,7 @@ async def test_a_full_queue_drops_events_not_requests() -> None:
         ("helicone", "HELICONE_API_KEY"),
         ("no_such_module_x:f", "cannot be imported"),
         ("sys:version", "no function"),
-        ("datadog", "unknown"),
+        ("datadogs", "unknown"),
     ],
 )
 async def test_names_that_cannot_work_are_refused(name: str, words: str) -> None:
@@ -126,3 +126,17 @@ async def test_other_names_are_forwarded_to_litellm() -> None:
         callbacks(record())
         await callbacks.close()
     assert [(name, body["text"]) for name, body in told] == [("datadog", "hello")]
+
+
+def test_unknown_names_are_refused() -> None:
+    """With the nearest name; LiteLLM's own also where LiteLLM is missing."""
+
+    async def forward(name: str, body: dict[str, Any]) -> None: ...
+
+    async def session() -> aiohttp.ClientSession:
+        raise AssertionError("nothing is sent")
+
+    with pytest.raises(ConfigurationError, match=r"'datadogg' is unknown \(did you mean datadog\?\)"):
+        make_callbacks(["datadogg"], {}, session, forward)
+    with pytest.raises(ConfigurationError, match=r"LiteLLM is not installed: pip install 'exo-node\[litellm\]'"):
+        make_callbacks(["datadog"], {}, session)

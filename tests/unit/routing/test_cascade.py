@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from exo_node.routing.cascade import shortcoming
+from exo_node.errors import ConfigurationError
+from exo_node.routing.call import Call
+from exo_node.routing.cascade import own_check, shortcoming
 from tests.unit.routing.adapter_parts import call
 
 
@@ -47,3 +49,27 @@ def test_json_where_json_was_asked_for() -> None:
 def test_the_users_own_check_has_the_last_word() -> None:
     """Its reason is the record's."""
     assert shortcoming(call(False), said("short"), lambda call, answer: "too short") == "too short"
+
+
+def not_polite(call: Call, answer: dict[str, Any]) -> str | None:
+    text = answer["choices"][0]["message"]["content"]
+    return None if "please" in text else "not polite"
+
+
+async def slow(call: Call, answer: dict[str, Any]) -> None: ...
+
+
+def test_own_check() -> None:
+    """The user's function judges what passed the others; one that raises is a reason too."""
+    check = own_check(f"{__name__}:not_polite")
+    assert shortcoming(call(), said("Here, please."), check) == ""
+    assert shortcoming(call(), said("Here."), check) == "not polite"
+    assert shortcoming(call(), said(""), check) == "empty"
+    assert check(call(), {}) == f"{__name__}:not_polite raised KeyError: 'choices'"
+
+
+@pytest.mark.parametrize(("name", "why"), [("slow", "is async"), ("Any_", "cannot be imported"), ("said.x", "cannot")])
+def test_own_checks_that_cannot_work(name: str, why: str) -> None:
+    """A name that is no plain function is a configuration error."""
+    with pytest.raises(ConfigurationError, match=why):
+        own_check(f"{__name__}:{name}")

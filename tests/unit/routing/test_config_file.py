@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from exo_node.routing.cache_section import CACHE_KINDS
 from exo_node.routing.config_file import sqlite_path
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RedisConfig
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RateRule, RedisConfig
 from exo_node.routing.deployment_section import CREDENTIALS
+from exo_node.routing.located import FileProblems
 from exo_node.routing.router_section import budget_period
 from tests.unit.routing.config_files import DOCUMENTS, by_line, load, one, problems
 
@@ -362,3 +364,36 @@ def test_prices_per_token_without_dust(tmp_path: Path) -> None:
     params = {"model": "x/a", "input_cost_per_token": 0.0000001, "output_cost_per_token": 0.0000002}
     price = one(load(tmp_path, json.dumps([{"model_name": "a", "litellm_params": params}]))).price
     assert price is not None and (price.input, price.output) == (0.1, 0.2)
+
+
+def test_limits_and_the_cascades_check(tmp_path: Path) -> None:
+    """Limits of a model's name and of each user; a function that judges; parameters of LiteLLM's callbacks."""
+    text = """\
+    limits: {models: {fast: {rpm: 5}, slow: {rpm: 1, tpm: 100}}, user: {tpm: 50}}
+    cascade_check: my.checks.polite
+    litellm_settings:
+      callbacks: [s3]
+      s3_callback_params: {s3_bucket_name: b, s3_aws_secret_access_key: os.environ/AWS, s3_use_ssl: false}
+"""
+    config = load(tmp_path, text, env={"AWS": "secret-1"})
+    assert config.model_limits == {"fast": RateRule(5), "slow": RateRule(1, 100)}
+    assert config.user_limits == RateRule(None, 50)
+    assert config.cascade_check == "my.checks:polite"
+    params = {"s3_bucket_name": "b", "s3_aws_secret_access_key": "secret-1", "s3_use_ssl": False}
+    assert (config.callbacks, config.callback_params) == (("s3",), {"s3_callback_params": params})
+    assert "secret-1" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("limits: {model: {fast: {rpm: 5}}}", "unknown key limits.model (did you mean models?)"),
+        ("limits: {models: {fast: {}}}", "limits.models.fast: wants rpm"),
+        ("limits: {user: {rpm: 0}}", "limits.user.rpm"),
+        ("cascade_check: polite", "cascade_check: wants module:function, got 'polite'"),
+    ],
+)
+def test_wrong_limits_and_checks(tmp_path: Path, text: str, why: str) -> None:
+    """Mistakes are named by key."""
+    with pytest.raises(FileProblems, match=re.escape(why)):
+        load(tmp_path, text)
