@@ -1,0 +1,42 @@
+"""Whether a provider answers and takes the key: asked for its models where that is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import NotFound
+from tests.standins import refused_url, standin
+from tests.unit.routing.front_parts import front
+
+CONFIG = """\
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/a, api_key: planted-key-0123456789, api_base: "@URL@/v1"}
+    model_info: {id: direct}
+"""
+
+
+async def test_a_good_key_and_a_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused key is remembered until a good check; nothing is spent on either."""
+    async with (
+        standin("openai", key="planted-key-0123456789") as provider,
+        front(tmp_path, monkeypatch, CONFIG.replace("@URL@", provider.url)) as (made, _),
+    ):
+        for key, ok in (("planted-key-0123456789", True), ("another", False), ("planted-key-0123456789", True)):
+            provider.key = key
+            found = await made.check_provider("openai")
+            assert (found["ok"], found["costs"], made.deployments()[0]["usable"]) == (ok, False, ok)
+            assert "planted" not in str(found)
+        assert {one.path for one in provider.requests} == {"/v1/models"}
+
+
+async def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address where nothing listens says nothing of the key; a provider without one is told; an unknown one is 404."""
+    async with front(tmp_path, monkeypatch, CONFIG.replace("@URL@", refused_url())) as (made, _):
+        found = await made.check_provider("openai")
+        assert (found["ok"], bool(found["detail"]), made.deployments()[0]["usable"]) == (False, True, True)
+        assert "not configured" in (await made.check_provider("groq"))["detail"]
+        with pytest.raises(NotFound):
+            await made.check_provider("nobody")

@@ -1,0 +1,62 @@
+"""The adapter's sources: candidates with what is known of them now, and the upstream of each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exo_node.routing.call import Attempt, UpstreamError
+from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.plan import Candidate
+from exo_node.routing.sidecar_upstream import SidecarUpstream
+from exo_node.routing.sources import RingDefaults
+from tests.unit.routing.cache_samples import make_call
+from tests.unit.routing.front_parts import Ring, front
+
+TWO = """\
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/a, api_key: planted, api_base: "http://127.0.0.1:9/v1", rpm: 1}
+    model_info: {id: direct}
+  - model_name: m
+    litellm_params: {model: anthropic/b, api_key: planted, api_base: "http://127.0.0.1:9"}
+    model_info: {id: through}
+equivalents: "off"
+"""
+
+
+async def test_candidates_and_their_upstreams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room where the rpm is used up; what failed elsewhere is left alone; one upstream per deployment is kept."""
+    async with front(tmp_path, monkeypatch, TWO) as (made, _):
+        call = make_call(model="m")
+        both = {one.backend: one for one in await made.sources.candidates(call)}
+        assert {name: one.room for name, one in both.items()} == {"direct": True, "through": True}
+        direct = made.sources.upstream(both["direct"])
+        assert isinstance(direct, PassThrough)
+        assert made.sources.upstream(both["direct"]) is direct
+        assert isinstance(made.sources.upstream(both["through"]), SidecarUpstream)
+        assert await made.gate.acquire("direct", 1, None, 1) is not None
+        made.gate.mark_open("through", 30.0)
+        later = {one.backend: one for one in await made.sources.candidates(call)}
+        assert not later["direct"].room
+        assert "left alone" in later["through"].rejected
+        gone = Candidate(backend="x@far", kind="peer", provider="openai", model="m", node_id="far")
+        with pytest.raises(UpstreamError) as error:
+            made.sources.upstream(gone)
+        assert error.value.cause == "unavailable"
+        with pytest.raises(UpstreamError):
+            made.sources.upstream(Candidate(backend="nobody", kind="deployment", provider="openai", model="m"))
+
+
+async def test_the_rings_defaults() -> None:
+    """The configuration's request defaults fill in a chat's open fields, but for what the model's own settings say."""
+    ring = Ring()
+    upstream = RingDefaults(ring, {"temperature": 0.1, "max_tokens": 7, "model": "x"})
+    await upstream.whole(Attempt(call=make_call(model="demo"), timeout_s=1.0))
+    await upstream.whole(Attempt(call=make_call(model="demo", max_tokens=3), timeout_s=1.0))
+    async for _ in upstream.stream(Attempt(call=make_call(kind="completion", model="demo"), timeout_s=1.0)):
+        pass
+    bodies = [one.call.body for one in ring.attempts]
+    assert [body.get("max_tokens") for body in bodies] == [7, 3, None]
+    assert all("temperature" not in body and body["model"] == "demo" for body in bodies)
