@@ -33,7 +33,7 @@ async def test_a_good_key_and_a_bad_one(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address where nothing listens says nothing of the key; a provider without one is told; an unknown one is 404."""
+    """Where nothing listens nothing is learnt of the key; a provider without one is told; an unknown one is a 404."""
     async with front(tmp_path, monkeypatch, CONFIG.replace("@URL@", refused_url())) as (made, _):
         found = await made.check_provider("openai")
         assert (found["ok"], bool(found["detail"]), made.deployments()[0]["usable"]) == (False, True, True)
