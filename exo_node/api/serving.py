@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import time
-import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -19,6 +18,7 @@ from exo_node.api.ports import RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.call import Call, CallKind, FormFile, Reply, Whole
+from exo_node.routing.watch import Within
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Serving:
         """Raises `InvalidRequest`. The time that the answer may take runs from here."""
         caller = principal()
         context = Context(
-            id=f"{PREFIX[kind]}-{uuid.uuid4().hex}",
+            id=f"{PREFIX[kind]}-{os.urandom(16).hex()}",
             deadline=time.monotonic() + self._timeout_s,
             default_model=None if body.get("model") else self.routing.default_model(kind),
             key_id="" if caller is None else caller.key_id,
@@ -69,7 +69,7 @@ class Serving:
     async def reply(self, call: Call) -> Reply:
         """The reply to a call that is not streamed. Raises `ExoError`."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with Within(self._timeout_s):
                 return await self.routing.serve(call)
         except TimeoutError as e:
             raise sse.late(self._timeout_s) from e

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -17,6 +17,7 @@ from aiohttp.http_writer import StreamWriter
 from exo_node.api.errors import REQUEST_ID, error_body, internal
 from exo_node.errors import DeadlineExceeded, ExoError
 from exo_node.routing.call import Outlet
+from exo_node.routing.watch import Within
 
 # Seconds of silence until a comment is sent. Until the first one no headers are out, so an error before then has its
 # own HTTP status. Proxies commonly cut at 30 to 60 s of silence; exo v2 and Ollama-like servers also use 10.
@@ -61,10 +62,14 @@ async def respond(
     sending = _Sending(request, opening or Opening())
     async with aclosing(frames):
         try:
-            async with asyncio.timeout(timeout_s), sending:
-                async for piece in frames:
-                    await sending.send(piece)
-                await sending.finish()
+            with Within(timeout_s):
+                try:
+                    sending.start()
+                    async for piece in frames:
+                        await sending.send(piece)
+                    await sending.finish()
+                finally:
+                    await sending.stop()
         except TimeoutError as e:
             await _fail(request, sending.response, late(timeout_s), e)
         except ExoError as e:
@@ -80,14 +85,18 @@ async def respond(
     return sending.response
 
 
+class _Response(web.StreamResponse):
+    _send_headers_immediately = False  # they go with the first frame, which is there when they are made
+
+
 class _Sending:
-    """A response on its way. While it is entered, a task of its own sends comments into the silence.
+    """A response on its way. Between `start` and `stop` it sends comments into the silence.
 
     Each frame and each comment is one `write`, which hands it to the connection before it waits: they never mix.
     """
 
     def __init__(self, request: web.Request, opening: Opening) -> None:
-        self.response = web.StreamResponse()
+        self.response = _Response()
         self._request = request
         self._opening = opening
         self._lock = asyncio.Lock()
@@ -95,13 +104,15 @@ class _Sending:
         self._clock = asyncio.get_running_loop().time
         self._sent = self._clock()
         self._writer: AbstractStreamWriter | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None  # that sends a comment
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep_alive())
-        return self
+    def start(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(SILENCE_S, self._look)
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -124,6 +135,7 @@ class _Sending:
 
     async def finish(self) -> None:
         """Say that this was all."""
+        await self.stop()
         if self.response.prepared:
             await self.response.write_eof(DONE)
         else:
@@ -138,16 +150,17 @@ class _Sending:
         transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         return transport.get_write_buffer_size() < ENOUGH
 
-    async def _keep_alive(self) -> None:
-        while True:
-            left = self._sent + SILENCE_S - self._clock()
-            if left > 0:
-                await asyncio.sleep(left)
-                continue
-            try:
-                await self.send(KEEP_ALIVE)
-            except ConnectionResetError:
-                return  # the client is gone; the handler hears of it itself
+    def _look(self) -> None:
+        left = self._sent + SILENCE_S - self._clock()
+        if left <= 0:
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._comment())
+            left = SILENCE_S
+        self._handle = asyncio.get_running_loop().call_later(left, self._look)
+
+    async def _comment(self) -> None:
+        with contextlib.suppress(ConnectionResetError):  # the client is gone; the handler hears of it itself
+            await self.send(KEEP_ALIVE)
 
 
 def late(timeout_s: float) -> DeadlineExceeded:

@@ -114,6 +114,7 @@ def ask_of(call: Call, options: Options) -> Ask:
         strategy=wishes.strategy or options.strategy,
         max_cost=wishes.max_cost if wishes.max_cost is not None else options.max_cost,
         provider=wishes.provider,
+        hedge=options.hedge,
         wished=wishes.strategy is not None,
         text=_last_words(call.body),
     )

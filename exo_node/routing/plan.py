@@ -65,6 +65,7 @@ class Ask:
     max_cost: float | None = None
     provider: str | None = None
     text: str = ""
+    hedge: bool = True  # False: `Step.hedge_after_s` need not be worked out
     wished: bool = False  # `strategy` is the request's own wish: it holds inside router groups too
 
 

@@ -147,5 +147,5 @@ def _step(option: Option, reason: str, ask: Ask, profile: ProfileView, now: floa
         total_s=option.total_s,
         cost=option.cost,
         reason=f"{name_of(option.candidate)}: {reason}{option.note}",
-        hedge_after_s=profile.p95_ttft(option.candidate, ask.prompt_tokens, now),
+        hedge_after_s=profile.p95_ttft(option.candidate, ask.prompt_tokens, now) if ask.hedge else None,
     )

@@ -22,6 +22,7 @@ from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.relay import Live, open_stream, relay
 from exo_node.routing.report import Report, text_of
 from exo_node.routing.transcript import read_usage
+from exo_node.routing.watch import Within
 from exo_node.types import Usage
 
 T = TypeVar("T")
@@ -143,7 +144,7 @@ class Serving:
             attempt = self._attempt(step, call or self.call, None)
             upstream = self._parts.sources.upstream(step.candidate)
             try:
-                async with asyncio.timeout(attempt.timeout_s):
+                with Within(attempt.timeout_s):
                     whole = await upstream.whole(attempt)
             except TimeoutError:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
