@@ -20,10 +20,13 @@ def _hook(event, args):
         said = f"look up {args[0]}"
     else:
         return
+    _write(said)
+def _write(said):
     fd = os.open(@LOG@, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(fd, (said + "\\n").encode())
     os.close(fd)
 sys.addaudithook(_hook)
+_write("guard localhost")
 """
 HERE = ("127.0.0.1", "::1", "localhost", "None", "0.0.0.0", "::")
 LIMIT = 80e6  # bytes of memory before the first external call (issue 3)
@@ -51,5 +54,5 @@ def test_nothing_reaches_out(tmp_path: Path) -> None:
             assert model == "nobody" or "_API_KEY" in answer["error"]["message"]
         assert not any("sidecar" in " ".join(one.cmdline()) for one in daemon.children(recursive=True))
     asked = {line.partition(" ")[2].removeprefix("up ") for line in seen.read_text().splitlines()}
-    assert asked  # the guard has been there
+    assert asked
     assert {one for one in asked if one not in HERE} == set()
