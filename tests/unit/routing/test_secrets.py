@@ -93,7 +93,7 @@ def test_import_encrypts_in_place(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert [a == b for a, b in zip(original.splitlines(), text.splitlines(), strict=True)].count(False) == 2
     assert import_file(path, store) == 0
-    azure, openai = load(tmp_path, path).deployments
+    azure, openai, *_ = load(tmp_path, path).deployments
     assert azure.params["api_key"] == "your-azure-key"
     assert openai.params["api_key"] == "your-openai-key"
 
