@@ -61,6 +61,8 @@ class WireStream(AsyncGenerator[Batch, None]):
         exchange = self._exchange
         if exchange is None or not isinstance(exchange.protocol, Connection) or self._reader.over:
             return False
+        if exchange.content.is_eof():  # the connection may be another exchange's by now
+            return False
         self._each, self._stopped = each, stopped
         exchange.protocol.heard = self._heard
         self._heard()  # what has come already
@@ -69,8 +71,9 @@ class WireStream(AsyncGenerator[Batch, None]):
     def halt(self) -> None:
         """Give nothing more; `stopped` is not called."""
         self._each = self._stopped = None
-        if self._exchange is not None and isinstance(self._exchange.protocol, Connection):
-            self._exchange.protocol.heard = None
+        protocol = None if self._exchange is None else self._exchange.protocol
+        if isinstance(protocol, Connection) and protocol.heard == self._heard:  # not another exchange's, after ours
+            protocol.heard = None
 
     def _heard(self) -> None:
         """Something came, or the connection ended."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exo_node.routing.call import Attempt, Call, CallKind, FormFile, Partial, UpstreamError
+from exo_node.routing.call import Attempt, Batch, Call, CallKind, FormFile, Partial, UpstreamError
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.passthrough import PassThrough
@@ -259,3 +259,32 @@ async def test_closing_the_stream_cancels_upstream(connections: Connections) -> 
             await task
         assert await asyncio.to_thread(one.requests[1].ended.wait, 10)
         assert one.requests[1].outcome == "disconnected"
+
+
+async def test_a_stream_that_ends_late_leaves_its_connection_to_the_next(connections: Connections) -> None:
+    """An answer's connection serves the next one as soon as it has come; closing the first must not silence that."""
+    async with standin("openai") as one:
+        upstream = PassThrough(connections, deployment(one.url + "/v1"))
+        one.queue.append(Script(join=1000))
+        first = upstream.stream(attempt(stream=True))
+        await anext(first)
+        assert first._exchange is not None
+        while not first._exchange.content.is_eof():
+            await asyncio.sleep(0)
+        one.queue.append(Script(gap_s=0.01))
+        second = upstream.stream(attempt(stream=True))
+        came = [await anext(second)]
+        ended = asyncio.Event()
+
+        def each(batch: Batch) -> bool:
+            came.append(batch)
+            return True
+
+        assert second.flow(each, ended.set)
+        assert not first.flow(lambda _: True, ended.set)
+        await first.aclose()
+        async with asyncio.timeout(20):
+            await ended.wait()
+        text = "".join(c["delta"].get("content") or "" for b in came for e in b.events for c in e["choices"])
+        await second.aclose()
+        assert (text, one.accepted) == (answer_to("hello"), 1)
