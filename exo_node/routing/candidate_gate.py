@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from exo_node.limits.gate import Gate, Lease
@@ -15,24 +16,42 @@ class CandidateGate:
     def __init__(self, gate: Gate, deployment: Callable[[str], Deployment | None]) -> None:
         self._gate, self._deployment = gate, deployment
         self._leases: dict[str, list[tuple[int, Lease]]] = {}
+        self._running: Counter[str] = Counter()  # what was taken and is not settled
 
     def room(self, deployment: Deployment) -> bool:
         """For `Candidate.room`. Does not wait."""
         return self._gate.room(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
 
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
-        """Take one request and `tokens` of room, and keep `cost` USD free; False: no room now."""
+        """Take one request and `tokens` of room, and keep `cost` USD free; False: no room now, or as many requests as
+        the deployment takes at once (`max_parallel_requests`) are running."""
         found = self._deployment(candidate.backend)
         if found is None:
             return True
-        # An estimate with a generous answer in it must not be refused for good where the limit is small.
-        amount = tokens if found.tpm is None else min(tokens, found.tpm)
-        lease = await self._gate.acquire(
-            found.id, found.rpm, found.tpm, amount, provider=found.provider, cost=cost or None
-        )
+        if found.capacity is not None and self._running[candidate.backend] >= found.capacity:
+            return False
+        self._running[candidate.backend] += 1  # before the wait: others ask meanwhile
+        lease = None
+        try:
+            lease = await self._taken(found, tokens, cost)
+        finally:
+            if lease is None:
+                self._left(candidate.backend)
         if lease is not None:
             self._leases.setdefault(candidate.backend, []).append((tokens, lease))
         return lease is not None
+
+    async def _taken(self, found: Deployment, tokens: int, cost: float) -> Lease | None:
+        # An estimate with a generous answer in it must not be refused for good where the limit is small.
+        amount = tokens if found.tpm is None else min(tokens, found.tpm)
+        return await self._gate.acquire(
+            found.id, found.rpm, found.tpm, amount, provider=found.provider, cost=cost or None
+        )
+
+    def _left(self, backend: str) -> None:
+        self._running[backend] -= 1
+        if not self._running[backend]:
+            del self._running[backend]
 
     def settle(self, candidate: Candidate, reserved: int, used: int, reserved_cost: float, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""
@@ -41,6 +60,7 @@ class CandidateGate:
             if tokens == reserved:
                 del leases[index]
                 lease.settle(used, cost)
+                self._left(candidate.backend)
                 break
         if not leases:
             self._leases.pop(candidate.backend, None)

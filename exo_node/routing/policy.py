@@ -59,7 +59,11 @@ def choose(
     steps: list[Step] = []
     first: Order | None = None
     for tier in sorted({o.candidate.tier for o in usable.values()}):
-        found = _tier([o for o in usable.values() if o.candidate.tier == tier], strategy, ask, profile, now, rng)
+        options = [o for o in usable.values() if o.candidate.tier == tier]
+        full = [o for o in options if _is_full(o)]
+        found = _tier([o for o in options if o not in full] or full, strategy, ask, profile, now, rng)
+        if len(found.options) < len(options):
+            found.options += sorted(full, key=lambda o: o.total_s)
         if first is None:
             first = found
         for option in found.options:
@@ -76,6 +80,11 @@ def choose(
         cascade=strategy == names.CASCADE and len(steps) > 1,
         explored=first.explored,
     )
+
+
+def _is_full(option: Option) -> bool:
+    """A deployment that would refuse at once: as many requests are running as it takes (a ring lets them wait)."""
+    return option.candidate.kind == "deployment" and option.candidate.capacity is not None and option.load >= 1
 
 
 def _tier(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from exo_node.limits.api_keys import ApiKeys
@@ -30,4 +31,21 @@ async def test_candidates_take_from_their_deployment(tmp_path: Path) -> None:
     gate.settle(one, 50, 0, 0.0, 0.0)
     gate.settle(one, 40, 0, 0.0, 0.0)
     assert not await gate.acquire(one, 1, 0.0)
+    store.close()
+
+
+async def test_no_more_at_once_than_a_deployment_takes(tmp_path: Path) -> None:
+    """`max_parallel_requests` holds whatever asks at the same time; one that ends makes room for one."""
+    deployment = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m",
+                            capacity=2, rpm=4)  # fmt: skip
+    store = Store(tmp_path / "s.db")
+    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store), {"d": deployment}.get)
+    one = Candidate(backend="d", kind="deployment", provider="openai", model="m")
+    assert sum(await asyncio.gather(*(gate.acquire(one, 5, 0.0) for _ in range(9)))) == 2
+    for _ in range(2):
+        gate.settle(one, 5, 5, 0.0, 0.0)
+        assert await gate.acquire(one, 5, 0.0) and not await gate.acquire(one, 5, 0.0)
+    gate.settle(one, 5, 5, 0.0, 0.0)
+    assert not await gate.acquire(one, 5, 0.0)  # the rpm is used up, which takes no place
+    gate.settle(one, 5, 5, 0.0, 0.0)
     store.close()

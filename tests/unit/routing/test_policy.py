@@ -276,3 +276,13 @@ def test_every_candidate_is_in_the_plan_once(
     assert all(s.candidate.room and not s.candidate.rejected for s in found.steps)
     assert all("\n" not in s.reason and s.reason for s in found.steps)
     assert bool(found.steps) == any(c.room and not c.rejected for c in candidates)
+
+
+@pytest.mark.parametrize("strategy", ["latency", "simple-shuffle", "least-busy", "cost"])
+def test_a_full_deployment_comes_last(strategy: str) -> None:
+    """Where as many requests run as a deployment takes at once, the others of its tier are asked first."""
+    full, profile = replace(A, capacity=1, weight=9.0), measured(a=0.1, b=0.5)
+    profile.started("a", 100.0, 1, None)
+    found = plan([full, replace(B, weight=1.0), replace(C, tier=1)], profile, replace(ASK, strategy=strategy))
+    assert order(found) == ["b", "a", "c"]
+    assert order(plan([full], profile)) == ["a"]
