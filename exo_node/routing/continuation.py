@@ -188,9 +188,15 @@ class _Cut:
         held = self._held
         for length in range(min(len(held), len(self._before)), 0, -1):
             whole = self._whole and length == len(self._before) and length >= MIN_OVERLAP // 2
-            if (length >= MIN_OVERLAP or whole) and self._before.endswith(held[:length]):
+            if (length >= MIN_OVERLAP or whole) and self._before.endswith(held[:length]) and not _rhymes(held[:length]):
                 return held[length:]
         blank = 0
         while blank < min(len(self._blank), len(held)) and held[blank] == self._blank[blank]:
             blank += 1
         return held[blank:]
+
+
+def _rhymes(text: str) -> bool:
+    """Whether `text` repeats itself (rulers, tables, rows of noughts): such an answer may well go on in the same way,
+    so meeting it again says nothing."""
+    return any(text[period:] == text[:-period] for period in range(1, len(text) // 2 + 1))

@@ -37,6 +37,7 @@ def go_on(before: str, *pieces: str, exact: bool = False) -> str:
     [
         ("One two", (" three", " four"), " three four"),
         ("The quick brown fox jumps", ("brown fox jumps", " over"), " over"),  # says the end again
+        ("| a | b |\n|-------|-------|-------", ("|-------|-------|", "\n"), "|-------|-------|\n"),  # a ruler goes on
         ("The quick brown fox jumps", ("The quick", " brown fox", " jumps over"), " over"),  # starts anew
         ("ha ha", (" ha", " ha"), " ha ha"),  # a repetition that is meant
         ("Hello ", (" world",), "world"),  # the blank was taken off for the backend
