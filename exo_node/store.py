@@ -29,7 +29,7 @@ CACHE_TRIM_EVERY = 32  # puts between two looks at the cache's size
 GROUPS = ("provider", "backend", "model", "served_model", "key_id", "user", "node", "kind")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SpendRow:
     """One finished request. `at` is wall-clock, times are seconds, `cost` USD; `attempts` are JSON-ready rows."""
 

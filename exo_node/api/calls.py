@@ -20,6 +20,7 @@ PREFIX: Mapping[CallKind, str] = {
 }  # fmt: skip
 CONTINUATIONS = ("off", "same-model", "any")
 EQUIVALENTS = ("off", "failover", "latency")
+NO_WISHES = Wishes()
 _WISHES = ("provider", "strategy", "max_cost", "fallbacks", "continuation", "equivalents", "no_cache", "cache_ttl")
 
 
@@ -99,7 +100,7 @@ def _with_extra(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wishes(value: Any) -> Wishes:
     if value is None:
-        return Wishes()
+        return NO_WISHES
     if not isinstance(value, dict):
         raise bad("exo", f"must be an object, not {kind(value)}", code="invalid_type")
     refuse_unknown(value, _WISHES, "exo.")

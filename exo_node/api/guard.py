@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from contextvars import ContextVar
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -111,6 +112,7 @@ def _check_local(request: web.Request) -> None:
         raise Forbidden("web pages of other sites may not call a node without an API key", code="forbidden_origin")
 
 
+@lru_cache(256)  # the same few come again and again
 def _hostname(url: str) -> str:
     """The host that `url` names; "" where it names none or is no URL at all (`//[bad`)."""
     try:

@@ -151,14 +151,16 @@ class Attempts:
 
     @property
     def cost(self) -> float:
-        return sum(record.cost for record in self.records)
+        return self.records[0].cost if len(self.records) == 1 else sum(record.cost for record in self.records)
 
     @property
     def cost_estimated(self) -> bool:
-        return any(record.usage_estimated and record.cost for record in self.records)
+        return any([record.usage_estimated and record.cost for record in self.records])
 
     def header(self, running: Tried | None = None) -> str:
         """`openai/gpt-4o:rate_limited, ring:demo:ok`."""
         live = running.record if running is not None else None
+        if len(self.records) == 1 and self.records[0] is live:
+            return f"{live.backend}:ok"
         words = [f"{one.backend}:{'ok' if one is live else one.cause or 'ok'}" for one in self.records]
         return ", ".join(words)

@@ -18,6 +18,7 @@ from exo_node.routing.failure import final_error
 from exo_node.routing.frames import as_stream, frame
 from exo_node.routing.hedge import race
 from exo_node.routing.parts import Options, Parts
+from exo_node.routing.passthrough import PassThrough
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.relay import Live, open_stream, relay
 from exo_node.routing.report import Report, text_of
@@ -144,8 +145,11 @@ class Serving:
             attempt = self._attempt(step, call or self.call, None)
             upstream = self._parts.sources.upstream(step.candidate)
             try:
-                with Within(attempt.timeout_s):
+                if isinstance(upstream, PassThrough):  # it watches the time itself
                     whole = await upstream.whole(attempt)
+                else:
+                    with Within(attempt.timeout_s):
+                        whole = await upstream.whole(attempt)
             except TimeoutError:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
                 raise UpstreamError(late, "timeout") from None
