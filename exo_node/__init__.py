@@ -1,3 +1,3 @@
-"""exo-node: one language model across several machines, behind one OpenAI-compatible API."""
+"""exo-node: language models of your machines together and of providers, behind one OpenAI-compatible API."""
 
 __version__ = "0.1.0"

@@ -124,7 +124,13 @@ OPTIONS: tuple[Option, ...] = (
         "HTTP port; 0 = any free one (default 52415, or a free one when that is taken)",
         "PORT",
     ),
-    Option("api_key", ("--api-key",), values.text, "key that HTTP clients must send", "KEY"),
+    Option(
+        "api_key",
+        ("--api-key",),
+        values.text,
+        "the admin's key; HTTP clients must send it or one that `exo apikey` makes",
+        "KEY",
+    ),
     Option("open", ("--open",), values.switch, "trust the network: serve off loopback without a key", switch=True),
     Option("cluster_key", ("--cluster-key",), values.text, "the same phrase on each machine makes a cluster", "PHRASE"),
     Option(

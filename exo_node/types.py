@@ -172,7 +172,7 @@ class ModelCard:
 
 
 class Backend(Protocol):
-    """Anything that turns a `GenerationRequest` into a stream of `TokenDelta` (the ring, later also deployments)."""
+    """Anything that turns a `GenerationRequest` into a stream of `TokenDelta` (the ring)."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """Yield deltas in order; closing the generator cancels the sequence on every shard.

@@ -24,13 +24,13 @@ def _message(value: Any, param: str) -> dict[str, Any]:
         raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
     role = value.get("role")
     if role in _NEEDS_TOOLS:
-        problem = f"{role!r} needs tool calling, which is not supported by this server yet"
+        problem = f"{role!r} needs tool calling, which is not supported by local models yet"
         raise bad(f"{param}.role", problem, code="unsupported_parameter")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
     for field in ("tool_calls", "function_call", "audio", "refusal"):
         if value.get(field):
-            raise bad(f"{param}.{field}", "is not supported by this server yet", code="unsupported_parameter")
+            raise bad(f"{param}.{field}", "is not supported by local models yet", code="unsupported_parameter")
     message = {"role": _ROLES[role], "content": _content(value.get("content"), f"{param}.content", role)}
     for field in ("name", "reasoning_content"):
         if value.get(field) is not None:
@@ -54,6 +54,6 @@ def _part(value: Any, param: str) -> str:
     if not isinstance(value, dict):
         raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
     if value.get("type") != "text":
-        problem = f"parts of type {repr(value.get('type'))[:40]} are not supported by this server yet, only 'text'"
+        problem = f"parts of type {repr(value.get('type'))[:40]} are not supported by local models yet, only 'text'"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
     return checked_text(value.get("text"), f"{param}.text")

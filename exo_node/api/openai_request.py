@@ -69,13 +69,13 @@ def parse_completion(body: Mapping[str, Any], request_id: str, settings: Setting
     echo = [""] * len(prompts)
     if fields.boolean("echo"):
         if top is not None:
-            raise bad("echo", "together with logprobs asks for the prompt's log-probabilities, which are not done yet")
+            raise bad("echo", "together with logprobs asks for the prompt's own, which local models do not give yet")
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise bad("echo", "is done for text prompts only, not for token ids")
         echo = [str(prompt) for prompt in prompts]
     best_of = fields.integer("best_of", 1, 20)
     if best_of is not None and best_of != (fields.integer("n", 1, MAX_CHOICES) or 1):
-        raise bad("best_of", "other than n is not supported by this server yet", code="unsupported_parameter")
+        raise bad("best_of", "other than n is not supported by local models yet", code="unsupported_parameter")
     limit = _limit(fields) or COMPLETION_TOKENS
     return _parsed("completion", fields, request_id, settings, prompts, echo, top_logprobs=top, limit=limit)
 

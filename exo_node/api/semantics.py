@@ -86,7 +86,7 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if not _neutral(value, _UNSUPPORTED.get(name)):
-            problem = f"is not supported by this server yet{_INSTEAD.get(name, '')}"
+            problem = f"is not supported by local models yet{_INSTEAD.get(name, '')}"
             raise bad(name, problem, code="unsupported_parameter")
         wanted = _HARMLESS.get(name)
         if wanted is not None and not isinstance(value, wanted):

@@ -95,7 +95,7 @@ def overview() -> str:
     """`exo --help`."""
     verbs = "\n".join(f"  exo {verb:<8} {about}" for verb, (_, about) in VERBS.items())
     return (
-        "exo: one language model across several machines, behind one OpenAI-compatible API\n\n"
+        "exo: language models of your machines together and of outside providers, behind one OpenAI-compatible API\n\n"
         f"  exo          start a node; its API is on http://127.0.0.1:52415\n{verbs}\n\n"
         "exo VERB --help tells the rest; exo serve --help all settings. Each --some-flag may also be said as the\n"
         "variable EXO_SOME_FLAG or as some_flag in $EXO_HOME/config.toml. -v says more, DEBUG=0..9 much more."

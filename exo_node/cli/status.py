@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from exo_node.cli.nodes import require_node
@@ -25,12 +26,13 @@ def run(parsed: Parsed, verb: str) -> int:
     try:
         topology = client.call("GET", "/v1/topology")
         external = client.call("GET", "/v1/router/stats")
+        models = client.call("GET", "/v1/models")["data"]
     finally:
         client.close()
     if parsed.own.json:
         print(json.dumps({**topology, "router": external}, indent=2))
     else:
-        print("\n".join([describe(topology, client.url), *describe_external(external)]))
+        print("\n".join([describe(topology, client.url), *describe_external(external, models)]))
     return 0
 
 
@@ -60,10 +62,14 @@ def _node(node_id: str, node: dict[str, Any], *, this: bool) -> list[str]:
     return [head, *(f"  {name:<8} {fact}" for name, fact in facts if fact)]
 
 
-def describe_external(stats: dict[str, Any]) -> list[str]:
-    """What there is besides the ring (`/v1/router/stats`): deployments, what is wrong with them, limits, remarks."""
+def describe_external(stats: dict[str, Any], models: list[dict[str, Any]]) -> list[str]:
+    """What there is besides the ring (`/v1/router/stats`, `/v1/models`): deployments, models of keys and peers, what is
+    wrong with them, limits, remarks."""
     groups = stats["model_list"]
-    lines = [f"\nexternal models: {', '.join(groups) if groups else 'none configured'}; strategy {stats['strategy']}"]
+    more = [row for row in models if row["id"] not in groups and not row.get("targets")]
+    others = Counter(row["provider"] for row in more if row.get("provider"))
+    there = [*groups, *(f"{count} of {provider}" for provider, count in sorted(others.items()))]
+    lines = [f"\nexternal models: {', '.join(there) or 'none (no deployment, no key)'}; strategy {stats['strategy']}"]
     for breaker in stats["breakers"]:
         if breaker["state"] != "closed":
             lines.append(f"  {breaker['backend']}  {breaker['state'].replace('_', ' ')}: {breaker['cause']}")

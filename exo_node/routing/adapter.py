@@ -47,6 +47,7 @@ class LiteLLMAdapter:
             candidates = await parts.sources.candidates(call)
             plan = self._choose(candidates, call, options)
             report.strategy, report.reason = plan.strategy, plan.reason
+            report.passed_over = [c for c in candidates if c.rejected and not c.tier and not c.equivalent]
             if not plan.steps:
                 raise nobody(call, plan, candidates)
             parts.retries.deposit(began)

@@ -91,7 +91,8 @@ def models(
     describe: Callable[[Deployment], Mapping[str, Any]],
     rejected: Callable[[Deployment], str],
 ) -> list[dict[str, Any]]:
-    """OpenAI's model objects: configured names, aliases, peers' names, and shipped models of providers with a key."""
+    """OpenAI's model objects: configured names, aliases, peers' names, and shipped models of providers with a key, here
+    or at a peer."""
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, owner: str, facts: Mapping[str, Any], **more: Any) -> None:
@@ -109,7 +110,7 @@ def models(
         if owner is not None or provider is None:
             add(alias, owner or "alias", {}, targets=list(targets))
     for known in tables.providers.values():
-        if _key_alone(known, config.environment) or _opened_by_wildcard(known, deployments):
+        if _key_alone(known, config.environment) or _opened_by_wildcard(known, (*deployments, *peers)):
             for name in tables.models_of(known.id):
                 shipped = tables.models[f"{known.id}/{name}".lower()]
                 priced = None if shipped.price is None else Priced(shipped.price, "shipped")

@@ -126,9 +126,10 @@ def proxy_address(environment: Mapping[str, str]) -> str:
     return environment.get("LITELLM_BASE_URL") or environment.get("LITELLM_URL") or ""
 
 
-def not_found_text(name: str, there: Iterable[str], *, why: str = "") -> str:
-    """What to say of a name that nobody knows: the nearest names first, then what there is."""
-    known = sorted(dict.fromkeys(there), key=str.lower)
+def not_found_text(name: str, there: Iterable[str], *, first: Iterable[str] = (), why: str = "") -> str:
+    """What to say of a name that nobody knows: the nearest names, then what there is; of that `first` (configured, or
+    on the disk) before what might be there."""
+    known = list(dict.fromkeys((*sorted(first, key=str.lower), *sorted(there, key=str.lower))))
     text = f"no model {name[:200]!r}" + (f": {why}" if why else "")
     if close := difflib.get_close_matches(name, [one for one in known if one != name], n=3, cutoff=0.6):
         text += f" (did you mean {' or '.join(repr(one) for one in close)}?)"

@@ -19,7 +19,7 @@ from exo_node.routing.equivalents import Equivalents
 from exo_node.routing.names import LocalModel
 from exo_node.routing.plan import Candidate
 from exo_node.routing.pricing import FREE, Estimate, Priced, PriceLookup, Pricing, cost_of
-from exo_node.routing.resolution import AUTO, Resolver, backend_id
+from exo_node.routing.resolution import AUTO, Backend, Resolver, backend_id
 from exo_node.routing.tables import Tables
 from exo_node.routing.tiers import Place, Tiers
 from exo_node.types import SharedDeployment
@@ -156,9 +156,11 @@ class Registry:
     def not_found(self, name: str, why: str = "") -> ModelNotFound:
         """The 404 for a name that nobody took, with everything that there is."""
         state = self._fresh()
-        external = [row["id"] for row in self.models()] if self.enabled else []
+        external = [str(row["id"]) for row in self.models()] if self.enabled else []
+        configured = {one.model_name for one in state.deployments} | set(state.config.aliases)
+        first = [one for one in external if one in configured] + [model.id for model in state.local if model.here]
         there = [*external, *(model.id for model in state.local)]
-        return ModelNotFound(names.not_found_text(name, there, why=why), param="model")
+        return ModelNotFound(names.not_found_text(name, there, first=first, why=why), param="model")
 
     def is_unknown(self, call: Call) -> bool:
         """Whether the name is nothing that anybody here knows: it was only tried on those who may."""
@@ -221,10 +223,16 @@ class Registry:
         """The price of a name; None where nobody knows one."""
         resolver = self._resolver(self._fresh())
         for name in (model, *resolver.aliases.get(model, ())):
-            for one in resolver.find(name, near=False):
-                if isinstance(one.backend, LocalModel):
+            found = [one.backend for one in resolver.find(name, near=False)]
+            for backend in found:
+                if isinstance(backend, LocalModel) and not backend.here:  # who serves it already is asked first
+                    same = resolver.same(resolver.id_of_backend(backend))
+                    found = [*(one for one in same if not self._unusable(one)), backend]
+                    break
+            for backend in found:
+                if isinstance(backend, LocalModel):
                     return Priced(FREE, "local")
-                if (priced := self._pricing.of(one.backend)) is not None:
+                if (priced := self._pricing.of(backend)) is not None:
                     return priced
         return None
 
@@ -361,6 +369,9 @@ class Registry:
             off = "external models are off (--no-enable-litellm)"
             raise self.not_found(name, off if call.wishes.provider not in names.RING else "")
         return [self._candidate(state, Place(model, 0, False, ""))]
+
+    def _unusable(self, backend: Backend) -> bool:
+        return isinstance(backend, Deployment) and bool(self._make_candidate.rejected(backend))
 
     def _candidate(self, state: _State, place: Place) -> Candidate:
         if isinstance(place.backend, Deployment):

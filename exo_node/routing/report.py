@@ -10,8 +10,11 @@ from exo_node.errors import ExoError
 from exo_node.routing.attempts import Attempts, Tried
 from exo_node.routing.call import Call, CallRecord, CallSink
 from exo_node.routing.frames import header_value
+from exo_node.routing.plan import Candidate
 from exo_node.types import Usage
 
+MAX_WHY = 160  # characters of the reason why a backend of the asked name was not asked
+SHORT = 1000  # characters that a header may have (frames.header_value)
 MAX_TEXT = 1_000_000  # characters of the answer that a record keeps
 
 
@@ -25,6 +28,7 @@ class Report:
         self._began, self._wall = began, time.time()
         self.strategy = ""
         self.reason = ""
+        self.passed_over: Sequence[Candidate] = ()  # of the asked name, but nothing could be sent to them
         self.ttft_s: float | None = None
         self.continued = False
         self._told = False
@@ -46,7 +50,7 @@ class Report:
                 "x-exo-backend": candidate.backend,
                 "x-exo-model": candidate.model,
                 "x-exo-provider": candidate.provider,
-                "x-exo-reason": step.reason or self.reason,
+                "x-exo-reason": (step.reason or self.reason) + self._why_not_asked(candidate),
                 "x-exo-predicted-ttft-ms": f"{step.ttft_s * 1000:.1f}",
                 "x-exo-ttft-ms": f"{ttft_s * 1000:.1f}",
                 "x-exo-cached": "false",
@@ -54,7 +58,20 @@ class Report:
         found["x-exo-cost"] = f"{cost:.9f}".rstrip("0").rstrip(".")
         if estimated and cost:
             found["x-exo-cost-estimated"] = "true"
+        said = "".join(found.values())
+        if len(said) <= SHORT and said.isascii() and said.isprintable():
+            return found  # as nearly always
         return {name: header_value(value) for name, value in found.items()}
+
+    def _why_not_asked(self, served: Candidate) -> str:
+        """The provider that the request names, and why another one answers: who misses a key should hear of it."""
+        prefix = self._call.model.partition("/")[0].lower()
+        named = [
+            f"{one.provider}/{one.model}: {one.rejected}"
+            for one in self.passed_over
+            if one.provider != served.provider and (served.tier or served.equivalent or one.provider == prefix)
+        ]
+        return "".join(f"; {why[:MAX_WHY]}" for why in named[:2])
 
     def exo(self, tried: Tried, usage: Usage, estimated: bool) -> dict[str, Any]:
         """`usage` is the running attempt's, which has not ended yet."""

@@ -129,14 +129,17 @@ class Resolver:
 
     def same(self, model_id: str) -> list[Backend]:
         """Everything that serves the model of that id: configured, peers', local, and what a key in the environment
-        allows."""
+        allows, here or at a peer."""
         found: list[Backend] = [*self.by_id.get(model_id, ()), *self._local_ids.get(model_id, ())]
         taken = {(one.provider, one.upstream_model.lower()) for one in found if isinstance(one, Deployment)}
         for host, model in self._equivalents.hosts(model_id):
             provider = self._tables.provider(host)
-            if provider is None or (host, model.lower()) in taken or not providers.reachable(provider, self._env):
+            if provider is None or (host, model.lower()) in taken:
                 continue
-            found.append(self.make(provider, model))
+            if providers.reachable(provider, self._env):
+                found.append(self.make(provider, model))
+            else:
+                found += [one.backend for one in self._wildcard(f"{provider.id}/{model}", self._peer_patterns)]
         return found
 
     def make(self, provider: Provider, model: str, transport: Literal["auto", "litellm"] = "auto") -> Deployment:

@@ -56,6 +56,6 @@ def resolve(name: str) -> str:
     found = plain if plain in MEANING else ALIASES.get(plain)
     if found is not None:
         return found
-    near = difflib.get_close_matches(plain, [*MEANING, *ALIASES], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(plain, [*MEANING, *ALIASES], n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(MEANING)}"
     raise ValueError(f"unknown strategy {name!r}; {hint}")

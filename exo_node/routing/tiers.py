@@ -58,10 +58,15 @@ class Tiers:
         if not asked and not (call.wishes.fallbacks or name in self._config.fallbacks):
             return []
         asked_id = self._asked_id(name, asked)
+        absent = [one for one in asked if isinstance(one.backend, LocalModel) and not one.backend.here]
+        there = [one for one in asked if one not in absent]
         tiers: list[list[Found]] = [
-            [one for one in asked if not one.later],
-            [one for one in asked if one.later],
+            [one for one in there if not one.later],
+            [one for one in there if one.later],
         ]
+        if absent:  # gigabytes to fetch: whoever serves that very model already comes first
+            elsewhere = self._shipped != "off" and call.wishes.provider is None
+            tiers += [[Found(one) for one in self._resolver.same(asked_id)] if elsewhere else [], absent]
         if self._own == "latency":
             tiers[0] += [one for target in targets for one in self._resolver.find(target, near=False)]
         elif self._own == "failover":

@@ -34,7 +34,10 @@ model_list:
       input_cost_per_token: 0.001
       output_cost_per_token: 0.01
     model_info: {id: paid-1}
+  - model_name: rare
+    litellm_params: {model: openai/gpt-4o, api_key: os.environ/PLANTED_KEY, api_base: "@URL@/v1"}
 equivalents: "off"
+limits: {models: {rare: {rpm: 2}}, user: {rpm: 3}}
 """
 REDIS = "redis: {host: 127.0.0.1, port: @PORT@, password: os.environ/PLANTED_REDIS}\n"
 
@@ -117,6 +120,21 @@ def test_a_rate_lets_exactly_so_many_through(node: NodeProcess, provider: Standi
     assert flood([node.api], key, 200) == {200: 50, 429: 150}
     assert len(provider.requests) == 50
     assert node.request("GET", "/v1/models")[0] == 401
+
+
+def test_rates_of_a_model_and_of_a_user(node: NodeProcess, provider: Standin) -> None:
+    """`limits` of the file: a model's name for everybody together, each user by himself."""
+    key = add_key(node.home, "--name", "limited")
+    ready(node, key)
+    for _ in range(2):
+        chat(node, key, model="rare")
+    with pytest.raises(openai.RateLimitError, match="model 'rare' allows 2 requests per minute"):
+        chat(node, key, model="rare")
+    for _ in range(3):
+        chat(node, key, user="carl")
+    with pytest.raises(openai.RateLimitError, match="this user allows 3 requests per minute"):
+        chat(node, key, user="carl")
+    chat(node, key, user="dora")
 
 
 def test_the_models_of_a_key(node: NodeProcess, provider: Standin) -> None:

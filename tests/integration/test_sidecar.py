@@ -516,8 +516,8 @@ async def test_the_names_of_callbacks() -> None:
     no_loggers = {
         "anthropic_cache_control_hook", "bitbucket", "cloudzero", "compression_interception", "dotprompt",
         "dynamic_rate_limiter", "dynamic_rate_limiter_v3", "focus", "generic_api", "gitlab", "humanloop",
-        "langfuse", "litellm_agent", "mavvrik", "pagerduty", "prometheus", "resend_email", "sendgrid_email", "smtp_email", "vantage",
-        "vector_store_pre_call_hook",
+        "langfuse", "litellm_agent", "mavvrik", "pagerduty", "prometheus", "resend_email", "sendgrid_email",
+        "smtp_email", "vantage", "vector_store_pre_call_hook",
     }  # fmt: skip
     classes, posted = (set(line.split()) for line in done.stdout.strip().splitlines())
     assert classes - no_loggers == LITELLM_CALLBACKS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from exo_node.cli.main import dispatch
+from exo_node.cli.status import describe_external
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
 from tests.unit.api.scripted_routing import ScriptedRouting
 from tests.unit.cli.conftest import StartNode
@@ -42,3 +44,13 @@ def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
     assert "mlx on CPU, node-a" in out
     assert dispatch(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**cluster.topology(), "router": ScriptedRouting().stats()}
+
+
+def test_models_of_keys_and_peers() -> None:
+    """What a key in the environment or a peer makes available counts, though nothing is configured."""
+    stats = {**ScriptedRouting().stats(), "model_list": []}
+    local: dict[str, Any] = {"id": "demo"}
+    alias: dict[str, Any] = {"id": "chat", "provider": "alias", "targets": ["x"]}
+    rows = [local, alias, {"id": "openai/a", "provider": "openai"}, {"id": "openai/b", "provider": "openai"}]
+    assert describe_external(stats, rows)[0] == "\nexternal models: 2 of openai; strategy latency"
+    assert "none (no deployment, no key)" in describe_external(stats, [local])[0]

@@ -112,4 +112,5 @@ def test_the_404_lists_what_there_is() -> None:
     assert text == "no model 'gtp-4o': it is gone (did you mean 'gpt-4o'?); there are: demo, gpt-4o"
     assert "did you mean" not in not_found_text("x", ["x"])
     assert "and 10 more" in not_found_text("x", [f"m{n}" for n in range(50)])
+    assert not_found_text("x", ["a", "b"], first=["b"]).endswith("there are: b, a")
     assert not_found_text("x", []) == "no model 'x'; there are: nothing"

@@ -14,6 +14,7 @@ from exo_node.routing.capabilities import ModelInfo
 from exo_node.routing.deployment import Deployment, Price, RoutingConfig
 from exo_node.routing.names import LocalModel
 from exo_node.routing.plan import Candidate
+from exo_node.routing.pricing import FREE, Priced
 from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
 from exo_node.routing.tables import load_tables
 
@@ -149,6 +150,32 @@ def test_an_unknown_name_tries_litellm_first_then_a_near_local_one() -> None:
     world = World(local=(DEMO,), deployments=(dep("prod", "openai/gpt-4"),))
     with pytest.raises(ModelNotFound, match="no model 'nobody'; there are: demo, prod"):
         ask(world, "nobody")
+
+
+def test_a_model_that_must_be_fetched_comes_after_who_has_it() -> None:
+    """An alias of the hub whose model is not here: first whoever serves that model, then the ring, then others."""
+    absent = LocalModel(id="llama-3.1-8b", loaded=False, here=False)
+    assert ask(World(local=(absent,)), "llama-3.1-8b") == [{"ring:llama-3.1-8b"}]
+    world = World(local=(absent, DEMO), env={"GROQ_API_KEY": "g"})
+    found = ask(world, "llama-3.1-8b")
+    assert found[:2] == [{"auto:groq/llama-3.1-8b-instant"}, {"ring:llama-3.1-8b"}]
+    assert (world.registry().price("llama-3.1-8b") or Priced(FREE, "local")).source == "shipped"
+    mine = dep("mine", "openai/llama-3.1-8b", params={"api_base": "http://127.0.0.1:1/v1"})
+    world = World(local=(absent,), deployments=(mine,))
+    assert ask(world, "llama-3.1-8b")[:2] == [{"mine:openai/llama-3.1-8b"}, {"ring:llama-3.1-8b"}]
+    peers = [peer_deployment(one, "b") for one in World(env={"GROQ_API_KEY": "g"}).registry().shared()]
+    world = World(local=(absent,), peers=peers)
+    assert ask(world, "llama-3.1-8b")[:2] == [{"auto:groq/llama-3.1-8b-instant@b"}, {"ring:llama-3.1-8b"}]
+    assert ask(world, "llama-3.1-8b", provider="ring") == [{"ring:llama-3.1-8b"}]
+    assert ask(world, "llama-3.1-8b", equivalents="off") == [{"ring:llama-3.1-8b"}]
+
+
+def test_the_404_names_what_is_here_first() -> None:
+    """Configured names and models on the disk before those that a key would allow or the hub has."""
+    absent = LocalModel(id="a-hub-name", loaded=False, here=False)
+    world = World(local=(absent, DEMO), deployments=(dep("mine", "openai/x"),), env=OPENAI)
+    with pytest.raises(ModelNotFound, match=r"there are: demo, mine, a-hub-name, openai/"):
+        ask(world, "no-such")
 
 
 def test_an_unknown_name_that_litellm_knows() -> None:

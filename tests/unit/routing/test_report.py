@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from exo_node.errors import ExoError
-from exo_node.routing.attempts import Attempts
+from exo_node.routing.attempts import Attempts, Tried
 from exo_node.routing.breaker import Breaker
-from exo_node.routing.call import CallRecord
+from exo_node.routing.call import AttemptRecord, CallRecord
 from exo_node.routing.failure import headers_of
+from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.ports import OpenGate
 from exo_node.routing.profile import Profile
 from exo_node.routing.report import Report, text_of
@@ -35,3 +37,24 @@ def test_text_of_answers_of_any_shape() -> None:
     odd_ones: list[Any] = [None, {}, {"choices": []}, {"choices": [None]}, {"choices": [{"message": {"content": [1]}}]}]
     for odd in odd_ones:
         assert text_of(odd) == ""
+
+
+def test_a_provider_that_was_passed_over_is_named() -> None:
+    """Who asks for a provider without its key hears of it from the answer of another one; a member of a group does
+    not."""
+    no_key = Candidate(
+        backend="auto:groq/llama", kind="deployment", provider="groq", model="llama", rejected="no key for Groq: set X"
+    )
+    served = Candidate(backend="b", kind="deployment", provider="openai", model="gpt", tier=1, equivalent=True)
+
+    def reason(candidate: Candidate) -> str:
+        asked = call(model="fast")
+        attempts = Attempts(asked, Profile(), Breaker(), OpenGate(), time.monotonic)
+        report = Report(asked, attempts, (), time.monotonic, time.monotonic())
+        report.passed_over = [no_key]
+        step = Step(candidate=candidate, ttft_s=0.1, total_s=0.2, cost=None, reason="the quickest")
+        tried = Tried(step, AttemptRecord(backend="b"), 0.0, 0, 0)
+        return report.headers(tried)["x-exo-reason"]
+
+    assert reason(served) == "the quickest; groq/llama: no key for Groq: set X"
+    assert reason(replace(served, tier=0, equivalent=False)) == "the quickest"

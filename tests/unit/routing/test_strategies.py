@@ -42,3 +42,5 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         resolve("latncy")
     with pytest.raises(ValueError, match="known: latency, cost"):
         resolve("qqq")
+    with pytest.raises(ValueError, match="known: latency, cost"):
+        resolve("fast")
