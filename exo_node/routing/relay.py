@@ -4,6 +4,7 @@ another backend when it breaks."""
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import current_task
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -111,11 +112,18 @@ class Live:
     def _late(self) -> UpstreamError:
         backend = self.tried.candidate.backend
         if self.watch.left <= 0 and self.transcript.content:
-            return UpstreamError(f"{backend}: the answer was not complete in time", "timeout")
-        if self.transcript.content:
-            return UpstreamError(f"{backend}: went silent for {self.attempt.idle_s:g} s in its answer", "timeout")
-        waited = self.attempt.timeout_s if self.attempt.first_s is None else self.attempt.first_s
-        return UpstreamError(f"{backend}: no answer within {waited:g} s", "timeout")
+            what = "the answer was not complete in time"
+        elif self.transcript.content:
+            what = f"went silent for {self.attempt.idle_s:g} s in its answer"
+        else:
+            waited = self.attempt.timeout_s if self.attempt.first_s is None else self.attempt.first_s
+            what = f"no answer within {waited:g} s"
+        return UpstreamError(f"{backend}: {what}", "timeout", code=code_of_lateness(self.attempt.call))
+
+
+def code_of_lateness(call: Call) -> str | None:
+    """Whether it is the call's own time that is over, or only the attempt's."""
+    return "deadline_exceeded" if time.monotonic() >= call.deadline - 0.01 else None
 
 
 async def open_stream(upstream: Upstream, attempt: Attempt, tried: Tried) -> Live:

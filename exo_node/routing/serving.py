@@ -20,7 +20,7 @@ from exo_node.routing.hedge import race
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.passthrough import PassThrough
 from exo_node.routing.plan import Candidate, RoutePlan, Step
-from exo_node.routing.relay import Live, open_stream, relay
+from exo_node.routing.relay import Live, code_of_lateness, open_stream, relay
 from exo_node.routing.report import Report, text_of
 from exo_node.routing.transcript import read_usage
 from exo_node.routing.watch import Within
@@ -152,7 +152,7 @@ class Serving:
                         whole = await upstream.whole(attempt)
             except TimeoutError:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
-                raise UpstreamError(late, "timeout") from None
+                raise UpstreamError(late, "timeout", code=code_of_lateness(attempt.call)) from None
             data = whole.data
             if self.call.kind in STREAMED and not _has_choices(data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no choices", "malformed")

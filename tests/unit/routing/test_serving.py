@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from exo_node.routing.call import Attempt, Whole
+from exo_node.routing.call import Attempt, UpstreamError, Whole
 from exo_node.routing.serving import FIRST_S, IDLE_S
 from tests.unit.routing.adapter_parts import ROLE, STOP, call, candidate, failure, hear, world
 
@@ -70,3 +72,14 @@ async def test_a_plain_answer_of_another_shape_fails_over(choices: object, monke
     monkeypatch.setattr(one.backends["a"], "whole", odd)
     reply = await one.adapter.serve(call(False))
     assert reply.headers["x-exo-attempts"] == "a:malformed, b:ok"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_backend_that_takes_all_the_time_there_is_is_blamed(stream: bool) -> None:
+    """The call's deadline ends the attempt as a timeout, with the code that the call's own limit has."""
+    one = world(("a", (ROLE, asyncio.Event())))
+    with pytest.raises(UpstreamError) as caught:
+        await one.adapter.serve(call(stream, deadline_s=0.05))
+    assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
+    (record,) = one.records
+    assert (record.status, record.attempts[0].cause) == (504, "timeout")
