@@ -92,6 +92,8 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     if level > logging.DEBUG:  # it warns, with a traceback, of every packet that a changing network does not take
         logging.getLogger("zeroconf").setLevel(logging.ERROR)
+    else:
+        logging.getLogger("grpc").setLevel(logging.INFO)  # its own steps of every call drown ours
 
 
 def cluster_key(settings: Settings) -> ClusterKey:

@@ -50,6 +50,7 @@ async def check_provider(
             detail, key_ok = await _list_models(deployment, connections)
         else:
             found["costs"] = True
+            await service.ensure(deployment)
             checked = await service.check_key(deployment)
             detail = "" if checked.ok else checked.message
             key_ok = checked.ok if checked.ok or checked.cause == "auth" else None
@@ -66,7 +67,8 @@ def _deployment(provider: str, registry: Registry) -> Deployment:
     rows = [row for row in registry.deployments() if row["provider"] == provider]
     if rows:
         return registry.deployment(str(rows[0]["id"]))
-    return registry.deployment(f"{AUTO}{provider}/any")
+    models = registry.tables.models_of(provider)
+    return registry.deployment(f"{AUTO}{provider}/{models[0] if models else 'any'}")
 
 
 async def _list_models(deployment: Deployment, connections: Connections) -> tuple[str, bool | None]:

@@ -56,6 +56,7 @@ from exo_node.routing.sinks import measure, spend_row
 from exo_node.routing.sources import NodeSources
 from exo_node.routing.strategies import resolve
 from exo_node.routing.tables import load_tables
+from exo_node.routing.upstream_models import upstream_models
 from exo_node.store import Store, store_path
 from exo_node.types import SharedDeployment
 
@@ -220,7 +221,15 @@ class Front:
     # -- lists and facts
 
     async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
-        return self.registry.models(provider)
+        rows = self.registry.models(provider)
+        if provider is not None:
+            known = {row["id"] for row in rows}
+            rows += [
+                row
+                for row in await upstream_models(provider, self.registry, self.connections)
+                if row["id"] not in known
+            ]
+        return rows
 
     def providers(self) -> list[dict[str, Any]]:
         return self.registry.providers()

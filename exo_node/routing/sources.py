@@ -54,8 +54,8 @@ class NodeSources:
             if one.backend in cooling and not one.rejected:
                 left = f"{cooling[one.backend]:.0f} s more"
                 found[i] = replace(one, rejected=f"it failed at another node and is left alone for {left}")
-            elif one.kind == "deployment" and not self._has_room(one):
-                found[i] = replace(one, room=False)
+            elif one.kind == "deployment" and (wait_s := self._room_in(one)) > 0:
+                found[i] = replace(one, room=False, room_in_s=wait_s)
         return found
 
     def upstream(self, candidate: Candidate) -> Upstream:
@@ -89,12 +89,13 @@ class NodeSources:
             raise UpstreamError(error.message, "unavailable") from error
         return PeerUpstream(peer, deployment_id, candidate.backend)
 
-    def _has_room(self, candidate: Candidate) -> bool:
+    def _room_in(self, candidate: Candidate) -> float:
+        """Seconds until its limits have room."""
         try:
             deployment = self._registry.deployment(candidate.backend)
         except UpstreamError:
-            return True  # gone between the two looks: asking it says so
-        return self._gate.room(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
+            return 0.0  # gone between the two looks: asking it says so
+        return self._gate.room_in(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
 
 
 class PromptedTools:
