@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from exo_node.errors import ConfigurationError
 from exo_node.routing.call import Call
 from exo_node.routing.callbacks import import_function
 from exo_node.routing.ports import Check
+
+log = logging.getLogger("exo.routing")
 
 # A mean of -1.0 is a perplexity of 2.7 a token: small models that answer well stay above it, lost ones fall below.
 MIN_MEAN_LOGPROB = -1.0
@@ -50,8 +53,8 @@ def shortcoming(call: Call, answer: Mapping[str, Any], check: Check | None = Non
 def own_check(name: str) -> Check:
     """The user's function `module:function`, called with the call and the answer: None, or why it is not good enough.
 
-    One that raises counts as such, so that its mistake shows in `x-exo-attempts`; the last backend's answer is not
-    checked, so there is one all the same. Raises `ConfigurationError` for a name that is no plain function.
+    One that raises counts as such, and is logged; the last backend's answer is not checked, so there is one all the
+    same. Raises `ConfigurationError` for a name that is no plain function.
     """
     function = import_function(name, "cascade_check")
     if inspect.iscoroutinefunction(function):
@@ -61,7 +64,8 @@ def own_check(name: str) -> Check:
         try:
             said = function(call, answer)
         except Exception as error:  # foreign code
-            return f"{name} raised {type(error).__name__}: {error}"[:200]
+            log.warning("cascade_check %s raised %s: %s", name, type(error).__name__, error)
+            return f"{name} raised {type(error).__name__}"
         return None if not said else str(said)[:200]
 
     return check

@@ -176,7 +176,7 @@ class Front:
 
     async def _learn(self) -> None:
         """LiteLLM's prices and capabilities, once its sidecar has been started for a call."""
-        await self._facts.run(self.registry.refresh)
+        await self._facts.run(self.registry.relearn)
 
     async def stop(self) -> None:
         await self.callbacks.close()

@@ -284,8 +284,12 @@ class Registry:
         self._config = config
         self.refresh()
 
+    def relearn(self) -> None:
+        """LiteLLM's facts have become available: work candidates out anew. Calls on their way keep their deployments."""
+        self._state.answers.clear()
+
     def refresh(self) -> None:
-        """Forget what was worked out, as when LiteLLM's prices have become available."""
+        """Forget what was worked out."""
         self._state = self._make(self._config)
 
     def mark_key(self, deployment_id: str, ok: bool) -> None:

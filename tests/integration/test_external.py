@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +294,74 @@ def test_a_wrong_file_changes_nothing(stage: Stage) -> None:
     wait_until(lambda: where in stage.node.log(), 5, stage.node.log)
     assert stage.deployments() == before
     assert stage.backend("fast") == "fast-1"
+
+
+@contextmanager
+def configured(stage: Stage, more: str) -> Iterator[None]:
+    """The file with these lines more."""
+    stage.config.write_text(f"{stage.text}{more}\n")
+    try:
+        status, answer = stage.node.request("POST", "/v1/config/reload")
+        assert status == 200, answer
+        yield
+    finally:
+        stage.config.write_text(stage.text)
+        stage.node.request("POST", "/v1/config/reload")
+
+
+@needs_litellm
+def test_litellms_callbacks_and_prices(stage: Stage) -> None:
+    """A callback of LiteLLM's own is told of calls that LiteLLM never saw; a name that it lacks is refused. Once its
+    sidecar runs, its prices are known."""
+    told: list[tuple[str, Any]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told.append((self.path, json.loads(body)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variables = f"{{OPENMETER_API_ENDPOINT: 'http://127.0.0.1:{server.server_port}', OPENMETER_API_KEY: k}}"
+        with configured(stage, f"callbacks: [openmeter]\nenvironment_variables: {variables}"):
+            stage.chat("fast", user="ann")
+            wait_until(lambda: bool(told), 30, stage.node.log)
+        server.shutdown()
+    path, event = told[0]
+    assert (path, event["subject"], event["data"]["model"]) == ("/api/v1/events", "ann", "gpt-4o-mini")
+    stage.config.write_text(f"{stage.text}callbacks: [openmetre]\n")
+    status, answer = stage.node.request("POST", "/v1/config/reload")
+    assert (status, "did you mean openmeter?" in answer["error"]["message"]) == (400, True), answer
+    dear = "deepseek/deepseek-coder"  # in LiteLLM's table, not in ours
+
+    def source() -> Any:
+        path = f"/v1/cost/estimate?model={dear}&prompt_tokens=1000&completion_tokens=10"
+        return stage.node.request("GET", path)[1].get("price_source")
+
+    wait_until(lambda: source() == "litellm", 20)
+
+
+def test_an_own_check_of_a_cascade(stage: Stage) -> None:
+    """`cascade_check` sends an answer that it does not like to the next backend."""
+    asked: Any = {"max_tokens": 5, "extra_body": {"exo": {"strategy": "cascade"}}}
+    assert "escalated" not in stage.chat("fast", **asked).headers["x-exo-attempts"]
+    with configured(stage, "cascade_check: operator:is_not"):  # of the call and the answer: always true
+        raw = stage.chat("fast", **asked)
+    assert raw.headers["x-exo-attempts"] == "fast-1:escalated, ring:demo:ok"
+    assert "escalated" not in stage.chat("fast", **asked).headers["x-exo-attempts"]
+
+
+def test_a_provider_without_a_key_is_named(stage: Stage) -> None:
+    """Who asks for groq without its key and is answered by another is told so."""
+    fallbacks: Any = {"exo": {"fallbacks": ["fast"]}}
+    raw = stage.chat("groq/llama-3.3-70b-versatile", extra_body=fallbacks)
+    assert raw.headers["x-exo-backend"] == "fast-1"
+    assert "groq/llama-3.3-70b-versatile: no key for Groq: set GROQ_API_KEY" in raw.headers["x-exo-reason"]
 
 
 def test_kept_answers(stage: Stage) -> None:

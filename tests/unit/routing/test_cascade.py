@@ -65,7 +65,7 @@ def test_own_check() -> None:
     assert shortcoming(call(), said("Here, please."), check) == ""
     assert shortcoming(call(), said("Here."), check) == "not polite"
     assert shortcoming(call(), said(""), check) == "empty"
-    assert check(call(), {}) == f"{__name__}:not_polite raised KeyError: 'choices'"
+    assert check(call(), {}) == f"{__name__}:not_polite raised KeyError"
 
 
 @pytest.mark.parametrize(("name", "why"), [("slow", "is async"), ("Any_", "cannot be imported"), ("said.x", "cannot")])

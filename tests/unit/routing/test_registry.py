@@ -585,6 +585,20 @@ def test_cost_estimates_by_name(model: str, total: float | None, source: str) ->
     assert one.source == source
 
 
+def test_prices_that_come_later() -> None:
+    """What was worked out without LiteLLM's prices is worked out again; a call on its way keeps its deployment."""
+    prices: dict[str, Price] = {}
+    registry = World(
+        deployments=(dep("openai/*", "openai/*"),), extra={"price_lookup": lambda name: prices.get(name)}
+    ).registry()
+    (before,) = registry.candidates(call("openai/odd-1", equivalents="off"))
+    prices["openai/odd-1"] = Price(1.0, 2.0)
+    registry.relearn()
+    assert registry.deployment(before.backend).upstream_model == "odd-1"
+    (after,) = registry.candidates(call("openai/odd-1", equivalents="off"))
+    assert (before.price, after.price) == (None, Price(1.0, 2.0))
+
+
 def test_asking_again_is_cheap() -> None:
     """A name that was asked before costs microseconds: what is worked out is kept while nothing changes."""
     registry = World(env={**OPENAI, **ANTHROPIC}, local=(LLAMA, DEMO)).registry()
