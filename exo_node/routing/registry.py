@@ -285,7 +285,7 @@ class Registry:
         self.refresh()
 
     def relearn(self) -> None:
-        """LiteLLM's facts have become available: work candidates out anew. Calls on their way keep their deployments."""
+        """LiteLLM's facts have become known: work candidates out anew. Calls on their way keep their deployments."""
         self._state.answers.clear()
 
     def refresh(self) -> None:
