@@ -141,7 +141,7 @@ class EngineUnavailable(ConfigurationError):
 
 
 class RateLimited(ExoError):
-    """More requests or tokens a minute than a limit of this node allows; `retry_after` says when there is room again."""
+    """More requests or tokens a minute than a limit of this node allows; `retry_after` says when there is room."""
 
     status, type, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
 

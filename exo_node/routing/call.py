@@ -1,7 +1,7 @@
 """One client's call as the adapter sees it, and what a backend answers. Data and protocols only.
 
-A call keeps OpenAI's shape from the client to the backend: a backend that speaks it gets the body nearly as it came, and
-its answer is relayed as it comes. The ring's `GenerationRequest` is made from it by the ring's own upstream.
+A call keeps OpenAI's shape from the client to the backend: one that speaks it gets the body nearly as it came, and its
+answer is relayed as it comes. The ring's `GenerationRequest` is made from it by the ring's own upstream.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Call:
 class Partial:
     """The part of an answer that the client already has, for a backend that is to go on from it.
 
-    `text` is the assistant's text so far. `token_ids` are its ids where a ring of the same model made all of it (exact),
-    else empty. `completion_tokens` counts them (an estimate where the first backend did not report).
+    `text` is the assistant's text so far. `token_ids` are its ids where a ring of the same model made all of it
+    (exact), else empty. `completion_tokens` counts them (an estimate where the first backend did not report).
     """
 
     text: str
@@ -270,7 +270,7 @@ class CallRecord:
 class CallSink(Protocol):
     """Hears of every finished call; must not raise and must not wait (the event loop calls it)."""
 
-    def __call__(self, record: CallRecord) -> None: ...
+    def __call__(self, record: CallRecord, /) -> None: ...
 
 
 class Outlet:

@@ -50,6 +50,8 @@ def nobody(call: Call, plan: RoutePlan, candidates: Sequence[Candidate]) -> Upst
     configuration can change it (a key is missing)."""
     why = "; ".join(f"{backend}: {reason}" for backend, reason in plan.rejected.items())[:MAX_MESSAGE]
     message = f"no backend can serve {call.model!r}{f': {why}' if why else ''}"
+    if plan.retry_after_s is not None:
+        return UpstreamError(message, "rate_limited", retry_after=plan.retry_after_s)
     there = [candidate for candidate in candidates if not candidate.rejected]
     if there and all(call.needs - candidate.capabilities for candidate in there):
         return UpstreamError(message, "bad_request", code="unsupported_parameter")

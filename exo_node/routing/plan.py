@@ -74,6 +74,10 @@ class BreakerView(Protocol):
         """(state, seconds until an open one may be tried again)."""
         ...
 
+    def why(self, backend: str) -> str:
+        """The cause that opened it; "" when closed."""
+        ...
+
 
 class ProfileView(Protocol):
     """Read access to the latency profile. Never empty-handed: unknown backends get priors."""
@@ -125,4 +129,5 @@ class RoutePlan:
     rejected: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     cascade: bool = False
+    retry_after_s: float | None = None  # no steps: every backend asked to be left alone, the first for so long
     explored: bool = False  # the first step was chosen to learn about it

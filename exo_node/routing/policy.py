@@ -11,6 +11,8 @@ from exo_node.routing.options import Option, emulated, name_of, predict, why_not
 from exo_node.routing.orders import Order, order
 from exo_node.routing.plan import Ask, BreakerView, Candidate, ProfileView, RoutePlan, Step
 
+ASKED_FOR_TIME = "rate_limited"  # its Retry-After is honoured even when nobody else is there
+
 
 def choose(
     candidates: Sequence[Candidate],
@@ -54,7 +56,14 @@ def choose(
         if option.candidate.backend not in usable and usable:
             rejected[option.candidate.backend] = f"failed lately: not asked for {left:.1f} s more"
     if not usable:
-        return _least_bad(strategy, ejected, ask, profile, now, rejected)
+        patient = [one for one in ejected if breaker.why(one[1].candidate.backend) != ASKED_FOR_TIME]
+        waiting = [one for one in ejected if one not in patient]
+        rejected |= {o.candidate.backend: f"it asked to be left alone for {left:.1f} s more" for left, o in waiting}
+        if waiting and not patient:
+            left = min(left for left, _ in waiting)
+            reason = f"every backend asked to be left alone, the first for {left:.1f} s more"
+            return RoutePlan(strategy=strategy, steps=(), rejected=rejected, reason=reason, retry_after_s=left)
+        return _least_bad(strategy, patient, ask, profile, now, rejected)
 
     steps: list[Step] = []
     first: Order | None = None

@@ -269,7 +269,7 @@ async def test_a_stream_that_ends_late_leaves_its_connection_to_the_next(connect
         first = upstream.stream(attempt(stream=True))
         await anext(first)
         assert first._exchange is not None
-        while not first._exchange.content.is_eof():
+        while not first._exchange.content.is_eof():  # noqa: ASYNC110 - the parser tells nobody
             await asyncio.sleep(0)
         one.queue.append(Script(gap_s=0.01))
         second = upstream.stream(attempt(stream=True))

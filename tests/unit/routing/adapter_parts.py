@@ -146,7 +146,7 @@ def call(stream: bool = True, deadline_s: float = 20.0, **fields: Any) -> Call:
 def world(*backends: tuple[str | Candidate, *tuple[Sequence[Item], ...]], **fields: Any) -> World:
     """Of (name or candidate, script for the first request, for the second, ...) each."""
     listed = [one[0] if isinstance(one[0], Candidate) else candidate(one[0]) for one in backends]
-    scripted = {c.backend: Scripted(c.backend, list(one[1:])) for c, one in zip(listed, backends, strict=True)}  # type: ignore[arg-type]
+    scripted = {c.backend: Scripted(c.backend, list(one[1:])) for c, one in zip(listed, backends, strict=True)}
     return World(scripted, listed, **fields)
 
 

@@ -107,16 +107,22 @@ def test_who_may_not_is_named() -> None:
 
 
 def test_an_ejected_backend_is_left_out() -> None:
-    """An open circuit rejects; when all are open the least bad is offered."""
+    """An open circuit rejects; when all are open the least bad is offered, but not who asked to be left alone."""
     breaker = Breaker()
     breaker.failed(A, UpstreamError("x", "rate_limited", retry_after=20), 99.0)
     found = plan([A, B], measured(a=0.2, b=0.5), breaker=breaker)
     assert order(found) == ["b"]
     assert found.rejected == {"a": "failed lately: not asked for 19.0 s more"}
+    breaker.failed(B, UpstreamError("x", "auth"), 99.0)
+    found = plan([A, B], measured(a=0.2, b=0.5), breaker=breaker)
+    assert order(found) == ["b"]
+    assert "every backend failed lately" in found.reason
+    breaker = Breaker()
+    breaker.failed(A, UpstreamError("x", "rate_limited", retry_after=20), 99.0)
     breaker.failed(B, UpstreamError("x", "rate_limited", retry_after=5), 99.0)
     found = plan([A, B], measured(a=0.2, b=0.5), breaker=breaker)
-    assert order(found) == ["b", "a"]
-    assert "every backend failed lately" in found.reason
+    assert (order(found), found.retry_after_s) == ([], 4.0)
+    assert "every backend asked to be left alone" in found.reason
 
 
 def test_a_half_open_backend_that_would_be_best_gets_its_one_request() -> None:
@@ -275,7 +281,8 @@ def test_every_candidate_is_in_the_plan_once(
     assert tiers == sorted(tiers)
     assert all(s.candidate.room and not s.candidate.rejected for s in found.steps)
     assert all("\n" not in s.reason and s.reason for s in found.steps)
-    assert bool(found.steps) == any(c.room and not c.rejected for c in candidates)
+    able = any(c.room and not c.rejected for c in candidates)
+    assert able == (bool(found.steps) or found.retry_after_s is not None)
 
 
 @pytest.mark.parametrize("strategy", ["latency", "simple-shuffle", "least-busy", "cost"])
