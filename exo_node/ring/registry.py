@@ -35,6 +35,8 @@ class InstanceRegistry:
     def all(self) -> list[Instance]:
         """Every instance of the cluster, loading ones too."""
         told = [self.published(), *(state.instances for state in self._cluster.states().values())]
+        if not self._fresh and not any(told):
+            return []  # asked at every call, also where there is no ring
         told.append([one for since, one in self._fresh.values() if time.monotonic() - since < STATE_LAG_S])
         found: dict[str, Instance] = {}
         for one in (one for instances in told for one in instances):

@@ -116,6 +116,8 @@ def _grouped_latency(strategy: str, options: Sequence[Option], ask: Ask, rng: ra
 
 def _latency(options: Sequence[Option], rng: random.Random) -> Order:
     """The shortest predicted time first, unless another one is worth a look."""
+    if len(options) == 1:  # as in most calls
+        return Order([options[0]], f"predicted {options[0].ttft_s:.2f} s to the first token, the only choice")
     ranked = sorted(options, key=lambda o: o.total_s)
     best = ranked[0]
     looks = [
@@ -142,8 +144,6 @@ def _latency(options: Sequence[Option], rng: random.Random) -> Order:
         if cheapest.cost is not None and cheapest.load < 1 and (chosen.cost is None or cheapest.cost < chosen.cost):
             chosen = cheapest
     rest = [o for o in ranked if o is not chosen]
-    if not rest:
-        return Order([chosen], f"predicted {chosen.ttft_s:.2f} s to the first token, the only choice")
     other = rest[0]
     reason = (
         f"predicted {chosen.ttft_s:.2f} s to the first token against {other.ttft_s:.2f} s of {name_of(other.candidate)}"

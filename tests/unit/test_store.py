@@ -98,6 +98,12 @@ async def test_one_bad_row_spoils_no_other(store: Store, caplog: pytest.LogCaptu
         store.log_spend(row("bad", user="\ud800"))
     await store.flush()
     assert [one.id for one in await store.spend_rows()] == ["good-3", "good-2", "good-1", "good-0"]
+    many = [row(f"many-{number}", 100.0 + number) for number in range(70)]
+    many[40] = row("bad", user="\ud800")
+    for one in many:
+        store.log_spend(one)
+    kept = await store.spend_rows(since=100.0)
+    assert sorted(one.id for one in kept) == sorted(one.id for one in many if one.id != "bad")
     assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
 
 
