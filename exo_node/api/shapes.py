@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_node.api.fields import Fields, bad, checked_text, kind
-from exo_node.routing.call import CallKind, Capability
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, CallKind, Capability
 
-CHARS_PER_TOKEN = 4  # of English text, OpenAI's rule of thumb
-IMAGE_TOKENS = 765  # a 1024 x 1024 image for gpt-4o, OpenAI's example
 AUDIO_TOKENS = 600  # a minute for gpt-4o-audio
 MAX_INPUTS = 2048  # texts of one embeddings request, OpenAI's
 MAX_TOKEN_ID = 2**31 - 1
@@ -45,7 +43,7 @@ def chat(fields: Fields) -> Shape:
             raise bad(name, f"must be an array, not {kind(tools)}", code="invalid_type")
         if tools:
             needs.add("tools")
-            tokens += len(json.dumps(tools)) // CHARS_PER_TOKEN
+            tokens += len(json.dumps(tools)) // CHARACTERS_PER_TOKEN
     form = fields.get("response_format")
     if form is not None and not isinstance(form, dict):
         raise bad("response_format", f"must be an object, not {kind(form)}", code="invalid_type")
@@ -101,7 +99,7 @@ def rerank(fields: Fields) -> Shape:
             letters += len(checked_text(document, f"documents[{i}]"))
     fields.integer("top_n", 1)
     fields.boolean("return_documents")
-    return Shape(prompt_tokens=letters // CHARS_PER_TOKEN, needs=frozenset({"rerank"}))
+    return Shape(prompt_tokens=letters // CHARACTERS_PER_TOKEN, needs=frozenset({"rerank"}))
 
 
 def image(fields: Fields) -> Shape:
@@ -112,7 +110,7 @@ def image(fields: Fields) -> Shape:
     fields.integer("n", 1, 10)
     for name in ("size", "quality", "style", "response_format"):
         fields.text(name)
-    return Shape(prompt_tokens=len(prompt) // CHARS_PER_TOKEN)
+    return Shape(prompt_tokens=len(prompt) // CHARACTERS_PER_TOKEN)
 
 
 def speech(fields: Fields) -> Shape:
@@ -125,7 +123,7 @@ def speech(fields: Fields) -> Shape:
         raise bad("stream_format", "other than audio is not supported by this server", code="unsupported_parameter")
     fields.number("speed", 0.25, 4)
     fields.text("response_format")
-    return Shape(prompt_tokens=len(text) // CHARS_PER_TOKEN)
+    return Shape(prompt_tokens=len(text) // CHARACTERS_PER_TOKEN)
 
 
 def transcription(fields: Fields) -> Shape:
@@ -133,7 +131,7 @@ def transcription(fields: Fields) -> Shape:
     fields.number("temperature", 0, 1)
     for name in ("language", "prompt", "response_format"):
         fields.text(name)
-    return Shape(prompt_tokens=len(fields.text("prompt") or "") // CHARS_PER_TOKEN)
+    return Shape(prompt_tokens=len(fields.text("prompt") or "") // CHARACTERS_PER_TOKEN)
 
 
 def moderation(fields: Fields) -> Shape:
@@ -144,7 +142,7 @@ def moderation(fields: Fields) -> Shape:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return Shape(prompt_tokens=sum(_part(part, f"input[{i}]", set()) for i, part in enumerate(value)))
     texts = [fields.text("input") or ""] if isinstance(value, str) else fields.texts("input")
-    return Shape(prompt_tokens=sum(map(len, texts)) // CHARS_PER_TOKEN)
+    return Shape(prompt_tokens=sum(map(len, texts)) // CHARACTERS_PER_TOKEN)
 
 
 SHAPES: Mapping[CallKind, Callable[[Fields], Shape]] = {
@@ -193,9 +191,9 @@ def _message(value: Any, param: str, needs: set[Capability]) -> int:
         raise bad(f"{param}.role", "is required", code="missing_required_parameter")
     content = value.get("content")
     if content is None:
-        return 0 if not value.get("tool_calls") else len(json.dumps(value["tool_calls"])) // CHARS_PER_TOKEN
+        return 0 if not value.get("tool_calls") else len(json.dumps(value["tool_calls"])) // CHARACTERS_PER_TOKEN
     if isinstance(content, str):
-        return 1 + len(checked_text(content, f"{param}.content")) // CHARS_PER_TOKEN
+        return 1 + len(checked_text(content, f"{param}.content")) // CHARACTERS_PER_TOKEN
     if not isinstance(content, list):
         raise bad(
             f"{param}.content", f"must be a string or an array of parts, not {kind(content)}", code="invalid_type"
@@ -208,7 +206,7 @@ def _part(value: Any, param: str, needs: set[Capability]) -> int:
         raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
     match value.get("type"):
         case "text":
-            return len(checked_text(value.get("text"), f"{param}.text")) // CHARS_PER_TOKEN
+            return len(checked_text(value.get("text"), f"{param}.text")) // CHARACTERS_PER_TOKEN
         case "image_url":
             link = value.get("image_url")
             url = link.get("url") if isinstance(link, dict) else link
@@ -227,7 +225,7 @@ def _part(value: Any, param: str, needs: set[Capability]) -> int:
 def _tokens(value: Any, param: str) -> int:
     """Tokens of a text, of token ids, or of an array of either (all of one kind)."""
     if isinstance(value, str):
-        return 1 + len(checked_text(value, param)) // CHARS_PER_TOKEN
+        return 1 + len(checked_text(value, param)) // CHARACTERS_PER_TOKEN
     if not isinstance(value, list):
         raise bad(param, f"must be a string or an array, not {kind(value)}", code="invalid_type")
     if not value:
@@ -236,7 +234,7 @@ def _tokens(value: Any, param: str) -> int:
         return _ids(value, param)
     if isinstance(value[0], list):
         return sum(_ids(item, f"{param}[{i}]") for i, item in enumerate(value))
-    return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARS_PER_TOKEN for i, item in enumerate(value))
+    return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value))
 
 
 def _ids(value: Any, param: str) -> int:

@@ -222,12 +222,8 @@ class Gate:
             self._full[taken.limit.scope] = self._clock() + taken.wait_s
         return None
 
-    def room(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> bool:
-        """Whether `acquire` would probably succeed now. Does not wait."""
-        return self.room_in(deployment_id, rpm, tpm, provider=provider) == 0.0
-
     def room_in(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> float:
-        """Seconds until `acquire` would probably succeed, 0.0 for now. Does not wait."""
+        """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
         if rpm is None and tpm is None and not self.rules.budgets:
             return 0.0
         now = self._clock()

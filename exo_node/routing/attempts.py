@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from exo_node.routing.call import AttemptRecord, Call, UpstreamError
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, AttemptRecord, Call, UpstreamError
 from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.ports import Breaker, Gate, Profile
 from exo_node.types import Usage
 
-CHARACTERS_PER_TOKEN = 4  # as the prompt's estimate (call.Call)
 ASSUMED_TOKENS = 256  # of an answer without a limit, to reserve by
 # The provider had accepted the request when these happened, so it may bill the prompt.
 _MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
@@ -145,7 +144,7 @@ class Attempts:
             record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
         self.profile.ended(candidate.backend, now, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
-        self.gate.settle(candidate, tried.reserved, used, tried.step.cost or 0.0, record.cost)
+        self.gate.settle(candidate, tried.reserved, used, record.cost)
 
     # -- what the client is told
 

@@ -18,6 +18,10 @@ Continuation = Literal["off", "same-model", "any"]
 Capability = Literal["tools", "vision", "json_schema", "prefill", "audio", "logprobs", "embedding", "rerank"]
 
 
+# Estimates made without a tokenizer: English text in the common ones; OpenAI's example, a 1024 x 1024 image for gpt-4o.
+CHARACTERS_PER_TOKEN, IMAGE_TOKENS = 4, 765
+
+
 @dataclass(frozen=True, slots=True)
 class FormFile:
     """The file of a multipart call (transcriptions)."""

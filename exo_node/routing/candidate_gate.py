@@ -18,10 +18,6 @@ class CandidateGate:
         self._leases: dict[str, list[tuple[int, Lease]]] = {}
         self._running: Counter[str] = Counter()  # what was taken and is not settled
 
-    def room(self, deployment: Deployment) -> bool:
-        """For `Candidate.room`. Does not wait."""
-        return self._gate.room(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
-
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
         """Take one request and `tokens` of room, and keep `cost` USD free; False: no room now, or as many requests as
         the deployment takes at once (`max_parallel_requests`) are running."""
@@ -53,7 +49,7 @@ class CandidateGate:
         if not self._running[backend]:
             del self._running[backend]
 
-    def settle(self, candidate: Candidate, reserved: int, used: int, reserved_cost: float, cost: float) -> None:
+    def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""
         leases = self._leases.get(candidate.backend, [])
         for index, (tokens, lease) in enumerate(leases):  # any that took as much is as good as the one that was given

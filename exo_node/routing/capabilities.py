@@ -1,20 +1,13 @@
-"""What a call needs and what a model can do. Pure; the sidecar's knowledge refines the shipped tables."""
+"""What a model can do. Pure; the sidecar's knowledge refines the shipped tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from exo_node.routing.call import CallKind, Capability
+from exo_node.routing.call import Capability
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.equivalents import Equivalents, maker, undated
 from exo_node.routing.tables import ModelFacts, Tables
-
-CHARACTERS_PER_TOKEN = 4  # English text in the common tokenizers; good enough to choose by
-# What providers charge for a picture at usual sizes; they count tiles, we have not seen it.
-_IMAGE_TOKENS = 800
-_TEXT_FIELDS = ("prompt", "input", "query", "instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,82 +23,6 @@ class ModelInfo:
     can: frozenset[Capability] | None = None
     adds: frozenset[Capability] = frozenset()
     lacks: frozenset[Capability] = frozenset()
-
-
-def needs_of(kind: CallKind, body: Mapping[str, Any]) -> frozenset[Capability]:
-    """What a backend must be able to do for this body, without knowing any model."""
-    if kind == "embedding":
-        return frozenset({"embedding"})
-    if kind == "rerank":
-        return frozenset({"rerank"})
-    needs: set[Capability] = set()
-    if kind == "completion":  # there a number: 0 asks for the chosen tokens' alone
-        said = body.get("logprobs")
-        if said is not None and said is not False:
-            needs.add("logprobs")
-    if kind != "chat":
-        return frozenset(needs)
-    if (body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none":
-        needs.add("tools")
-    form = body.get("response_format")
-    if isinstance(form, Mapping) and form.get("type") == "json_schema":
-        needs.add("json_schema")
-    if body.get("logprobs") or body.get("top_logprobs"):
-        needs.add("logprobs")
-    modalities = body.get("modalities")
-    if isinstance(modalities, list) and "audio" in modalities:
-        needs.add("audio")
-    for part in _parts(body):
-        if part.get("type") in ("image_url", "input_image", "image"):
-            needs.add("vision")
-        elif part.get("type") == "input_audio":
-            needs.add("audio")
-    return frozenset(needs)
-
-
-def estimate_tokens(body: Mapping[str, Any]) -> int:
-    """Tokens of the prompt, by its characters: messages, tools, prompts, inputs, documents; at least 1.
-
-    A picture counts as one of usual size, not by the length of its base64.
-    """
-    characters = sum(_length(body.get(name)) for name in _TEXT_FIELDS)
-    pictures = 0
-    for message in body.get("messages") or ():
-        if not isinstance(message, Mapping):
-            continue
-        characters += 16  # role and separators: about four tokens in every chat template
-        for key, value in message.items():
-            if key == "content" and isinstance(value, list):
-                for part in value:
-                    if isinstance(part, Mapping) and part.get("type") in ("image_url", "input_image", "image"):
-                        pictures += 1
-                    else:
-                        characters += _length(part)
-            elif key != "role":
-                characters += _length(value)
-    for name in ("tools", "functions", "documents", "response_format"):
-        characters += _length(body.get(name))
-    return max(1, -(-characters // CHARACTERS_PER_TOKEN) + pictures * _IMAGE_TOKENS)
-
-
-def _length(value: Any) -> int:
-    """Characters of all text inside; a list of numbers is a list of token ids."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(len(str(key)) + _length(inner) for key, inner in value.items() if key != "data")
-    if isinstance(value, list):
-        if value and all(isinstance(one, int) for one in value):
-            return len(value) * CHARACTERS_PER_TOKEN
-        return sum(_length(inner) for inner in value)
-    return 0
-
-
-def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for message in body.get("messages") or ():
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if isinstance(content, list):
-            yield from (part for part in content if isinstance(part, Mapping))
 
 
 class Facts:

@@ -39,7 +39,7 @@ class Lender:
         cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, call.max_tokens or 0)
         if not await self._gate.acquire(candidate, tokens, cost):
             raise UpstreamError(f"{deployment.id}: its rate limit or budget is used up", "rate_limited")
-        return Lent(self._gate, candidate, self._upstream(deployment), tokens, cost)
+        return Lent(self._gate, candidate, self._upstream(deployment), tokens)
 
 
 @dataclass(slots=True)
@@ -50,9 +50,8 @@ class Lent:
     _candidate: Candidate
     upstream: Upstream
     _tokens: int
-    _cost: float
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         price = self._candidate.price
         cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
-        self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, self._cost, cost)
+        self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)

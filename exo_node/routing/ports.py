@@ -98,7 +98,7 @@ class Gate(Protocol):
         """Take one request and `tokens` of room (and keep `cost` USD free); False: no room now."""
         ...
 
-    def settle(self, candidate: Candidate, reserved: int, used: int, reserved_cost: float, cost: float) -> None:
+    def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait (called while a task is being cancelled)."""
         ...
 
@@ -109,7 +109,7 @@ class OpenGate:
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
         return True
 
-    def settle(self, candidate: Candidate, reserved: int, used: int, reserved_cost: float, cost: float) -> None:
+    def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         return None
 
 

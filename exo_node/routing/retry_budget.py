@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 
 TTL_S = 10.0
 PERCENT = 0.2  # repeats per first try
 MIN_PER_S = 10.0  # repeats that are always allowed, so that a quiet node may retry at all
-BASE_S, CAP_S = 0.1, 5.0
 
 
 class RetryBudget:
@@ -51,19 +49,3 @@ class RetryBudget:
             _, deposits, withdrawals = self._slots.popleft()
             self._deposits -= deposits
             self._withdrawals -= withdrawals
-
-
-def backoff_s(
-    attempt: int,
-    rng: random.Random,
-    *,
-    base_s: float = BASE_S,
-    cap_s: float = CAP_S,
-    retry_after_s: float | None = None,
-) -> float:
-    """Seconds before repeat `attempt` (0 = the first) at the same backend: full jitter in 0..base * 2^attempt.
-
-    `retry_after_s` (what the provider said) is a lower bound, also above the cap.
-    """
-    drawn = rng.uniform(0.0, min(cap_s, base_s * 2.0 ** min(attempt, 30)))
-    return drawn if retry_after_s is None else retry_after_s + drawn

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exo_node.routing.call import Call
-from exo_node.routing.capabilities import estimate_tokens
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, Call
 from exo_node.routing.cascade import shortcoming
 from exo_node.routing.deployment import Price
 from exo_node.routing.heuristics import Assessment, assess, last_user_text, suits
@@ -17,6 +16,7 @@ from exo_node.sdk.provider import PER_THOUSAND, LiteLLMProvider, Message, plain
 from exo_node.sdk.replies import Reply
 
 EXPECTED_OUTPUT = 500  # tokens, for comparing costs before there is an answer
+MESSAGE_CHARACTERS = 16  # role and separators: about four tokens in every chat template
 STRATEGIES = ("heuristic", "hybrid", "cost_optimized", "cascade")
 
 
@@ -108,7 +108,7 @@ def _offers(
 ) -> tuple[list[Offer], Assessment]:
     """Cheapest first. Raises `ValueError` when there is none."""
     body = {"messages": plain(messages)}
-    prompt = estimate_tokens(body)
+    prompt = _prompt_tokens(body["messages"])
     text = last_user_text(body)
     ask = Ask(kind="chat", model="", prompt_tokens=prompt, max_tokens=None, stream=False, text=text)
     assessment = assess(ask)
@@ -142,3 +142,28 @@ def _offers(
     dearest = max(one.price.output for _, one in found if one.price is not None)
     offers = [Offer(cost, one.provider, one.model, suits(assessment, one, dearest)) for cost, one in found]
     return sorted(offers), assessment
+
+
+def _prompt_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
+    """An estimate by characters, at least 1; a picture counts as one of usual size, not by the length of its base64."""
+    characters = pictures = 0
+    for message in messages:
+        characters += MESSAGE_CHARACTERS
+        for name, value in message.items():
+            if name == "role":
+                continue
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Mapping) and part.get("type") in ("image_url", "input_image", "image"):
+                    pictures += 1
+                else:
+                    characters += _characters(part)
+    return max(1, -(-characters // CHARACTERS_PER_TOKEN) + pictures * IMAGE_TOKENS)
+
+
+def _characters(value: Any) -> int:
+    """Of all text inside; `data` is sound or a file, not text."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(str(name)) + _characters(inner) for name, inner in value.items() if name != "data")
+    return sum(map(_characters, value)) if isinstance(value, list) else 0

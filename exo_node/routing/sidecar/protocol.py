@@ -15,7 +15,6 @@ from exo_node.routing.deployment import Deployment
 
 DEPLOYMENT_HEADER = "x-exo-deployment"
 CAUSE_HEADER = "x-exo-cause"
-ESTIMATED_HEADER = "x-exo-usage-estimated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,7 +274,7 @@ async def test_limits_are_asked_at_the_moment() -> None:
         async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
             return candidate.backend != "a"
 
-        def settle(self, candidate: Candidate, reserved: int, used: int, reserved_cost: float, cost: float) -> None:
+        def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
             self.settled.append((candidate.backend, reserved, used))
 
     gate = Gate()

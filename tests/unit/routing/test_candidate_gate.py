@@ -22,14 +22,13 @@ async def test_candidates_take_from_their_deployment(tmp_path: Path) -> None:
     ring = Candidate(backend="ring:m", kind="ring", provider="exo", model="m")
     one = Candidate(backend="d", kind="deployment", provider="openai", model="m")
     assert await gate.acquire(ring, 10**6, 0.0)
-    gate.settle(ring, 10**6, 5, 0.0, 0.0)
+    gate.settle(ring, 10**6, 5, 0.0)
     assert await gate.acquire(one, 5000, 0.0)  # more than fits at all is cut down
-    assert not await gate.acquire(one, 1, 0.0) and not gate.room(deployment)
-    gate.settle(one, 5000, 10, 0.0, 0.0)
-    assert gate.room(deployment)
+    assert not await gate.acquire(one, 1, 0.0)
+    gate.settle(one, 5000, 10, 0.0)
     assert await gate.acquire(one, 40, 0.0) and await gate.acquire(one, 50, 0.0)
-    gate.settle(one, 50, 0, 0.0, 0.0)
-    gate.settle(one, 40, 0, 0.0, 0.0)
+    gate.settle(one, 50, 0, 0.0)
+    gate.settle(one, 40, 0, 0.0)
     assert not await gate.acquire(one, 1, 0.0)
     store.close()
 
@@ -43,9 +42,9 @@ async def test_no_more_at_once_than_a_deployment_takes(tmp_path: Path) -> None:
     one = Candidate(backend="d", kind="deployment", provider="openai", model="m")
     assert sum(await asyncio.gather(*(gate.acquire(one, 5, 0.0) for _ in range(9)))) == 2
     for _ in range(2):
-        gate.settle(one, 5, 5, 0.0, 0.0)
+        gate.settle(one, 5, 5, 0.0)
         assert await gate.acquire(one, 5, 0.0) and not await gate.acquire(one, 5, 0.0)
-    gate.settle(one, 5, 5, 0.0, 0.0)
+    gate.settle(one, 5, 5, 0.0)
     assert not await gate.acquire(one, 5, 0.0)  # the rpm is used up, which takes no place
-    gate.settle(one, 5, 5, 0.0, 0.0)
+    gate.settle(one, 5, 5, 0.0)
     store.close()

@@ -1,13 +1,11 @@
-"""The retry budget and the backoff."""
+"""The retry budget."""
 
 from __future__ import annotations
-
-import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_node.routing.retry_budget import RetryBudget, backoff_s
+from exo_node.routing.retry_budget import RetryBudget
 
 
 def test_a_quiet_node_may_repeat_ten_times_a_second() -> None:
@@ -44,11 +42,3 @@ def test_repeats_never_exceed_the_budget(steps: list[tuple[float, bool]]) -> Non
             repeats.append(now)
         lately = sum(1 for t in repeats if t > now - 10)
         assert lately <= 10 + 0.2 * sum(1 for t in deposits if t > now - 12) + 1e-9
-
-
-@given(st.integers(0, 100), st.integers(), st.one_of(st.none(), st.floats(0, 100)))
-def test_backoff_keeps_its_bounds(attempt: int, seed: int, retry_after: float | None) -> None:
-    """Full jitter under the cap; what the provider said is a lower bound."""
-    waited = backoff_s(attempt, random.Random(seed), retry_after_s=retry_after)
-    floor = retry_after or 0.0
-    assert floor <= waited <= floor + min(5.0, 0.1 * 2.0**attempt)

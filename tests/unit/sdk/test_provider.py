@@ -78,6 +78,17 @@ async def test_select_model_by_task_and_cost(proxy: LiteLLMProxy) -> None:
         router.select_model(ask("Hello"), {"p": known}, max_cost=1e-12)
 
 
+async def test_a_picture_costs_one_picture(proxy: LiteLLMProxy) -> None:
+    """Not the length of its base64, which would be more than the money here."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    message = ChatMessage(role="user", content=[{"type": "text", "text": "What is it?"}, picture])
+    known, router = provider(proxy), HeuristicRouter()
+    await known.get_available_models()
+    assert router.select_model([message], {"p": known}, max_cost=0.0002)[1] == "small"
+    with pytest.raises(ValueError, match="no model"):
+        router.select_model([message], {"p": known}, max_cost=0.00015)
+
+
 async def test_strategies(proxy: LiteLLMProxy) -> None:
     """cost_optimized asks the cheapest that is listed; an unknown strategy is refused by name."""
     known, router = provider(proxy), HeuristicRouter()
