@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from exo_node.routing.attempts import Attempts
 from exo_node.routing.call import Call, CallRecord, Reply
 from exo_node.routing.failure import nobody
+from exo_node.routing.heuristics import last_user_text
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.plan import Ask, Candidate, RoutePlan, Step
 from exo_node.routing.report import Report
 from exo_node.routing.serving import Serving
-
-MAX_TEXT = 4000  # characters of the last user message, for the heuristic strategies
 
 
 class LiteLLMAdapter:
@@ -117,24 +115,8 @@ def ask_of(call: Call, options: Options) -> Ask:
         provider=wishes.provider,
         hedge=options.hedge,
         wished=wishes.strategy is not None,
-        text=_last_words(call.body),
+        text=last_user_text(call.body),
     )
-
-
-def _last_words(body: Mapping[str, Any]) -> str:
-    """The last user message (or the prompt), cut."""
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        prompt = body.get("prompt")
-        return prompt[-MAX_TEXT:] if isinstance(prompt, str) else ""
-    for message in reversed(messages):
-        if isinstance(message, Mapping) and message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                parts = (part.get("text") for part in content if isinstance(part, Mapping))
-                content = " ".join(text for text in parts if isinstance(text, str))
-            return content[:MAX_TEXT] if isinstance(content, str) else ""
-    return ""
 
 
 def _to_ask_anyway(candidates: list[Candidate], ask: Ask) -> Candidate | None:

@@ -57,7 +57,8 @@ class Assessment:
 
 def last_user_text(body: Mapping[str, Any]) -> str:
     """The text that says what is wanted: the last user message of `messages`, else `prompt` or `input`; cut."""
-    for message in reversed(body.get("messages") or ()):
+    messages = body.get("messages")
+    for message in reversed(messages) if isinstance(messages, list) else ():
         if not isinstance(message, Mapping) or message.get("role") != "user":
             continue
         content = message.get("content")

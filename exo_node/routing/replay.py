@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from exo_node.routing.call import Call, Whole
+from exo_node.routing.frames import frame
 
 PIECE = 64  # characters of an event: a client that draws as it reads sees a stream
 
 
-async def replay(whole: Whole, call: Call) -> AsyncGenerator[bytes, None]:
-    """The frames of `whole` (chat or completion), without the final `[DONE]`."""
+async def replay(whole: Whole, call: Call, exo: Mapping[str, Any] | None = None) -> AsyncGenerator[bytes, None]:
+    """The frames of `whole` (chat or completion), without the final `[DONE]`; `exo` goes with the usage report."""
     options = call.body.get("stream_options")
     wanted = isinstance(options, Mapping) and bool(options.get("include_usage"))
-    for event in events_of(whole.data or {}, usage=wanted):
-        yield b"data: " + orjson.dumps(event) + b"\n\n"
+    for event in events_of(whole.data or {}, usage=wanted, exo=exo):
+        yield frame(event)
 
 
-def events_of(data: Mapping[str, Any], *, usage: bool) -> Iterator[dict[str, Any]]:
+def events_of(
+    data: Mapping[str, Any], *, usage: bool, exo: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """The chunks; `usage`: the last one reports it, with no choices, and all others say null (OpenAI's rule)."""
     chat = data.get("object") != "text_completion"
     head = {name: value for name, value in data.items() if name not in ("choices", "usage", "object", "exo")}
@@ -32,7 +33,8 @@ def events_of(data: Mapping[str, Any], *, usage: bool) -> Iterator[dict[str, Any
         for piece in _deltas(choice) if chat else _texts(choice):
             yield {**head, "choices": [{"index": index, **piece}]}
     if usage:
-        yield {**head, "choices": [], "usage": data.get("usage")}
+        told = {} if exo is None else {"exo": exo}
+        yield {**head, "choices": [], "usage": data.get("usage"), **told}
 
 
 def _deltas(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import Any, TypeVar
@@ -15,12 +15,13 @@ from exo_node.routing.call import Attempt, Call, Outlet, Partial, Reply, Upstrea
 from exo_node.routing.continuation import Delivered, may_continue, rest_of
 from exo_node.routing.course import Course
 from exo_node.routing.failure import final_error
-from exo_node.routing.frames import as_stream, frame
+from exo_node.routing.frames import frame
 from exo_node.routing.hedge import race
 from exo_node.routing.parts import Options, Parts
 from exo_node.routing.passthrough import PassThrough
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.relay import Live, code_of_lateness, open_stream, relay
+from exo_node.routing.replay import replay
 from exo_node.routing.report import Report, text_of
 from exo_node.routing.transcript import read_usage
 from exo_node.routing.watch import Within
@@ -227,10 +228,8 @@ class Serving:
             raise final_error(self.call, self._plan, self.attempts.errors)
         reply = self._deliver(kept)
         if self.call.stream:
-            options = self.call.body.get("stream_options")
-            wants = isinstance(options, Mapping) and options.get("include_usage") is True
             exo = self.report.exo(kept.tried, Usage(0, 0), kept.usage is None)
-            reply.frames = _once(as_stream(kept.whole.data or {}, include_usage=wants, exo=exo))
+            reply.frames = replay(kept.whole, self.call, exo)
             reply.whole = None
         return reply
 
@@ -267,7 +266,3 @@ def _plain(call: Call, candidate: Candidate, *, logprobs: bool) -> tuple[Call, b
 def _has_choices(data: Any) -> bool:
     found = data.get("choices") if isinstance(data, dict) else None
     return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
-
-
-async def _once(raw: bytes) -> AsyncGenerator[bytes, None]:
-    yield raw

@@ -67,8 +67,8 @@ async def test_frames_are_a_stream_as_openai_sends_it() -> None:
     assert len(events) > 4 and "usage" not in events[0]
     assert events[-1]["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "stop"}
     asked = make_call(stream=True, stream_options={"include_usage": True})
-    events = [orjson.loads(frame[6:]) async for frame in replay(make_whole(chat()), asked)]
-    assert events[0]["usage"] is None
+    events = [orjson.loads(frame[6:]) async for frame in replay(make_whole(chat()), asked, {"cost": 0.0})]
+    assert events[0]["usage"] is None and events[-1]["exo"] == {"cost": 0.0}
     assert (events[-1]["choices"], events[-1]["usage"]) == ([], USAGE)
 
 
