@@ -47,7 +47,7 @@ from exo_node.routing.profile import Profile
 from exo_node.routing.profile_keeper import ProfileKeeper
 from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
 from exo_node.routing.relay_host import RelayHost
-from exo_node.routing.response_cache import Keeper, MemoryKeeper, ResponseCache, SqliteKeeper
+from exo_node.routing.response_cache import ResponseCache, keeper_for
 from exo_node.routing.retry_budget import RetryBudget
 from exo_node.routing.runtime import RuntimeSettings, read_record
 from exo_node.routing.service import LiteLLMService
@@ -55,7 +55,7 @@ from exo_node.routing.settings import load_routing
 from exo_node.routing.sinks import measure, spend_row
 from exo_node.routing.sources import NodeSources
 from exo_node.routing.strategies import resolve
-from exo_node.routing.tables import load_tables
+from exo_node.routing.tables import OWN_FILE, load_tables
 from exo_node.routing.upstream_models import upstream_models
 from exo_node.store import Store, store_path
 from exo_node.types import SharedDeployment
@@ -63,7 +63,6 @@ from exo_node.types import SharedDeployment
 log = logging.getLogger("exo.routing")
 
 DEFAULT_STRATEGY = "latency"
-TABLES = "models.toml"  # in EXO_HOME: the user's own rows of the shipped tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +97,7 @@ class Front:
         self.profile = Profile()
         self.breaker = Breaker()
         self.runtime = RuntimeSettings()
-        self._tables = load_tables(settings.home / TABLES)
+        self._tables = load_tables(settings.home / OWN_FILE)
         self._configured = config  # as the files say; the registry's has what was changed at run time
         self._redis = shared_redis(config)
         self.gate = Gate(
@@ -162,6 +161,7 @@ class Front:
 
     async def start(self) -> None:
         """Read the keys and ready the sidecar. Raises `ConfigurationError`."""
+        log_as(self.config)
         await self.keys.refresh()
         await self.keeper.load()
         if self._redis is not None:
@@ -312,11 +312,12 @@ class Front:
         """Read the configuration again. A wrong one changes nothing and raises `ConfigurationError`."""
         config = await asyncio.to_thread(load_routing, self._settings, dict(os.environ))
         receivers, own_check = self._receivers(config), check_of(config)
-        tables = await asyncio.to_thread(load_tables, self._settings.home / TABLES)
+        tables = await asyncio.to_thread(load_tables, self._settings.home / OWN_FILE)
         if tables != self._tables:
-            raise ConfigurationError(f"{self._settings.home / TABLES} has changed: start the node again to read it")
+            raise ConfigurationError(f"{self._settings.home / OWN_FILE} has changed: start the node again to read it")
         cache = self._make_cache(config) if config.cache != self._configured.cache else None
         # Nothing below may fail: a wrong configuration changes nothing.
+        log_as(config)
         self.keys.set_admin_secrets((config.master_key,))
         self.gate.rules = rules_of(config)
         self._own_check = own_check
@@ -369,16 +370,7 @@ class Front:
 
     def _make_cache(self, config: RoutingConfig) -> ResponseCache:
         chosen = self.runtime.cache(config.cache)
-        keeper: Keeper | None = None
-        if chosen.kind == "memory":
-            keeper = MemoryKeeper(chosen.max_bytes)
-        elif chosen.kind == "sqlite":
-            keeper = SqliteKeeper(self.store, chosen.max_bytes)
-        elif chosen.kind == "redis":
-            if self._redis is None:
-                raise ConfigurationError("a cache in Redis needs redis_host from the start on: start the node again")
-            keeper = self._redis
-        return ResponseCache(chosen, keeper)
+        return ResponseCache(chosen, keeper_for(chosen, self.store, self._redis))
 
     def _receivers(self, config: RoutingConfig) -> list[Any]:
         async def session() -> Any:
@@ -483,6 +475,11 @@ def rules_of(config: RoutingConfig) -> Rules:
         user=Rate(config.user_limits.rpm, config.user_limits.tpm),
         budgets=tuple(config.budgets),
     )
+
+
+def log_as(config: RoutingConfig) -> None:
+    """`set_verbose` has everything logged; else the node's own `-v` and DEBUG decide."""
+    logging.getLogger("exo").setLevel(logging.DEBUG if config.verbose else logging.NOTSET)
 
 
 def check_of(config: RoutingConfig) -> Check | None:

@@ -89,7 +89,9 @@ def keeper_for(config: CacheConfig, store: Store, redis: Keeper | None) -> Keepe
     if config.kind == "sqlite":
         return SqliteKeeper(store, config.max_bytes)
     if config.kind == "redis" and redis is None:
-        raise ConfigurationError("cache type redis needs a Redis server: redis_host, or REDIS_HOST")
+        raise ConfigurationError(
+            "a cache in Redis needs redis_host (or REDIS_HOST) from the start on: start the node again"
+        )
     return redis if config.kind == "redis" else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ async def test_a_taken_id_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await made.add_deployment(record)
         assert (await made.add_deployment({**record, "id": "x-1"}))["id"] == "x-1"
         assert "planted" not in str((made.deployments(), made.stats(), made.shared(), made.config))
+
+
+async def test_set_verbose_logs_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the start and after a reload; without it the node's own level holds."""
+    async with front(tmp_path, monkeypatch, "litellm_settings: {set_verbose: true}\n") as (made, _):
+        assert logging.getLogger("exo.routing").isEnabledFor(logging.DEBUG)
+        (tmp_path / "config.yaml").write_text("{}")
+        await made.reload()
+        assert logging.getLogger("exo").level == logging.NOTSET
 
 
 def test_rules() -> None:
