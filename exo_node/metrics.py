@@ -20,6 +20,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._table: _Table | None = None
+        # Counted here and told to the counters when somebody looks: seven of them for a call cost more than its row.
+        self._calls: dict[tuple[str, str, str, int, bool], int] = {}
+        self._used: dict[tuple[str, str], list[float]] = {}  # prompt tokens, completion tokens, USD
+        self._tries: dict[tuple[str, str], int] = {}
 
     def finished(
         self,
@@ -39,19 +43,20 @@ class Metrics:
     ) -> None:
         """One finished request; `attempts` are (backend, cause), cause "" for the one that answered. Cost in USD."""
         table = self._get()
-        mode = "stream" if stream else "plain"
-        requests, duration = table.of_call(kind, backend, provider, str(status), mode)
-        requests.inc()
+        call = (kind, backend, provider, status, stream)
+        self._calls[call] = self._calls.get(call, 0) + 1
         if ttft_s is not None:
             table.of_ttft(kind, backend, provider).observe(ttft_s)
-        duration.observe(total_s)
+        table.of_duration(kind, backend, provider, _mode(stream)).observe(total_s)
         if not cached:
-            prompt, completion, money = table.of_use(backend, provider)
-            prompt.inc(prompt_tokens)
-            completion.inc(completion_tokens)
-            money.inc(max(0.0, cost))
-        for tried, cause in attempts:
-            table.of_attempt(tried, cause or "ok").inc()
+            used = self._used.get((backend, provider))
+            if used is None:
+                used = self._used[backend, provider] = [0, 0, 0.0]
+            used[0] += prompt_tokens
+            used[1] += completion_tokens
+            used[2] += max(0.0, cost)
+        for one in attempts:
+            self._tries[one] = self._tries.get(one, 0) + 1
 
     def cache(self, hit: bool) -> None:
         """The response cache was asked."""
@@ -80,7 +85,21 @@ class Metrics:
         """What `/metrics` answers, and its content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        return generate_latest(self._get().registry), CONTENT_TYPE_LATEST
+        table = self._get()
+        self._count(table)
+        return generate_latest(table.registry), CONTENT_TYPE_LATEST
+
+    def _count(self, table: _Table) -> None:
+        """Tell the counters what has come since the last time."""
+        for (kind, backend, provider, status, stream), n in self._calls.items():
+            table.requests.labels(kind, backend, provider, str(status), _mode(stream)).inc(n)
+        for (backend, provider), (prompt, completion, cost) in self._used.items():
+            table.tokens.labels(backend, provider, "prompt").inc(prompt)
+            table.tokens.labels(backend, provider, "completion").inc(completion)
+            table.cost.labels(backend, provider).inc(cost)
+        for (backend, cause), n in self._tries.items():
+            table.attempts.labels(backend, cause or "ok").inc(n)
+        self._calls, self._used, self._tries = {}, {}, {}
 
     def _get(self) -> _Table:
         if self._table is None:
@@ -115,24 +134,13 @@ class _Table:
         self.attempts = counter("exo_attempts", "Tries of backends by how they ended.", "backend", "cause")
         self.cache = counter("exo_response_cache", "Questions to the response cache.", "result")
         # Looking the children up by their labels costs more than all that is done with them.
-        self.of_call = cache(self._of_call)
-        self.of_use = cache(self._of_use)
+        self.of_duration = cache(self.duration.labels)
         self.of_ttft = cache(self.ttft.labels)
-        self.of_attempt = cache(self.attempts.labels)
         self.refused = counter("exo_refused", "Requests refused by a key, a limit or a budget.", "code")
         self.running = gauge("exo_in_flight", "Requests that run now.")
         self.running_at = gauge("exo_backend_in_flight", "Requests that run now, by backend.", "backend")
         self.breaker = gauge("exo_breaker_state", "1 for the state that a breaker is in.", "backend", "state")
 
-    def _of_call(self, kind: str, backend: str, provider: str, status: str, mode: str) -> tuple[Counter, Histogram]:
-        return (
-            self.requests.labels(kind, backend, provider, status, mode),
-            self.duration.labels(kind, backend, provider, mode),
-        )
 
-    def _of_use(self, backend: str, provider: str) -> tuple[Counter, Counter, Counter]:
-        return (
-            self.tokens.labels(backend, provider, "prompt"),
-            self.tokens.labels(backend, provider, "completion"),
-            self.cost.labels(backend, provider),
-        )
+def _mode(stream: bool) -> str:
+    return "stream" if stream else "plain"

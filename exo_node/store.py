@@ -18,6 +18,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from exo_node.errors import StoreError
 from exo_node.store_thread import DatabaseThread, Job
 
@@ -292,7 +294,11 @@ def _marks(names: tuple[str, ...]) -> str:
 
 
 def _spend_values(row: SpendRow) -> tuple[Any, ...]:
-    return (*_PLAIN_SPEND(row), json.dumps(row.attempts))
+    try:
+        attempts = orjson.dumps(row.attempts).decode()  # 10 times faster
+    except TypeError:  # half a surrogate pair in a name
+        attempts = json.dumps(row.attempts)
+    return (*_PLAIN_SPEND(row), attempts)
 
 
 def _again(sql: str, values: tuple[Any, ...], db: sqlite3.Connection) -> Any:

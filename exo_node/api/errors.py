@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+import random
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -67,7 +67,7 @@ def from_http(error: web.HTTPException, request: web.Request) -> ExoError:
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns exceptions into answers and gives every request an id (`X-Request-Id`)."""
-    request_id = f"req-{os.urandom(16).hex()}"
+    request_id = f"req-{random.getrandbits(128):032x}"
     REQUEST_ID.set(request_id)
     try:
         response = await handler(request)

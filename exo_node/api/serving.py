@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -51,7 +51,7 @@ class Serving:
         """Raises `InvalidRequest`. The time that the answer may take runs from here."""
         caller = principal()
         context = Context(
-            id=f"{PREFIX[kind]}-{os.urandom(16).hex()}",
+            id=f"{PREFIX[kind]}-{random.getrandbits(128):032x}",
             deadline=time.monotonic() + self._timeout_s - min(MARGIN_S, MARGIN * self._timeout_s),
             default_model=None if body.get("model") else self.routing.default_model(kind),
             key_id="" if caller is None else caller.key_id,

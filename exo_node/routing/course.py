@@ -61,7 +61,7 @@ class Course:
     @property
     def fresh(self) -> bool:
         """Whether backends are left that have not been tried."""
-        return any(self._allowed(step.candidate) for step in self._fresh)
+        return any([self._allowed(step.candidate) for step in self._fresh])
 
     def _take(self, step: Step) -> Step:
         backend, group = step.candidate.backend, _group(step.candidate)

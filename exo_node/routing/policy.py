@@ -100,6 +100,8 @@ def _tier(
     options: list[Option], strategy: str, ask: Ask, profile: ProfileView, now: float, rng: random.Random
 ) -> Order:
     """One tier: groups by their own strategy, what leads each group by the call's."""
+    if len(options) == 1:  # as in most calls: no groups, no dice
+        return order(strategy, options, ask, profile, now, rng)
     groups: dict[str, list[Option]] = {}
     for option in options:
         c = option.candidate

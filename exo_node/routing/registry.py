@@ -309,7 +309,9 @@ class Registry:
     def _fresh(self) -> _State:
         state = self._state
         local, peers = tuple(self._local_models()), tuple(self._peers_now())
-        if state.resolver is None or local != state.local or peers != state.peers:
+        if state.resolver is not None and local == state.local and peers == state.peers:
+            state.local, state.peers = local, peers  # the next look finds the same objects, and need not compare them
+        else:
             state.local, state.peers = local, peers
             state.answers.clear()
             state.issued.clear()

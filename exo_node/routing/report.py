@@ -148,10 +148,10 @@ class Report:
 
 def text_of(data: Mapping[str, Any] | None) -> str:
     """The text of a whole answer's first choice, "" where it has none."""
-    choices = (data or {}).get("choices")
+    choices = data.get("choices") if data else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(first, Mapping):
+    if not isinstance(first, dict):
         return ""
     message = first.get("message")
-    text = message.get("content") if isinstance(message, Mapping) else first.get("text")
+    text = message.get("content") if isinstance(message, dict) else first.get("text")
     return text if isinstance(text, str) else ""

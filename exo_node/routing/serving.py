@@ -34,6 +34,11 @@ T = TypeVar("T")
 # time too; the last backend gets all there is. IDLE_S: of silence within an answer.
 FIRST_S, WHOLE_S, TIMES, IDLE_S = 60.0, 300.0, 5.0, 60.0
 STREAMED = frozenset({"chat", "completion"})
+# What an answer of each kind holds at least, where it is JSON: a list of objects under one of these names.
+_HOLDS = {
+    "chat": ("choices",), "completion": ("choices",), "embedding": ("data",), "rerank": ("results", "data"),
+    "image": ("data",), "moderation": ("results",),
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class Answered:
     tried: Tried
     whole: Whole
     usage: Usage | None
+    text: str
 
 
 class Serving:
@@ -155,10 +161,11 @@ class Serving:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
                 raise UpstreamError(late, "timeout", code=code_of_lateness(attempt.call)) from None
             data = whole.data
-            if self.call.kind in STREAMED and not _has_choices(data):
-                raise UpstreamError(f"{step.candidate.backend}: its answer has no choices", "malformed")
-            tried.last, tried.characters = self._clock(), len(text_of(data))
-            return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None)
+            if lacks := _lacks(self.call.kind, data):
+                raise UpstreamError(f"{step.candidate.backend}: its answer has no {lacks}", "malformed")
+            text = text_of(data)
+            tried.last, tried.characters = self._clock(), len(text)
+            return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
 
         return await self._tried(step, ask)
 
@@ -200,7 +207,7 @@ class Serving:
         if not tried.ended:
             self.attempts.answered(tried, answered.usage)
         tried.record.cause = ""  # a cascade may fall back on an answer that it had refused
-        self.report.answered(tried, tried.record.usage, answered.usage is None, text_of(whole.data))
+        self.report.answered(tried, tried.record.usage, answered.usage is None, answered.text)
         return Reply(headers=self.report.headers(tried), whole=whole)
 
     async def _cascade(self) -> Reply:
@@ -263,6 +270,13 @@ def _plain(call: Call, candidate: Candidate, *, logprobs: bool) -> tuple[Call, b
     return replace(call, body=body, stream=False), add
 
 
-def _has_choices(data: Any) -> bool:
-    found = data.get("choices") if isinstance(data, dict) else None
-    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
+def _lacks(kind: str, data: Any) -> str:
+    """The name of what an answer of this kind must hold and `data` does not; "" where it is all there."""
+    names = _HOLDS.get(kind)
+    if names is None or (data is None and kind not in STREAMED):
+        return ""
+    for name in names:
+        found = data.get(name) if isinstance(data, dict) else None
+        if isinstance(found, list) and all(isinstance(one, dict) for one in found) and (found or name == "results"):
+            return ""
+    return names[0]

@@ -27,7 +27,7 @@ def spend_row(record: CallRecord, node: str) -> SpendRow:
         completion_tokens=record.usage.completion_tokens,
         cached_tokens=record.usage.cached_tokens,
         cost=record.cost,
-        estimated=record.usage_estimated or any(one.usage_estimated for one in record.attempts),
+        estimated=record.usage_estimated or any([one.usage_estimated for one in record.attempts]),
         cached=record.cached,
         continued=record.continued,
         ttft_s=record.ttft_s,

@@ -122,14 +122,14 @@ def choices(call: Call) -> int:
 
 def read_usage(value: Any) -> Usage | None:
     """OpenAI's usage object; None where it is not one. Embeddings and images have no completion tokens."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     prompt = _count(value.get("prompt_tokens", value.get("input_tokens")))
     completion = _count(value.get("completion_tokens", value.get("output_tokens")))
     if prompt is None and completion is None:
         return None
     details = value.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     return Usage(prompt or 0, completion or 0, cached or 0)
 
 

@@ -103,7 +103,7 @@ def body_of(
     body = {**deployment.defaults, **parameters, **call.body} if call.kind == "chat" else {**parameters, **call.body}
     body["model"] = deployment.upstream_model
     for extra in (deployment.params.get("extra_body"), body.pop("extra_body", None)):
-        if isinstance(extra, Mapping):
+        if extra is not None and isinstance(extra, Mapping):
             body.update(extra)
     return _finish(deployment, call, partial, body, _takes_stream_options(deployment))
 
