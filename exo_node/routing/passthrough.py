@@ -57,6 +57,9 @@ class PassThrough:
             exchange.close()
         kind = exchange.content_type
         if kind != "application/json" and attempt.call.kind in _OPAQUE:
+            if kind == "text/html" or (not raw and attempt.call.kind != "transcription"):
+                what = "a web page" if raw else "nothing"  # a proxy's or a login's, or a wrong address
+                raise UpstreamError(f"{self._deployment.id}: it answered with {what}", "malformed")
             return Whole(raw, None, kind)
         data = self._json(raw)
         if data.get("error"):

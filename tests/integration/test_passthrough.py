@@ -16,6 +16,7 @@ from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.passthrough import PassThrough
 from tests.standins import OpenAI, Script, answer_to, no_such_host_url, refused_url, self_signed, standin
+from tests.standins.server import Whole
 
 ASK = [{"role": "user", "content": "hello"}]
 KEY = "sk-planted-key-0123456789"
@@ -240,6 +241,20 @@ async def test_no_stream_where_one_was_asked_for(connections: Connections) -> No
     async with _Odd() as one:
         with pytest.raises(UpstreamError) as caught:
             await streamed(PassThrough(connections, deployment(one.url + "/v1")), attempt(stream=True))
+        assert caught.value.cause == "malformed"
+
+
+@pytest.mark.parametrize(("raw", "content_type"), [(b"<html>Sign in</html>", "text/html"), (b"", "audio/mpeg")])
+async def test_a_web_page_is_no_sound(connections: Connections, raw: bytes, content_type: str) -> None:
+    """What comes with a good status in place of the sound that was asked for is told apart from it."""
+
+    class Portal(OpenAI):
+        def speech(self, received: Any, script: Script) -> Any:
+            return Whole(raw=raw, content_type=content_type)
+
+    async with Portal() as one:
+        with pytest.raises(UpstreamError) as caught:
+            await PassThrough(connections, deployment(one.url + "/v1")).whole(attempt("speech", input="Hi"))
         assert caught.value.cause == "malformed"
 
 

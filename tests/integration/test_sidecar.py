@@ -176,11 +176,12 @@ async def test_nothing_is_fetched(stage: Stage) -> None:
     status, _, _ = await stage.chat("claude")
     events = await stage.stream("claude")
     assert (status, events[-1]) == (200, {"done": True})
-    await stage.service.count_tokens("meta-llama/llama-3-8b", messages=MESSAGES)
-    await stage.service.info("ollama/llama3")
+    stage.standins["ollama"].queue.append(Script(usage=False))
+    await stage.stream("llama")  # its tokens are counted here
+    await stage.service.facts()
     seen = set(stage.network.read_text().splitlines())
-    host = stage.standins["anthropic"].url.removeprefix("http://")
-    assert {line for line in seen if line.startswith("connect")} == {f"connect {host}"}
+    hosts = [stage.standins[name].url.removeprefix("http://") for name in ("anthropic", "ollama")]
+    assert {line for line in seen if line.startswith("connect")} == {f"connect {host}" for host in hosts}
     assert {line for line in seen if not line.startswith("connect")} <= {"socket.getaddrinfo 127.0.0.1"}
 
 
@@ -261,6 +262,13 @@ async def test_rerank(stage: Stage) -> None:
     status, _, answer = await stage.post("cohere", "rerank", body)
     scores = [result["relevance_score"] for result in answer["results"]]
     assert (status, scores) == (200, sorted(scores, reverse=True))
+
+
+async def test_retry_after_of_a_reranker(stage: Stage) -> None:
+    """How long to wait survives, also where LiteLLM's own error has lost the provider's answer."""
+    stage.standins["cohere"].queue.append(Script(status=429, retry_after="7"))
+    status, headers, _ = await stage.post("cohere", "rerank", {"query": "cats", "documents": ["dogs"]})
+    assert (status, headers.get("Retry-After")) == (429, "7")
 
 
 async def test_other_kinds(stage: Stage) -> None:
@@ -422,27 +430,13 @@ async def test_prompted_tools_retry_once(stage: Stage) -> None:
 
 
 async def test_what_litellm_knows(stage: Stage) -> None:
-    """Prices per million, windows, capabilities, providers and presence of keys, without asking anybody."""
-    service = stage.service
-    prices = await service.prices(["openai/gpt-4o", "no/such"])
-    assert list(prices) == ["openai/gpt-4o"]
-    assert prices["openai/gpt-4o"].input == pytest.approx(2.5)
-    assert prices["openai/gpt-4o"].output == pytest.approx(10)
-    info = await service.info("anthropic/claude-sonnet-4-5")
-    assert info is not None
-    assert (info["provider"], info["mode"], info["supports"]["tools"]) == ("anthropic", "chat", True)
-    assert info["context"] >= 200_000
-    assert await service.info("no/such") is None
-    facts = await service.facts()
+    """Its table of models: prices per million, windows, capabilities."""
+    facts = await stage.service.facts()
     assert facts["openai/gpt-4o"] == facts["gpt-4o"]
-    assert facts["gpt-4o"][0] == "openai" and "vision" in facts["gpt-4o"][3]
-    assert await service.provider("groq/llama-3.1-8b-instant") == ("groq", "llama-3.1-8b-instant")
-    assert await service.provider("made-up-name") is None
-    providers = await service.providers()
-    assert len(providers) > 100
-    assert (providers["groq"]["key"], providers["mistral"]["key"]) == (True, False)
-    assert providers["mistral"]["missing"] == ["MISTRAL_API_KEY"]
-    assert await service.count_tokens("gpt-4o", text="Hello there") == 2
+    provider, mode, context, can, _, price_in, price_out = facts["gpt-4o"]
+    assert (provider, mode, price_in, price_out) == ("openai", "chat", pytest.approx(2.5), pytest.approx(10))
+    assert "vision" in can and context >= 100_000
+    assert "no/such" not in facts
 
 
 def event(**more: Any) -> dict[str, Any]:

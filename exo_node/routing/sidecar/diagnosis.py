@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any
 
@@ -15,6 +14,7 @@ import httpx
 from litellm import exceptions as said
 
 from exo_node.routing.call import STATUS_OF, ErrorClass
+from exo_node.routing.retry_after import standard
 from exo_node.routing.sidecar.failures import CallFailed, Failure
 from exo_node.routing.sidecar.masking import Masker
 
@@ -153,18 +153,11 @@ def _refused_parameter(message: str) -> str | None:
 
 def _retry_after(error: BaseException) -> float | None:
     """`Retry-After` in seconds, from the answer that the error carries; dates too (RFC 9110, 10.2.3)."""
-    for holder in (getattr(error, "response", None), error):
+    # LiteLLM's own class often has an empty answer; what it was made from has the provider's.
+    for holder in (holder for one in _chain(error) for holder in (getattr(one, "response", None), one)):
         for attribute in ("headers", "litellm_response_headers"):
             headers: Any = getattr(holder, attribute, None)
             value = headers.get("retry-after") if hasattr(headers, "get") else None
-            if value is None:
-                continue
-            try:
-                return max(0.0, float(value))
-            except ValueError:
-                pass
-            try:
-                return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-            except ValueError:
-                continue
+            if value is not None and (wait := standard(str(value), time())) is not None:
+                return max(0.0, wait)
     return None

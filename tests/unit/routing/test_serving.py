@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,23 @@ async def test_a_plain_answer_of_another_shape_fails_over(choices: object, monke
 
     monkeypatch.setattr(one.backends["a"], "whole", odd)
     reply = await one.adapter.serve(call(False))
+    assert reply.headers["x-exo-attempts"] == "a:malformed, b:ok"
+
+
+@pytest.mark.parametrize("kind", ["embedding", "rerank", "image", "moderation"])
+async def test_an_answer_without_what_was_asked_for_fails_over(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors, rankings, pictures and verdicts that are not there are the backend's fault, before the client hears."""
+    one = world(("a", ()), ("b", ()))
+
+    async def nothing(attempt: Attempt) -> Whole:
+        return Whole(b"{}", {"object": "list"})
+
+    async def good(attempt: Attempt) -> Whole:
+        return Whole(b"{}", {"data": [{}], "results": [{}]})
+
+    monkeypatch.setattr(one.backends["a"], "whole", nothing)
+    monkeypatch.setattr(one.backends["b"], "whole", good)
+    reply = await one.adapter.serve(call(False, kind=kind))
     assert reply.headers["x-exo-attempts"] == "a:malformed, b:ok"
 
 
