@@ -22,12 +22,7 @@ def retry_after(headers: Mapping[str, str], now: float, error: Mapping[str, Any]
     if (ms := number(headers.get("retry-after-ms"))) is not None:
         wait = ms / 1000
     elif (text := headers.get("Retry-After")) is not None:
-        wait = number(text)
-        if wait is None:
-            try:
-                wait = email.utils.parsedate_to_datetime(text).timestamp() - now
-            except ValueError:
-                wait = None
+        wait = standard(text, now)
     if wait is None:
         wait = _reset(headers, now)
     if wait is None:
@@ -35,6 +30,16 @@ def retry_after(headers: Mapping[str, str], now: float, error: Mapping[str, Any]
             if isinstance(detail.get("retryDelay"), str):
                 wait = duration(detail["retryDelay"])
     return None if wait is None else min(max(0.0, wait), MAX_RETRY_AFTER)
+
+
+def standard(text: str, now: float) -> float | None:
+    """Seconds of a `Retry-After` header, negative for a date that has passed; None where it is neither form."""
+    if (seconds := number(text)) is not None:
+        return seconds
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - now
+    except ValueError:
+        return None
 
 
 def duration(text: str) -> float | None:

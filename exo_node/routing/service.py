@@ -22,7 +22,7 @@ import aiohttp
 
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import UpstreamError
-from exo_node.routing.deployment import Deployment, Price
+from exo_node.routing.deployment import Deployment
 from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
 from exo_node.routing.sidecar.process import WorkerProcess
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, targets_of
@@ -189,41 +189,10 @@ class LiteLLMService:
 
     # What LiteLLM knows. All start the workers where needed and raise what `ready` does.
 
-    async def prices(self, models: Sequence[str] | None = None) -> dict[str, Price]:
-        """Prices of LiteLLM's map; None: of everything in it. Models that it does not know are left out."""
-        found = await self._query("prices", {"models": None if models is None else list(models)})
-        return {model: Price(price["input"], price["output"]) for model, price in found.items()}
-
     async def facts(self) -> dict[str, list[Any]]:
         """Its whole table of models; rows as `sidecar.queries.Knowledge.facts` makes them."""
         found: dict[str, list[Any]] = await self._query("facts", {})
         return found
-
-    async def info(self, model: str) -> dict[str, Any] | None:
-        """{provider, mode, context, max_output, supports: {tools, vision, ...: bool | None}, price}; None: unknown."""
-        found: dict[str, Any] | None = await self._query("info", {"model": model})
-        return found
-
-    async def provider(self, model: str) -> tuple[str, str] | None:
-        """(provider, name there) by LiteLLM's rules; None where it does not know."""
-        found = await self._query("provider", {"model": model})
-        return None if found is None else (found[0], found[1])
-
-    async def providers(self) -> dict[str, dict[str, Any]]:
-        """Every provider of LiteLLM: {key: bool, missing: [variables], models: [names]}."""
-        found: dict[str, dict[str, Any]] = await self._query("providers", {})
-        return found
-
-    async def key_present(self, model: str) -> tuple[bool, list[str]]:
-        """(are the variables there that the model's provider reads, those that are not). Sends nothing."""
-        found = await self._query("key", {"model": model})
-        return found["key"], found["missing"]
-
-    async def count_tokens(self, model: str, *, messages: Sequence[Any] | None = None, text: str | None = None) -> int:
-        """Tokens of a prompt, by the model's tokenizer where its files are on the machine, else an estimate."""
-        body = {"model": model, "messages": None if messages is None else list(messages), "text": text}
-        count: int = await self._query("count", body)
-        return count
 
     async def tell_callback(self, name: str, event: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> None:
         """Tell LiteLLM's own callback `name` of a finished call (`sidecar.loggers` says in which shape).

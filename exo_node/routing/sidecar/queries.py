@@ -1,4 +1,4 @@
-"""What LiteLLM knows: prices, windows, capabilities, providers, keys, token counts. Nothing here uses the network.
+"""What LiteLLM knows: prices, windows, capabilities, providers. Nothing here uses the network.
 
 `get_model_info("ollama/...")` would call Ollama while the event loop waits, so the table behind it is read instead.
 Prices are USD per million tokens.
@@ -48,29 +48,6 @@ class Knowledge:
             if self._costs.get(name, {}).get("litellm_provider") in (provider, f"{provider}_chat"):
                 yield name
 
-    def prices(self, models: list[str] | None) -> dict[str, dict[str, float]]:
-        """{model: {input, output}}; `models` None: all that have a price. Unknown models are left out."""
-        if models is None:
-            return {name: price for name, row in self._costs.items() if (price := _price(row)) is not None}
-        rows = {model: self.row(model) for model in models}
-        return {name: price for name, row in rows.items() if row and (price := _price(row)) is not None}
-
-    def info(self, model: str) -> dict[str, Any] | None:
-        """Context, longest answer, capabilities (None: not said), kind of calls and price; None for unknown models."""
-        row = self.row(model)
-        if row is None:
-            return None
-        found = self.provider(model)
-        return {
-            "model": model,
-            "provider": found[0] if found else row.get("litellm_provider", ""),
-            "mode": row.get("mode", ""),
-            "context": _whole(row.get("max_input_tokens") or row.get("max_tokens")),
-            "max_output": _whole(row.get("max_output_tokens")),
-            "supports": {ours: row.get(theirs) for ours, theirs in SUPPORTS.items()},
-            "price": _price(row),
-        }
-
     def facts(self) -> dict[str, list[Any]]:
         """Every row of the table, for who keeps a copy: {name: [provider, mode, context, can, cannot, input, output]}.
 
@@ -105,26 +82,6 @@ class Knowledge:
             return True
         known = self._litellm.get_supported_openai_params(model=found[1], custom_llm_provider=found[0])
         return known is None or "tools" in known
-
-    def providers(self) -> dict[str, dict[str, Any]]:
-        """Every provider: {key: is there what it needs in the environment, missing: variables, models: [...]}."""
-        by_provider = self._litellm.models_by_provider
-        names = sorted({str(getattr(p, "value", p)) for p in self._litellm.provider_list})
-        return {
-            name: {**self.key(f"{name}/model"), "models": sorted(str(m) for m in by_provider.get(name, ()))}
-            for name in names
-        }
-
-    def key(self, model: str) -> dict[str, Any]:
-        """Are the variables there that the model's provider reads? Presence only: nothing is sent."""
-        said = self._litellm.validate_environment(model=model)
-        return {"key": bool(said["keys_in_environment"]), "missing": list(said["missing_keys"])}
-
-    def count(self, model: str, body: Mapping[str, Any]) -> int:
-        """Tokens of `messages` or `text` by the model's tokenizer where its files are here, else an estimate."""
-        messages, text = body.get("messages"), body.get("text")
-        count: int = self._litellm.token_counter(model=model, messages=messages, text=text)
-        return count
 
 
 def _provider_of(row: Mapping[str, Any]) -> str:

@@ -190,23 +190,9 @@ class Worker:
         return _json({"pid": os.getpid(), "rss": resident_bytes(), "deployments": len(self._targets)})
 
     async def _query(self, request: web.Request) -> web.Response:
-        asked = orjson.loads(await request.read() or b"{}")
-        model = str(asked.get("model", ""))
         match request.match_info["name"]:
-            case "prices":
-                return _json(self._knowledge.prices(asked.get("models")))
             case "facts":
                 return _json(await asyncio.to_thread(self._knowledge.facts))
-            case "info":
-                return _json(self._knowledge.info(model))
-            case "provider":
-                return _json(self._knowledge.provider(model))
-            case "providers":
-                return _json(self._knowledge.providers())
-            case "key":
-                return _json(self._knowledge.key(model))
-            case "count":
-                return _json(await asyncio.to_thread(self._knowledge.count, model, asked))
             case "check":
                 return _json(await self._check(request))
         raise web.HTTPNotFound

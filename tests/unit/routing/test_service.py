@@ -35,7 +35,7 @@ async def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     await service.start()
     assert not service.available()
     with pytest.raises(ConfigurationError, match=r"exo-node\[litellm\]"):
-        await service.prices()
+        await service.facts()
     with pytest.raises(ConfigurationError, match=r"exo-node\[litellm\]"):
         async with service.worker():
             pass

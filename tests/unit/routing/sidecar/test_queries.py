@@ -32,12 +32,11 @@ def knowledge(**costs: dict[str, Any]) -> Knowledge:
     )
 
 
-def test_prices_are_per_million() -> None:
-    """Prices per token become prices per million; a row of another provider is another price."""
-    known = knowledge(m={"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "litellm_provider": "a"}, free={})
-    price = {"input": pytest.approx(1.0), "output": pytest.approx(2.0)}
-    assert known.prices(["a/m", "b/m", "m"]) == {"a/m": price, "m": price}
-    assert known.prices(None) == {"m": price}
+def test_rows() -> None:
+    """A model is found by its full name or without its provider; a row of another provider is another model."""
+    row = {"litellm_provider": "a"}
+    known = knowledge(m=row)
+    assert [known.row(name) for name in ("a/m", "m", "b/m", "who")] == [row, row, None, None]
 
 
 def test_facts() -> None:
@@ -52,16 +51,6 @@ def test_facts() -> None:
         "vertex_ai/m": facts,
         "a/n": ["", "", None, [], [], None, None],
     }
-
-
-def test_info() -> None:
-    """Windows are numbers, capabilities are said or None; unknown models are None."""
-    row = {"max_input_tokens": 100, "max_output_tokens": "prose", "supports_vision": True, "mode": "chat"}
-    info = knowledge(a__m=row).info("a/m")
-    assert info is not None
-    assert (info["context"], info["max_output"], info["price"]) == (100, None, None)
-    assert (info["supports"]["vision"], info["supports"]["tools"]) == (True, None)
-    assert knowledge().info("a/x") is None
 
 
 def test_tools() -> None:
