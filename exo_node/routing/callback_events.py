@@ -6,7 +6,6 @@ Helicone: POST /custom/v1/log, one object of request, response and timing. `summ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -129,11 +128,6 @@ def helicone_log(record: CallRecord) -> dict[str, Any]:
         "providerResponse": {"json": told, "status": record.status, "headers": {}},
         "timing": timing,
     }
-
-
-def labels(environment: Mapping[str, str], *names: str) -> str:
-    """The first of these variables that is set; "" if none."""
-    return next((environment[name] for name in names if environment.get(name)), "")
 
 
 def _iso(seconds: float) -> str:

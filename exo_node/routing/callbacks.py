@@ -7,7 +7,6 @@ loses events (counted, said once), never requests.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import difflib
 import importlib
@@ -20,15 +19,14 @@ import aiohttp
 
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import CallRecord
-from exo_node.routing.callback_events import helicone_log, labels, langfuse_batch, response_view, summary
+from exo_node.routing.callback_events import response_view, summary
 from exo_node.routing.callback_names import LITELLM_CALLBACKS, POSTED_CALLBACKS, litellm_callback
+from exo_node.routing.callback_services import SERVICES, service_of
 
 log = logging.getLogger("exo.callbacks")
 
 QUEUE = 1000  # calls that wait for delivery; more are dropped, and counted
 TIMEOUT_S = 10.0
-LANGFUSE_HOST = "https://cloud.langfuse.com"
-HELICONE_BASE = "https://api.worker.helicone.ai"
 
 
 class Callback(Protocol):
@@ -111,27 +109,15 @@ def _make(
     session: Callable[[], Awaitable[aiohttp.ClientSession]],
     forward: Callable[[str, dict[str, Any]], Awaitable[None]] | None,
 ) -> Callback:
-    if name == "langfuse":
-        public, secret = environment.get("LANGFUSE_PUBLIC_KEY"), environment.get("LANGFUSE_SECRET_KEY")
-        if not public or not secret:
-            raise ConfigurationError("callback langfuse needs LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY")
-        host = labels(environment, "LANGFUSE_HOST", "LANGFUSE_BASE_URL") or LANGFUSE_HOST
-        token = base64.b64encode(f"{public}:{secret}".encode()).decode()
-        url = f"{host.rstrip('/')}/api/public/ingestion"
-        return HttpCallback(name, url, {"Authorization": f"Basic {token}"}, langfuse_batch, session)
-    if name == "helicone":
-        key = environment.get("HELICONE_API_KEY")
-        if not key:
-            raise ConfigurationError("callback helicone needs HELICONE_API_KEY")
-        base = environment.get("HELICONE_API_BASE") or HELICONE_BASE
-        url = f"{base.rstrip('/')}/custom/v1/log"
-        return HttpCallback(name, url, {"Authorization": f"Bearer {key}"}, helicone_log, session)
+    if name in SERVICES:
+        service = service_of(name, environment)
+        return HttpCallback(name, service.url, service.headers, service.shape, session)
     if ":" in name:
         return FunctionCallback(name, import_function(name))
     theirs = litellm_callback(name)
     if theirs is None:
         raise ConfigurationError(
-            f"callback {name!r} is unknown{_near(name)}; known: langfuse, helicone, module:function, and LiteLLM's "
+            f"callback {name!r} is unknown{_near(name)}; known: {', '.join(SERVICES)}, module:function, and LiteLLM's "
             f"own: {', '.join(sorted(LITELLM_CALLBACKS | POSTED_CALLBACKS))}"
         )
     if forward is None:
@@ -142,7 +128,7 @@ def _make(
 
 
 def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, ["langfuse", "helicone", *LITELLM_CALLBACKS, *POSTED_CALLBACKS], 1, 0.6)
+    near = difflib.get_close_matches(name, [*SERVICES, *LITELLM_CALLBACKS, *POSTED_CALLBACKS], 1, 0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

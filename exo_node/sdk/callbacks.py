@@ -8,7 +8,6 @@ A node tells its own `callbacks`, configured there, of every call that it serves
 
 from __future__ import annotations
 
-import base64
 import inspect
 import logging
 import os
@@ -21,8 +20,7 @@ from typing import Any
 import httpx
 
 from exo_node.routing.call import Caller, CallKind, CallRecord
-from exo_node.routing.callback_events import helicone_log, langfuse_batch
-from exo_node.routing.callbacks import HELICONE_BASE, LANGFUSE_HOST
+from exo_node.routing.callback_services import SERVICES, service_of
 from exo_node.sdk.replies import Reply, wrap
 from exo_node.sdk.tools import Collected
 from exo_node.types import Usage
@@ -125,15 +123,9 @@ def _assembled(last: Reply, collected: Collected) -> Reply:
 
 
 def _deliver(receiver: Any, answer: Any, record: CallRecord) -> None:
-    if receiver == "langfuse":
-        token = f"{_variable('LANGFUSE_PUBLIC_KEY')}:{_variable('LANGFUSE_SECRET_KEY')}"
-        base = os.environ.get("LANGFUSE_HOST") or os.environ.get("LANGFUSE_BASE_URL") or LANGFUSE_HOST
-        headers = {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
-        _POSTS.submit(_post, base.rstrip("/") + "/api/public/ingestion", headers, langfuse_batch(record))
-    elif receiver == "helicone":
-        base = os.environ.get("HELICONE_API_BASE") or HELICONE_BASE
-        headers = {"Authorization": f"Bearer {_variable('HELICONE_API_KEY')}"}
-        _POSTS.submit(_post, base.rstrip("/") + "/custom/v1/log", headers, helicone_log(record))
+    if receiver in SERVICES:
+        service = service_of(receiver, os.environ)
+        _POSTS.submit(_post, service.url, service.headers, service.shape(record))
     elif callable(receiver):
         if _positional(receiver) >= 4:  # LiteLLM's own signature: (kwargs, response, start, end)
             receiver(dict(record.body), answer, record.started, record.started + record.total_s)
@@ -151,12 +143,6 @@ def _positional(function: Callable[..., Any]) -> int:
     except ValueError:  # print and other built-in ones tell nothing
         return 1
     return sum(one.kind in kinds and one.default is inspect.Parameter.empty for one in parameters)
-
-
-def _variable(name: str) -> str:
-    if not (value := os.environ.get(name)):
-        raise ValueError(f"{name} is not set")
-    return value
 
 
 # One thread: events leave in the order of the calls. It is joined at the interpreter's exit, so none is lost.
