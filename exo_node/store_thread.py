@@ -17,7 +17,7 @@ from exo_node.errors import StoreError
 if TYPE_CHECKING:
     import sqlite3
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("exo.store")
 
 BATCH_S = 0.1  # how long a write may wait for others to be committed with
 MAX_BATCH = 1000

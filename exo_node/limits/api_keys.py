@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, StoreError, Unauthorized
 from exo_node.limits.budgets import Period
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("exo.limits")
 
 PREFIX = "sk-exo-"
 WATCH_S = 1.0  # how soon a key that was added or revoked counts in a running node

@@ -21,7 +21,7 @@ from exo_node.limits.redis_script import SCRIPT
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("exo.limits")
 
 TIMEOUT_S = 0.25  # what a request may lose to Redis at most
 RETRY_S = 1.0

@@ -23,7 +23,7 @@ from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 if TYPE_CHECKING:
     from exo_node.store import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("exo.routing")
 
 PERIOD_S = 30.0
 FIRST_S = 3.0  # after the start: peers have been found by then

@@ -22,7 +22,7 @@ from exo_node.routing.call import Call, Whole
 from exo_node.routing.deployment import CacheConfig
 from exo_node.store import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("exo.routing")
 
 MAX_ANSWER = 1024 * 1024  # bytes; a longer one would push out hundreds of others
 # Pictures come as links that soon lead nowhere.

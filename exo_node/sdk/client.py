@@ -16,6 +16,7 @@ from exo_node.sdk.replies import Reply, wrap
 
 DEFAULT_BASE = "http://127.0.0.1:52415"
 TIMEOUT_S = 900.0
+CHAT = "/v1/chat/completions"
 
 
 def address(base_url: str | None) -> str:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_node.sdk.callbacks import Watch
-from exo_node.sdk.client import TIMEOUT_S, AsyncClient
+from exo_node.sdk.client import CHAT, TIMEOUT_S, AsyncClient
 from exo_node.sdk.prices import shipped_models
 from exo_node.sdk.replies import Reply
 
-CHAT = "/v1/chat/completions"
 PER_THOUSAND = 1000.0  # document 001's prices are USD per 1,000 tokens, the shipped ones per million
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from exo_node.sdk.callbacks import Watch
-from exo_node.sdk.client import TIMEOUT_S, AsyncClient, Client, address, headers
+from exo_node.sdk.client import CHAT, TIMEOUT_S, AsyncClient, Client, address, compact, headers
 from exo_node.sdk.replies import Reply
 from exo_node.sdk.tools import (
     MAX_ROUNDS,
@@ -22,7 +22,6 @@ from exo_node.sdk.tools import (
     stream_tools,
 )
 
-CHAT = "/v1/chat/completions"
 BATCH = "/v1/batch/completions"
 # What concerns the node rather than one call: told to it by `_setup_litellm` and `update_config`.
 NODE_FIELDS = ("ollama_base_url", "enable_caching", "enable_cost_tracking")
@@ -163,13 +162,13 @@ class LiteLLMService:
         self, input: str | Sequence[str], model: str | None = None, provider: str | None = None, **parameters: Any
     ) -> Any:
         """OpenAI's list of embeddings: `[item.embedding for item in answer.data]`."""
-        body = {**parameters, "input": input, "model": model, "provider": provider or self.config.default_provider}
+        body = self._embedding(input, model, provider, parameters)
         return Watch(body, "embedding").whole(lambda: self._sync().request("POST", "/v1/embeddings", body))
 
     async def acreate_embedding(
         self, input: str | Sequence[str], model: str | None = None, provider: str | None = None, **parameters: Any
     ) -> Any:
-        body = {**parameters, "input": input, "model": model, "provider": provider or self.config.default_provider}
+        body = self._embedding(input, model, provider, parameters)
         async with self._async() as client:
             return await Watch(body, "embedding").awhole(client.request("POST", "/v1/embeddings", body))
 
@@ -286,7 +285,12 @@ class LiteLLMService:
         default = config.default_provider if named and "/" not in named else None
         defaults = {"temperature": config.temperature, "max_tokens": config.max_tokens}
         body = {**defaults, **parameters, "messages": list(messages), "model": named, "provider": provider or default}
-        return {name: value for name, value in body.items() if value is not None}
+        return compact(body)
+
+    def _embedding(
+        self, input: str | Sequence[str], model: str | None, provider: str | None, parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {**parameters, "input": input, "model": model, "provider": provider or self.config.default_provider}
 
     def _batch(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [self._body(one["messages"], one.get("model"), one.get("provider"), _others(one)) for one in requests]
