@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class Store:
         self.path = path
         self._database = DatabaseThread(path, _prepare)
         self._cache_puts = 0
-        self._spend: deque[SpendRow] = deque()  # that the thread has not taken yet
+        self._spend: deque[tuple[Any, ...]] = deque()  # values that the thread has not taken yet
         self._spend_told = False
 
     # -- API keys
@@ -119,7 +120,7 @@ class Store:
 
     def log_spend(self, row: SpendRow) -> None:
         """Remember one finished request. Returns at once."""
-        self._spend.append(row)
+        self._spend.append(_spend_values(row))  # here: two threads that run Python wait for each other
         if (
             not self._spend_told
         ):  # one job takes all that has come when it runs: waking the thread costs more than a row
@@ -132,12 +133,12 @@ class Store:
         import sqlite3
 
         while self._spend:
-            rows = [_spend_values(self._spend.popleft()) for _ in range(min(SPEND_AT_ONCE, len(self._spend)))]
+            rows = [self._spend.popleft() for _ in range(min(SPEND_AT_ONCE, len(self._spend)))]
             if len(rows) < SPEND_AT_ONCE:
                 self._write_alone(db, rows)
                 continue
             try:
-                db.execute(_INSERT_MANY, [value for row in rows for value in row])
+                db.execute(_INSERT_MANY, list(chain.from_iterable(rows)))
             except sqlite3.OperationalError:
                 raise
             except (sqlite3.Error, ValueError, TypeError, OverflowError):  # one of them is wrong

@@ -98,7 +98,7 @@ def _is_from_here(request: web.Request) -> bool:
 
 def _check_local(request: web.Request) -> None:
     host = request.headers.get("Host", "")
-    if not is_loopback(_hostname(f"//{host}")):
+    if not _names_this_machine(f"//{host}"):
         raise Forbidden(
             f"Host {host[:80]!r} is not this machine; a node without an API key answers only to localhost "
             "(set --api-key)",
@@ -107,12 +107,16 @@ def _check_local(request: web.Request) -> None:
     origin = request.headers.get("Origin", "")
     # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what
     # a sandboxed frame sends, which any page can make.
-    web_page = origin.partition(":")[0].lower() in ("http", "https", "null")
-    if web_page and not is_loopback(_hostname(origin)):
+    web_page = origin and origin.partition(":")[0].lower() in ("http", "https", "null")
+    if web_page and not _names_this_machine(origin):
         raise Forbidden("web pages of other sites may not call a node without an API key", code="forbidden_origin")
 
 
 @lru_cache(256)  # the same few come again and again
+def _names_this_machine(url: str) -> bool:
+    return is_loopback(_hostname(url))
+
+
 def _hostname(url: str) -> str:
     """The host that `url` names; "" where it names none or is no URL at all (`//[bad`)."""
     try:

@@ -103,5 +103,8 @@ def respond_whole(whole: Whole, headers: Mapping[str, str]) -> web.Response:
 
 def _says_no_cache(request: web.Request) -> bool:
     """RFC 9111 5.2.1; both words mean here: neither read nor write."""
-    words = {word.strip().lower() for word in request.headers.get("Cache-Control", "").split(",")}
+    said = request.headers.get("Cache-Control")
+    if not said:
+        return False
+    words = {word.strip().lower() for word in said.split(",")}
     return not words.isdisjoint({"no-cache", "no-store"})

@@ -247,6 +247,8 @@ class Gate:
 
     def opened(self) -> dict[str, float]:
         """Backends that are left alone, by this or another node: seconds left."""
+        if not self._open and self.redis is None:
+            return {}
         now = self._clock()
         self._open = {name: until for name, until in self._open.items() if until > now}
         left = {name: until - now for name, until in self._open.items()}
