@@ -12,12 +12,7 @@ from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
 from exo_node.api.serving import Serving, read_object
 from exo_node.api.shapes import SHAPES
-
-# Document 002's "Service Configuration", changed at run time by its `update_config`.
-DEFAULTS = (
-    "default_provider", "default_model", "temperature", "max_tokens", "ollama_base_url", "enable_caching",
-    "enable_cost_tracking",
-)  # fmt: skip
+from exo_node.routing.runtime import NAMES
 
 
 class RouterRoutes:
@@ -66,11 +61,9 @@ class RouterRoutes:
 
 def parse_defaults(body: Mapping[str, Any]) -> dict[str, Any]:
     """The changes, checked. null takes a default away. Raises `InvalidRequest`."""
-    refuse_unknown(body, DEFAULTS)
+    refuse_unknown(body, NAMES)
     if not body:
-        raise bad(
-            "default_model", f"or another of {', '.join(DEFAULTS)} is required", code="missing_required_parameter"
-        )
+        raise bad("default_model", f"or another of {', '.join(NAMES)} is required", code="missing_required_parameter")
     fields = Fields(body)
     for name in ("default_provider", "default_model"):
         fields.text(name)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from exo_node import values
 from exo_node.errors import ConfigurationError
+from exo_node.routing.call import Capability
 from exo_node.routing.deployment import Price
 from exo_node.routing.draft import TIMERS, DeploymentDraft
 from exo_node.routing.located import Keys, dotted
@@ -26,15 +27,14 @@ CREDENTIALS = frozenset(
 )  # fmt: skip
 # Where an unknown {secret} inside a longer text is a mistake, not a text with braces.
 ADDRESSED = frozenset({"api_base", "base_url", "headers", "extra_headers", "default_headers", *CREDENTIALS})
-MODES: Mapping[str, str] = {"embedding": "embedding", "rerank": "rerank"}
-SUPPORTS: Mapping[str, str] = {
+SUPPORTS: Mapping[str, str] = {  # LiteLLM's column -> our capability
     "supports_function_calling": "tools",
     "supports_vision": "vision",
     "supports_response_schema": "json_schema",
     "supports_assistant_prefill": "prefill",
     "supports_audio_input": "audio",
 }
-CAPABILITIES = ("tools", "vision", "json_schema", "prefill", "audio", "logprobs", "embedding", "rerank")
+CAPABILITIES: tuple[str, ...] = get_args(Capability)
 _REFERENCE = re.compile(r"os\.environ/\w+|\$\{[^}]*\}|\{[\w.-]+\}")
 
 
@@ -163,8 +163,8 @@ def read_model_info(section: Section, one: DeploymentDraft) -> None:
         for wrong in set(given) - set(CAPABILITIES):
             section.wrong("capabilities", f"no capability {wrong!r}; there are: {', '.join(CAPABILITIES)}")
         said |= set(given) & set(CAPABILITIES)
-    if mode is not None and mode in MODES:
-        said.add(MODES[mode])
+    if mode in ("embedding", "rerank"):
+        said.add(mode)
     section.refuse((key, _NO_EFFECT) for key in ("max_tokens", "max_output_tokens"))
     section.done()
     if said or given is not None or any(flag is not None for flag in flags.values()):

@@ -20,7 +20,7 @@ from exo_node.routing.attempts import Attempts, Tried
 from exo_node.routing.call import Attempt, Call, Caller, UpstreamError
 from exo_node.routing.parts import Parts
 from exo_node.routing.plan import Candidate, Step
-from exo_node.routing.relay import LINGER_S, Live, open_stream
+from exo_node.routing.relay import LINGER_S, Live, broke_off, open_stream
 from exo_node.routing.report import Report
 
 IDLE_S = 10.0  # without a request before the first probe
@@ -245,7 +245,7 @@ async def _to_the_end(live: Live) -> None:
                 raise
             break
     if not live.transcript.complete:
-        raise UpstreamError(f"{live.tried.candidate.backend}: its stream ended without a finish_reason", "eof")
+        raise broke_off(live.tried)
 
 
 def _call(candidate: Candidate, now: float) -> Call:

@@ -16,7 +16,7 @@ from exo_node.routing.deployment import Price
 from exo_node.routing.deployment_section import read_defaults, read_deployment, read_params
 from exo_node.routing.draft import CustomModel, DeploymentDraft, Draft
 from exo_node.routing.references import References
-from exo_node.routing.router_section import put, read_aliases, read_fallbacks, read_timers, strategy
+from exo_node.routing.router_section import ROUTER_TIMERS, put, read_aliases, read_fallbacks, read_timers, strategy
 from exo_node.routing.secrets import SecretStore
 from exo_node.routing.section import Section
 
@@ -25,7 +25,6 @@ MODEL_KEYS = frozenset({"ai_model", "provider_system_name", "routing_config"})
 CUSTOM_KEYS = frozenset({"pricing", "rate_limits", "metadata"})
 # Of a chat's deployment, what says nothing of another model at the same account.
 CHAT_ONLY = frozenset({"price", "context", "capabilities", "task_types", "rpm", "tpm", "weight"})
-_TIMERS = ("timeout", "stream_timeout", "num_retries", "retry_delay", "retry_after", "allowed_fails", "cooldown_time")
 
 
 @dataclass(slots=True)
@@ -108,7 +107,7 @@ def _connection(section: Section, draft: Draft, fields: dict[str, Any]) -> None:
 
 def _router(section: Section, draft: Draft, provider: Provider) -> None:
     fields = provider.fields
-    read_timers(section, fields, _TIMERS)
+    read_timers(section, fields, ROUTER_TIMERS)
     put(fields, "strategy", section.read("routing_strategy", strategy, literal_text=True))
     for key in ("embedding_model", "rerank_model"):
         put(draft.fields, key, section.text(key))
@@ -202,7 +201,7 @@ def _routing_config(section: Section, fields: dict[str, Any]) -> None:
     put(fields, "cache", section.switch("cache_enabled"))
     put(fields, "cache_ttl_s", section.seconds("cache_ttl"))
     put(fields, "transport", section.choice("transport", "auto", "passthrough", "litellm"))
-    read_timers(section, fields, _TIMERS)
+    read_timers(section, fields, ROUTER_TIMERS)
 
 
 def read_custom_model(name: str, section: Section, draft: Draft) -> None:

@@ -138,7 +138,7 @@ async def open_stream(upstream: Upstream, attempt: Attempt, tried: Tried) -> Liv
         while not live.transcript.content:
             batch = await live.next()
             if batch is None:
-                raise _broke_off(tried)
+                raise broke_off(tried)
             live.held.append((batch, live.transcript.special))
     except BaseException:
         await live.close()
@@ -213,7 +213,7 @@ async def relay(owner: Owner, live: Live, outlet: Outlet) -> AsyncGenerator[byte
             live.count()
             if transcript.complete:
                 break
-            error = error or _broke_off(live.tried)
+            error = error or broke_off(live.tried)
             owner.broke(live, error)
             await live.close()
             found = await story.go_on(live, error)
@@ -332,7 +332,7 @@ class _Story:
         return total_usage(self._delivered, used, self._estimate(live), live.tried.candidate)
 
 
-def _broke_off(tried: Tried) -> UpstreamError:
+def broke_off(tried: Tried) -> UpstreamError:
     return UpstreamError(f"{tried.candidate.backend}: its stream ended without a finish_reason", "eof")
 
 

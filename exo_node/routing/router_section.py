@@ -28,6 +28,12 @@ def strategy(raw: Any) -> str:
     return resolve(raw)
 
 
+# Keys of `TIMERS` that a router may have.
+ROUTER_TIMERS = (
+    "timeout", "stream_timeout", "num_retries", "retry_delay", "retry_after", "allowed_fails", "cooldown_time"
+)  # fmt: skip
+
+
 def put(fields: dict[str, Any], name: str, value: Any) -> None:
     if value is not None:
         fields[name] = value
@@ -45,10 +51,7 @@ def read_timers(section: Section, into: dict[str, Any], keys: tuple[str, ...]) -
 
 
 def read_router(section: Section, draft: Draft) -> None:
-    read_timers(
-        section, draft.router,
-        ("timeout", "stream_timeout", "num_retries", "retry_delay", "retry_after", "allowed_fails", "cooldown_time"),
-    )  # fmt: skip
+    read_timers(section, draft.router, ROUTER_TIMERS)
     name = section.read("routing_strategy", strategy, literal_text=True)
     if name is not None:
         draft.group_strategy = name

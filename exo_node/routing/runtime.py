@@ -17,7 +17,7 @@ from exo_node.routing.references import References
 from exo_node.routing.secrets import SecretStore
 from exo_node.routing.section import Section
 
-NAMES = (
+NAMES = (  # document 002's "Service Configuration", changed at run time by its `update_config`
     "default_provider",
     "default_model",
     "temperature",

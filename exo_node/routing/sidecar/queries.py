@@ -10,14 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Our capability -> LiteLLM's column.
-SUPPORTS = {
-    "tools": "supports_function_calling",
-    "vision": "supports_vision",
-    "json_schema": "supports_response_schema",
-    "prefill": "supports_assistant_prefill",
-    "audio": "supports_audio_input",
-}
+from exo_node.routing.deployment_section import SUPPORTS
 
 
 class Knowledge:
@@ -57,7 +50,7 @@ class Knowledge:
         for name, row in self._costs.items():
             provider = _provider_of(row)
             price = _price(row)
-            said = {ours: row.get(theirs) for ours, theirs in SUPPORTS.items()}
+            said = {ours: row.get(theirs) for theirs, ours in SUPPORTS.items()}
             facts = [
                 provider,
                 row.get("mode") or "",
