@@ -11,6 +11,8 @@ import orjson
 
 from exo_node.errors import InvalidRequest
 
+MAX_TOKEN_ID = 2**31 - 1
+
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. NaN and Infinity are not JSON."""
@@ -114,3 +116,33 @@ class Fields:
 
 def _short(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else "a far larger number"
+
+
+def token_ids(value: Any, param: str) -> tuple[int, ...]:
+    """A non-empty array of token ids, where a string was possible too."""
+    if not isinstance(value, list) or not value:
+        raise bad(param, "must be a string or a non-empty array of token ids")
+    for item in value:
+        if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
+            raise bad(param, f"token ids must be whole numbers from 0 to {MAX_TOKEN_ID}")
+    return tuple(value)
+
+
+def answer_limit(fields: Fields) -> int | None:
+    """`max_completion_tokens`, or `max_tokens`, its older name."""
+    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
+    if old is not None and new is not None and old != new:
+        raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
+    return new if new is not None else old
+
+
+def stream_options(fields: Fields, stream: bool) -> dict[str, Any] | None:
+    """None where they are not given."""
+    options = fields.get("stream_options")
+    if options is None:
+        return None
+    if not isinstance(options, dict):
+        raise bad("stream_options", f"must be an object, not {kind(options)}", code="invalid_type")
+    if not stream:
+        raise bad("stream_options", "needs stream: true")
+    return options

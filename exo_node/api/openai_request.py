@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import (
+    MAX_TOKEN_ID,
+    Fields,
+    answer_limit,
+    bad,
+    checked_text,
+    kind,
+    stream_options,
+    token_ids,
+)
 from exo_node.api.messages import parse_messages
 from exo_node.api.semantics import OF_CHATS, OF_COMPLETIONS, refuse_misplaced, refuse_unsupported
 from exo_node.config import Settings
@@ -20,7 +29,6 @@ MAX_CHOICES = 16  # n
 MAX_SEQUENCES = 256  # prompts x n in one request: a bound on memory, not OpenAI's
 MAX_STOPS = 4
 COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions, and vLLM's
-MAX_TOKEN_ID = 2**31 - 1
 INT64 = 2**63
 
 
@@ -53,7 +61,7 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     wanted, top = fields.boolean("logprobs") or False, fields.integer("top_logprobs", 0, 20)
     if top is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs: true")
-    limit = _limit(fields)
+    limit = answer_limit(fields)
     return _parsed(
         "chat", fields, request_id, settings, [messages], [""], top_logprobs=(top or 0) if wanted else None, limit=limit
     )
@@ -76,7 +84,7 @@ def parse_completion(body: Mapping[str, Any], request_id: str, settings: Setting
     best_of = fields.integer("best_of", 1, 20)
     if best_of is not None and best_of != (fields.integer("n", 1, MAX_CHOICES) or 1):
         raise bad("best_of", "other than n is not supported by local models yet", code="unsupported_parameter")
-    limit = _limit(fields) or COMPLETION_TOKENS
+    limit = answer_limit(fields) or COMPLETION_TOKENS
     return _parsed("completion", fields, request_id, settings, prompts, echo, top_logprobs=top, limit=limit)
 
 
@@ -159,13 +167,6 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
     return bias
 
 
-def _limit(fields: Fields) -> int | None:
-    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
-    if old is not None and new is not None and old != new:
-        raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
-    return new if new is not None else old
-
-
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
     stops = (checked_text(value, "stop"),) if isinstance(value, str) else fields.texts("stop")
@@ -177,13 +178,9 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 
 
 def _include_usage(fields: Fields, stream: bool) -> bool:
-    options = fields.get("stream_options")
+    options = stream_options(fields, stream)
     if options is None:
         return False
-    if not isinstance(options, dict):
-        raise bad("stream_options", f"must be an object, not {kind(options)}", code="invalid_type")
-    if not stream:
-        raise bad("stream_options", "needs stream: true")
     included = options.get("include_usage")
     if included is not None and not isinstance(included, bool):
         raise bad("stream_options.include_usage", f"must be a boolean, not {kind(included)}", code="invalid_type")
@@ -201,16 +198,7 @@ def _prompts(value: Any) -> list[str | tuple[int, ...]]:
     if not value:
         raise bad("prompt", "is an empty array; an empty string starts from nothing")
     if type(value[0]) is int:
-        return [_ids(value, "prompt")]
+        return [token_ids(value, "prompt")]
     if isinstance(value[0], str):
         return [checked_text(item, f"prompt[{i}]") for i, item in enumerate(value)]
-    return [_ids(item, f"prompt[{i}]") for i, item in enumerate(value)]
-
-
-def _ids(value: Any, param: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        raise bad(param, "must be a string or a non-empty array of token ids")
-    for item in value:
-        if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
-            raise bad(param, f"token ids must be whole numbers from 0 to {MAX_TOKEN_ID}")
-    return tuple(value)
+    return [token_ids(item, f"prompt[{i}]") for i, item in enumerate(value)]

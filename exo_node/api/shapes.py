@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import Fields, answer_limit, bad, checked_text, kind, stream_options, token_ids
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, CallKind, Capability
 
 AUDIO_TOKENS = 600  # a minute for gpt-4o-audio
 MAX_INPUTS = 2048  # texts of one embeddings request, OpenAI's
-MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,16 +163,9 @@ def _generation(fields: Fields, tokens: int, needs: set[Capability]) -> Shape:
     fields.number("frequency_penalty", -2, 2)
     fields.number("presence_penalty", -2, 2)
     n = fields.integer("n", 1, 128) or 1
-    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
-    if old is not None and new is not None and old != new:
-        raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
+    limit = answer_limit(fields)
     stream = fields.boolean("stream") or False
-    options = fields.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise bad("stream_options", f"must be an object, not {kind(options)}", code="invalid_type")
-    if options is not None and not stream:
-        raise bad("stream_options", "needs stream: true")
-    limit = new if new is not None else old
+    stream_options(fields, stream)
     return Shape(
         prompt_tokens=tokens,
         stream=stream,
@@ -231,19 +223,10 @@ def _tokens(value: Any, param: str) -> int:
     if not value:
         raise bad(param, "is an empty array")
     if type(value[0]) is int:
-        return _ids(value, param)
+        return len(token_ids(value, param))
     if isinstance(value[0], list):
-        return sum(_ids(item, f"{param}[{i}]") for i, item in enumerate(value))
+        return sum(len(token_ids(item, f"{param}[{i}]")) for i, item in enumerate(value))
     return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value))
-
-
-def _ids(value: Any, param: str) -> int:
-    if not isinstance(value, list) or not value:
-        raise bad(param, "must be a string or a non-empty array of token ids")
-    for item in value:
-        if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
-            raise bad(param, f"token ids must be whole numbers from 0 to {MAX_TOKEN_ID}")
-    return len(value)
 
 
 def _not_streamed(fields: Fields) -> None:
