@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, AttemptRecord, Call, UpstreamError
+from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.ports import Breaker, Gate, Profile
 from exo_node.types import Usage
 
-ASSUMED_TOKENS = 256  # of an answer without a limit, to reserve by
 # The provider had accepted the request when these happened, so it may bill the prompt.
 _MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 # Not the backend's doing: says nothing about its health.
@@ -61,7 +61,7 @@ class Attempts:
     async def begin(self, step: Step) -> Tried:
         """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now."""
         candidate = step.candidate
-        answer = self.call.max_tokens if self.call.max_tokens is not None else ASSUMED_TOKENS
+        answer = self.call.max_tokens if self.call.max_tokens is not None else EXPECTED_OUTPUT
         reserved = self.call.prompt_tokens + answer
         if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
             error = UpstreamError(f"{candidate.backend}: its rate limit or budget is used up", "rate_limited")
@@ -142,7 +142,7 @@ class Attempts:
         record.total_s, record.status, record.usage = now - tried.started, status, usage
         if usage is not None and candidate.price is not None:
             record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
-        self.profile.ended(candidate.backend, now, id(record))
+        self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
         self.gate.settle(candidate, tried.reserved, used, record.cost)
 

@@ -9,6 +9,8 @@ import orjson
 
 from exo_node.types import Usage
 
+HEADER_LIMIT = 1000  # characters of a header of ours: proxies bound all of them together, mostly to 8 KB
+
 
 def frame(event: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(event, option=orjson.OPT_NON_STR_KEYS) + b"\n\n"
@@ -31,8 +33,8 @@ def usage_event(head: Mapping[str, Any], usage: Usage, exo: Mapping[str, Any] | 
     return event
 
 
-def header_value(text: str, limit: int = 1000) -> str:
+def header_value(text: str) -> str:
     """`text` as a header may carry it: printable ASCII on one line."""
     if text.isascii() and text.isprintable():
-        return text[:limit]
-    return "".join(c if " " <= c <= "~" else "?" for c in " ".join(text.split()))[:limit]
+        return text[:HEADER_LIMIT]
+    return "".join(c if " " <= c <= "~" else "?" for c in " ".join(text.split()))[:HEADER_LIMIT]

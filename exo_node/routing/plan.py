@@ -92,7 +92,7 @@ class ProfileView(Protocol):
 
     def in_flight(self, backend: str) -> int: ...
 
-    def known(self, candidate: Candidate, prompt_tokens: int, now: float) -> float:
+    def known(self, candidate: Candidate, now: float) -> float:
         """0..1: how much of the estimate is measurement (the rest is prior)."""
         ...
 

@@ -6,7 +6,7 @@ runs). The ring and self-hosted providers cost nothing and say so; a price that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,12 +59,6 @@ def cost_of(model: str, priced: Priced | None, prompt_tokens: int, completion_to
     paid_in, paid_out = price.input * prompt_tokens / 1e6, price.output * completion_tokens / 1e6
     total = round(paid_in + paid_out + price.per_request, 15)  # without the dust of the sum
     return Estimate(model, paid_in, paid_out, total, price, priced.source)
-
-
-def cheapest(estimates: Iterable[Estimate]) -> Estimate | None:
-    """The lowest total; the first of several. None where no price is known."""
-    known = [one for one in estimates if one.total is not None]
-    return min(known, key=lambda one: one.total or 0.0, default=None)
 
 
 class Pricing:

@@ -146,11 +146,11 @@ class Prober:
         state, _ = self._parts.breaker.state(one.backend, now)
         if state == "open" or self._parts.profile.in_flight(one.backend):
             return False
-        return state == "half_open" or self._parts.profile.known(one, PROMPT_TOKENS, now) < KNOWN_ENOUGH
+        return state == "half_open" or self._parts.profile.known(one, now) < KNOWN_ENOUGH
 
     def _rank(self, one: Candidate, now: float) -> tuple[float, float]:
         """Who has waited longest; of those never asked, the least known."""
-        known = self._parts.profile.known(one, PROMPT_TOKENS, now)
+        known = self._parts.profile.known(one, now)
         return self._asked.get(one.backend, -math.inf), known
 
     # -- asking

@@ -88,7 +88,7 @@ class Profile:
         seen = self._seen.get(backend)
         return seen.in_flight if seen else 0
 
-    def known(self, candidate: Candidate, prompt_tokens: int, now: float) -> float:
+    def known(self, candidate: Candidate, now: float) -> float:
         """0..1: how much of the estimate is measurement; halves every 10 minutes without a look."""
         track = self._of(candidate).track
         if not track.samples:
@@ -144,7 +144,7 @@ class Profile:
         self._last = backend
         seen.in_flight += 1
 
-    def ended(self, backend: str, now: float | None = None, key: object = None) -> None:
+    def ended(self, backend: str, key: object = None) -> None:
         """The attempt that `started` announced is over, however."""
         seen = self._by_name(backend)
         seen.in_flight = max(0, seen.in_flight - 1)

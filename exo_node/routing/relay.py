@@ -158,7 +158,7 @@ class Owner(Protocol):
         """The backend failed after its first content."""
         ...
 
-    async def go_on(self, live: Live, delivered: Delivered, error: UpstreamError) -> Live | None:
+    async def go_on(self, delivered: Delivered, error: UpstreamError) -> Live | None:
         """Another backend, opened to go on; None when nothing is left to say. Raises `ExoError`."""
         ...
 
@@ -291,7 +291,7 @@ class _Story:
             raise error
         if why := refusal(self._owner.call, self._delivered, live.transcript):
             raise _not_continued(error, why)
-        found = await self._owner.go_on(live, self._delivered, error)
+        found = await self._owner.go_on(self._delivered, error)
         self._owner.report.continued |= found is not None
         exact = found is not None and bool(found.attempt.partial and found.attempt.partial.token_ids)
         self.continuer = Continuer(self._delivered, exact=exact)

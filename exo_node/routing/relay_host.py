@@ -23,6 +23,7 @@ from exo_node.routing.call import (
     UpstreamError,
     Whole,
 )
+from exo_node.routing.transcript import read_usage
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 
 PIECE = 1024 * 1024  # bytes of a whole answer in one message: gRPC bounds messages, answers with audio are larger
@@ -92,11 +93,10 @@ class Used:
                 self.completion += 1
 
     def take(self, data: dict[str, Any] | None) -> None:
-        usage = (data or {}).get("usage")
-        if isinstance(usage, dict):
+        usage = read_usage((data or {}).get("usage"))
+        if usage is not None:
             self._reported = True
-            self.prompt = int(usage.get("prompt_tokens") or 0)
-            self.completion = int(usage.get("completion_tokens") or 0)
+            self.prompt, self.completion = usage.prompt_tokens, usage.completion_tokens
 
 
 def attempt_of(request: pb.RelayRequest, seconds: float | None) -> Attempt:

@@ -9,12 +9,11 @@ from typing import Any
 from exo_node.errors import ExoError
 from exo_node.routing.attempts import Attempts, Tried
 from exo_node.routing.call import Call, CallRecord, CallSink
-from exo_node.routing.frames import header_value
+from exo_node.routing.frames import HEADER_LIMIT, header_value
 from exo_node.routing.plan import Candidate
 from exo_node.types import Usage
 
 MAX_WHY = 160  # characters of the reason why a backend of the asked name was not asked
-SHORT = 1000  # characters that a header may have (frames.header_value)
 MAX_TEXT = 1_000_000  # characters of the answer that a record keeps
 
 
@@ -59,7 +58,7 @@ class Report:
         if estimated and cost:
             found["x-exo-cost-estimated"] = "true"
         said = "".join(found.values())
-        if len(said) <= SHORT and said.isascii() and said.isprintable():
+        if len(said) <= HEADER_LIMIT and said.isascii() and said.isprintable():
             return found  # as nearly always
         return {name: header_value(value) for name, value in found.items()}
 

@@ -246,7 +246,7 @@ class Serving:
         self.attempts.failed(live.tried, error)
         self._course.failed(live.tried.step, error, self._clock())
 
-    async def go_on(self, live: Live, delivered: Delivered, error: UpstreamError) -> Live | None:
+    async def go_on(self, delivered: Delivered, error: UpstreamError) -> Live | None:
         mode = self.call.wishes.continuation or self._options.continuation
         if mode == "off":
             raise error

@@ -79,7 +79,7 @@ class Ours:
         if request.served == backend:
             noisy = ITL_S * self.rng.gauss(1, 0.05)
             self.profile.observe_itl(self.candidates[backend], noisy, OUTPUT_TOKENS, now)
-        self.profile.ended(backend, now, request.number)
+        self.profile.ended(backend, request.number)
 
 
 class Cooling:

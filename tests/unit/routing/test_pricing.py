@@ -9,7 +9,7 @@ import pytest
 from exo_node.routing.capabilities import Facts
 from exo_node.routing.deployment import Deployment, Price
 from exo_node.routing.equivalents import Equivalents
-from exo_node.routing.pricing import Priced, Pricing, cheapest, cost_of
+from exo_node.routing.pricing import Priced, Pricing, cost_of
 from exo_node.routing.tables import load_tables
 
 TABLES = load_tables()
@@ -82,12 +82,9 @@ def test_an_estimate() -> None:
     assert unknown.total is None and unknown.as_dict()["total_cost"] is None
 
 
-def test_the_cheapest() -> None:
-    """The lowest total of those that have one; a price per request counts."""
-    a = cost_of("a", Priced(Price(1, 1), "shipped"), 1000, 1000)
-    b = cost_of("b", Priced(Price(0, 0, per_request=0.001), "shipped"), 1000, 1000)
-    assert cheapest([a, cost_of("x", None, 1, 1), b]) is b
-    assert cheapest([cost_of("x", None, 1, 1)]) is None
+def test_a_price_per_request() -> None:
+    """It counts whatever the tokens cost."""
+    assert cost_of("b", Priced(Price(0, 0, per_request=0.001), "shipped"), 1000, 1000).total == 0.001
 
 
 def test_no_dust_in_sums() -> None:

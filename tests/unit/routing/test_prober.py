@@ -102,7 +102,7 @@ async def test_a_probe_is_one_token_and_an_attempt_like_any_other() -> None:
     assert (attempt.call.kind, attempt.call.model, attempt.call.stream) == ("chat", "demo", True)
     assert (attempt.call.body["max_tokens"], attempt.call.max_tokens) == (1, 1)
     assert attempt.call.caller.key_id == "probe"
-    assert world.profile.known(RING, 10, world.now) > 0
+    assert world.profile.known(RING, world.now) > 0
     assert world.profile.in_flight("ring:demo") == 0
     assert world.breaker.snapshot(world.now)[0]["state"] == "closed"
     assert world.backend(RING).closed == 1
@@ -155,7 +155,7 @@ async def test_a_backend_at_work_is_not_asked() -> None:
     world = World("local", RING)
     world.profile.started("ring:demo", world.now)
     assert await world.tick() == ""
-    world.profile.ended("ring:demo", world.now)
+    world.profile.ended("ring:demo")
     assert await world.tick() == "ring:demo"
 
 
@@ -207,7 +207,7 @@ async def test_a_failed_trial_opens_the_breaker_for_longer() -> None:
     assert await world.tick(30) == "box:m"
     state, left = world.breaker.state("box:m", world.now)
     assert state == "open" and left == pytest.approx(10.0)
-    assert world.profile.known(OLLAMA, 10, world.now) > 0
+    assert world.profile.known(OLLAMA, world.now) > 0
 
 
 @pytest.mark.parametrize("script", [("Hi",), ("Hi", failure("reset"))])
@@ -254,7 +254,7 @@ async def test_a_real_request_ends_the_probe_at_once() -> None:
     assert await ticking == "box:m"
     assert (world.backend(OLLAMA).closed, world.profile.in_flight("box:m")) == (1, 0)
     assert world.breaker.state("box:m", world.now)[0] == "half_open"
-    assert world.profile.known(OLLAMA, 10, world.now) == 0
+    assert world.profile.known(OLLAMA, world.now) == 0
     assert await world.tick(IDLE_S - 1) == ""
     assert await world.tick(1) == "box:m"
     assert world.breaker.state("box:m", world.now)[0] == "closed"

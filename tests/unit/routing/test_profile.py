@@ -20,7 +20,7 @@ def serve(profile: Profile, candidate: Candidate, ttft: float, now: float, key: 
     profile.started(candidate.backend, now - ttft, key, 500)
     profile.observe_ttft(candidate, 500, ttft, now, key)
     profile.observe_itl(candidate, 0.01, 100, now)
-    profile.ended(candidate.backend, now, key)
+    profile.ended(candidate.backend, key)
 
 
 def test_unknown_backends_get_priors() -> None:
@@ -30,7 +30,7 @@ def test_unknown_backends_get_priors() -> None:
     peer = replace(A, backend="a@n", kind="peer", node_id="n")
     assert profile.ttft(A, 500, 0.0) == pytest.approx(0.625)
     assert 0 < profile.ttft(groq, 500, 0.0) < profile.ttft(A, 500, 0.0) < profile.ttft(peer, 500, 0.0)
-    assert profile.known(A, 500, 0.0) == 0
+    assert profile.known(A, 0.0) == 0
     assert profile.p95_ttft(A, 500, 0.0) is None
     idle = profile.ttft(RING, 500, 0.0)
     for _ in range(4):
@@ -49,7 +49,7 @@ def test_estimates_follow_measurements() -> None:
     p95 = profile.p95_ttft(A, 500, now)
     assert p95 is not None
     assert 0.2 < p95 < 0.35
-    assert profile.known(A, 500, now) > 0.8 > profile.known(A, 500, now + 600)
+    assert profile.known(A, now) > 0.8 > profile.known(A, now + 600)
 
 
 def test_a_request_that_waits_is_a_sign() -> None:
@@ -60,7 +60,7 @@ def test_a_request_that_waits_is_a_sign() -> None:
     profile.started("a", 10.0, "slow", 500)
     assert profile.ttft(A, 500, 10.1) == pytest.approx(0.2, rel=0.2)
     assert profile.ttft(A, 500, 12.0) > 1.0
-    profile.ended("a", 12.0, "slow")
+    profile.ended("a", "slow")
     assert profile.ttft(A, 500, 12.0) == pytest.approx(0.2, rel=0.2)
 
 
@@ -162,7 +162,7 @@ def test_rows_survive_a_restart() -> None:
     other = Profile()
     other.load(rows, now=5.0, elapsed_s=10.0)
     assert other.ttft(A, 500, 5.0) == pytest.approx(profile.ttft(A, 500, 1012.0), rel=0.1)
-    assert other.known(A, 500, 5.0) > 0.9
+    assert other.known(A, 5.0) > 0.9
 
 
 def test_a_malformed_row_is_refused() -> None:
@@ -183,7 +183,7 @@ def test_a_peers_rows_become_the_prior() -> None:
     assert mine.ttft(A, 500, 0.0) < 0.35
     assert mine.ttft(B, 500, 0.0) > 0.6
     assert mine.ttft(RING, 500, 0.0) == before
-    assert mine.known(A, 500, 0.0) == 0
+    assert mine.known(A, 0.0) == 0
 
 
 def test_forgetting() -> None:

@@ -112,12 +112,12 @@ async def test_what_is_known_survives_a_restart(node: Node) -> None:
             expected = node.profile.ttft(one, prompt, node.now)
             assert again.profile.ttft(one, prompt, 3.0) == pytest.approx(expected)
         assert again.profile.itl(one, 3.0) == pytest.approx(node.profile.itl(one, node.now))
-        assert again.profile.known(one, 100, 3.0) == pytest.approx(node.profile.known(one, 100, node.now))
+        assert again.profile.known(one, 3.0) == pytest.approx(node.profile.known(one, node.now))
     again.close()
 
     morning = Node(node.path, now=3.0, wall=node.wall + 12 * 3600)
     await morning.keeper.load()
-    assert morning.profile.known(CLOUD, 100, 3.0) < 1e-6
+    assert morning.profile.known(CLOUD, 3.0) < 1e-6
     prior = Profile().ttft(CLOUD, 100, 0.0)
     assert morning.profile.ttft(CLOUD, 100, 3.0) == pytest.approx(prior, rel=0.15)
     morning.close()
@@ -130,7 +130,7 @@ async def test_a_clock_set_back_makes_nothing_younger(node: Node) -> None:
     await node.store.flush()
     again = Node(node.path, now=3.0, wall=node.wall - 1e6)
     await again.keeper.load()
-    assert again.profile.known(CLOUD, 100, 3.0) == pytest.approx(node.profile.known(CLOUD, 100, node.now))
+    assert again.profile.known(CLOUD, 3.0) == pytest.approx(node.profile.known(CLOUD, node.now))
     again.close()
 
 
@@ -164,7 +164,7 @@ async def test_malformed_rows_of_the_store_are_dropped(node: Node, caplog: pytes
     again = Node(node.path)
     await again.keeper.load()
     assert len([one for one in caplog.records if one.levelno >= logging.WARNING]) == 3
-    assert again.profile.known(CLOUD, 100, again.now) > 0.5
+    assert again.profile.known(CLOUD, again.now) > 0.5
     assert not set(bad) & (await again.store.load_profile("a")).keys()
     again.close()
 
