@@ -6,7 +6,6 @@ LiteLLM, because most have no free question that proves a key.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -19,8 +18,8 @@ from exo_node.routing.deployment import Deployment
 from exo_node.routing.registry import Registry
 from exo_node.routing.resolution import AUTO
 from exo_node.routing.service import LiteLLMService
+from exo_node.routing.upstream_models import models_answer
 from exo_node.routing.wire_errors import error_from_exception
-from exo_node.routing.wire_request import target_of
 
 TIMEOUT_S = 15.0
 KEY_REFUSED = (401, 403)
@@ -63,8 +62,9 @@ async def check_provider(
 
 
 def _deployment(provider: str, registry: Registry) -> Deployment:
-    """A configured deployment of the provider that has a key, else one made of a key in the environment."""
+    """A configured deployment of the provider, with a key if there is one, else one made of the environment's key."""
     rows = [row for row in registry.deployments() if row["provider"] == provider]
+    rows.sort(key=lambda row: bool(row["key"] == "missing"))
     if rows:
         return registry.deployment(str(rows[0]["id"]))
     models = registry.tables.models_of(provider)
@@ -73,18 +73,8 @@ def _deployment(provider: str, registry: Registry) -> Deployment:
 
 async def _list_models(deployment: Deployment, connections: Connections) -> tuple[str, bool | None]:
     """("" or what is wrong, whether the key is good; None: not known)."""
-    target = target_of(deployment, "chat")
-    url = target.url.parent.parent / "models" if target.url.path.endswith("/chat/completions") else target.url
     try:
-        async with (
-            asyncio.timeout(TIMEOUT_S),
-            connections.session().get(
-                url,
-                headers=target.headers,
-                proxy=connections.proxy_for(url),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            ) as response,
-        ):
+        async with models_answer(deployment, connections, TIMEOUT_S) as response:
             if response.status in KEY_REFUSED:
                 return f"the provider answered {response.status}: the key is not accepted", False
             if response.status >= 500:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -55,13 +57,8 @@ def _servers(provider: str, registry: Registry) -> list[Deployment]:
 
 
 async def _listed(deployment: Deployment, connections: Connections) -> list[str]:
-    target = target_of(deployment, "chat")
-    url = target.url.parent.parent / "models"  # beside chat/completions
-    limit = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
-        async with connections.session().get(
-            url, headers=target.headers, proxy=connections.proxy_for(url), timeout=limit
-        ) as response:
+        async with models_answer(deployment, connections, TIMEOUT_S) as response:
             response.raise_for_status()
             told = json.loads(await response.read())
             return [str(one["id"]) for one in told["data"][:MAX_MODELS]]
@@ -70,3 +67,21 @@ async def _listed(deployment: Deployment, connections: Connections) -> list[str]
     except (ValueError, TypeError, KeyError) as error:
         log.info("%s listed its models in a shape of its own: %s", deployment.provider, type(error).__name__)
     return []
+
+
+@asynccontextmanager
+async def models_answer(
+    deployment: Deployment, connections: Connections, timeout_s: float
+) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    """What a server that speaks OpenAI's API answers to GET models, of whatever status.
+
+    Raises what aiohttp does, and `TimeoutError`.
+    """
+    target = target_of(deployment, "chat")
+    beside_chat = target.url.path.endswith("/chat/completions")
+    url = target.url.parent.parent / "models" if beside_chat else target.url
+    limit = aiohttp.ClientTimeout(total=timeout_s)
+    async with connections.session().get(
+        url, headers=target.headers, proxy=connections.proxy_for(url), timeout=limit
+    ) as response:
+        yield response
