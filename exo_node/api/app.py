@@ -18,7 +18,7 @@ from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
-from exo_node.api.serving import Serving
+from exo_node.api.serving import CallServer
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.types import Backend
@@ -38,7 +38,7 @@ class ChatGPTAPI:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         guard = cast(Any, make_guard(settings, routing))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
-        serving = Serving(settings, routing)
+        serving = CallServer(settings, routing)
         router = RouterRoutes(serving)
         calls = [
             *OpenAIRoutes(serving, backend).routes(),

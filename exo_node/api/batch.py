@@ -13,7 +13,7 @@ from aiohttp import web
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.errors import error_body, internal
 from exo_node.api.fields import Fields, bad, kind
-from exo_node.api.serving import Serving, read_object, whole_of
+from exo_node.api.serving import CallServer, read_object, whole_of
 from exo_node.errors import ExoError
 from exo_node.routing.failure import headers_of
 
@@ -50,7 +50,7 @@ def parse_batch(body: Mapping[str, Any]) -> ParsedBatch:
 
 
 class BatchRoutes:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: CallServer) -> None:
         self._serving = serving
 
     def routes(self) -> list[tuple[str, str, Any]]:

@@ -16,12 +16,12 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.serving import Serving, read_object, respond_whole, whole_of
+from exo_node.api.serving import CallServer, read_object, respond_whole, whole_of
 from exo_node.routing.call import UpstreamError, Whole
 
 
 class EmbeddingRoutes:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: CallServer) -> None:
         self._serving = serving
 
     def routes(self) -> list[tuple[str, str, Any]]:

@@ -11,7 +11,7 @@ from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import bad
-from exo_node.api.serving import Serving, read_object
+from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import FormFile
 
@@ -19,7 +19,7 @@ PIECE = 256 * 1024  # bytes read at once
 
 
 class MediaRoutes:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: CallServer) -> None:
         self._serving = serving
 
     def routes(self) -> list[tuple[str, str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.serving import Serving, read_object
+from exo_node.api.serving import CallServer, read_object
 from exo_node.api.views import external_model_view, model_view
 from exo_node.errors import ModelNotFound, NotFound
 from exo_node.types import Backend
@@ -18,7 +18,7 @@ SHOWN = 40  # models that an error lists
 class OpenAIRoutes:
     """Handlers over the adapter, and over the local models' list."""
 
-    def __init__(self, serving: Serving, backend: Backend) -> None:
+    def __init__(self, serving: CallServer, backend: Backend) -> None:
         self._serving = serving
         self._backend = backend
 

@@ -10,13 +10,13 @@ from aiohttp import web
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
-from exo_node.api.serving import Serving, read_object
+from exo_node.api.serving import CallServer, read_object
 from exo_node.api.shapes import SHAPES
 from exo_node.routing.runtime import NAMES
 
 
 class RouterRoutes:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: CallServer) -> None:
         self._serving = serving
         self._routing = serving.routing
 

@@ -38,7 +38,7 @@ async def read_body(request: web.Request) -> bytes:
         raise InvalidRequest(f"the request body cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
 
 
-class Serving:
+class CallServer:
     """Makes calls of requests and has them served."""
 
     def __init__(self, settings: Settings, routing: RoutingPort) -> None:

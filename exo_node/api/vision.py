@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.fields import Fields, bad, checked_text, kind
-from exo_node.api.serving import Serving, read_object
+from exo_node.api.serving import CallServer, read_object
 
 _OURS = ("prompt", "image_url", "image", "image_base64", "detail")
 # First bytes of the formats that the vision models take; https://en.wikipedia.org/wiki/List_of_file_signatures
@@ -18,7 +18,7 @@ _FORMATS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8"
 
 
 class VisionRoutes:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: CallServer) -> None:
         self._serving = serving
 
     def routes(self) -> list[tuple[str, str, Any]]:
