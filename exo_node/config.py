@@ -224,7 +224,7 @@ OPTIONS: tuple[Option, ...] = (
         ("--routing-strategy",),
         values.text,
         "how a backend is chosen: latency (default), cost, least-busy, simple-shuffle, priority, local-first, "
-        "cloud-first, heuristic, hybrid, cascade",
+        "cloud-first, heuristic, hybrid, cascade, usage-based-routing, provider-budget-routing",
         "NAME",
         env=("DEFAULT_ROUTING_STRATEGY",),
     ),
@@ -254,7 +254,7 @@ OPTIONS: tuple[Option, ...] = (
         "hedge", ("--hedge",), values.switch, "ask a second backend when the first is late (spends more)", switch=True
     ),
     Option("max_cost", ("--max-cost",), values.number(0), "USD that one request may be predicted to cost", "USD"),
-    Option("verbose", ("--verbose",), _count, "say more; same as -v", "N"),
+    Option("verbose", ("--verbose",), _count, "say more; twice: much more", "N"),
     Option("debug", ("--debug",), values.integer(0, 9), "exo's DEBUG level 0..9; same as DEBUG=N", "N", env=("DEBUG",)),
 )
 BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}

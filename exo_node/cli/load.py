@@ -28,7 +28,7 @@ def arguments(parser: Parser, verb: str) -> None:
         parser.add_argument("--json", action="store_true", default=False, help="print the instance as JSON")
     else:
         parser.add_argument("name", metavar="MODEL|INSTANCE", help="a model (all its instances), or an instance's id")
-    parser.add_settings(CLIENT, title="which node")
+    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
 
 
 def run(parsed: Parsed, verb: str) -> int:

@@ -12,7 +12,7 @@ from exo_node.cli.table import table
 
 def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="what GET /v1/models says")
-    parser.add_settings(CLIENT, title="which node")
+    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs", quiet=True)
 
 

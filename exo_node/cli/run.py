@@ -29,7 +29,7 @@ def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument("--max-tokens", default=None, metavar="N", help="most tokens of an answer")
     parser.add_argument("--temperature", default=None, metavar="T", help="0 = always the likeliest token")
     parser.add_argument("--seed", default=None, metavar="N", help="the same seed gives the same answer")
-    parser.add_settings(CLIENT, title="which node")
+    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs")
 
 

@@ -14,8 +14,13 @@ ACTIONS = ("set", "list", "remove", "import")
 
 
 def arguments(parser: Parser, verb: str) -> None:
-    parser.add_argument("action", choices=ACTIONS, help="import encrypts the secrets_encrypted of a file in place")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the secret's name; the file for import")
+    parser.add_argument(
+        "action",
+        choices=ACTIONS,
+        metavar="|".join(ACTIONS),
+        help="import encrypts the secrets_encrypted of a file in place",
+    )
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="the secret's name; the file for import")
     parser.add_argument(
         "--from-env", metavar="VAR", help="set: the value of this variable (default: asked for, or standard input)"
     )
@@ -34,6 +39,8 @@ def run(parsed: Parsed, verb: str) -> int:
             raise ConfigurationError("exo secrets list takes no name")
         for name in store.names():
             print(name)
+        if not store.names():
+            print("no secrets; keep one with: exo secrets set NAME", file=sys.stderr)
         return 0
     if len(names) != 1:
         raise ConfigurationError(f"exo secrets {action} takes one {'FILE' if action == 'import' else 'NAME'}")

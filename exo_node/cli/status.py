@@ -18,7 +18,7 @@ def arguments(parser: Parser, verb: str) -> None:
         default=False,
         help="what GET /v1/topology says, and under router GET /v1/router/stats",
     )
-    parser.add_settings(CLIENT, title="which node")
+    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
 
 
 def run(parsed: Parsed, verb: str) -> int:
@@ -27,12 +27,13 @@ def run(parsed: Parsed, verb: str) -> int:
         topology = client.call("GET", "/v1/topology")
         external = client.call("GET", "/v1/router/stats")
         models = client.call("GET", "/v1/models")["data"]
+        providers = client.call("GET", "/v1/providers")["data"]
     finally:
         client.close()
     if parsed.own.json:
         print(json.dumps({**topology, "router": external}, indent=2))
     else:
-        print("\n".join([describe(topology, client.url), *describe_external(external, models)]))
+        print("\n".join([describe(topology, client.url), *describe_external(external, models, providers)]))
     return 0
 
 
@@ -62,14 +63,19 @@ def _node(node_id: str, node: dict[str, Any], *, this: bool) -> list[str]:
     return [head, *(f"  {name:<8} {fact}" for name, fact in facts if fact)]
 
 
-def describe_external(stats: dict[str, Any], models: list[dict[str, Any]]) -> list[str]:
-    """What there is besides the ring (`/v1/router/stats`, `/v1/models`): deployments, models of keys and peers, what is
-    wrong with them, limits, remarks."""
+def describe_external(
+    stats: dict[str, Any], models: list[dict[str, Any]], providers: list[dict[str, Any]]
+) -> list[str]:
+    """What there is besides the ring (`/v1/router/stats`, `/v1/models`, `/v1/providers`): deployments, models of keys
+    and peers, own servers whose models only they know, what is wrong with them, limits, remarks."""
     groups = stats["model_list"]
     more = [row for row in models if row["id"] not in groups and not row.get("targets")]
     others = Counter(row["provider"] for row in more if row.get("provider"))
     there = [*groups, *(f"{count} of {provider}" for provider, count in sorted(others.items()))]
-    lines = [f"\nexternal models: {', '.join(there) or 'none (no deployment, no key)'}; strategy {stats['strategy']}"]
+    servers = [row for row in providers if row["key"] == "keyless" and row["configured"] and not row["deployments"]]
+    there += [f"any of {row['id']}" for row in servers if row["id"] not in others]
+    none = "none (no deployment, no key, or switched off)"
+    lines = [f"\nexternal models: {', '.join(there) or none}; strategy {stats['strategy']}"]
     for breaker in stats["breakers"]:
         if breaker["state"] != "closed":
             lines.append(f"  {breaker['backend']}  {breaker['state'].replace('_', ' ')}: {breaker['cause']}")

@@ -30,6 +30,13 @@ def test_set_list_remove(exo_home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert PLANTED not in "".join(path.read_text() for path in exo_home.iterdir() if path.is_file())
 
 
+def test_none(exo_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a secret the list is empty, and it is said how to keep one."""
+    assert dispatch(["secrets", "list"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "exo secrets set NAME" in said.err
+
+
 def test_import(exo_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The plain secrets of a file are encrypted where they stand."""
     path = tmp_path / "record.json"
@@ -45,6 +52,7 @@ def test_import(exo_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("argv", "message"),
     [
         (["set"], "exo secrets set takes one NAME"),
+        ([], "required: set|list|remove|import (see"),
         (["import", "a", "b"], "exo secrets import takes one FILE"),
         (["list", "a"], "exo secrets list takes no name"),
         (["set", "1x"], "'1x' is no name of a secret"),

@@ -52,5 +52,16 @@ def test_models_of_keys_and_peers() -> None:
     local: dict[str, Any] = {"id": "demo"}
     alias: dict[str, Any] = {"id": "chat", "provider": "alias", "targets": ["x"]}
     rows = [local, alias, {"id": "openai/a", "provider": "openai"}, {"id": "openai/b", "provider": "openai"}]
-    assert describe_external(stats, rows)[0] == "\nexternal models: 2 of openai; strategy latency"
-    assert "none (no deployment, no key)" in describe_external(stats, [local])[0]
+    assert describe_external(stats, rows, [])[0] == "\nexternal models: 2 of openai; strategy latency"
+    assert "none (no deployment, no key, or switched off)" in describe_external(stats, [local], [])[0]
+
+
+def test_own_servers() -> None:
+    """A server without a key, of which only the address is known, counts too; a deployment says it already."""
+    stats = {**ScriptedRouting().stats(), "model_list": []}
+    ollama = {"id": "ollama", "key": "keyless", "configured": True, "deployments": 0}
+    away = {**ollama, "id": "lm_studio", "configured": False}
+    named = {**ollama, "id": "hosted_vllm", "deployments": 1}
+    keyed = {**ollama, "id": "openai", "key": "present"}
+    said = describe_external(stats, [], [ollama, away, named, keyed])[0]
+    assert said == "\nexternal models: any of ollama; strategy latency"
