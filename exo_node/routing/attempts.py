@@ -10,7 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from exo_node.routing.call import CHARACTERS_PER_TOKEN, AttemptRecord, Call, UpstreamError
+from exo_node.routing.call import (
+    CHARACTERS_PER_TOKEN,
+    INVALID_TOOL_CALL,
+    WORKER_LOST,
+    AttemptRecord,
+    Call,
+    UpstreamError,
+)
 from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.ports import Breaker, Gate, Profile
@@ -20,6 +27,7 @@ from exo_node.types import Usage
 _MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
+_NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL})
 
 
 @dataclass(slots=True)
@@ -102,7 +110,7 @@ class Attempts:
             return
         now = self.clock()
         self.errors.append((tried.step, error))
-        if error.cause not in _BLAMELESS and error.code != "unsupported_parameter":
+        if error.cause not in _BLAMELESS and error.code not in _NOT_ITS_HEALTH:
             waited = now - tried.started
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
             self.breaker.failed(tried.candidate, error, now)

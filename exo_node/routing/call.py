@@ -212,6 +212,9 @@ class UpstreamError(ExoError):
         return self.cause in FAILS_OVER
 
 
+# Codes of failures that are not the backend's: our own helper process died, the model cannot call tools in words.
+WORKER_LOST, INVALID_TOOL_CALL = "worker_lost", "invalid_tool_call"
+
 STATUS_OF: Mapping[str, int] = {
     "bad_request": 400,
     "content_filter": 400,

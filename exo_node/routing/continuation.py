@@ -188,7 +188,10 @@ class _Cut:
         held = self._held
         for length in range(min(len(held), len(self._before)), 0, -1):
             whole = self._whole and length == len(self._before) and length >= MIN_OVERLAP // 2
-            if (length >= MIN_OVERLAP or whole) and self._before.endswith(held[:length]) and not _rhymes(held[:length]):
+            said = held[:length]
+            if (length >= MIN_OVERLAP or whole) and self._before.endswith(said) and not _rhymes(said):
+                if self._before.endswith(said + said):  # a refrain, which goes on
+                    break
                 return held[length:]
         blank = 0
         while blank < min(len(self._blank), len(held)) and held[blank] == self._blank[blank]:

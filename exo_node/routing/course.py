@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from exo_node.routing.call import UpstreamError
+from exo_node.routing.call import INVALID_TOOL_CALL, WORKER_LOST, UpstreamError
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.ports import Breaker, RetryBudget
 
@@ -79,7 +79,7 @@ class Course:
             candidate = step.candidate
             repeats = self._tries[candidate.backend] - 1
             cap = REPEATS if candidate.num_retries is None else candidate.num_retries
-            if error.cause not in _REPEATABLE or repeats >= cap or not self._allowed(candidate) or not fits(candidate):
+            if not _repeatable(error) or repeats >= cap or not self._allowed(candidate) or not fits(candidate):
                 continue
             wait = self._wait(candidate, error, when, repeats, now)
             if wait <= max(MAX_WAIT_S, candidate.retry_after_s or 0.0) and now + wait < deadline:
@@ -94,6 +94,12 @@ class Course:
         asked = max(0.0, when + max(error.retry_after or 0.0, candidate.retry_after_s or 0.0) - now)
         state, left = self._breaker.state(candidate.backend, now)
         return max(backoff, asked, left if state == "open" else 0.0)
+
+
+def _repeatable(error: UpstreamError) -> bool:
+    if error.code == INVALID_TOOL_CALL:  # the model was asked twice already
+        return False
+    return error.cause in _REPEATABLE or error.code == WORKER_LOST
 
 
 def _group(candidate: Candidate) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from exo_node.errors import ExoError
 from exo_node.routing import cascade
 from exo_node.routing.attempts import Attempts, Tried
-from exo_node.routing.call import Attempt, Call, Outlet, Partial, Reply, UpstreamError, Whole
+from exo_node.routing.call import Attempt, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.continuation import Delivered, may_continue, rest_of
 from exo_node.routing.course import Course
 from exo_node.routing.failure import final_error
@@ -137,10 +137,11 @@ class Serving:
 
     async def _open(self, step: Step, call: Call | None = None, partial: Partial | None = None) -> Live:
         async def ask(tried: Tried) -> Live:
+            upstream = await self._upstream(step, tried)
             attempt = self._attempt(step, call or self.call, partial)
             if partial is not None and step.candidate.kind != "ring":  # billed as part of the prompt
                 tried.prompt_tokens += partial.completion_tokens
-            live = await open_stream(self._parts.sources.upstream(step.candidate), attempt, tried)
+            live = await open_stream(upstream, attempt, tried)
             self.attempts.first_content(tried)
             self.report.first_content()
             return live
@@ -149,8 +150,8 @@ class Serving:
 
     async def _ask(self, step: Step, call: Call | None = None) -> Answered:
         async def ask(tried: Tried) -> Answered:
+            upstream = await self._upstream(step, tried)
             attempt = self._attempt(step, call or self.call, None)
-            upstream = self._parts.sources.upstream(step.candidate)
             try:
                 if isinstance(upstream, PassThrough):  # it watches the time itself
                     whole = await upstream.whole(attempt)
@@ -168,6 +169,21 @@ class Serving:
             return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
 
         return await self._tried(step, ask)
+
+    async def _upstream(self, step: Step, tried: Tried) -> Upstream:
+        """Ready to be asked: the time that our own helper process needs to start is not the backend's."""
+        upstream = self._parts.sources.upstream(step.candidate)
+        ready = getattr(upstream, "ready", None)  # of those behind the sidecar
+        if ready is not None:
+            left = max(0.001, self.call.deadline - self._clock())
+            try:
+                with Within(left / 2 if self._course.fresh else left):
+                    await ready(self.call)
+            except TimeoutError:
+                late = f"{step.candidate.backend}: the LiteLLM sidecar did not start in time"
+                raise UpstreamError(late, "unavailable", code=code_of_lateness(self.call)) from None
+            tried.started = tried.last = self._clock()
+        return upstream
 
     def _attempt(self, step: Step, call: Call, partial: Partial | None) -> Attempt:
         candidate = step.candidate

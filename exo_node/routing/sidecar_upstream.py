@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from exo_node.errors import ConfigurationError
-from exo_node.routing.call import Attempt, Batch, UpstreamError, Whole
+from exo_node.routing.call import Attempt, Batch, Call, UpstreamError, Whole
 from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.passthrough import PassThrough
@@ -20,6 +20,14 @@ class SidecarUpstream:
         self._service = service
         self._connections = connections
         self._deployment = deployment
+
+    async def ready(self, call: Call) -> None:
+        """Wait until a worker serves: the first call waits for an import of seconds, which is not the provider's time.
+
+        Raises `UpstreamError` ("unavailable").
+        """
+        async with self._worker():
+            pass
 
     async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
         async with (

@@ -101,18 +101,22 @@ class NodeSources:
 class PromptedTools:
     """A backend without tools of its own: the sidecar asks for them by prompt."""
 
-    def __init__(self, direct: Upstream, prompting: Upstream) -> None:
+    def __init__(self, direct: Upstream, prompting: SidecarUpstream) -> None:
         self._direct = direct
         self._prompting = prompting
 
+    async def ready(self, call: Call) -> None:
+        if self._for(call) is self._prompting:
+            await self._prompting.ready(call)
+
     def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
-        return self._for(attempt).stream(attempt)
+        return self._for(attempt.call).stream(attempt)
 
     async def whole(self, attempt: Attempt) -> Whole:
-        return await self._for(attempt).whole(attempt)
+        return await self._for(attempt.call).whole(attempt)
 
-    def _for(self, attempt: Attempt) -> Upstream:
-        return self._prompting if "tools" in attempt.call.needs else self._direct
+    def _for(self, call: Call) -> Upstream:
+        return self._prompting if "tools" in call.needs else self._direct
 
 
 class RingDefaults:

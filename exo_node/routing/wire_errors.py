@@ -14,7 +14,7 @@ from typing import Any, get_args
 import aiohttp
 import orjson
 
-from exo_node.routing.call import ErrorClass, UpstreamError
+from exo_node.routing.call import WORKER_LOST, ErrorClass, UpstreamError
 from exo_node.routing.retry_after import details_of, number, retry_after
 
 MAX_MESSAGE = 500
@@ -100,11 +100,14 @@ def error_from_event(
 def error_from_exception(backend: str, exception: BaseException, *, unix: bool = False) -> UpstreamError:
     """What a socket's or an HTTP parser's error stands for. `unix`: the sidecar's socket."""
     cause: ErrorClass
+    code = None
     if isinstance(exception, TimeoutError):  # aiohttp's timeouts are subclasses
         connecting = isinstance(exception, aiohttp.ConnectionTimeoutError)
         cause, what = "timeout", "no connection in time" if connecting else "no answer in time"
     elif unix and isinstance(exception, aiohttp.ClientConnectorError):
-        cause, what = "unavailable", "its helper process does not answer"
+        cause, what, code = "unavailable", "its helper process does not answer", WORKER_LOST
+    elif unix:  # what happens to the provider's connection comes as an answer of the helper's
+        cause, what, code = "reset", "its helper process went away", WORKER_LOST
     elif isinstance(exception, aiohttp.ClientConnectorDNSError):
         cause, what = "dns", f"the name {exception.host} does not resolve"
     elif isinstance(
@@ -127,7 +130,7 @@ def error_from_exception(backend: str, exception: BaseException, *, unix: bool =
         cause, what = "malformed", "what it sent is not HTTP"
     else:  # ServerDisconnectedError, ClientOSError, ConnectionResetError
         cause, what = "reset", "the connection broke"
-    return UpstreamError(f"{backend}: {what}", cause)
+    return UpstreamError(f"{backend}: {what}", cause, code=code)
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from exo_node.routing.attempts import Attempts
 from exo_node.routing.breaker import Breaker
+from exo_node.routing.call import WORKER_LOST
 from exo_node.routing.plan import Step
 from exo_node.routing.ports import OpenGate
 from exo_node.routing.profile import Profile
@@ -52,6 +53,15 @@ async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
     tried = await attempts.begin(STEP)
     attempts.failed(tried, failure("unavailable", code="unsupported_parameter"))
     assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
+
+
+async def test_a_lost_worker_says_nothing_of_the_backend() -> None:
+    """Our own helper's death, however often, ejects no provider; what it had asked may be billed all the same."""
+    attempts = made()
+    for _ in range(20):
+        attempts.failed(await attempts.begin(STEP), failure("reset", code=WORKER_LOST))
+    assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
+    assert attempts.cost > 0
 
 
 async def test_an_answer_teaches_the_profile_and_costs_what_is_reported() -> None:

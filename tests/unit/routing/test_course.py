@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exo_node.routing.breaker import Breaker
+from exo_node.routing.call import INVALID_TOOL_CALL, WORKER_LOST
 from exo_node.routing.course import Course
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.retry_budget import RetryBudget
@@ -44,6 +45,13 @@ def test_everyone_once_then_again_within_num_retries(retries: int | None, cause:
     """Backends of their own groups: each is tried, and what failed in passing is tried again."""
     one = course(candidate("a", num_retries=retries), candidate("b", num_retries=retries))
     assert sorted(walk(one, cause)) == sorted(tried)
+
+
+def test_our_own_failures() -> None:
+    """A worker of ours that died is started again, so the backend is asked again; bad tool calls were asked for twice
+    already, so the next backend has its turn."""
+    assert walk(course(candidate("a")), "unavailable", code=WORKER_LOST) == ["a", "a"]
+    assert walk(course(candidate("a"), candidate("b")), "malformed", code=INVALID_TOOL_CALL) == ["a", "b"]
 
 
 def test_num_retries_caps_a_group() -> None:

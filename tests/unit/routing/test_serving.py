@@ -62,6 +62,23 @@ async def test_the_first_of_several_leaves_time_for_the_next() -> None:
         assert (asked.first_s if stream else asked.timeout_s) == pytest.approx(given, abs=1)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_start_of_our_helper_is_not_the_backends_time(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment's short patience begins when it can be asked; its first token's time does not hold the wait."""
+    one = world((candidate("a", timeout_s=0.3), GOOD))
+
+    async def ready(asked: Any) -> None:
+        await asyncio.sleep(0.4)
+
+    monkeypatch.setattr(one.backends["a"], "ready", ready, raising=False)
+    reply = await one.adapter.serve(call(stream))
+    if stream:
+        await hear(reply)
+    (record,) = one.records
+    assert (record.status, len(record.attempts)) == (200, 1)
+    assert record.attempts[0].total_s < 0.4
+
+
 @pytest.mark.parametrize("choices", ["abc", [None], [], 5])
 async def test_a_plain_answer_of_another_shape_fails_over(choices: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON that is no answer is the backend's fault."""

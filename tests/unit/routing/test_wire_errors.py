@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from exo_node.routing.call import UpstreamError
+from exo_node.routing.call import WORKER_LOST, UpstreamError
 from exo_node.routing.wire_errors import MAX_MESSAGE, error_from_event, error_from_exception, error_from_response, scrub
 
 
@@ -120,6 +120,14 @@ def test_exceptions() -> None:
     assert error_from_exception("b", aiohttp.ServerDisconnectedError()).cause == "reset"
     assert error_from_exception("b", aiohttp.ClientPayloadError()).cause == "reset"
     assert error_from_exception("b", ssl.SSLError()).cause == "tls"
+
+
+def test_a_worker_that_dies_is_not_the_providers_fault() -> None:
+    """On the sidecar's socket a broken connection is our own helper's; the provider may have been asked already."""
+    for lost in (ConnectionResetError(), aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()):
+        error = error_from_exception("b", lost, unix=True)
+        assert (error.cause, error.code) == ("reset", WORKER_LOST)
+    assert error_from_exception("b", TimeoutError(), unix=True).cause == "timeout"
 
 
 @pytest.mark.parametrize(
