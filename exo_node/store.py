@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from exo_node.errors import StoreError
 from exo_node.store_thread import DatabaseThread, Job
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ SUMS_KEPT_S = 62 * 86400.0
 CACHE_TRIM_EVERY = 32  # puts between two looks at the cache's size
 # Rows of one statement: each statement hands Python's lock over and back, which costs more than writing a row does.
 SPEND_AT_ONCE = 32
-GROUPS = ("provider", "backend", "model", "served_model", "key_id", "user", "node", "kind")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,19 +166,6 @@ class Store:
             SpendRow(**{**row, "attempts": json.loads(row["attempts"]), **{name: bool(row[name]) for name in flags}})
             for row in rows
         ]
-
-    async def spend_totals(self, by: str, *, since: float = 0.0) -> list[dict[str, Any]]:
-        """`{by, requests, prompt_tokens, completion_tokens, cost}` per value of `by` (of `GROUPS`), dearest first."""
-        if by not in GROUPS:
-            raise StoreError(f"spend cannot be summed by {by!r}; there are: {', '.join(GROUPS)}")
-        if not self._in_use():
-            return []
-        sql = (
-            f"SELECT {by}, COUNT(*) AS requests, SUM(prompt_tokens) AS prompt_tokens, "
-            "SUM(completion_tokens) AS completion_tokens, SUM(cost) AS cost "
-            f"FROM spend WHERE at >= ? GROUP BY {by} ORDER BY cost DESC, {by}"
-        )
-        return await self._ask(lambda db: db.execute(sql, (since,)))
 
     # -- budgets' running sums; every node writes its own, so that none overwrites another's
 

@@ -35,6 +35,7 @@ from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment, Price, RoutingConfig
 from exo_node.routing.failure import headers_of
 from exo_node.routing.lending import Lender
+from exo_node.routing.listing import of_peer
 from exo_node.routing.litellm_facts import LiteLLMFacts
 from exo_node.routing.names import LocalModel
 from exo_node.routing.parts import Options, Parts
@@ -45,7 +46,7 @@ from exo_node.routing.ports import Check
 from exo_node.routing.prober import Prober
 from exo_node.routing.profile import Profile
 from exo_node.routing.profile_keeper import ProfileKeeper
-from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
+from exo_node.routing.registry import Registry, RegistryOptions
 from exo_node.routing.relay_host import RelayHost
 from exo_node.routing.response_cache import ResponseCache, keeper_for
 from exo_node.routing.retry_budget import RetryBudget
@@ -394,7 +395,7 @@ class Front:
         return [one for one in found if one.transport == "litellm"]
 
     def _peer_deployments(self) -> list[Deployment]:
-        return [peer_deployment(one, node) for node, shared in self._around.peers().items() for one in shared]
+        return [of_peer(one, node) for node, shared in self._around.peers().items() for one in shared]
 
     def _deployment_of(self, backend: str) -> Deployment | None:
         if not backend or backend.startswith("ring:") or "@" in backend:

@@ -271,9 +271,8 @@ class Registry:
         self.refresh()
         return True
 
-    def replace(self, config: RoutingConfig, options: RegistryOptions | None = None) -> None:
+    def replace(self, config: RoutingConfig) -> None:
         """Another configuration (reload). Calls on their way keep the deployments that they have."""
-        self._options = options or self._options
         self._removed.clear()
         self._make_candidate.refused.clear()
         self._config = config
@@ -386,8 +385,3 @@ class Registry:
 
     def _row(self, deployment: Deployment) -> dict[str, Any]:
         return self._make_candidate.row(deployment, added=deployment.id in self._added)
-
-
-def peer_deployment(shared: SharedDeployment, node_id: str) -> Deployment:
-    """A peer's deployment as this node's registry wants it (`peers`)."""
-    return listing.of_peer(shared, node_id)

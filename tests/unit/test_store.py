@@ -76,19 +76,12 @@ async def test_the_same_key_twice_is_an_error(store: Store) -> None:
 
 
 async def test_spend_is_read_after_it_was_told(store: Store) -> None:
-    """A read sees every write before it; rows come newest first and whole; totals add up."""
+    """A read sees every write before it; rows come newest first and whole."""
     store.log_spend(row("one", 100.0))
     store.log_spend(row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"))
     assert await store.spend_rows() == [row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"), row("one")]
     assert [one.id for one in await store.spend_rows(key_id="key-1")] == ["one"]
     assert [one.id for one in await store.spend_rows(since=150.0)] == ["two"]
-    totals = await store.spend_totals("provider")
-    assert [(one["provider"], one["requests"], one["cost"]) for one in totals] == [
-        ("openai", 1, 0.5),
-        ("groq", 1, 0.25),
-    ]
-    with pytest.raises(StoreError, match="by 'status'"):
-        await store.spend_totals("status")
 
 
 async def test_one_bad_row_spoils_no_other(store: Store, caplog: pytest.LogCaptureFixture) -> None:

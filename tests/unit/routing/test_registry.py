@@ -12,10 +12,11 @@ from exo_node.errors import InvalidRequest, ModelNotFound
 from exo_node.routing.call import Call, CallKind, UpstreamError, Wishes
 from exo_node.routing.capabilities import ModelInfo
 from exo_node.routing.deployment import Deployment, Price, RoutingConfig
+from exo_node.routing.listing import of_peer
 from exo_node.routing.names import LocalModel
 from exo_node.routing.plan import Candidate
 from exo_node.routing.pricing import FREE, Priced
-from exo_node.routing.registry import Registry, RegistryOptions, peer_deployment
+from exo_node.routing.registry import Registry, RegistryOptions
 from exo_node.routing.tables import load_tables
 
 TABLES = load_tables()
@@ -163,7 +164,7 @@ def test_a_model_that_must_be_fetched_comes_after_who_has_it() -> None:
     mine = dep("mine", "openai/llama-3.1-8b", params={"api_base": "http://127.0.0.1:1/v1"})
     world = World(local=(absent,), deployments=(mine,))
     assert ask(world, "llama-3.1-8b")[:2] == [{"mine:openai/llama-3.1-8b"}, {"ring:llama-3.1-8b"}]
-    peers = [peer_deployment(one, "b") for one in World(env={"GROQ_API_KEY": "g"}).registry().shared()]
+    peers = [of_peer(one, "b") for one in World(env={"GROQ_API_KEY": "g"}).registry().shared()]
     world = World(local=(absent,), peers=peers)
     assert ask(world, "llama-3.1-8b")[:2] == [{"auto:groq/llama-3.1-8b-instant@b"}, {"ring:llama-3.1-8b"}]
     assert ask(world, "llama-3.1-8b", provider="ring") == [{"ring:llama-3.1-8b"}]
@@ -402,7 +403,7 @@ def test_ring_candidates() -> None:
 def test_a_node_without_the_key_uses_a_peers_deployment() -> None:
     """A peer's key in its environment serves the same names here; the peer's id comes back to the peer."""
     there = World(env=OPENAI).registry()
-    peers = [peer_deployment(one, "node-b") for one in there.shared()]
+    peers = [of_peer(one, "node-b") for one in there.shared()]
     registry = World(peers=peers).registry()
     for name in ("gpt-4o", "openai/gpt-4o"):
         (one,) = registry.candidates(call(name, equivalents="off"))
@@ -417,7 +418,7 @@ def test_a_peers_deployments_join_the_name() -> None:
     """One name on several nodes: this node's deployment and the peers' may all answer."""
     there = World(deployments=(dep("gpt-4o", "openai/gpt-4o"),)).registry()
     world = World(deployments=(dep("gpt-4o", "openai/gpt-4o"),))
-    world.peers = [peer_deployment(one, "b") for one in there.shared()]
+    world.peers = [of_peer(one, "b") for one in there.shared()]
     assert ask(world, "gpt-4o", equivalents="off") == [{"gpt-4o:openai/gpt-4o", "gpt-4o:openai/gpt-4o@b"}]
 
 
