@@ -21,7 +21,7 @@ InfoLookup = Callable[[str], ModelInfo | None]
 
 
 class CandidateMaker:
-    """`refused`: the keys that a provider has refused, as `key_of` names them."""
+    """`refused`: the keys that a provider has refused, as `which_key` names them."""
 
     def __init__(
         self, known: tables.Tables, facts: Facts, pricing: Pricing, info: InfoLookup, *, litellm_available: bool
@@ -82,7 +82,7 @@ class CandidateMaker:
         if not deployment.provider:
             return f"nothing says whose model {deployment.litellm_model!r} is: write provider/model"
         provider = self._tables.provider(deployment.provider) or tables.plain(deployment.provider)
-        if key_of(deployment.id) in self.refused or deployment.key == "invalid":
+        if which_key(deployment.id) in self.refused or deployment.key == "invalid":
             return f"{provider.name} refused the key"
         if deployment.key == "missing":
             return f"no key for {provider.name}: {deployment.key_problem or providers.how_to_get_a_key(provider)}"
@@ -120,7 +120,7 @@ class CandidateMaker:
         return self._info(f"{deployment.provider}/{deployment.upstream_model}")
 
 
-def key_of(deployment_id: str) -> str:
+def which_key(deployment_id: str) -> str:
     """Which key a deployment uses: its own, or the environment's, which all of that provider's share."""
     return deployment_id.partition("/")[0] if deployment_id.startswith(AUTO) else deployment_id
 

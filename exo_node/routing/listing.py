@@ -140,7 +140,7 @@ def providers(
 ) -> list[dict[str, Any]]:
     """One row each: `key` present, missing, invalid or keyless; a deployment's own key counts too.
 
-    `refused`: keys that a provider has refused (candidates.key_of).
+    `refused`: keys that a provider has refused (candidates.which_key).
     """
     rows = []
     for one in tables.providers.values():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from exo_node.errors import InvalidRequest, ModelNotFound
 from exo_node.routing import listing, names, providers
 from exo_node.routing.call import Call, CallKind, UpstreamError
-from exo_node.routing.candidates import CandidateMaker, InfoLookup, key_of
+from exo_node.routing.candidates import CandidateMaker, InfoLookup, which_key
 from exo_node.routing.capabilities import Facts
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.equivalents import Equivalents
@@ -293,7 +293,7 @@ class Registry:
 
     def mark_key(self, deployment_id: str, ok: bool) -> None:
         """What a provider has said of a key. A bad one is not asked again before a reload or a good check."""
-        refused, key = self._make_candidate.refused, key_of(deployment_id)
+        refused, key = self._make_candidate.refused, which_key(deployment_id)
         if ok == (key in refused):
             (refused.discard if ok else refused.add)(key)
             self.refresh()
