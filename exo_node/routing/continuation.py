@@ -190,7 +190,7 @@ class _Cut:
             whole = self._whole and length == len(self._before) and length >= MIN_OVERLAP // 2
             said = held[:length]
             if (length >= MIN_OVERLAP or whole) and self._before.endswith(said) and not _rhymes(said):
-                if self._before.endswith(said + said):  # a refrain, which goes on
+                if self._before.endswith(said[-MIN_OVERLAP:] + said):  # comes round already: a refrain, which goes on
                     break
                 return held[length:]
         blank = 0
