@@ -48,10 +48,11 @@ def run(parsed: Parsed, verb: str) -> int:
 
 
 def is_local(client: Client, model: str) -> bool:
-    """Whether the ring would answer first: external models need no preparing. Raises `ModelNotFound`."""
+    """Whether the ring would answer first: external models need no preparing, and one that nobody can serve (no key)
+    is asked all the same, to hear why. Raises `ModelNotFound`."""
     plan = client.call("POST", "/v1/route/explain", {"model": model, "messages": [{"role": "user", "content": "?"}]})
     steps: list[dict[str, Any]] = plan["steps"]
-    return not steps or steps[0]["kind"] == "ring"
+    return steps[0]["kind"] == "ring" if steps else not plan["rejected"]
 
 
 def prepare(client: Client, model: str) -> None:

@@ -72,6 +72,7 @@ class ScriptedRouting:
         self.keys: dict[str, Principal] = {}
         self.defaults: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []  # external models
+        self.rejected: dict[str, str] = {}  # what `explain` says of every model
         self.prices: dict[str, float] = {"dear": 5.0, "cheap": 1.0}  # USD per million tokens, both ways
         self.known = {"d1": {"id": "d1", "object": "deployment", "model_name": "gpt-4o"}}
         self.config: dict[str, Any] = {}
@@ -91,7 +92,7 @@ class ScriptedRouting:
         self.calls.append(call)
         strategy = call.wishes.strategy or "latency"
         steps = [{"kind": "deployment"}] if any(row["id"] == call.model for row in self.rows) else []
-        return {"strategy": strategy, "kind": call.kind, "model": call.model, "steps": steps}
+        return {"strategy": strategy, "kind": call.kind, "model": call.model, "steps": steps, "rejected": self.rejected}
 
     async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
         return [row for row in self.rows if provider in (None, row["owned_by"])]

@@ -17,6 +17,7 @@ from exo_node.cli.main import dispatch
 from exo_node.errors import ModelNotFound, PeerUnavailable
 from exo_node.types import GenerationRequest, TokenDelta, Usage
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, Step
+from tests.unit.api.scripted_routing import ScriptedRouting
 from tests.unit.cli.conftest import StartNode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,6 +59,17 @@ def test_failures(before: list[Step], start_node: StartNode, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.err == f"exo: {error.message}\n"
     assert captured.out == ("half\n" if before else "")
+
+
+def test_a_model_without_a_key(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """Says whose key is missing; no model of that name is looked for or fetched for the ring."""
+    routing, cluster = ScriptedRouting(), ScriptedCluster()
+    routing.rejected = {"auto:openai/gpt-4o": "no key for OpenAI"}
+    routing.replies = [PeerUnavailable("no key for OpenAI: set OPENAI_API_KEY")]
+    start_node(ScriptedBackend([END]), cluster, routing=routing)
+    assert dispatch(["run", "openai/gpt-4o", "--prompt", "hi"]) == 1
+    assert capsys.readouterr().err == "exo: no key for OpenAI: set OPENAI_API_KEY\n"
+    assert not cluster.topology()["instances"]
 
 
 def test_chat(start_node: StartNode, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
