@@ -16,6 +16,7 @@ from yarl import URL
 from exo_node import __version__
 from exo_node.routing.call import Call, CallKind, Partial, UpstreamError
 from exo_node.routing.deployment import Deployment
+from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER
 
 PATHS: Mapping[CallKind, str] = {
     "chat": "chat/completions",
@@ -54,7 +55,7 @@ _VLLM = frozenset({"hosted_vllm", "vllm"})
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one kind of call goes. `model_in_body` False: the address names the model (Azure's deployment paths)."""
+    """Where one kind of call goes, with its key in the headers."""
 
     url: URL
     headers: Mapping[str, str] = field(repr=False)
@@ -71,7 +72,7 @@ def secrets_of(deployment: Deployment) -> tuple[str, ...]:
 
 def sidecar_target(deployment: Deployment, kind: CallKind) -> Target:
     """The LiteLLM sidecar's address for `kind`; it knows the deployment's parameters itself."""
-    return Target(URL(f"http://sidecar/v1/{PATHS[kind]}"), {"x-exo-deployment": deployment.id})
+    return Target(URL(f"http://sidecar/v1/{PATHS[kind]}"), {DEPLOYMENT_HEADER: deployment.id})
 
 
 def target_of(deployment: Deployment, kind: CallKind, *, prefixed: bool = False) -> Target:
