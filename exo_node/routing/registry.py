@@ -130,6 +130,8 @@ class Registry:
                 return one
         if (known := state.issued.get(backend)) is not None:
             return known
+        if (made := self._resolver(state).of_wildcard(backend)) is not None:
+            return made
         if backend.startswith(AUTO) and "@" not in backend and self.enabled:
             prefix, _, model = backend.removeprefix(AUTO).partition("/")
             provider = self._tables.provider(prefix)

@@ -262,6 +262,17 @@ class Resolver:
             if len(one.model_name) == narrow
         ]
 
+    def of_wildcard(self, backend: str) -> Deployment | None:
+        """What `_instance` named `backend`: a peer that was told of the wildcard asks for it, which nobody here did."""
+        for pattern in self._patterns:
+            head, _, tail = pattern.id.partition("*") if "*" in pattern.id else (f"{pattern.id}:", "", "")
+            part = backend[len(head) : len(backend) - len(tail)]
+            if part and "*" in pattern.litellm_model and backend == f"{head}{part}{tail}":
+                made = self._instance(pattern, pattern.model_name.replace("*", part, 1))
+                if made.id == backend:
+                    return made
+        return None
+
     def _instance(self, pattern: Deployment, name: str) -> Deployment:
         """The deployment that a wildcard means for a name."""
         if "*" not in pattern.litellm_model:

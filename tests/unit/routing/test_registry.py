@@ -478,6 +478,17 @@ def test_litellms_wildcards() -> None:
     assert (other.provider, other.model) == ("anthropic", "claude-3-opus-20240229")
 
 
+@pytest.mark.parametrize(("id", "backend"), [("w", "w:gpt-new"), ("openai/*", "openai/gpt-new")])
+def test_a_peer_asks_for_what_a_wildcard_means(id: str, backend: str) -> None:
+    """A node that lends a wildcard finds the deployment that the borrower named, without having been asked itself."""
+    registry = World(deployments=(dep("openai/*", "openai/*", id=id),)).registry()
+    made = registry.deployment(backend)
+    assert (made.id, made.litellm_model, made.params["api_key"]) == (backend, "openai/gpt-new", "sk-planted-own")
+    for other in ("x:gpt-new", "w:", "openai/"):
+        with pytest.raises(UpstreamError):
+            registry.deployment(other)
+
+
 # Lists and changes at run time.
 
 
