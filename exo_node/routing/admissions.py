@@ -7,6 +7,7 @@ from collections.abc import Callable
 from exo_node.errors import ExoError
 from exo_node.limits.gate import Admission, Gate
 from exo_node.routing.call import Call, CallRecord
+from exo_node.routing.names import RING
 from exo_node.routing.options import EXPECTED_OUTPUT
 from exo_node.routing.pricing import Priced
 
@@ -26,9 +27,15 @@ class Admissions:
         self._open: dict[str, Admission] = {}
 
     def check_models(self, call: Call) -> None:
-        """Raises `ModelNotAllowed`, also for a model that the request wants as its fallback."""
+        """Raises `ModelNotAllowed`, also for a model that the request wants as its fallback.
+
+        With a provider beside it a name means that provider's model: a key for "demo" is none for "openai/demo".
+        """
+        provider = call.wishes.provider
         for model in (call.model, *(call.wishes.fallbacks or ())):
             self._gate.check_model(call.caller.key_id, model)
+            if provider is not None and provider not in RING and not model.startswith(f"{provider}/"):
+                self._gate.check_model(call.caller.key_id, f"{provider}/{model}")
 
     async def admit(self, call: Call) -> None:
         """Take what the call will probably need. Raises `RateLimited`, `BudgetExceeded`, `ModelNotAllowed`."""

@@ -59,13 +59,14 @@ async def test_budgets_reckon_with_the_models_price(tmp_path: Path) -> None:
 
 
 async def test_a_keys_models_hold_for_wished_fallbacks(tmp_path: Path) -> None:
-    """A key that may not ask for a model does not get it as its own fallback either."""
+    """A key that may not ask for a model gets it neither as its own fallback nor by naming a provider beside another."""
     store = Store(tmp_path / "s.db")
     keys = ApiKeys(store)
     info, _ = await keys.add(KeyInfo(id="", models=("gpt", "text-*")))
     admissions = Admissions(Gate(node="a", keys=keys, sums=store), lambda _: False, lambda _: None, lambda _: None)
     admissions.check_models(make_call(key=info.id, wishes=Wishes(fallbacks=("text-a",))))
-    for wrong in (make_call(key=info.id, model="demo"), make_call(key=info.id, wishes=Wishes(fallbacks=("demo",)))):
+    wishes = (Wishes(fallbacks=("demo",)), Wishes(provider="openai"))
+    for wrong in (make_call(key=info.id, model="demo"), *(make_call(key=info.id, wishes=one) for one in wishes)):
         with pytest.raises(ModelNotAllowed):
             admissions.check_models(wrong)
     store.close()
