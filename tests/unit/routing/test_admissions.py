@@ -59,7 +59,7 @@ async def test_budgets_reckon_with_the_models_price(tmp_path: Path) -> None:
 
 
 async def test_a_keys_models_hold_for_wished_fallbacks(tmp_path: Path) -> None:
-    """A key that may not ask for a model gets it neither as its own fallback nor by naming a provider beside another."""
+    """A key gets a model that it may not ask for neither as its own fallback nor by naming a provider."""
     store = Store(tmp_path / "s.db")
     keys = ApiKeys(store)
     info, _ = await keys.add(KeyInfo(id="", models=("gpt", "text-*")))
