@@ -1,4 +1,4 @@
-"""Prometheus metrics of this node. `prometheus_client` is imported with the first request, not with the daemon."""
+"""Prometheus metrics of this node. `prometheus_client` (2 MB) is imported when somebody looks or there is much to tell."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Seconds: from a cached or local first token to an answer of several minutes.
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+WAITING = 1000  # times that wait to be told
 BREAKER_STATES = ("closed", "half_open", "open")
 
 
@@ -24,6 +25,9 @@ class Metrics:
         self._calls: dict[tuple[str, str, str, int, bool], int] = {}
         self._used: dict[tuple[str, str], list[float]] = {}  # prompt tokens, completion tokens, USD
         self._tries: dict[tuple[str, str], int] = {}
+        self._cache_asked: dict[bool, int] = {}
+        self._refusals: dict[str, int] = {}
+        self._times: list[tuple[str, str, str, bool, float | None, float]] = []
 
     def finished(
         self,
@@ -42,12 +46,11 @@ class Metrics:
         attempts: Iterable[tuple[str, str]] = (),
     ) -> None:
         """One finished request; `attempts` are (backend, cause), cause "" for the one that answered. Cost in USD."""
-        table = self._get()
         call = (kind, backend, provider, status, stream)
         self._calls[call] = self._calls.get(call, 0) + 1
-        if ttft_s is not None:
-            table.of_ttft(kind, backend, provider).observe(ttft_s)
-        table.of_duration(kind, backend, provider, _mode(stream)).observe(total_s)
+        self._times.append((kind, backend, provider, stream, ttft_s, total_s))
+        if len(self._times) >= WAITING:
+            self._tell_times(self._get())
         if not cached:
             used = self._used.get((backend, provider))
             if used is None:
@@ -60,11 +63,11 @@ class Metrics:
 
     def cache(self, hit: bool) -> None:
         """The response cache was asked."""
-        self._get().cache.labels("hit" if hit else "miss").inc()
+        self._cache_asked[hit] = self._cache_asked.get(hit, 0) + 1
 
     def refused(self, code: str) -> None:
         """A key, limit or budget refused a request; `code` is the error's."""
-        self._get().refused.labels(code).inc()
+        self._refusals[code] = self._refusals.get(code, 0) + 1
 
     def in_flight(self, requests: int, backends: Mapping[str, int] | None = None) -> None:
         """How many requests run now, and how many at each backend."""
@@ -99,7 +102,19 @@ class Metrics:
             table.cost.labels(backend, provider).inc(cost)
         for (backend, cause), n in self._tries.items():
             table.attempts.labels(backend, cause or "ok").inc(n)
-        self._calls, self._used, self._tries = {}, {}, {}
+        for hit, n in self._cache_asked.items():
+            table.cache.labels("hit" if hit else "miss").inc(n)
+        for code, n in self._refusals.items():
+            table.refused.labels(code).inc(n)
+        self._calls, self._used, self._tries, self._cache_asked, self._refusals = {}, {}, {}, {}, {}
+        self._tell_times(table)
+
+    def _tell_times(self, table: _Table) -> None:
+        for kind, backend, provider, stream, ttft_s, total_s in self._times:
+            if ttft_s is not None:
+                table.of_ttft(kind, backend, provider).observe(ttft_s)
+            table.of_duration(kind, backend, provider, _mode(stream)).observe(total_s)
+        self._times.clear()
 
     def _get(self) -> _Table:
         if self._table is None:
