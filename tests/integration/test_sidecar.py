@@ -264,6 +264,23 @@ async def test_rerank(stage: Stage) -> None:
     assert (status, scores) == (200, sorted(scores, reverse=True))
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("embeddings", {"input": "a"}), ("images/generations", {"prompt": "a"}), ("moderations", {"input": "a"}),
+     ("audio/speech", {"input": "a", "voice": "alloy"}), ("chat/completions", {"messages": MESSAGES})],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "cause"), [(401, "auth"), (404, "not_found"), (429, "rate_limited"), (500, "server")]
+)
+async def test_openais_failures_of_every_kind(stage: Stage, path: str, body: Any, status: int, cause: str) -> None:
+    """Asked once only, and told with its own cause and Retry-After: a 404 is no bad request."""
+    wait = "7" if status == 429 else None
+    stage.standins["openai"].queue.append(Script(status=status, message="no", retry_after=wait))
+    got, headers, answer = await stage.post("gpt", path, body)
+    assert (got, headers.get("x-exo-cause"), headers.get("Retry-After")) == (status, cause, wait), answer
+    assert len(stage.standins["openai"].requests) == 1
+
+
 async def test_retry_after_of_a_reranker(stage: Stage) -> None:
     """How long to wait survives, also where LiteLLM's own error has lost the provider's answer."""
     stage.standins["cohere"].queue.append(Script(status=429, retry_after="7"))

@@ -61,6 +61,9 @@ def _classify(error: BaseException) -> tuple[int, ErrorClass, str]:
             return 422, "bad_request", "upstream_bad_request"
         case said.BadRequestError() if "LLM Provider NOT provided" in str(error):
             return 404, "not_found", "unknown_provider"
+        case said.BadRequestError() if codes := [s for s in _statuses(error) if s in _OF_STATUS]:
+            # LiteLLM calls an OpenAI-like server's 401 or 404 a bad request, going by the words in its body.
+            return codes[0], _OF_STATUS[codes[0]], f"upstream_{_OF_STATUS[codes[0]]}"
         case said.BadRequestError() | said.InvalidRequestError():
             return 400, "bad_request", "upstream_bad_request"
         case said.APIResponseValidationError():
@@ -69,6 +72,9 @@ def _classify(error: BaseException) -> tuple[int, ErrorClass, str]:
             return 503, "unavailable", "missing_dependency"
         case TimeoutError():
             return 504, "timeout", "upstream_timeout"
+    if type(error).__module__.startswith("openai") and isinstance(status := getattr(error, "status_code", None), int):
+        answered: ErrorClass = _OF_STATUS.get(status, "server" if status >= 500 else "bad_request")
+        return status, answered, f"upstream_{answered}"  # moderations: LiteLLM lets OpenAI's own errors through
     if (cause := _connection_cause(error)) is not None:
         return STATUS_OF.get(cause, 502), cause, f"upstream_{cause}"
     if isinstance(error, said.APIConnectionError) or not isinstance(error, _FROM_LITELLM):
@@ -78,6 +84,9 @@ def _classify(error: BaseException) -> tuple[int, ErrorClass, str]:
     return (status if isinstance(status, int) and 500 <= status < 600 else 502), "server", "upstream_server"
 
 
+_OF_STATUS: dict[int, ErrorClass] = {
+    401: "auth", 402: "auth", 403: "auth", 404: "not_found", 408: "timeout", 429: "rate_limited",
+}  # fmt: skip
 _FROM_LITELLM = (said.ServiceUnavailableError, said.BadGatewayError, said.InternalServerError, said.APIError)
 
 
@@ -89,6 +98,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
+
+
+def _statuses(error: BaseException) -> list[int]:
+    """HTTP statuses of the error and of what it was made from."""
+    found = [getattr(one, "status_code", None) for one in _chain(error)]
+    return [status for status in found if isinstance(status, int)]
 
 
 def _connection_cause(error: BaseException) -> ErrorClass | None:

@@ -88,6 +88,11 @@ def _send_once() -> None:
 
     AsyncHTTPHandler.single_connection_post_request = refuse
 
+    # OpenAI's client tries twice more unless it is told otherwise, and for several kinds of calls LiteLLM does not.
+    from openai._models import FinalRequestOptions
+
+    FinalRequestOptions.get_max_retries = lambda self, max_retries: 0  # type: ignore[method-assign]
+
 
 def _remember_finish() -> None:
     """LiteLLM's reader of Gemini's chunks says "stop" with each of them; note which one really finished (relay.py)."""
