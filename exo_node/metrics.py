@@ -1,4 +1,4 @@
-"""Prometheus metrics of this node. `prometheus_client` (2 MB) is imported when somebody looks or there is much to tell."""
+"""Prometheus metrics of this node. `prometheus_client` (2 MB) is imported when somebody looks or much has come."""
 
 from __future__ import annotations
 
