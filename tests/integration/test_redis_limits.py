@@ -142,7 +142,7 @@ def _is_up(*nodes: Gate) -> bool:
 
 async def test_redis_goes_away_and_comes_back(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Killed in between: said once, each node limits by itself with what it let in before; then all share again."""
-    caplog.set_level(logging.INFO, "exo_node.limits")
+    caplog.set_level(logging.INFO, "exo.limits")
     async with gates(server, tmp_path, Rules(router=Rate(rpm=50))) as nodes:
         assert await passed(nodes, 30) == 30  # 10 each
         await server.kill()
