@@ -304,13 +304,21 @@ def test_callbacks_of_the_node(started: dict[str, Node], cloud: Cloud, model: st
     """Langfuse and Helicone get one event of each request, whoever served it."""
     node = ready(started, "exo")
     client = node.process.client()
-    answer: Any = client.chat.completions.create(model=model, messages=HELLO, max_tokens=4, stream=stream)
+    user = f"user of {model}, {stream}"  # the last events of the test before may still be on their way
+
+    def told() -> tuple[list[Any], list[Any]]:
+        generations, logs = cloud.services.told()
+        mine = [one for one in generations if one["body"]["metadata"]["user"] == user]
+        return mine, [one for one in logs if one["providerRequest"]["meta"].get("Helicone-User-Id") == user]
+
+    answer: Any = client.chat.completions.create(model=model, messages=HELLO, max_tokens=4, stream=stream, user=user)
     text = "".join(c.choices[0].delta.content or "" for c in answer if c.choices) if stream else None
     text = text if stream else answer.choices[0].message.content
-    wait_until(lambda: all(cloud.services.told()), 10, node.process.log)
-    node.chat("ollama-llama3", max_tokens=4)  # events come in order: a second one of the first call would be here too
-    wait_until(lambda: all(len(one) >= 2 for one in cloud.services.told()), 10, node.process.log)
-    generations, logs = cloud.services.told()
+    wait_until(lambda: all(told()), 10, node.process.log)
+    # Events come in order: a second one of the first call would be here too.
+    client.chat.completions.create(model="ollama-llama3", messages=HELLO, max_tokens=4, user=user)
+    wait_until(lambda: all(len(one) >= 2 for one in told()), 10, node.process.log)
+    generations, logs = told()
     assert (len(generations), len(logs)) == (2, 2)
     assert generations[0]["body"]["output"] == text
     assert generations[0]["body"]["usage"]["output"] > 0
