@@ -8,7 +8,7 @@ from typing import Protocol
 
 from exo_node.errors import DownloadError, ModelNotFound
 from exo_node.models.catalog import Catalog, is_repo_id
-from exo_node.routing.names import LocalModel
+from exo_node.routing.catalog.names import LocalModel
 from exo_node.types import Instance, ModelCard
 
 FRESH_S = 2.0  # a model folder that appears is served after this long; placing looks at the disk itself

@@ -15,7 +15,7 @@ from exo_node.api.errors import error_body, internal
 from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.serving import CallServer, read_object, whole_of
 from exo_node.errors import ExoError
-from exo_node.routing.failure import headers_of
+from exo_node.routing.adapter.failure import headers_of
 
 MAX_REQUESTS = 1000  # in one batch: a bound on memory
 CONCURRENCY = 16  # at once, unless the batch says otherwise

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound
-from exo_node.routing.failure import headers_of
+from exo_node.routing.adapter.failure import headers_of
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -12,7 +12,7 @@ from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
 from exo_node.api.serving import CallServer, read_object
 from exo_node.api.shapes import SHAPES
-from exo_node.routing.runtime import NAMES
+from exo_node.routing.configuration.runtime import NAMES
 
 
 class RouterRoutes:

@@ -17,8 +17,8 @@ from exo_node.api.guard import principal
 from exo_node.api.ports import RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
+from exo_node.routing.adapter.watch import Within
 from exo_node.routing.call import Call, CallKind, FormFile, Reply, Whole
-from exo_node.routing.watch import Within
 
 # What is left of a request's time when its call's is over: who waits for a backend then says itself which one was late,
 # and the backend is blamed for it; the request's own limit is for all else.

@@ -16,8 +16,8 @@ from aiohttp.http_writer import StreamWriter
 
 from exo_node.api.errors import REQUEST_ID, error_body, internal
 from exo_node.errors import DeadlineExceeded, ExoError
+from exo_node.routing.adapter.watch import Within
 from exo_node.routing.call import Outlet
-from exo_node.routing.watch import Within
 
 # Seconds of silence until a comment is sent. Until the first one no headers are out, so an error before then has its
 # own HTTP status. Proxies commonly cut at 30 to 60 s of silence; exo v2 and Ollama-like servers also use 10.

@@ -27,7 +27,7 @@ def arguments(parser: Parser, verb: str) -> None:
 
 
 def run(parsed: Parsed, verb: str) -> int:
-    from exo_node.routing.secrets import SecretStore
+    from exo_node.routing.configuration.secrets import SecretStore
 
     action, names = parsed.own.action, getattr(parsed.own, "names", [])
     variable = getattr(parsed.own, "from_env", None)
@@ -51,7 +51,7 @@ def run(parsed: Parsed, verb: str) -> int:
         store.remove(names[0])
         print(f"secret {names[0]} is removed")
     else:
-        from exo_node.routing.secrets_import import import_file
+        from exo_node.routing.configuration.secrets_import import import_file
 
         count = import_file(Path(names[0]).expanduser(), store)
         print(f"{names[0]}: {count} secrets encrypted" if count else f"{names[0]}: nothing to encrypt")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from exo_node.errors import ExoError
 from exo_node.limits.gate import Admission, Gate
 from exo_node.routing.call import Call, CallRecord
-from exo_node.routing.names import RING
-from exo_node.routing.options import EXPECTED_OUTPUT
-from exo_node.routing.pricing import Priced
+from exo_node.routing.catalog.names import RING
+from exo_node.routing.catalog.pricing import Priced
+from exo_node.routing.policy.options import EXPECTED_OUTPUT
 
 
 class Admissions:

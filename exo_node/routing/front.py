@@ -22,42 +22,42 @@ from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.gate import Gate, Rate, Rules
 from exo_node.limits.redis import SharedRedis
 from exo_node.metrics import Metrics
-from exo_node.routing import cascade
-from exo_node.routing.adapter import LiteLLMAdapter
+from exo_node.routing.adapter import cascade
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.failure import headers_of
+from exo_node.routing.adapter.parts import Options, Parts
+from exo_node.routing.adapter.ports import Check
+from exo_node.routing.adapter.prober import Prober
 from exo_node.routing.admissions import Admissions
-from exo_node.routing.answer_cache import AnswerCache
-from exo_node.routing.breaker import Breaker
+from exo_node.routing.cache.answer_cache import AnswerCache
+from exo_node.routing.cache.response_cache import ResponseCache, keeper_for
 from exo_node.routing.call import Call, CallKind, CallRecord, Reply, Upstream, UpstreamError
-from exo_node.routing.callbacks import Callbacks, make_callbacks
+from exo_node.routing.callbacks.callbacks import Callbacks, make_callbacks
 from exo_node.routing.candidate_gate import CandidateGate
-from exo_node.routing.checks import check_provider
-from exo_node.routing.connections import Connections
+from exo_node.routing.catalog.checks import check_provider
+from exo_node.routing.catalog.listing import of_peer
+from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
+from exo_node.routing.catalog.names import LocalModel
+from exo_node.routing.catalog.registry import Registry, RegistryOptions
+from exo_node.routing.catalog.tables import OWN_FILE, load_tables
+from exo_node.routing.catalog.upstream_models import upstream_models
+from exo_node.routing.configuration.runtime import RuntimeSettings, read_record
+from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.deployment import Deployment, Price, RoutingConfig
-from exo_node.routing.failure import headers_of
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.profile_keeper import ProfileKeeper
+from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.lending import Lender
-from exo_node.routing.listing import of_peer
-from exo_node.routing.litellm_facts import LiteLLMFacts
-from exo_node.routing.names import LocalModel
-from exo_node.routing.parts import Options, Parts
-from exo_node.routing.peer_upstream import Peer
 from exo_node.routing.plan import Candidate
-from exo_node.routing.policy import choose
-from exo_node.routing.ports import Check
-from exo_node.routing.prober import Prober
-from exo_node.routing.profile import Profile
-from exo_node.routing.profile_keeper import ProfileKeeper
-from exo_node.routing.registry import Registry, RegistryOptions
-from exo_node.routing.relay_host import RelayHost
-from exo_node.routing.response_cache import ResponseCache, keeper_for
-from exo_node.routing.retry_budget import RetryBudget
-from exo_node.routing.runtime import RuntimeSettings, read_record
-from exo_node.routing.service import LiteLLMService
-from exo_node.routing.settings import load_routing
+from exo_node.routing.policy.policy import choose
+from exo_node.routing.policy.strategies import resolve
 from exo_node.routing.sinks import measure, spend_row
 from exo_node.routing.sources import NodeSources
-from exo_node.routing.strategies import resolve
-from exo_node.routing.tables import OWN_FILE, load_tables
-from exo_node.routing.upstream_models import upstream_models
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.peer_upstream import Peer
+from exo_node.routing.upstream.relay_host import RelayHost
+from exo_node.routing.upstream.service import LiteLLMService
 from exo_node.store import Store, store_path
 from exo_node.types import SharedDeployment
 

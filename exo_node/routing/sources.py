@@ -9,14 +9,14 @@ from typing import Any
 from exo_node.errors import PeerUnavailable
 from exo_node.limits.gate import Gate
 from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError, Whole
-from exo_node.routing.connections import Connections
+from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.passthrough import PassThrough
-from exo_node.routing.peer_upstream import Peer, PeerUpstream
 from exo_node.routing.plan import Candidate
-from exo_node.routing.registry import Registry
-from exo_node.routing.service import LiteLLMService
-from exo_node.routing.sidecar_upstream import SidecarUpstream
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.passthrough import PassThrough
+from exo_node.routing.upstream.peer_upstream import Peer, PeerUpstream
+from exo_node.routing.upstream.service import LiteLLMService
+from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 
 _AT_NODE = "@"  # "ID@NODE": a peer's deployment
 

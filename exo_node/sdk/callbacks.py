@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from exo_node.routing.call import Caller, CallKind, CallRecord
-from exo_node.routing.callback_services import SERVICES, service_of
+from exo_node.routing.callbacks.services import SERVICES, service_of
 from exo_node.sdk.replies import Reply, wrap
 from exo_node.sdk.tools import Collected
 from exo_node.types import Usage

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from exo_node.routing.capabilities import Facts
-from exo_node.routing.equivalents import Equivalents
-from exo_node.routing.tables import ModelFacts, Tables, load_tables
+from exo_node.routing.catalog.capabilities import Facts
+from exo_node.routing.catalog.equivalents import Equivalents
+from exo_node.routing.catalog.tables import ModelFacts, Tables, load_tables
 
 
 class ShippedModels:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exo_node.routing.adapter.cascade import shortcoming
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, Call
-from exo_node.routing.cascade import shortcoming
 from exo_node.routing.deployment import Price
-from exo_node.routing.heuristics import Assessment, assess, last_user_text, suits
 from exo_node.routing.plan import Ask, Candidate
+from exo_node.routing.policy.heuristics import Assessment, assess, last_user_text, suits
 from exo_node.sdk.provider import PER_THOUSAND, LiteLLMProvider, Message, plain
 from exo_node.sdk.replies import Reply
 

@@ -34,7 +34,7 @@ OnPeer = Callable[[NodeInfo, str], None]  # a member shook hands with us, from t
 
 
 class RelayHost(Protocol):
-    """Calls external targets for peers (routing/relay_host.py)."""
+    """Calls external targets for peers (routing/upstream/relay_host.py)."""
 
     def relay(self, request: pb.RelayRequest, seconds: float | None) -> AsyncGenerator[pb.RelayChunk, None]:
         """The answer; `seconds` are what the caller still waits (None: it did not say)."""

@@ -19,17 +19,17 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exo_node.routing.adapter import LiteLLMAdapter
-from exo_node.routing.breaker import Breaker
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.parts import Parts
 from exo_node.routing.call import Attempt, Call, Upstream
-from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.parts import Parts
-from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.plan import Candidate
-from exo_node.routing.policy import choose
-from exo_node.routing.profile import Profile
-from exo_node.routing.retry_budget import RetryBudget
+from exo_node.routing.policy.policy import choose
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.passthrough import PassThrough
 
 
 class One:

@@ -37,11 +37,11 @@ sys.path.insert(0, str(ROOT))
 from routing_scenarios import SCENARIOS  # noqa: E402
 from routing_world import ITL_S, OUTPUT_TOKENS, Backend, Outcome, Request, Router, Scenario, simulate  # noqa: E402
 
-from exo_node.routing.breaker import Breaker  # noqa: E402
 from exo_node.routing.call import UpstreamError  # noqa: E402
+from exo_node.routing.health.breaker import Breaker  # noqa: E402
+from exo_node.routing.health.profile import Profile  # noqa: E402
 from exo_node.routing.plan import Ask, Candidate  # noqa: E402
-from exo_node.routing.policy import choose  # noqa: E402
-from exo_node.routing.profile import Profile  # noqa: E402
+from exo_node.routing.policy.policy import choose  # noqa: E402
 
 BAR, BACK_BAR_S, ANSWERS = 1.25, 30.0, 5
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from exo_node import sdk
-from exo_node.routing.secrets import SecretStore
+from exo_node.routing.configuration.secrets import SecretStore
 from exo_node.sdk import callbacks
 from tests.integration import documents
 from tests.integration.harness import ROOT, NodeProcess, wait_until

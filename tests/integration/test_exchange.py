@@ -11,8 +11,8 @@ import pytest
 from yarl import URL
 
 from exo_node.routing.call import UpstreamError
-from exo_node.routing.connections import Connections
-from exo_node.routing.exchange import Exchange, Prepared, prepare
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.exchange import Exchange, Prepared, prepare
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"
 

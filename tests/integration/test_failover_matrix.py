@@ -21,17 +21,17 @@ import pytest
 from exo_node.api.ring_upstream import RingUpstream
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound, NoCapacity, PeerUnavailable, RingBroken, Unauthorized
-from exo_node.routing.adapter import LiteLLMAdapter
-from exo_node.routing.breaker import Breaker
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.parts import Options, Parts
 from exo_node.routing.call import Call, CallRecord, Reply, Upstream
-from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment, Price
-from exo_node.routing.parts import Options, Parts
-from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.plan import Candidate
-from exo_node.routing.policy import choose
-from exo_node.routing.profile import Profile
-from exo_node.routing.retry_budget import RetryBudget
+from exo_node.routing.policy.policy import choose
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.passthrough import PassThrough
 from exo_node.types import GenerationRequest, ModelCard, TokenDelta, Usage
 from tests.standins import Script, Standin, answer_to, no_such_host_url, refused_url, self_signed, standin
 from tests.standins.answers import pieces

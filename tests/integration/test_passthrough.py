@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from exo_node.routing.call import Attempt, Batch, Call, CallKind, FormFile, Partial, UpstreamError
-from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.passthrough import PassThrough
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.passthrough import PassThrough
 from tests.standins import OpenAI, Script, answer_to, no_such_host_url, refused_url, self_signed, standin
 from tests.standins.server import Whole
 

@@ -25,12 +25,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from exo_node.routing.call import Attempt, Call, Caller, CallRecord, UpstreamError
-from exo_node.routing.callback_events import summary
-from exo_node.routing.callback_names import LITELLM_CALLBACKS, POSTED_CALLBACKS
-from exo_node.routing.connections import Connections
+from exo_node.routing.callbacks.events import summary
+from exo_node.routing.callbacks.names import LITELLM_CALLBACKS, POSTED_CALLBACKS
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.service import LiteLLMService
-from exo_node.routing.sidecar_upstream import SidecarUpstream
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.service import LiteLLMService
+from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 from exo_node.types import Usage
 from tests.standins import Script, Standin, no_such_host_url, refused_url, standin
 
@@ -666,7 +666,7 @@ async def test_workers_die_with_their_daemon(tmp_path: Path) -> None:
     code = """
         import asyncio, os, sys
         from pathlib import Path
-        from exo_node.routing.service import LiteLLMService
+        from exo_node.routing.upstream.service import LiteLLMService
         async def main():
             service = LiteLLMService(home=Path(sys.argv[1]), environment=dict(os.environ), workers=1)
             await service.start()

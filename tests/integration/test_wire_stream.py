@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from exo_node.routing.call import Attempt, Batch, Call, UpstreamError
-from exo_node.routing.connections import Connections
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.passthrough import PassThrough
-from exo_node.routing.wire_stream import WireStream
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.passthrough import PassThrough
+from exo_node.routing.upstream.wire_stream import WireStream
 from tests.standins import Script, standin
 
 LONG = " ".join(map(str, range(60)))

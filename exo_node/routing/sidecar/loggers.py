@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from exo_node.routing.callback_names import CALLBACK_PARAMS, POSTED_CALLBACKS
+from exo_node.routing.callbacks.names import CALLBACK_PARAMS, POSTED_CALLBACKS
 
 CALL_TYPES = {
     "chat": "acompletion",

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from exo_node.routing.deployment_section import SUPPORTS
+from exo_node.routing.configuration.deployment_section import SUPPORTS
 
 
 class Knowledge:

@@ -13,14 +13,14 @@ from exo_node.api.ports import Principal
 from exo_node.api.ring_upstream import RingUpstream
 from exo_node.config import Settings
 from exo_node.errors import NotFound, Unauthorized
-from exo_node.routing.adapter import LiteLLMAdapter
-from exo_node.routing.breaker import Breaker
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.parts import Parts
 from exo_node.routing.call import Call, CallKind, Reply, Upstream, Whole
-from exo_node.routing.parts import Parts
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.plan import Candidate
-from exo_node.routing.policy import choose
-from exo_node.routing.profile import Profile
-from exo_node.routing.retry_budget import RetryBudget
+from exo_node.routing.policy.policy import choose
 from exo_node.types import Backend
 
 HEADERS = {"x-exo-backend": "scripted", "x-exo-attempts": "1"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.cli.main import dispatch
-from exo_node.routing.secrets import SecretStore
+from exo_node.routing.configuration.secrets import SecretStore
 
 PLANTED = "sk-planted-42"
 
@@ -82,7 +82,7 @@ def test_every_mistake_of_a_file_has_its_line(
 ) -> None:
     """An error with several lines is printed as several lines, each with the program's name."""
     from exo_node.cli.main import _complain
-    from exo_node.routing.located import FileProblems
+    from exo_node.routing.configuration.located import FileProblems
 
     assert _complain(FileProblems(["f:1: a", "f:2: b"]), 2) == 2
     assert capsys.readouterr().err == "exo: f:1: a\nexo: f:2: b\n"

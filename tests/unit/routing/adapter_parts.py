@@ -10,16 +10,16 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from exo_node.routing.adapter import LiteLLMAdapter
-from exo_node.routing.breaker import Breaker
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.parts import Options, Parts
+from exo_node.routing.adapter.ports import Gate, OpenGate
 from exo_node.routing.call import Attempt, Batch, Call, CallRecord, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.deployment import Price
 from exo_node.routing.frames import frame
-from exo_node.routing.parts import Options, Parts
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.plan import Ask, BreakerView, Candidate, ProfileView, RoutePlan, Step
-from exo_node.routing.ports import Gate, OpenGate
-from exo_node.routing.profile import Profile
-from exo_node.routing.retry_budget import RetryBudget
 
 # Text, an event, a failure, an event to wait for (for ever, if nobody sets it).
 Item = str | dict[str, Any] | Exception | asyncio.Event

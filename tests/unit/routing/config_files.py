@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from exo_node.config import Settings
+from exo_node.routing.configuration.located import FileProblems
+from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.deployment import Deployment, RoutingConfig
-from exo_node.routing.located import FileProblems
-from exo_node.routing.settings import load_routing
 
 DOCUMENTS = Path(__file__).resolve().parents[3] / "configs" / "documents"
 

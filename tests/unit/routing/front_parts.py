@@ -14,9 +14,9 @@ import pytest
 from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
 from exo_node.routing.call import Attempt, Batch, Whole
+from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.front import Front, Surroundings
-from exo_node.routing.names import LocalModel
-from exo_node.routing.peer_upstream import Peer
+from exo_node.routing.upstream.peer_upstream import Peer
 
 DEMO = LocalModel(id="demo", loaded=True, context=8192, slots=4)
 

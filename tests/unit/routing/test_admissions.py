@@ -11,8 +11,8 @@ from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.gate import Gate, Rate, Rules
 from exo_node.routing.admissions import Admissions
 from exo_node.routing.call import CallRecord, Wishes
+from exo_node.routing.catalog.pricing import Priced
 from exo_node.routing.deployment import BudgetRule, Price
-from exo_node.routing.pricing import Priced
 from exo_node.store import Store
 from exo_node.types import Usage
 from tests.unit.routing.cache_samples import make_call

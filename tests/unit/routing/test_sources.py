@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from exo_node.routing.call import Attempt, UpstreamError
-from exo_node.routing.passthrough import PassThrough
 from exo_node.routing.plan import Candidate
-from exo_node.routing.sidecar_upstream import SidecarUpstream
 from exo_node.routing.sources import RingDefaults
+from exo_node.routing.upstream.passthrough import PassThrough
+from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import Ring, front
 

@@ -1,0 +1,205 @@
+"""Going on with a broken answer elsewhere: what may be continued, by whom, and how two streams become one. Pure.
+
+The client sees one answer: one id, one role, no text twice, one finish_reason, usage that adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exo_node.routing.call import Batch, Call, Continuation, Partial
+from exo_node.routing.frames import frame
+from exo_node.routing.plan import Candidate
+from exo_node.routing.upstream.transcript import MAX_PARTIAL, Transcript, choices
+from exo_node.types import Usage
+
+# A new backend that says the end of the partial answer again, rather than going on from it, says at least this much of
+# it; shorter meetings of two texts are chance ("ha" after "ha").
+MIN_OVERLAP, MAX_OVERLAP = 12, 2000  # characters
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_THOUGHTS = frozenset(
+    {"reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "provider_specific_fields"}
+)
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What the client has of an answer. `ids` are its tokens while rings of `ids_model` alone made it."""
+
+    head: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    tokens: int = 0
+    exact: bool = True  # `tokens` is counted, not estimated
+    ids: tuple[int, ...] = ()
+    ids_model: str = ""
+    extras: frozenset[str] = frozenset()
+
+    def add(self, candidate: Candidate, transcript: Transcript, text: str, tokens: int) -> None:
+        """A backend's part, of which `text` went out."""
+        ring = candidate.kind == "ring" and len(transcript.ids) > 0
+        if ring and (not self.text or self.ids_model == candidate.model):
+            self.ids, self.ids_model = (*self.ids, *transcript.ids), candidate.model
+        elif text:
+            self.ids, self.ids_model = (), ""
+        self.tokens += len(transcript.ids) if ring else tokens
+        self.exact = self.exact and (ring or not text)
+        self.text += text
+        self.extras |= transcript.extras
+        self.head = self.head or transcript.head
+
+    def partial(self, candidate: Candidate) -> Partial:
+        """For `candidate`: exact ids for a ring of the same model; no trailing blanks for others, some refuse them."""
+        if candidate.kind == "ring":
+            ids = self.ids if candidate.model == self.ids_model else ()
+            return Partial(self.text, ids, self.tokens)
+        return Partial(self.text.rstrip(), (), self.tokens)
+
+
+def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:
+    """Why an answer cannot be continued; "" when it can."""
+    if choices(call) > 1:
+        return "it has several choices"
+    if call.body.get("logprobs") not in (None, False):
+        return "it has logprobs"
+    if call.body.get("echo"):
+        return "it echoes its prompt"
+    if odd := (delivered.extras | transcript.extras) - _THOUGHTS:
+        return f"it holds {', '.join(sorted(odd))}"
+    if transcript.characters + len(delivered.text) > MAX_PARTIAL:
+        return "it is too long"
+    return ""
+
+
+def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str) -> bool:
+    """Whether `candidate` may go on from `said`. A completion's text is simply part of the prompt; where there were
+    only thoughts so far, anybody can answer."""
+    if mode == "off" or (mode == "same-model" and candidate.equivalent):
+        return False
+    if not said.strip():
+        return True
+    return candidate.kind == "ring" or call.kind == "completion" or "prefill" in candidate.capabilities
+
+
+def rest_of(call: Call, delivered: Delivered) -> Call | None:
+    """`call` with `max_tokens` less what was delivered; None when nothing is left of it."""
+    if call.max_tokens is None:
+        return call
+    left = call.max_tokens - delivered.tokens
+    if left <= 0:
+        if delivered.exact:
+            return None
+        left = 1
+    body = {**call.body, **{name: left for name in _LIMITS if call.body.get(name) is not None}}
+    return replace(call, body=body, max_tokens=left)
+
+
+class Continuer:
+    """Turns the events of the backend that goes on into events of the stream that the client already has."""
+
+    def __init__(self, delivered: Delivered, *, exact: bool) -> None:
+        self._head = {**delivered.head}
+        self._cut = _Cut("" if exact else delivered.text)
+        self.parts: list[str] = []
+        self.reason: str | None = None
+        self._chat = "chat" in str(self._head.get("object", "chat"))
+
+    def rewrite(self, batch: Batch) -> bytes:
+        """The new text of `batch`. The finish_reason is kept in `reason`, for the stream's last event."""
+        out = []
+        for event in batch.events:
+            for choice in event.get("choices") or ():
+                delta = choice.get("delta")
+                source: Mapping[str, Any] = choice if delta is None else delta
+                text = self._cut.push(_text_in(source.get("text" if delta is None else "content")))
+                extra = {} if delta is None else _extras(delta)
+                self.reason = choice.get("finish_reason") or self.reason
+                if self.reason is not None:
+                    text += self._cut.finish()
+                if text or extra:
+                    out.append(self._event(text, extra))
+        return b"".join(out)
+
+    def end(self, exo: Mapping[str, Any] | None) -> bytes:
+        """The event with the finish_reason."""
+        piece: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+        choice = {"index": 0, **piece, "finish_reason": self.reason or "length"}
+        return frame({**self._head, "choices": [choice], **({} if exo is None else {"exo": exo})})
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def _event(self, text: str, extra: Mapping[str, Any]) -> bytes:
+        if text:
+            self.parts.append(text)
+        piece = {"delta": {**extra, **({"content": text} if text else {})}} if self._chat else {"text": text}
+        return frame({**self._head, "choices": [{"index": 0, **piece, "finish_reason": None}]})
+
+
+def _text_in(content: Any) -> str:
+    """The text of a delta's content: a string, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(one.get("text") or "") for one in content if isinstance(one, Mapping))
+    return content or ""
+
+
+def _extras(delta: Mapping[str, Any]) -> dict[str, Any]:
+    drop = _THOUGHTS | {"role", "content"}
+    return {name: value for name, value in delta.items() if value and name not in drop}
+
+
+def total_usage(delivered: Delivered, last: Usage | None, fallback: Usage, candidate: Candidate) -> tuple[Usage, bool]:
+    """(prompt once and all of the completion, whether that is an estimate).
+
+    A ring does not count the part that it was given; a provider counts it into the prompt.
+    """
+    used = last or fallback
+    given = 0 if candidate.kind == "ring" else delivered.tokens
+    prompt = max(used.prompt_tokens - given, min(used.prompt_tokens, 1))
+    exact = delivered.exact and last is not None and candidate.kind == "ring"
+    return Usage(prompt, delivered.tokens + used.completion_tokens, used.cached_tokens), not exact
+
+
+class _Cut:
+    """Takes off the front of the new text what the end of the old text already said."""
+
+    def __init__(self, before: str) -> None:
+        self._before = before[-MAX_OVERLAP:]
+        self._whole = len(before) <= MAX_OVERLAP
+        self._blank = before[len(before.rstrip()) :]  # was taken off for the backend, which may say it again
+        self._held = ""
+        self._done = not before
+
+    def push(self, text: str) -> str:
+        """What can go out now; text that may still prove to be a repetition waits."""
+        if self._done:
+            return text
+        self._held += text
+        if not self._held or self._held in self._before or self._blank.startswith(self._held):
+            return ""
+        return self.finish()
+
+    def finish(self) -> str:
+        if self._done:
+            return ""
+        self._done = True
+        held = self._held
+        for length in range(min(len(held), len(self._before)), 0, -1):
+            whole = self._whole and length == len(self._before) and length >= MIN_OVERLAP // 2
+            said = held[:length]
+            if (length >= MIN_OVERLAP or whole) and self._before.endswith(said) and not _rhymes(said):
+                if self._before.endswith(said[-MIN_OVERLAP:] + said):  # comes round already: a refrain, which goes on
+                    break
+                return held[length:]
+        blank = 0
+        while blank < min(len(self._blank), len(held)) and held[blank] == self._blank[blank]:
+            blank += 1
+        return held[blank:]
+
+
+def _rhymes(text: str) -> bool:
+    """Whether `text` repeats itself (rulers, tables, rows of noughts): such an answer may well go on in the same way,
+    so meeting it again says nothing."""
+    return any(text[period:] == text[:-period] for period in range(1, len(text) // 2 + 1))

@@ -1,0 +1,125 @@
+"""The response cache around the adapter: a kept answer in place of a call, and the keeping of new ones.
+
+An answer from the cache is a call like any other for the spend log, the metrics and the callbacks; it costs nothing and
+takes nothing from the limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from exo_node.metrics import Metrics
+from exo_node.routing.cache.replay import replay
+from exo_node.routing.cache.response_cache import ResponseCache
+from exo_node.routing.cache.stream_collector import StreamCollector
+from exo_node.routing.call import Call, CallRecord, CallSink, Reply, Whole
+from exo_node.routing.deployment import Deployment
+from exo_node.routing.frames import header_value
+from exo_node.types import Usage
+
+
+class AnswerCache:
+    """`cache` may be replaced at any time. `deployment` finds this node's deployment behind a backend.
+
+    `settled` must hear of every finished call before the stream that it ends does: the cache keeps what was used.
+    """
+
+    def __init__(
+        self,
+        cache: ResponseCache,
+        meter: Metrics,
+        deployment: Callable[[str], Deployment | None],
+        sinks: Sequence[CallSink],
+    ) -> None:
+        self.cache = cache
+        self._meter, self._deployment, self._sinks = meter, deployment, sinks
+        self._used: dict[str, Usage | None] = {}  # calls whose stream is being kept
+
+    async def get(self, call: Call) -> Reply | None:
+        """The answer that the same request had before."""
+        if not self.cache.serves(call):
+            return None
+        whole = await self.cache.get(call)
+        self._meter.cache(whole is not None)
+        return None if whole is None else self._reply(call, whole)
+
+    async def keep(self, call: Call, reply: Reply) -> Reply:
+        """`reply`, kept when it is complete: a stream at its end."""
+        if not self.cache.serves(call):
+            return reply
+        found = self._deployment(reply.headers.get("x-exo-backend", ""))
+        wanted, ttl_s = (None, None) if found is None else (found.cache, found.cache_ttl_s)
+        if reply.whole is not None:
+            await self.cache.put(call, reply.whole, wanted=wanted, ttl_s=ttl_s)
+        if reply.frames is None:
+            return reply
+        frames = self._collected(call, reply.frames, wanted, ttl_s)
+        await anext(frames)  # from here on, closing it closes the adapter's
+        return replace(reply, frames=frames)
+
+    def settled(self, record: CallRecord) -> None:
+        if record.id in self._used:
+            self._used[record.id] = record.usage
+
+    async def _collected(
+        self, call: Call, frames: AsyncGenerator[bytes, None], wanted: bool | None, ttl_s: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        """`frames`. The first piece is empty: a generator that has not begun is closed without a trace."""
+        cache, collector = self.cache, StreamCollector()
+        self._used[call.id] = None
+        try:
+            async with contextlib.aclosing(frames):
+                yield b""
+                async for raw in frames:
+                    collector.add(events_in(raw))
+                    yield raw
+        finally:
+            usage = self._used.pop(call.id, None)
+        whole = collector.whole(usage)
+        if whole is not None:
+            await cache.put(call, whole, wanted=wanted, ttl_s=ttl_s)
+
+    def _reply(self, call: Call, whole: Whole) -> Reply:
+        model = str((whole.data or {}).get("model") or call.model)
+        record = CallRecord(
+            id=call.id,
+            kind=call.kind,
+            model=call.model,
+            served_model=model,
+            backend="cache",
+            provider="exo",
+            stream=call.stream,
+            caller=call.caller,
+            started=time.time(),
+            ttft_s=0.0,
+            cached=True,
+            body=call.body,
+        )
+        for sink in self._sinks:
+            sink(record)
+        headers = {
+            "x-exo-backend": "cache",
+            "x-exo-provider": "exo",
+            "x-exo-model": header_value(model),
+            "x-exo-reason": "the same request was answered before",
+            "x-exo-cached": "true",
+            "x-exo-cost": "0",
+        }
+        if call.stream and call.kind in ("chat", "completion"):
+            return Reply(headers=headers, frames=replay(whole, call))
+        return Reply(headers=headers, whole=whole)
+
+
+def events_in(raw: bytes) -> Iterable[dict[str, Any]]:
+    """The events of complete frames, as the adapter relays them: one `data:` line each."""
+    for line in raw.split(b"\n"):
+        if line.startswith(b"data:"):
+            text = line[5:].strip()
+            if text.startswith(b"{"):
+                yield orjson.loads(text)

@@ -1,0 +1,193 @@
+"""Tells services and functions of every finished call, one event a call, whatever served it.
+
+Telling never holds a request up: calls queue here and one owned task delivers them. A service that does not answer
+loses events (counted, said once), never requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import importlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import aiohttp
+
+from exo_node.errors import ConfigurationError
+from exo_node.routing.call import CallRecord
+from exo_node.routing.callbacks.events import response_view, summary
+from exo_node.routing.callbacks.names import LITELLM_CALLBACKS, POSTED_CALLBACKS, litellm_callback
+from exo_node.routing.callbacks.services import SERVICES, service_of
+
+log = logging.getLogger("exo.callbacks")
+
+QUEUE = 1000  # calls that wait for delivery; more are dropped, and counted
+TIMEOUT_S = 10.0
+
+
+class Callback(Protocol):
+    """One receiver. Raises on failure; the caller logs it."""
+
+    name: str
+
+    async def tell(self, record: CallRecord) -> None: ...
+
+
+class HttpCallback:
+    """Posts JSON to a service."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: Mapping[str, str],
+        shape: Callable[[CallRecord], dict[str, Any]],
+        session: Callable[[], Awaitable[aiohttp.ClientSession]],
+    ) -> None:
+        self.name = name
+        self._url = url
+        self._headers = headers
+        self._shape = shape
+        self._session = session
+
+    async def tell(self, record: CallRecord) -> None:
+        session = await self._session()
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with session.post(
+            self._url, json=self._shape(record), headers=self._headers, timeout=timeout
+        ) as response:
+            if response.status >= 400:
+                raise aiohttp.ClientResponseError(
+                    response.request_info, (), status=response.status, message=(await response.text())[:200]
+                )
+
+
+class FunctionCallback:
+    """An own function, `module:function`, sync (in a thread) or async, with what `response_view` gives."""
+
+    def __init__(self, name: str, function: Callable[[Any], Any]) -> None:
+        self.name = name
+        self._function = function
+
+    async def tell(self, record: CallRecord) -> None:
+        view = response_view(record)
+        if inspect.iscoroutinefunction(self._function):
+            await self._function(view)
+        else:
+            await asyncio.to_thread(self._function, view)
+
+
+class ForwardedCallback:
+    """One of LiteLLM's own, run where LiteLLM is."""
+
+    def __init__(self, name: str, forward: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
+        self.name = name
+        self._forward = forward
+
+    async def tell(self, record: CallRecord) -> None:
+        body = {**summary(record), "request": dict(record.body), "text": record.text}
+        await self._forward(self.name, body)
+
+
+def make_callbacks(
+    names: Sequence[str],
+    environment: Mapping[str, str],
+    session: Callable[[], Awaitable[aiohttp.ClientSession]],
+    forward: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None,
+) -> list[Callback]:
+    """The receivers that these names mean. Raises `ConfigurationError` for a name or a key that is missing."""
+    return [_make(name, environment, session, forward) for name in dict.fromkeys(names)]
+
+
+def _make(
+    name: str,
+    environment: Mapping[str, str],
+    session: Callable[[], Awaitable[aiohttp.ClientSession]],
+    forward: Callable[[str, dict[str, Any]], Awaitable[None]] | None,
+) -> Callback:
+    if name in SERVICES:
+        service = service_of(name, environment)
+        return HttpCallback(name, service.url, service.headers, service.shape, session)
+    if ":" in name:
+        return FunctionCallback(name, import_function(name))
+    theirs = litellm_callback(name)
+    if theirs is None:
+        raise ConfigurationError(
+            f"callback {name!r} is unknown{_near(name)}; known: {', '.join(SERVICES)}, module:function, and LiteLLM's "
+            f"own: {', '.join(sorted(LITELLM_CALLBACKS | POSTED_CALLBACKS))}"
+        )
+    if forward is None:
+        raise ConfigurationError(
+            f"callback {name!r} is LiteLLM's own, and LiteLLM is not installed: pip install 'exo-node[litellm]'"
+        )
+    return ForwardedCallback(theirs, forward)
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, [*SERVICES, *LITELLM_CALLBACKS, *POSTED_CALLBACKS], 1, 0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def import_function(name: str, what: str = "callback") -> Callable[..., Any]:
+    """The function `module:function`. Raises `ConfigurationError` that calls it `what`."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{what} {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigurationError(f"{what} {name!r} is no function")
+    function: Callable[..., Any] = found
+    return function
+
+
+class Callbacks:
+    """The sink that feeds every receiver. `run` delivers until cancelled; `close` gives what waits a last moment."""
+
+    def __init__(self, receivers: Sequence[Callback] = ()) -> None:
+        self._receivers = list(receivers)
+        self._queue: asyncio.Queue[CallRecord] = asyncio.Queue(QUEUE)
+        self._failing: set[str] = set()
+        self.delivered = 0
+        self.dropped = 0
+
+    def replace(self, receivers: Sequence[Callback]) -> None:
+        """After a reload."""
+        self._receivers = list(receivers)
+
+    def __call__(self, record: CallRecord) -> None:
+        if not self._receivers:
+            return
+        try:
+            self._queue.put_nowait(record)
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    async def run(self) -> None:
+        while True:
+            await self._deliver(await self._queue.get())
+            self._queue.task_done()
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Deliver what still waits, for at most `timeout_s`; call after `run` was cancelled."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._queue.empty():
+                    await self._deliver(self._queue.get_nowait())
+
+    async def _deliver(self, record: CallRecord) -> None:
+        for receiver in self._receivers:
+            try:
+                await receiver.tell(record)
+            except Exception as error:  # foreign code and foreign services: whatever they raise is logged, never ours
+                self.dropped += 1
+                if receiver.name not in self._failing:
+                    self._failing.add(receiver.name)
+                    log.warning("callback %s failed: %s: %s", receiver.name, type(error).__name__, error)
+            else:
+                self.delivered += 1
+                self._failing.discard(receiver.name)

@@ -1,0 +1,80 @@
+"""routing/adapter/attempts.py: every attempt is announced and settled once, with what it may have cost."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from exo_node.routing.adapter.attempts import Attempts
+from exo_node.routing.adapter.ports import OpenGate
+from exo_node.routing.call import WORKER_LOST
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.plan import Step
+from exo_node.types import Usage
+from tests.unit.routing.adapter_parts import call, candidate, failure
+
+
+def made() -> Attempts:
+    return Attempts(call(), Profile(), Breaker(allowed_fails=1), OpenGate(), time.monotonic)
+
+
+STEP = Step(candidate=candidate("a"), ttft_s=0.1, total_s=1.0, cost=1e-5, reason="")
+
+
+@pytest.mark.parametrize(
+    ("cause", "opens", "billed"),
+    [
+        ("server", True, False),
+        ("refused", True, False),
+        ("timeout", True, True),
+        ("eof", True, True),
+        ("bad_request", False, False),
+        ("context", False, False),
+    ],
+)
+async def test_failures_and_what_they_mean(cause: str, opens: bool, billed: bool) -> None:
+    """The request's own fault says nothing of the backend; what was accepted may be billed, as an estimate."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    assert attempts.profile.in_flight("a") == 1
+    attempts.failed(tried, failure(cause))
+    attempts.dropped(tried)
+    assert attempts.profile.in_flight("a") == 0
+    assert (attempts.breaker.state("a", time.monotonic())[0] == "open") == opens
+    assert (attempts.cost > 0) == attempts.cost_estimated == billed
+    assert attempts.header() == f"a:{cause}"
+
+
+async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
+    """A ring without tools is a healthy ring."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    attempts.failed(tried, failure("unavailable", code="unsupported_parameter"))
+    assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
+
+
+async def test_a_lost_worker_says_nothing_of_the_backend() -> None:
+    """Our own helper's death, however often, ejects no provider; what it had asked may be billed all the same."""
+    attempts = made()
+    for _ in range(20):
+        attempts.failed(await attempts.begin(STEP), failure("reset", code=WORKER_LOST))
+    assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
+    assert attempts.cost > 0
+
+
+async def test_an_answer_teaches_the_profile_and_costs_what_is_reported() -> None:
+    """Reported usage is exact; without a report it is estimated from the text."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    attempts.first_content(tried)
+    assert attempts.header(tried) == "a:ok"
+    attempts.answered(tried, Usage(10, 5))
+    assert attempts.cost == pytest.approx(20e-6)
+    assert not attempts.cost_estimated
+    again = await attempts.begin(STEP)
+    again.characters = 40
+    attempts.answered(again, None)
+    assert attempts.records[1].usage == Usage(10, 10)
+    assert attempts.cost_estimated

@@ -1,0 +1,399 @@
+"""Configuration files of documents 000 to 003, and LiteLLM's `config.yaml`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from exo_node.routing.configuration.cache_section import CACHE_KINDS
+from exo_node.routing.configuration.config_file import sqlite_path
+from exo_node.routing.configuration.deployment_section import CREDENTIALS
+from exo_node.routing.configuration.located import FileProblems
+from exo_node.routing.configuration.router_section import budget_period
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RateRule, RedisConfig
+from tests.unit.routing.config_files import DOCUMENTS, by_line, load, one, problems
+
+KEYS = {"OPENAI_API_KEY": "sk-o", "ANTHROPIC_API_KEY": "sk-a", "GOOGLE_API_KEY": "sk-g", "GROQ_API_KEY": "sk-q"}
+
+
+def test_document_000(tmp_path: Path) -> None:
+    """exo's JSON: settings, default model, router, three deployments, one of them without its key."""
+    config = load(tmp_path, DOCUMENTS / "000-exo.json", env={"OPENAI_API_KEY": "sk-o"})
+    assert (config.verbose, config.cache.kind, config.default_model) == (False, "off", "gpt-3.5-turbo")
+    assert (config.num_retries, config.retry_after_s, config.timeout_s) == (3, 0.5, 30)  # router's, not litellm's 120
+    gpt, claude, llama = config.deployments
+    assert (gpt.model_name, gpt.litellm_model, gpt.params) == ("gpt-4", "gpt-4", {"api_key": "sk-o"})
+    assert (claude.litellm_model, claude.params, claude.key) == ("anthropic/claude-3-opus-20240229", {}, "missing")
+    assert llama.params == {"api_base": "http://localhost:11434"}
+    assert config.notes == (
+        f"{DOCUMENTS}/000-exo.json:25: claude-3-opus is not used: the variable ANTHROPIC_API_KEY is not set",
+    )
+    moved = load(tmp_path, DOCUMENTS / "000-exo.json", env={**KEYS, "OLLAMA_BASE_URL": "http://127.0.0.1:9"})
+    assert moved.deployments[2].params == {"api_base": "http://127.0.0.1:9"}
+
+
+def test_document_001(tmp_path: Path) -> None:
+    """LiteLLM's YAML: os.environ keys, the master key becomes ours."""
+    config = load(tmp_path, DOCUMENTS / "001-config.yaml", env=KEYS)
+    assert config.master_key == "your-master-key-here"
+    assert [(d.model_name, d.litellm_model) for d in config.deployments] == [
+        ("gpt-4", "openai/gpt-4"),
+        ("gpt-3.5-turbo", "openai/gpt-3.5-turbo"),
+        ("claude-3-sonnet", "anthropic/claude-3-sonnet-20240229"),
+        ("claude-3-haiku", "anthropic/claude-3-haiku-20240307"),
+        ("gemini-pro", "google/gemini-pro"),
+        ("llama2-70b-chat", "groq/llama2-70b-4096"),
+    ]
+    assert [d.params["api_key"] for d in config.deployments] == ["sk-o", "sk-o", "sk-a", "sk-a", "sk-g", "sk-q"]
+    assert {d.key for d in config.deployments} == {"present"}
+    docker = load(tmp_path, DOCUMENTS / "001-docker.yaml")
+    assert [d.params["api_key"] for d in docker.deployments] == ["your-openai-key-here", "your-anthropic-key-here"]
+
+
+def test_document_001_database(tmp_path: Path) -> None:
+    """Its PostgreSQL database is refused with the reason, without the URL, which may hold a password."""
+    text = (DOCUMENTS / "001-config.yaml").read_text()
+    (found,) = problems(tmp_path, text + "  database_url: postgresql://user:pass@localhost/litellm\n", env=KEYS)
+    assert found.startswith("1.yaml:41: general_settings.database_url: only SQLite is used here (sqlite:///path)")
+    assert "pass" not in found
+    assert load(tmp_path, "general_settings: {database_url: 'sqlite:///~/x.db'}").database == f"{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///a.db", "a.db"),
+        ("sqlite:////var/a.db", "/var/a.db"),
+        ("file:a.db", "a.db"),
+        ("/x/a.sqlite3", "/x/a.sqlite3"),
+        ("sqlite:///", None),
+        ("mysql://h/a.db", None),
+        ("somewhere", None),
+    ],
+)
+def test_databases(url: str, path: str | None) -> None:
+    """SQLite's addresses and paths are taken, others not."""
+    assert sqlite_path(url) == path
+
+
+def test_document_002(tmp_path: Path) -> None:
+    """Document 002's settings: provider, model, request defaults, Ollama's address, cache."""
+    config = load(tmp_path, DOCUMENTS / "002-las.json")
+    assert (config.default_provider, config.default_model) == ("ollama", "llama3.2")
+    assert config.defaults == {"temperature": 0.7, "max_tokens": 4096}
+    assert config.environment["OLLAMA_API_BASE"] == "http://localhost:11434"
+    assert config.cache == CacheConfig(kind="memory", everywhere=True)
+    assert load(tmp_path, '{"enable_cost_tracking": true}').cache.kind == "off"
+    assert problems(tmp_path, '{"enable_cost_tracking": false}') == [
+        "1.json:1: enable_cost_tracking: costs are always tracked; remove it"
+    ]
+
+
+def test_document_003(tmp_path: Path) -> None:
+    """Alias lists, the documents' fallbacks, router limits, Redis cache, strategy."""
+    config = load(tmp_path, DOCUMENTS / "003-jaf.yaml", env={"AZURE_API_KEY": "az", "REDIS_HOST": "cache", **KEYS})
+    assert config.aliases == {"gpt-4": ("gpt-4", "azure-gpt-4", "claude-3-opus")}
+    assert config.fallbacks == {
+        "gpt-4": ("claude-3-opus", "gemini-ultra"),
+        "claude-3-opus": ("gpt-4", "gemini-ultra"),
+    }
+    assert (config.rpm, config.tpm, config.strategy) == (1000, 100000, "cost")
+    assert config.cache == CacheConfig(kind="redis", ttl_s=3600)
+    assert config.redis == RedisConfig("cache")
+    assert {d.strategy for d in config.deployments} == {"cost"}
+    assert config.deployments[1].params["api_version"] == "2024-02-01"
+    assert config.notes == ()
+
+
+def test_document_003_pieces(tmp_path: Path) -> None:
+    """Each snippet of the document is a configuration of its own; a cache without a server says which one it uses."""
+    assert load(tmp_path, 'router_settings:\n  routing_strategy: "least-cost"\n').strategy == "cost"
+    assert load(tmp_path, 'router_settings:\n  routing_strategy: "latency-based"\n').strategy == "latency"
+    config = load(tmp_path, 'cache:\n  type: "redis"\n  ttl: 3600  # 1 hour\n')
+    assert config.redis == RedisConfig("localhost")
+    assert "localhost:6379 is used" in config.notes[0]
+
+
+LITELLM = """
+    model_list:
+      - model_name: fast
+        litellm_params:
+          model: openai/gpt-4o
+          api_key: os.environ/OPENAI_API_KEY
+          base_url: https://proxy.example/v1
+          rpm: os.environ/RPM
+          tpm: 20
+          weight: 0.9
+          order: 2
+          timeout: 7
+          stream_timeout: 1.5
+          max_retries: 1
+          max_parallel_requests: 4
+          input_cost_per_token: 0.5
+          output_cost_per_token: 0.25
+          extra_headers: {X-Team: "${TEAM}"}
+          unknown_to_us: [1, {a: b}]
+        model_info:
+          id: my-fast
+          mode: chat
+          max_input_tokens: 1000
+          supports_vision: true
+          supports_function_calling: false
+          base_model: gpt-4o
+          task_types: [code]
+        transport: litellm
+      - model_name: embed
+        litellm_params: {model: text-embedding-3-small, custom_llm_provider: openai}
+        model_info: {mode: embedding}
+    litellm_settings:
+      request_timeout: 60
+      num_retries: 5
+      drop_params: true
+      success_callback: [langfuse, prometheus]
+      failure_callback: helicone
+      callbacks: my_module.handler
+      cache: true
+      cache_params: {type: redis, host: r, port: "6380", password: os.environ/RPW, ttl: 60, max_bytes: 1MiB}
+      fallbacks: [{fast: [slow]}, {"*": [any]}]
+      context_window_fallbacks: [{fast: [long]}]
+      max_budget: 20
+      budget_duration: 1d
+    router_settings:
+      routing_strategy: usage-based-routing-v2
+      num_retries: 2
+      stream_timeout: 9
+      allowed_fails: 4
+      cooldown_time: 0
+      default_fallbacks: [last]
+      model_group_alias: {alias: fast, other: {model: fast, hidden: false}}
+      provider_budget_config: {openai: {budget_limit: 1.5, time_period: 30d}}
+      enable_pre_call_checks: true
+    general_settings: {master_key: os.environ/MASTER}
+    environment_variables: {RPM: "12", TEAM: os.environ/REAL_TEAM}
+    budgets: [{subject: "user:joe", limit: 3}, {subject: all, limit: 100, period: day}]
+"""
+
+
+def test_litellm_config(tmp_path: Path) -> None:
+    """LiteLLM's own keys, each where it belongs; its environment_variables count in the whole file."""
+    env = {**KEYS, "RPW": "pw", "MASTER": "sk-m", "REAL_TEAM": "blue"}
+    config = load(tmp_path, LITELLM, env=env)
+    fast, embed = config.deployments
+    assert (fast.id, fast.rpm, fast.tpm, fast.weight, fast.order) == ("my-fast", 12, 20, 0.9, 2)
+    assert (fast.timeout_s, fast.stream_timeout_s, fast.num_retries, fast.capacity) == (7, 1.5, 1, 4)
+    assert fast.price == Price(500_000, 250_000)  # per token in the file
+    assert (fast.context, fast.capabilities, fast.task_types) == (1000, frozenset({"vision"}), ("code",))
+    assert (fast.transport, fast.strategy) == ("litellm", "usage-based-routing")
+    assert fast.params == {
+        "api_key": "sk-o",
+        "api_base": "https://proxy.example/v1",
+        "extra_headers": {"X-Team": "blue"},
+        "unknown_to_us": [1, {"a": "b"}],
+        "base_model": "gpt-4o",
+        "drop_params": True,
+    }
+    assert (embed.litellm_model, embed.capabilities) == ("openai/text-embedding-3-small", frozenset({"embedding"}))
+    assert embed.stream_timeout_s == 9
+    assert (config.timeout_s, config.num_retries, config.allowed_fails, config.cooldown_s) == (60, 2, 4, 0)
+    assert config.callbacks == ("my_module:handler", "langfuse", "helicone")
+    assert config.cache == CacheConfig(kind="redis", ttl_s=60, max_bytes=1 << 20)
+    assert config.redis == RedisConfig("r", 6380, "pw")
+    assert (config.fallbacks, config.context_fallbacks) == ({"fast": ("slow",)}, {"fast": ("long",)})
+    assert config.default_fallbacks == ("last",)
+    assert config.aliases == {"alias": ("fast",), "other": ("fast",)}
+    assert config.budgets == (
+        BudgetRule(subject=("all", ""), limit=20, period="day"),
+        BudgetRule(subject=("provider", "openai"), limit=1.5, period="month"),
+        BudgetRule(subject=("user", "joe"), limit=3),
+        BudgetRule(subject=("all", ""), limit=100, period="day"),
+    )
+    assert config.master_key == "sk-m"
+    for secret in ("sk-o", "sk-m", "pw"):
+        assert secret not in repr(config)
+
+
+def test_refused_by_name(tmp_path: Path) -> None:
+    """LiteLLM's keys that would do nothing here, and strategies that are not done, are refused with the reason."""
+    found = problems(
+        tmp_path,
+        """
+        litellm_settings:
+          turn_off_message_logging: true
+          telemetry: true
+        router_settings:
+          routing_strategy: lar1
+          content_policy_fallbacks: [{a: [b]}]
+          retry_policy: {}
+          provider_budget_config: {openai: {budget_limit: 1, time_period: 7d}}
+          model_group_alias: {a: {model: b, hidden: true}}
+          enable_pre_call_checks: false
+        general_settings:
+          store_model_in_db: true
+        include: [x.yaml]
+        cache: {type: s3}
+        budgets: [{subject: nobody, limit: 1}]
+        """,
+    )
+    expected = by_line(
+        "1.yaml:3: litellm_settings.telemetry: exo-node reports to nobody; remove it",
+        "1.yaml:2: litellm_settings.turn_off_message_logging: has no effect in exo-node; remove it",
+        "1.yaml:5: router_settings.routing_strategy: strategy 'lar1' is not done",
+        "1.yaml:9: router_settings.model_group_alias.a.hidden: names are not hidden here; remove it",
+        "1.yaml:8: router_settings.provider_budget_config.openai.time_period: budgets are per day (1d) or per month",
+        "1.yaml:8: router_settings.provider_budget_config.openai: wants budget_limit (USD) and time_period",
+        "1.yaml:10: router_settings.enable_pre_call_checks: limits and context windows are always checked; remove it",
+        "1.yaml:6: router_settings.content_policy_fallbacks: what one provider refuses",
+        "1.yaml:7: router_settings.retry_policy: there is one retry budget",
+        "1.yaml:12: general_settings.store_model_in_db: has no effect in exo-node; remove it",
+        "1.yaml:15: budgets[0]: wants subject (provider:NAME, key:ID, user:NAME or all) and limit in USD",
+        "1.yaml:14: cache.type: wants memory, sqlite or redis, got 's3'",
+        "1.yaml:13: include: files are not nested here: give each one with --litellm-config",
+    )
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
+def test_unknown_keys_and_wrong_types(tmp_path: Path) -> None:
+    """Every unknown key and wrong type, with file, line and the nearest known key; litellm_params let anything pass."""
+    assert problems(
+        tmp_path,
+        """{
+          "litellm_settings": {"set_verbos": true, "timeout": "long"},
+          "router": {"num_retrys": 3,
+                     "num_retries": -1, "retry_delay": "0.5"},
+          "model_deployment": [],
+          "defaults": {"temperature": 3, "temprature": 1},
+          "default_model": 7,
+          "model_deployments": [
+            {"model_name": "a", "litellm_param": {}},
+            {"model_name": "b", "litellm_params": {"model": "openai/b", "rpm": 0, "anything": 1}, "modelinfo": {}},
+            "c",
+            {"litellm_params": {"api_key": "sk-planted"}}
+          ],
+          "fallbacks": {"a": 1},
+          "cache": 3
+        }""",
+    ) == by_line(
+        "1.json:9: model_deployments[0]: litellm_params is missing",
+        "1.json:9: unknown key model_deployments[0].litellm_param (did you mean litellm_params?)",
+        "1.json:10: unknown key model_deployments[1].modelinfo (did you mean model_info?)",
+        "1.json:10: model_deployments[1].litellm_params.rpm: wants a whole number of at least 1, got 0",
+        "1.json:11: model_deployments[2]: wants a table of keys, got a text",
+        "1.json:12: model_deployments[3]: model_name is missing",
+        "1.json:12: model_deployments[3].litellm_params: model is missing: "
+        "what LiteLLM calls it, for example openai/gpt-4o",
+        "1.json:2: litellm_settings.timeout: wants a number above 0, got 'long'",
+        "1.json:2: unknown key litellm_settings.set_verbos (did you mean set_verbose?)",
+        "1.json:4: router.num_retries: wants a whole number of at least 0, got -1",
+        "1.json:4: router.retry_delay: wants no quotes, got the text '0.5'",
+        "1.json:3: unknown key router.num_retrys (did you mean num_retries?)",
+        "1.json:14: fallbacks.a: wants a list of texts, got a number",
+        "1.json:6: defaults.temperature: wants a number from 0 to 2, got 3",
+        "1.json:6: unknown key defaults.temprature (did you mean temperature?)",
+        "1.json:7: default_model: wants a text that is not empty, got 7",
+        "1.json:15: cache: wants a table of keys, got a number",
+        "1.json:5: unknown key model_deployment (did you mean model_deployments?)",
+    )
+
+
+def test_unresolved_elsewhere_than_in_a_key(tmp_path: Path) -> None:
+    """A variable that is not set is an error with its line, except for a credential; values are never shown."""
+    found = problems(
+        tmp_path,
+        """
+        model_list:
+          - model_name: a
+            litellm_params:
+              model: openai/a
+              api_key: os.environ/NOT_THERE
+              api_base: https://${HOST_NOT_THERE}/v1
+              rpm: ${SECRET_WORD}
+              extra_headers: {Authorization: "Bearer {nobody}"}
+        general_settings:
+          master_key: os.environ/MASTER
+        """,
+        env={"SECRET_WORD": "s3cret"},
+    )
+    assert found == by_line(
+        "1.yaml:7: model_list[0].litellm_params.rpm: wants a whole number of at least 1, and ${SECRET_WORD} is none",
+        "1.yaml:6: model_list[0].litellm_params.api_base: the variable HOST_NOT_THERE is not set",
+        "1.yaml:8: model_list[0].litellm_params.extra_headers.Authorization: there is no secret 'nobody': "
+        "exo secrets set nobody (or secrets_encrypted of the record)",
+        "1.yaml:10: general_settings.master_key: the variable MASTER is not set",
+    )
+    assert problems(tmp_path, "general_settings: {master_key: 12345678}") == [
+        "1.yaml:1: general_settings.master_key: wants a text in quotes, got a number"
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(CREDENTIALS))
+def test_each_credential_may_be_missing(tmp_path: Path, name: str) -> None:
+    """A deployment without any of its credentials is listed as one that has no key, and nothing fails."""
+    entry = {"model_name": "a", "litellm_params": {"model": "x/a", name: "${NOT_THERE}"}}
+    d = one(config := load(tmp_path, json.dumps([entry])))
+    assert (d.key, d.params) == ("missing", {})
+    assert config.notes[0].endswith("1.json:1: a is not used: the variable NOT_THERE is not set")
+
+
+def test_empty_keys_and_null(tmp_path: Path) -> None:
+    """An empty key counts as missing; null is how exports say that a key is not set."""
+    empty = one(load(tmp_path, '[{"model_name": "a", "litellm_params": {"model": "openai/a", "api_key": ""}}]'))
+    assert empty.key == "missing"
+    null = one(load(tmp_path, '[{"model_name": "a", "litellm_params": {"model": "openai/a", "api_base": null}}]'))
+    assert (null.params, null.key) == ({}, "present")
+
+
+def test_words_of_periods_and_caches() -> None:
+    """LiteLLM's words for periods and caches have one meaning each."""
+    assert [budget_period(word) for word in ("1d", "24h", "30d", "1mo")] == ["day", "day", "month", "month"]
+    assert set(CACHE_KINDS.values()) == {"memory", "sqlite", "redis"}
+
+
+def test_off_in_yaml(tmp_path: Path) -> None:
+    """A bare `off`, which YAML reads as false, is the word off."""
+    config = load(tmp_path, "equivalents: off\ncontinuation: off")
+    assert (config.equivalents, config.continuation) == ("off", "off")
+
+
+def test_prices_per_token_without_dust(tmp_path: Path) -> None:
+    """A price per token is the same price per million, to the digit."""
+    params = {"model": "x/a", "input_cost_per_token": 0.0000001, "output_cost_per_token": 0.0000002}
+    price = one(load(tmp_path, json.dumps([{"model_name": "a", "litellm_params": params}]))).price
+    assert price is not None and (price.input, price.output) == (0.1, 0.2)
+
+
+def test_limits_and_the_cascades_check(tmp_path: Path) -> None:
+    """Limits of a model's name and of each user; a function that judges; parameters of LiteLLM's callbacks."""
+    text = """\
+    limits: {models: {fast: {rpm: 5}, slow: {rpm: 1, tpm: 100}}, user: {tpm: 50}}
+    cascade_check: my.checks.polite
+    litellm_settings:
+      callbacks: [s3]
+      s3_callback_params: {s3_bucket_name: b, s3_aws_secret_access_key: os.environ/AWS, s3_use_ssl: false}
+"""
+    config = load(tmp_path, text, env={"AWS": "secret-1"})
+    assert config.model_limits == {"fast": RateRule(5), "slow": RateRule(1, 100)}
+    assert config.user_limits == RateRule(None, 50)
+    assert config.cascade_check == "my.checks:polite"
+    params = {"s3_bucket_name": "b", "s3_aws_secret_access_key": "secret-1", "s3_use_ssl": False}
+    assert (config.callbacks, config.callback_params) == (("s3",), {"s3_callback_params": params})
+    assert "secret-1" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("limits: {model: {fast: {rpm: 5}}}", "unknown key limits.model (did you mean models?)"),
+        ("limits: {models: {fast: {}}}", "limits.models.fast: wants rpm"),
+        ("limits: {user: {rpm: 0}}", "limits.user.rpm"),
+        ("cascade_check: polite", "cascade_check: wants module:function, got 'polite'"),
+    ],
+)
+def test_wrong_limits_and_checks(tmp_path: Path, text: str, why: str) -> None:
+    """Mistakes are named by key."""
+    with pytest.raises(FileProblems, match=re.escape(why)):
+        load(tmp_path, text)

@@ -1,0 +1,79 @@
+"""LiteLLMService as far as no worker is needed, and workers that do not start."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import ConfigurationError
+from exo_node.routing.call import UpstreamError
+from exo_node.routing.upstream import service as module
+from exo_node.routing.upstream.service import LiteLLMService
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here needs the real one."""
+    monkeypatch.setattr(module, "litellm_installed", lambda: True)
+
+
+async def test_start_starts_nothing(tmp_path: Path) -> None:
+    """A started service has no process, no folder and no socket until somebody needs it."""
+    service = LiteLLMService(home=tmp_path, environment={})
+    await service.start()
+    assert (service.started, service.status(), os.listdir(tmp_path)) == (False, [], [])
+    await service.stop()
+
+
+async def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without LiteLLM every need of it names what to install."""
+    monkeypatch.setattr(module, "litellm_installed", lambda: False)
+    service = LiteLLMService(home=tmp_path, environment={})
+    await service.start()
+    assert not service.available()
+    with pytest.raises(ConfigurationError, match=r"exo-node\[litellm\]"):
+        await service.facts()
+    with pytest.raises(ConfigurationError, match=r"exo-node\[litellm\]"):
+        async with service.worker():
+            pass
+
+
+async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """A broken installation is told to whoever waits, without secrets; stopping then leaves nothing behind."""
+    package = tmp_path / "packages"
+    package.mkdir()
+    (package / "litellm.py").write_text("import os\nraise RuntimeError('broken wheel ' + os.environ['THE_API_KEY'])\n")
+    environment = {**os.environ, "PYTHONPATH": str(package), "THE_API_KEY": "planted-secret"}
+    service = LiteLLMService(home=tmp_path / "home", environment=environment, workers=1)
+    await service.start()
+    try:
+        with pytest.raises(UpstreamError, match="broken wheel") as e:
+            await service.ready()
+        assert e.value.cause == "unavailable"
+        assert "planted-secret" not in str(e.value)
+        (folder,) = (tmp_path / "home" / "run").iterdir()
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    finally:
+        await service.stop()
+    assert list((tmp_path / "home" / "run").iterdir()) == []
+
+
+async def test_after_stop(tmp_path: Path) -> None:
+    """A stopped service refuses calls at once."""
+    service = LiteLLMService(home=tmp_path, environment={})
+    with pytest.raises(UpstreamError, match="stopped"):
+        await service.ready()
+
+
+async def test_a_long_home_gets_a_short_socket(tmp_path: Path) -> None:
+    """A socket's address has room for about a hundred bytes, whatever EXO_HOME is."""
+    home = tmp_path / ("long" * 30)
+    folder = module._private_folder(home)
+    try:
+        assert len(os.fsencode(folder / "0.sock")) <= module.MAX_SOCKET_PATH
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    finally:
+        folder.rmdir()

@@ -1,0 +1,38 @@
+"""A deployment behind the sidecar, where there is none; `integration/test_sidecar.py` drives real ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import ConfigurationError
+from exo_node.routing.call import Attempt, UpstreamError
+from exo_node.routing.deployment import Deployment
+from exo_node.routing.upstream.connections import Connections
+from exo_node.routing.upstream.service import Endpoint, LiteLLMService
+from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
+from tests.unit.routing.cache_samples import make_call
+
+
+class Missing(LiteLLMService):
+    """On a machine without LiteLLM."""
+
+    @contextlib.asynccontextmanager
+    async def worker(self) -> AsyncIterator[Endpoint]:
+        raise ConfigurationError("LiteLLM is not installed: install exo-node[litellm]")
+        yield Endpoint(0, "")
+
+
+async def test_without_litellm_another_backend_may_serve(tmp_path: Path) -> None:
+    """That it is not installed fails over, whole and streamed, and says what to install."""
+    deployment = Deployment(id="d", model_name="m", litellm_model="cohere/m", provider="cohere", upstream_model="m")
+    service = Missing(home=tmp_path, environment={})
+    upstream = SidecarUpstream(service, Connections(), deployment)
+    attempt = Attempt(call=make_call(), timeout_s=1.0)
+    for ask in (upstream.whole(attempt), anext(upstream.stream(attempt))):
+        with pytest.raises(UpstreamError, match="exo-node") as error:
+            await ask
+        assert (error.value.cause, error.value.fails_over) == ("unavailable", True)
