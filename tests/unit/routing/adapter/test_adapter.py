@@ -1,4 +1,4 @@
-"""routing/adapter/adapter.py: calls over scripted backends: failover, continuation, hedges, cascades, records, headers."""
+"""routing/adapter/adapter.py: calls over scripted backends: failover, continuation, hedges, cascades, records."""
 
 from __future__ import annotations
 
