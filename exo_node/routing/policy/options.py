@@ -16,7 +16,10 @@ EMULATED: frozenset[Capability] = frozenset({"tools"})  # asked for by prompt wh
 
 @dataclass(slots=True)
 class Option:
-    """Times in seconds, cost in USD (None: not known). `hoped_s`: what a look at it may find, None when not due."""
+    """Times in seconds, cost in USD (None: not known). `hoped_s`: what a look at it may find, None when not due.
+
+    `name` is for people; `tell_apart` makes it different from all others' of the call.
+    """
 
     candidate: Candidate
     ttft_s: float
@@ -26,6 +29,7 @@ class Option:
     half_open: bool = False
     hoped_s: float | None = None
     note: str = ""
+    name: str = ""
 
     @property
     def total_s(self) -> float:
@@ -38,6 +42,16 @@ def name_of(candidate: Candidate) -> str:
         return candidate.backend if candidate.backend.startswith("ring:") else f"ring:{candidate.model}"
     name = candidate.model if "/" in candidate.model else f"{candidate.provider}/{candidate.model}"
     return f"{name}@{candidate.node_id}" if candidate.node_id else name
+
+
+def tell_apart(options: Sequence[Option]) -> None:
+    """Name the backend too where several have the same model."""
+    seen: dict[str, Option] = {}
+    for option in options:
+        other = seen.setdefault(option.name, option)
+        if other is not option:
+            for one in (other, option):
+                one.name = f"{name_of(one.candidate)} ({one.candidate.backend})"
 
 
 def expected_output(ask: Ask) -> int:
@@ -101,4 +115,4 @@ def predict(candidate: Candidate, ask: Ask, profile: ProfileView, now: float, *,
         ttft += (flying - candidate.capacity + 1) / max(1, candidate.capacity) * (EXPECTED_OUTPUT / 2 * itl)
     load = flying / candidate.capacity if candidate.capacity else float(flying)
     hoped = profile.due(candidate, ask.prompt_tokens, now) if not candidate.cold_s else None
-    return Option(candidate, ttft, output, cost_of(candidate, ask), load, half_open, hoped)
+    return Option(candidate, ttft, output, cost_of(candidate, ask), load, half_open, hoped, name=name_of(candidate))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from exo_node.routing.plan import Ask, ProfileView
 from exo_node.routing.policy import strategies as names
 from exo_node.routing.policy.heuristics import HARD, assess, strength, suits
-from exo_node.routing.policy.options import Option, name_of
+from exo_node.routing.policy.options import Option
 
 NEAR = 0.05  # predictions within this share are the same: load and cost decide
 EPSILON = 0.01  # of requests go to another backend that is not known to be much slower,
@@ -38,7 +38,7 @@ def order(
     ranked = sorted(options, key=lambda o: (key(o, profile, now), o.total_s, rng.random()))
     reason = words(ranked[0], profile, now)
     if len(ranked) > 1:
-        reason += f" against {words(ranked[1], profile, now)} of {name_of(ranked[1].candidate)}"
+        reason += f" against {words(ranked[1], profile, now)} of {ranked[1].name}"
     return Order(ranked, f"{_LEAD[strategy]}: {reason}")
 
 
@@ -127,7 +127,7 @@ def _latency(options: Sequence[Option], rng: random.Random) -> Order:
         look = best if best.half_open else min(looks, key=lambda o: o.hoped_s or 0.0)
         rest = [o for o in ranked if o is not look]
         if (look is best and rest) or look is not best:
-            reason = f"a look at {name_of(look.candidate)}: it may be faster than {name_of(rest[0].candidate)} again"
+            reason = f"a look at {look.name}: it may be faster than {rest[0].name} again"
             return Order([look, *rest], f"{reason} (predicted {rest[0].ttft_s:.2f} s)", explored=True)
     near = [o for o in ranked if o.total_s <= best.ttft_s * (1 + NEAR) + best.output_s * (1 + NEAR / 4)]
     if rng.random() < EPSILON:
@@ -145,9 +145,7 @@ def _latency(options: Sequence[Option], rng: random.Random) -> Order:
             chosen = cheapest
     rest = [o for o in ranked if o is not chosen]
     other = rest[0]
-    reason = (
-        f"predicted {chosen.ttft_s:.2f} s to the first token against {other.ttft_s:.2f} s of {name_of(other.candidate)}"
-    )
+    reason = f"predicted {chosen.ttft_s:.2f} s to the first token against {other.ttft_s:.2f} s of {other.name}"
     if other.ttft_s < chosen.ttft_s:
         reason += ", " + _second_axis(chosen, other)
     return Order([chosen, *rest], reason)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from exo_node.errors import InvalidRequest
 from exo_node.routing.plan import Ask, BreakerView, Candidate, ProfileView, RoutePlan, Step
 from exo_node.routing.policy import strategies as names
-from exo_node.routing.policy.options import Option, emulated, name_of, predict, why_not
+from exo_node.routing.policy.options import Option, emulated, predict, tell_apart, why_not
 from exo_node.routing.policy.orders import Order, order
 
 ASKED_FOR_TIME = "rate_limited"  # its Retry-After is honoured even when nobody else is there
@@ -52,6 +52,7 @@ def choose(
             ejected.append((left, option))
         else:
             usable[candidate.backend] = option
+    tell_apart([*usable.values(), *(option for _, option in ejected)])
     for left, option in ejected:
         if option.candidate.backend not in usable and usable:
             rejected[option.candidate.backend] = f"failed lately: not asked for {left:.1f} s more"
@@ -166,6 +167,6 @@ def _step(option: Option, reason: str, ask: Ask, profile: ProfileView, now: floa
         ttft_s=option.ttft_s,
         total_s=option.total_s,
         cost=option.cost,
-        reason=f"{name_of(option.candidate)}: {reason}{option.note}",
+        reason=f"{option.name}: {reason}{option.note}",
         hedge_after_s=profile.p95_ttft(option.candidate, ask.prompt_tokens, now) if ask.hedge else None,
     )

@@ -10,7 +10,7 @@ import pytest
 from exo_node.routing.deployment import Price
 from exo_node.routing.health.profile import Profile
 from exo_node.routing.plan import Ask, Candidate
-from exo_node.routing.policy.options import cost_of, emulated, expected_output, name_of, predict, why_not
+from exo_node.routing.policy.options import cost_of, emulated, expected_output, name_of, predict, tell_apart, why_not
 
 A = Candidate(backend="a", kind="deployment", provider="openai", model="gpt-4o", capabilities=frozenset({"vision"}))
 RING = Candidate(backend="ring:llama", kind="ring", provider="exo", model="llama", capacity=2)
@@ -63,6 +63,13 @@ def test_names_for_people() -> None:
     assert name_of(A) == "openai/gpt-4o"
     assert name_of(replace(A, model="openai/gpt-4o", node_id="n2")) == "openai/gpt-4o@n2"
     assert name_of(RING) == "ring:llama"
+
+
+def test_deployments_of_the_same_model_are_told_apart() -> None:
+    """Where several have the same model, the name says which one is meant."""
+    options = [predict(c, ASK, Profile(), 0.0, half_open=False) for c in (A, RING, replace(A, backend="b"))]
+    tell_apart(options)
+    assert [o.name for o in options] == ["openai/gpt-4o (a)", "ring:llama", "openai/gpt-4o (b)"]
 
 
 def test_output_and_cost() -> None:
