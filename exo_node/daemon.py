@@ -55,7 +55,9 @@ from exo_node.view import NodeView, RoutingView
 log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
-API_SHUTDOWN_S = 1.0  # how long an answer in progress may go on after SIGTERM (handing over is recovery's business)
+API_SHUTDOWN_S = (
+    1.0  # how long an answer, ours or a peer's, may go on after SIGTERM (handing over is recovery's business)
+)
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
@@ -294,9 +296,9 @@ class Daemon:
                 task.cancel()
 
     async def stop(self) -> None:
-        """Leave: first no new requests, then our instances, then a goodbye to the peers."""
+        """Leave: first no new requests of clients or peers, then our instances, then a goodbye to the peers."""
         self._run_file.remove()
-        await self._runner.cleanup()
+        await asyncio.gather(self._runner.cleanup(), self.routing.relays.drain(API_SHUTDOWN_S))
         await self.routing.stop()
         await self.instances.close()
         await self._servicer.leave()

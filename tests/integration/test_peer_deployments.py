@@ -1,8 +1,9 @@
-"""Two nodes of one cluster: A has no key and uses what B may call; the key stays at B, and B may die over a call."""
+"""Nodes of one cluster: A has no key and uses what B and C may call; keys stay there, and they may die over a call."""
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -27,8 +28,15 @@ model_list:
     model_info: {id: shared-1}
 equivalents: "off"
 """
+CONFIG_C = """\
+model_list:
+  - model_name: parting
+    litellm_params: {model: openai/gpt-4o, api_key: os.environ/PLANTED_KEY, api_base: "@URL@/v1"}
+    model_info: {id: parting-1}
+equivalents: "off"
+"""
 CONFIG_A = """\
-fallbacks: {shared: [demo]}
+fallbacks: {shared: [demo], parting: [demo]}
 equivalents: "off"
 continuation: any
 """
@@ -38,6 +46,7 @@ continuation: any
 class Pair:
     a: NodeProcess
     b: NodeProcess
+    c: NodeProcess
     provider: Standin
     wild: Standin
 
@@ -57,25 +66,26 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("peers")
     provider, wild = standin("openai", key=KEY), standin("openai", key=WILD)
     with serve(provider, wild):
-        port = free_port()
-        for name, text in (("a", CONFIG_A), ("b", CONFIG_B)):
+        port, other = free_port(), free_port()
+        for name, text in (("a", CONFIG_A), ("b", CONFIG_B), ("c", CONFIG_C)):
             (folder / f"{name}.yaml").write_text(text.replace("@URL@", provider.url))
         common = ["--cluster-key", PHRASE, "--discovery-module", "none", "-v"]
         keys = {"PLANTED_KEY": KEY, "OPENAI_API_KEY": WILD, "OPENAI_BASE_URL": f"{wild.url}/v1"}
         started = [
             NodeProcess(folder / "home-b", *common, "--node-port", str(port), "--litellm-config",
                         str(folder / "b.yaml"), env=keys),
-            NodeProcess(folder / "home-a", *common, "--peer", f"127.0.0.1:{port}", "--litellm-config",
-                        str(folder / "a.yaml")),
+            NodeProcess(folder / "home-a", *common, "--peer", f"127.0.0.1:{port}", "--peer", f"127.0.0.1:{other}",
+                        "--litellm-config", str(folder / "a.yaml")),
+            NodeProcess(folder / "home-c", *common, "--node-port", str(other), "--litellm-config",
+                        str(folder / "c.yaml"), env={"PLANTED_KEY": KEY}),
         ]  # fmt: skip
         try:
             for node in started:
                 node.wait_ready()
-            for node in started:
-                node.wait_nodes(2)
-            b, a = started
-            wait_until(lambda: "shared" in [one.id for one in a.client().models.list()], 10)
-            yield Pair(a, b, provider, wild)
+            b, a, c = started
+            a.wait_nodes(3)
+            wait_until(lambda: {"shared", "parting"} <= {one.id for one in a.client().models.list()}, 10)
+            yield Pair(a, b, c, provider, wild)
         except BaseException:
             for node in started:
                 print(f"--- {node.node_id}\n{node.log()[-6000:]}")
@@ -118,6 +128,26 @@ def test_the_providers_error_is_told(pair: Pair) -> None:
     finally:
         pair.provider.script = Script()
     wait_until(lambda: pair.chat(max_tokens=4).headers["x-exo-backend"].startswith("shared-1@"), 20)
+
+
+def test_a_node_leaves_in_the_middle(pair: Pair) -> None:
+    """SIGTERM lets a peer's stream run for a while, and refuses new calls; then A goes on with the answer."""
+    pair.provider.script = Script(chunks=2000, gap_s=0.02)
+    try:
+        said = pair.chat(model="parting", stream=True, max_tokens=400).parse()
+        chunks = [next(said) for _ in range(4)]
+        pair.c.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "may run for 1 s more: 1" in pair.c.log(), 10)
+        assert pair.chat(model="parting", max_tokens=4).headers["x-exo-backend"] == "ring:demo"
+        chunks += said
+    finally:
+        pair.provider.script = Script()
+    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] != []
+    extra = next(c.model_extra["exo"] for c in reversed(chunks) if (c.model_extra or {}).get("exo"))
+    assert (extra["continued"], extra["backends"]) == (True, [f"parting-1@{pair.c.node_id}", "ring:demo"])
+    assert pair.c.stop() == 0
+    assert "Traceback" not in pair.c.log()
+    wait_until(lambda: len(pair.a.topology()["nodes"]) == 2, 20)
 
 
 def test_b_dies_in_the_middle(pair: Pair) -> None:

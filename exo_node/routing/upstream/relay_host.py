@@ -5,8 +5,10 @@ What a peer asks counts against this node's limits and budgets of the deployment
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol, get_args
@@ -25,6 +27,8 @@ from exo_node.routing.call import (
 )
 from exo_node.routing.upstream.transcript import read_usage
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
+
+log = logging.getLogger("exo.routing")
 
 PIECE = 1024 * 1024  # bytes of a whole answer in one message: gRPC bounds messages, answers with audio are larger
 NO_DEADLINE_S = 900.0
@@ -49,6 +53,22 @@ class RelayHost:
     def __init__(self, lend: Lend, rows: Callable[[], list[dict[str, Any]]]) -> None:
         self._lend = lend
         self._rows = rows
+        self._running = 0
+        self._leaving = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """This node leaves: no new calls from now on, `seconds` for those that run.
+
+        What runs still breaks when the connections to the providers close; the peers then go on elsewhere.
+        """
+        self._leaving = True
+        if self._running:
+            log.info("leaving; calls of peers that may run for %g s more: %d", seconds, self._running)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     def profile(self) -> bytes:
         return json.dumps(self._rows()).encode()
@@ -56,6 +76,21 @@ class RelayHost:
     async def relay(self, request: pb.RelayRequest, seconds: float | None) -> AsyncGenerator[pb.RelayChunk, None]:
         """See `transport.node_servicer.RelayHost`. A provider's failure comes as the last message, with its cause."""
         attempt = attempt_of(request, seconds)
+        if self._leaving:
+            yield pb.RelayChunk(error=error_to_pb(UpstreamError("the node that has the key is leaving", "unavailable")))
+            return
+        self._running += 1
+        self._idle.clear()
+        try:
+            async with contextlib.aclosing(self._answer(request, attempt)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _answer(self, request: pb.RelayRequest, attempt: Attempt) -> AsyncGenerator[pb.RelayChunk, None]:
         try:
             lent = await self._lend(request.deployment_id, attempt.call)
             used = Used()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -198,3 +199,30 @@ def test_malformed_relay_messages_are_refused(message: pb.RelayRequest) -> None:
 def test_the_profile_is_json() -> None:
     """Peers get the rows as JSON."""
     assert Wire(Scripted()).host.profile() == b'[{"backend": "b"}]'
+
+
+async def test_a_node_that_leaves_takes_no_new_calls_and_ends_those_it_has() -> None:
+    """Draining waits for the streams of peers that run; a new call is refused so that it fails over."""
+    wire = Wire(Scripted(EVENTS))
+    running = peer(wire).stream(attempt())
+    got = [await anext(running)]
+    drained = asyncio.create_task(wire.host.drain(60))
+    await asyncio.sleep(0)
+    with pytest.raises(UpstreamError) as refused:
+        await anext(peer(wire).stream(attempt()))
+    assert (refused.value.cause, refused.value.fails_over) == ("unavailable", True)
+    assert not drained.done()
+    got += [batch async for batch in running]
+    assert [event for batch in got for event in batch.events] == EVENTS
+    await drained
+    assert len(wire.upstream.asked) == 1
+
+
+async def test_draining_ends_when_its_time_is_over() -> None:
+    """A peer's stream that goes on for longer does not hold the node's end up."""
+    wire = Wire(Scripted(EVENTS))
+    running = peer(wire).stream(attempt())
+    await anext(running)
+    await wire.host.drain(0.01)
+    await running.aclose()
+    await wire.host.drain(60)
