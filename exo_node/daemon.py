@@ -55,9 +55,7 @@ from exo_node.view import NodeView, RoutingView
 log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
-API_SHUTDOWN_S = (
-    1.0  # how long an answer, ours or a peer's, may go on after SIGTERM (handing over is recovery's business)
-)
+API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
