@@ -62,6 +62,8 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "xtc_probability": (0, 0.0),
 }
+# Offers that mean nothing where the other field says "none".
+_FORBIDDEN_BY: Mapping[str, str] = {"tools": "tool_choice", "functions": "function_call"}
 _INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; leave it out"}
 
 # Fields of one route that would say something on the other, and what they may be there.
@@ -83,7 +85,7 @@ _HARMLESS: Mapping[str, type] = {
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
     """Raise for the first field whose meaning is not done, and for a harmless one of the wrong type."""
     for name, value in body.items():
-        if value is None:
+        if value is None or (name in _FORBIDDEN_BY and body.get(_FORBIDDEN_BY[name]) == "none"):
             continue
         if not _neutral(value, _UNSUPPORTED.get(name)):
             problem = f"is not supported by local models yet{_INSTEAD.get(name, '')}"

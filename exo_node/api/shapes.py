@@ -36,12 +36,13 @@ def chat(fields: Fields) -> Shape:
         raise bad("messages", "must be a non-empty array of messages")
     needs: set[Capability] = set()
     tokens = sum(_message(message, f"messages[{i}]", needs) for i, message in enumerate(messages))
-    for name in ("tools", "functions"):
+    for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
         tools = fields.get(name)
         if tools is not None and not isinstance(tools, list):
             raise bad(name, f"must be an array, not {kind(tools)}", code="invalid_type")
         if tools:
-            needs.add("tools")
+            if fields.get(choice) != "none":  # else any model will do
+                needs.add("tools")
             tokens += len(json.dumps(tools)) // CHARACTERS_PER_TOKEN
     form = fields.get("response_format")
     if form is not None and not isinstance(form, dict):

@@ -30,6 +30,7 @@ from exo_node.limits.budgets import (
 from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
 from exo_node.limits.redis import RESTORED_AT_ONCE, SharedRedis
 
+OWN_ECHO_S = 1.0  # what Redis says of a cooldown that this node has told it may be later by the way there and back
 LEARN_S = 5.0  # how often the sums of the machine's other nodes are read when there is no Redis
 
 
@@ -72,6 +73,14 @@ class Admission:
     subjects: tuple[tuple[SubjectKind, str], ...]  # who pays
     wall: float
     settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """How long a backend is left alone; `elsewhere`: because of another node's failures (or an earlier start's)."""
+
+    left_s: float
+    elsewhere: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +254,20 @@ class Gate:
         if self.redis is not None:
             self.redis.tell(["cool", backend, round(for_s * 1e6)])
 
-    def opened(self) -> dict[str, float]:
-        """Backends that are left alone, by this or another node: seconds left."""
+    def opened(self) -> dict[str, Cooling]:
+        """Backends that are left alone, by this or another node."""
         if not self._open and self.redis is None:
             return {}
         now = self._clock()
         self._open = {name: until for name, until in self._open.items() if until > now}
-        left = {name: until - now for name, until in self._open.items()}
+        found = {name: Cooling(until - now, elsewhere=False) for name, until in self._open.items()}
         if self.redis is not None:
             shared_now = time.monotonic()
             for name, until in self.redis.opened().items():
-                left[name] = max(left.get(name, 0.0), until - shared_now)
-        return left
+                left, own = until - shared_now, found.get(name)
+                if own is None or left > own.left_s + OWN_ECHO_S:
+                    found[name] = Cooling(left, elsewhere=True)
+        return found
 
     # -- the rest
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from exo_node.errors import PeerUnavailable
-from exo_node.limits.gate import Gate
+from exo_node.limits.gate import Cooling, Gate
 from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError, Whole
 from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.deployment import Deployment
@@ -19,6 +19,7 @@ from exo_node.routing.upstream.service import LiteLLMService
 from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 
 _AT_NODE = "@"  # "ID@NODE": a peer's deployment
+_TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
 
 
 class NodeSources:
@@ -52,8 +53,7 @@ class NodeSources:
             if one.kind == "ring":
                 continue
             if one.backend in cooling and not one.rejected:
-                left = f"{cooling[one.backend]:.0f} s more"
-                found[i] = replace(one, rejected=f"it failed at another node and is left alone for {left}")
+                found[i] = replace(one, rejected=_left_alone(cooling[one.backend]))
             elif one.kind == "deployment" and (wait_s := self._room_in(one)) > 0:
                 found[i] = replace(one, room=False, room_in_s=wait_s)
         return found
@@ -99,7 +99,10 @@ class NodeSources:
 
 
 class PromptedTools:
-    """A backend without tools of its own: the sidecar asks for them by prompt."""
+    """A backend without tools of its own: the sidecar asks for them by prompt.
+
+    A call that offers tools and needs none (`tool_choice: none`) goes there without them.
+    """
 
     def __init__(self, direct: Upstream, prompting: SidecarUpstream) -> None:
         self._direct = direct
@@ -110,13 +113,26 @@ class PromptedTools:
             await self._prompting.ready(call)
 
     def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
-        return self._for(attempt.call).stream(attempt)
+        return self._for(attempt.call).stream(_fitting(attempt))
 
     async def whole(self, attempt: Attempt) -> Whole:
-        return await self._for(attempt.call).whole(attempt)
+        return await self._for(attempt.call).whole(_fitting(attempt))
 
     def _for(self, call: Call) -> Upstream:
         return self._prompting if "tools" in call.needs else self._direct
+
+
+def _left_alone(cooling: Cooling) -> str:
+    where = "at a node that shares our Redis" if cooling.elsewhere else "here lately"
+    return f"it failed {where} and is left alone for {cooling.left_s:.0f} s more"
+
+
+def _fitting(attempt: Attempt) -> Attempt:
+    call = attempt.call
+    if "tools" in call.needs or not any(name in call.body for name in _TOOL_FIELDS):
+        return attempt
+    body = {name: value for name, value in call.body.items() if name not in _TOOL_FIELDS}
+    return replace(attempt, call=replace(call, body=body))
 
 
 class RingDefaults:

@@ -12,7 +12,15 @@ from exo_node.errors import InvalidRequest
 
 @pytest.mark.parametrize(
     "body",
-    [{"tools": []}, {"suffix": ""}, {"min_tokens": 0}, {"verbosity": "medium"}, {"store": False}, {"unknown": [1]}],
+    [
+        {"tools": []},
+        {"tools": [1], "tool_choice": "none"},
+        {"suffix": ""},
+        {"min_tokens": 0},
+        {"verbosity": "medium"},
+        {"store": False},
+        {"unknown": [1]},
+    ],
 )
 def test_neutral_values_pass(body: dict[str, Any]) -> None:
     """A value that asks for what is done anyway is no reason to refuse."""

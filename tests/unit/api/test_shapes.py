@@ -93,6 +93,22 @@ def test_refused(kind: CallKind, fields: dict[str, Any], param: str) -> None:
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
+@pytest.mark.parametrize(
+    ("fields", "needs"),
+    [
+        ({"tools": [{}]}, {"tools"}),
+        ({"tools": [{}], "tool_choice": "auto"}, {"tools"}),
+        ({"tools": [{}], "tool_choice": "none"}, set()),
+        ({"functions": [{}], "function_call": "none"}, set()),
+        ({"functions": [{}], "tool_choice": "none"}, {"tools"}),
+        ({"tools": []}, set()),
+    ],
+)
+def test_what_a_chat_needs_of_tools(fields: dict[str, Any], needs: set[str]) -> None:
+    """Tools that must not be called ask for no model that can."""
+    assert SHAPES["chat"](Fields({**GOOD["chat"], **fields})).needs == needs
+
+
 @pytest.mark.parametrize(("value", "tokens"), [("x" * 8, 3), ([1, 2], 2), (["x" * 4, "y"], 3), ([[1], [2, 3]], 3)])
 def test_inputs_of_embeddings(value: Any, tokens: int) -> None:
     """Texts, token ids, and arrays of either."""

@@ -12,7 +12,7 @@ import pytest
 from exo_node.errors import BudgetExceeded, ModelNotAllowed, RateLimited
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.budgets import Period, SubjectKind
-from exo_node.limits.gate import Admission, Gate, Rate, Rules
+from exo_node.limits.gate import Admission, Cooling, Gate, Rate, Rules
 from exo_node.store import Store
 
 NOON = 1795262400.0
@@ -184,9 +184,9 @@ async def test_without_limits_nothing_is_touched(node: Node) -> None:
 
 
 async def test_cooldowns_end(node: Node) -> None:
-    """A backend that was marked is listed with the seconds left, until they are over."""
+    """A backend that was marked is listed as this node's with the seconds left, until they are over."""
     node.gate.mark_open("d", 10.0)
     node.clock.now = 4.0
-    assert node.gate.opened() == {"d": 6.0}
+    assert node.gate.opened() == {"d": Cooling(6.0, elsewhere=False)}
     node.clock.now = 10.0
     assert node.gate.opened() == {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from exo_node.routing.call import Attempt, UpstreamError
 from exo_node.routing.plan import Candidate
-from exo_node.routing.sources import RingDefaults
+from exo_node.routing.sources import PromptedTools, RingDefaults
 from exo_node.routing.upstream.passthrough import PassThrough
 from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 from tests.unit.routing.cache_samples import make_call
@@ -40,13 +42,25 @@ async def test_candidates_and_their_upstreams(tmp_path: Path, monkeypatch: pytes
         made.gate.mark_open("through", 30.0)
         later = {one.backend: one for one in await made.sources.candidates(call)}
         assert not later["direct"].room
-        assert "left alone" in later["through"].rejected
+        assert later["through"].rejected == "it failed here lately and is left alone for 30 s more"
         gone = Candidate(backend="x@far", kind="peer", provider="openai", model="m", node_id="far")
         with pytest.raises(UpstreamError) as error:
             made.sources.upstream(gone)
         assert error.value.cause == "unavailable"
         with pytest.raises(UpstreamError):
             made.sources.upstream(Candidate(backend="nobody", kind="deployment", provider="openai", model="m"))
+
+
+async def test_tools_that_nobody_may_call() -> None:
+    """A backend without tools gets such a call without them; where they may be called they are asked for by prompt."""
+    direct, prompting = Ring(), Ring()
+    upstream = PromptedTools(direct, cast(Any, prompting))
+    offered = make_call(model="m", tools=[{"type": "function"}], tool_choice="none")
+    await upstream.whole(Attempt(call=offered, timeout_s=1.0))
+    assert (set(direct.attempts[0].call.body), len(prompting.attempts)) == ({"model", "messages", "stream"}, 0)
+    needed = replace(offered, needs=frozenset({"tools"}))
+    await upstream.whole(Attempt(call=needed, timeout_s=1.0))
+    assert (len(direct.attempts), prompting.attempts[0].call) == (1, needed)
 
 
 async def test_the_rings_defaults() -> None:
