@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import aiohttp
+import psutil
 
 from exo_node.routing.sidecar.masking import Masker
 from exo_node.routing.sidecar.protocol import Configuration, encode, process_environment
@@ -29,6 +30,8 @@ PING_EVERY_S = 1.0
 PING_TIMEOUT_S = 1.0
 MISSES = 2  # missed pings until new calls go elsewhere; one may be a garbage collection
 SILENT_KILL_S = 30.0  # its event loop will not come back: some library waits for a network
+HUNG_KILL_S = 5.0  # with calls that could go on elsewhere; only if it does not work either (an import may take as long)
+HUNG_CPU_S = 0.02  # seconds of processor time that do not count as work: a clock tick or two
 BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)  # before starts after deaths in a row
 STEADY_S = 60.0  # served this long: the next death is the first one again
 LOG_LINES_KEPT = 20
@@ -159,7 +162,7 @@ class WorkerProcess:
 
     async def _ping(self, process: asyncio.subprocess.Process) -> None:
         misses = 0
-        answered = time.monotonic()
+        answered, worked = time.monotonic(), _cpu_s(process.pid)
         timeout = aiohttp.ClientTimeout(total=PING_TIMEOUT_S)
         connector = aiohttp.UnixConnector(str(self.socket))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -172,12 +175,14 @@ class WorkerProcess:
                     if misses == MISSES:
                         log.warning("sidecar %d does not answer; new calls go elsewhere", self.number)
                         self._enter("silent")
-                    if time.monotonic() - answered > SILENT_KILL_S:
-                        log.error("sidecar %d has been silent for %g s: killed", self.number, SILENT_KILL_S)
-                        process.kill()
+                    silent_s = time.monotonic() - answered
+                    if silent_s > patience_s(self.in_flight, _cpu_s(process.pid) - worked):
+                        log.error("sidecar %d has been silent for %.0f s: killed", self.number, silent_s)
+                        with contextlib.suppress(ProcessLookupError):
+                            process.kill()
                         return
                 else:
-                    misses, answered = 0, time.monotonic()
+                    misses, answered, worked = 0, time.monotonic(), _cpu_s(process.pid)
                     if self.state == "silent":
                         self._enter("serving")
                 await asyncio.sleep(PING_EVERY_S)
@@ -211,6 +216,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def patience_s(in_flight: int, worked_s: float) -> float:
+    """For how long a worker with so many calls may be silent; `worked_s`: its processor time meanwhile. Seconds."""
+    return HUNG_KILL_S if in_flight and worked_s < HUNG_CPU_S else SILENT_KILL_S
+
+
+def _cpu_s(pid: int) -> float:
+    """The process's processor time so far, in seconds; of one that has ended, 0."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(used.user + used.system)
 
 
 def _describe(code: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from exo_node.routing.sidecar import process
 from exo_node.routing.sidecar.masking import Masker
-from exo_node.routing.sidecar.process import WorkerProcess
+from exo_node.routing.sidecar.process import WorkerProcess, patience_s
 from exo_node.routing.sidecar.protocol import Configuration
 from exo_node.signals import ChangeSignal
 
@@ -37,3 +37,12 @@ async def test_a_worker_that_dies_at_the_start_is_tried_again(tmp_path: Path, mo
 async def test_nobody_waits_for_a_worker_that_is_not_there(tmp_path: Path) -> None:
     """Who waits for a configuration to arrive does not wait for a worker that will get it at its start."""
     await WorkerProcess(0, tmp_path / "0.sock", {}, ChangeSignal()).confirmed(5)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "worked_s", "patience"),
+    [(0, 0.0, process.SILENT_KILL_S), (1, 0.0, process.HUNG_KILL_S), (1, 0.5, process.SILENT_KILL_S)],
+)
+def test_patience_with_a_silent_worker(in_flight: int, worked_s: float, patience: float) -> None:
+    """Calls wait for seconds only on a worker that hangs; one that is busy (an import) or has no calls has longer."""
+    assert patience_s(in_flight, worked_s) == patience
