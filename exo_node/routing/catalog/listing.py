@@ -14,6 +14,8 @@ from exo_node.routing.catalog.tables import Provider, Tables
 from exo_node.routing.deployment import Deployment, Price, RoutingConfig
 from exo_node.types import SharedDeployment
 
+SWITCHED_OFF = "external models are switched off (--no-enable-litellm)"
+
 
 class Describes(Protocol):
     """What is known of a deployment (candidates.CandidateMaker)."""
@@ -136,11 +138,17 @@ def _opened_by_wildcard(provider: Provider, deployments: Iterable[Deployment]) -
 
 
 def providers(
-    deployments: Sequence[Deployment], environment: Mapping[str, str], tables: Tables, refused: Collection[str]
+    deployments: Sequence[Deployment],
+    environment: Mapping[str, str],
+    tables: Tables,
+    refused: Collection[str],
+    *,
+    enabled: bool = True,
 ) -> list[dict[str, Any]]:
     """One row each: `key` present, missing, invalid or keyless; a deployment's own key counts too.
 
-    `refused`: keys that a provider has refused (candidates.which_key).
+    `refused`: keys that a provider has refused (candidates.which_key). Not `enabled`: none is `configured`, and
+    `reason` says why.
     """
     rows = []
     for one in tables.providers.values():
@@ -159,7 +167,9 @@ def providers(
                 "features": list(one.features),
                 "api_key_required": not one.keyless,
                 "key": state,
-                "configured": state in ("present", "invalid") or bool(mine) or keys.reachable(one, environment),
+                "configured": enabled
+                and (state in ("present", "invalid") or bool(mine) or keys.reachable(one, environment)),
+                "reason": None if enabled else SWITCHED_OFF,
                 "key_variables": [*one.keys, *(" + ".join(names) for names in one.credentials)],
                 "address_variables": list(one.address),
                 "transport": "passthrough" if one.wire == "openai" else "litellm",

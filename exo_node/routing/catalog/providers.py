@@ -72,6 +72,11 @@ def complete(deployment: Deployment, environment: Mapping[str, str], tables: Tab
         params["api_base"] = _with_v1(base) if provider.root_v1 else base
     if provider.id == "azure":
         _azure(params, environment)
+    elif provider.id == "gemini":
+        root = _gemini(base)
+        base = f"{root}/openai"
+        if root != _gemini(provider.base):  # LiteLLM knows that one
+            params["api_base"] = root
     transport = deployment.transport
     if transport == "auto":
         transport = "passthrough" if provider.wire == "openai" and not _wants_litellm(params) else "litellm"
@@ -145,9 +150,19 @@ def _azure(params: dict[str, Any], environment: Mapping[str, str]) -> None:
         params["azure_ad_token"] = environment["AZURE_AD_TOKEN"]
 
 
+def _gemini(base: str) -> str:
+    """Where Gemini's own API is (LiteLLM asks there), of its address with or without `/v1beta` and `/v1beta/openai`,
+    where it speaks OpenAI's wire format."""
+    return _with_path(base.rstrip("/").removesuffix("/openai"), "/v1beta")
+
+
 def _with_v1(base: str) -> str:
     """An address that is only a host gets the path at which everybody serves OpenAI's wire format."""
-    return base.rstrip("/") + "/v1" if not urlsplit(base).path.strip("/") else base
+    return _with_path(base, "/v1")
+
+
+def _with_path(base: str, path: str) -> str:
+    return base.rstrip("/") + path if not urlsplit(base).path.strip("/") else base
 
 
 def _text(value: Any) -> str:

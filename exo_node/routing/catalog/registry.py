@@ -198,10 +198,11 @@ class Registry:
         )
 
     def providers(self) -> list[dict[str, Any]]:
-        """Every known provider: features, and whether a key is there."""
+        """Every known provider: features, whether a key is there, and whether it is switched off."""
         state = self._fresh()
         refused = self._make_candidate.refused
-        return listing.providers(state.deployments, state.config.environment, self._tables, refused)
+        environment = state.config.environment
+        return listing.providers(state.deployments, environment, self._tables, refused, enabled=self.enabled)
 
     def deployments(self) -> list[dict[str, Any]]:
         """The configured and added ones, one row each."""

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from exo_node.routing.callbacks.names import CALLBACK_PARAMS
 from exo_node.routing.configuration.cache_section import read_cache, read_redis
-from exo_node.routing.configuration.deployment_section import REQUEST_FIELDS, read_defaults, read_deployment
+from exo_node.routing.configuration.deployment_section import read_defaults, read_deployment
 from exo_node.routing.configuration.draft import Draft
 from exo_node.routing.configuration.environment import is_address
+from exo_node.routing.configuration.request_fields import read_field
 from exo_node.routing.configuration.router_section import (
     CONTENT,
     NO_EFFECT,
@@ -102,7 +103,7 @@ def _own(top: Section, draft: Draft) -> None:
         if model is not None:
             draft.defaults_model = model
     for key in ("temperature", "max_tokens"):
-        value = top.read(key, REQUEST_FIELDS[key])
+        value = read_field(top, key)
         if value is not None:
             draft.defaults[key] = value
     for key in ("default_model", "default_provider", "embedding_model", "rerank_model"):

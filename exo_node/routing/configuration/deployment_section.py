@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from exo_node import values
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import Capability
 from exo_node.routing.configuration.draft import TIMERS, DeploymentDraft
 from exo_node.routing.configuration.located import Keys, dotted
 from exo_node.routing.configuration.references import Unresolved
+from exo_node.routing.configuration.request_fields import DEFAULTS, REQUEST_FIELDS, read_field
 from exo_node.routing.configuration.section import Section, amount, count, positive, seconds
-from exo_node.routing.deployment import Price
+from exo_node.routing.deployment import Price, Transport
 
 # Without these a provider does not let us in: a deployment whose key is not set is listed, and not routed to.
 CREDENTIALS = frozenset(
@@ -35,6 +35,7 @@ SUPPORTS: Mapping[str, str] = {  # LiteLLM's column -> our capability
     "supports_audio_input": "audio",
 }
 CAPABILITIES: tuple[str, ...] = get_args(Capability)
+TRANSPORTS: tuple[str, ...] = get_args(Transport)
 _REFERENCE = re.compile(r"os\.environ/\w+|\$\{[^}]*\}|\{[\w.-]+\}")
 
 
@@ -44,7 +45,7 @@ def read_deployment(section: Section, notes: list[str]) -> DeploymentDraft | Non
     for key in ("model_name", "litellm_params"):
         if not section.has(key):
             section.wrong(None, f"{key} is missing")
-    transport = section.choice("transport", "auto", "passthrough", "litellm")
+    transport = section.choice("transport", *TRANSPORTS)
     params = section.section("litellm_params")
     info = section.section("model_info")
     section.done()
@@ -55,14 +56,15 @@ def read_deployment(section: Section, notes: list[str]) -> DeploymentDraft | Non
     one = read_params(params, name or "", notes)
     if info is not None:
         read_model_info(info, one)
-    if transport is not None:
-        one.fields["transport"] = transport
+    if transport is not None and one.fields.setdefault("transport", transport) != transport:
+        section.wrong("transport", f"litellm_params.transport says {one.fields['transport']}; keep one of them")
     return one if name is not None and one.litellm_model else None
 
 
 def read_params(section: Section, model_name: str, notes: list[str], model: str = "") -> DeploymentDraft:
     """`litellm_params`. `model` is asked for where they name none."""
     fields = {name: section.read(key, read) for key, (name, read) in _ROUTING.items()}
+    fields["transport"] = section.choice("transport", *TRANSPORTS)
     if fields["num_retries"] is None and section.has("max_retries"):
         fields["num_retries"] = section.count("max_retries")
     model = section.text("model") or model
@@ -71,12 +73,17 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
         model = f"{custom}/{model}"
     per_token = (section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
     price = _price(*per_token, section.amount("cost_per_request"))
-    taken = {*_ROUTING, "max_retries", "model", "custom_llm_provider", *_COSTS}
+    taken = {*_ROUTING, "transport", "max_retries", "model", "custom_llm_provider", *_COSTS}
     params: dict[str, Any] = {}
     missing: list[str] = []
     for key, raw in section.table.items():
         if key in taken:
             continue
+        if key in REQUEST_FIELDS:  # a wrong one would fail every call, and only then
+            value = read_field(section, key)
+            if not isinstance(value, dict | list):
+                params |= {} if value is None else {key: value}
+                continue
         try:
             value = _deep(section, (key,), raw)
         except Unresolved as e:
@@ -184,26 +191,6 @@ _NO_EFFECT = (
 def read_defaults(section: Section) -> tuple[dict[str, Any], str | None]:
     """Request fields of a `defaults` table, and its `model`."""
     model = section.text("model")
-    found = {key: section.read(key, read) for key, read in REQUEST_FIELDS.items()}
-    for key in REQUEST_OBJECTS:
-        if section.has(key):
-            found[key] = section.table[key]
+    found = {key: read_field(section, key) for key in DEFAULTS}
     section.done()
     return {key: value for key, value in found.items() if value is not None}, model
-
-
-REQUEST_FIELDS: Mapping[str, Any] = {
-    "temperature": values.number(0, 2),
-    "top_p": values.number(0, 1),
-    "max_tokens": positive,
-    "max_completion_tokens": positive,
-    "frequency_penalty": values.number(-2, 2),
-    "presence_penalty": values.number(-2, 2),
-    "seed": values.integer(-(2**63), 2**63 - 1),
-    "top_k": values.integer(-1),
-    "min_p": values.number(0, 1),
-    "n": positive,
-    "user": values.text,
-    "reasoning_effort": values.text,
-}
-REQUEST_OBJECTS = ("stop", "response_format", "extra_body", "logit_bias")

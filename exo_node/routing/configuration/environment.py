@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from exo_node import values
-from exo_node.errors import ConfigurationError
 from exo_node.routing.configuration.located import FileProblems, Problems
 from exo_node.routing.configuration.references import References, Unresolved
 
@@ -108,10 +107,10 @@ def is_address(text: str) -> bool:
 
 
 def find_env_file(given: Path | None, folder: Path) -> Path | None:
-    """The file that was named (it must be there), else `.env` in `folder` where there is one."""
+    """The file that was named (`FileProblems` where it is not there), else `.env` in `folder` where there is one."""
     if given is not None:
         if not given.is_file():
-            raise ConfigurationError(f"--env-file {given}: no such file")
+            raise FileProblems([f"--env-file {given}: no such file"])
         return given
     path = folder / ".env"
     return path if path.is_file() else None

@@ -69,9 +69,9 @@ def read_router(section: Section, draft: Draft) -> None:
             limit = rule.amount("budget_limit")
             period = rule.read("time_period", budget_period, literal_text=True)
             rule.done()
-            if limit is None or period is None:
+            if not rule.has("budget_limit") or not rule.has("time_period"):
                 rule.wrong(None, "wants budget_limit (USD) and time_period (1d or 30d)")
-            else:
+            elif limit is not None and period is not None:  # else it is reported already
                 draft.budgets.append(BudgetRule(subject=("provider", provider), limit=limit, period=cast(Any, period)))
     if section.switch("enable_pre_call_checks") is False:
         section.wrong("enable_pre_call_checks", "limits and context windows are always checked; remove it")
@@ -143,7 +143,9 @@ def read_budget(entry: Section) -> BudgetRule | None:
     period = entry.read("period", budget_period, literal_text=True) or "month"
     entry.done()
     kind, _, name = (subject or "").partition(":")
-    if limit is None or kind not in ("provider", "key", "user", "all") or (kind == "all") == bool(name):
+    if not entry.has("limit") or kind not in ("provider", "key", "user", "all") or (kind == "all") == bool(name):
         entry.wrong(None, "wants subject (provider:NAME, key:ID, user:NAME or all) and limit in USD")
+        return None
+    if limit is None:  # reported already
         return None
     return BudgetRule(subject=(cast(Any, kind), name), limit=limit, period=cast(Any, period))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from exo_node.config import Settings
-from exo_node.errors import ConfigurationError
 from exo_node.routing.configuration import records
 from exo_node.routing.configuration.config_file import read_config, read_environment_variables
 from exo_node.routing.configuration.deployment_section import read_deployment
@@ -22,7 +21,7 @@ from exo_node.routing.configuration.references import References
 from exo_node.routing.configuration.router_section import strategy
 from exo_node.routing.configuration.secrets import SecretStore
 from exo_node.routing.configuration.section import Section
-from exo_node.routing.deployment import RoutingConfig
+from exo_node.routing.deployment import RedisConfig, RoutingConfig
 
 _SHAPES = (
     "wants LiteLLM's or exo's configuration (model_list, model_deployments, ...), a record with system_name, "
@@ -37,13 +36,13 @@ def load_routing(settings: Settings, env: Mapping[str, str], folder: Path | None
     """
     problems = Problems()
     sources = _sources(settings.litellm_config, problems)
-    env_path = find_env_file(settings.env_file, Path.cwd() if folder is None else folder)
+    env_path: Path | None = None
     env_file: EnvFile | None = None
-    if env_path is not None:
-        try:
-            env_file = read_env_file(env_path, env)
-        except FileProblems as e:
-            problems.lines += e.lines
+    try:
+        env_path = find_env_file(settings.env_file, Path.cwd() if folder is None else folder)
+        env_file = None if env_path is None else read_env_file(env_path, env)
+    except FileProblems as e:
+        problems.lines += e.lines
     environment = merge(env_file, env)
     store = SecretStore(settings.home, environment)
     draft = Draft()
@@ -58,13 +57,8 @@ def load_routing(settings: Settings, env: Mapping[str, str], folder: Path | None
         problems.lines += e.lines
     _read_all(sources, References(environment, store.get), store, draft, problems)
     read = (*(source.name for source in sources), *([str(env_path)] if env_path else []))
-    config = None
-    try:
-        config = _config(settings, environment, draft, read)
-    except ValueError as e:
-        problems.add("environment", str(e))
+    config = _config(settings, environment, draft, read, problems)
     problems.raise_if_any()
-    assert config is not None  # or there was a problem
     return config
 
 
@@ -140,12 +134,15 @@ def _read_table(
 
 
 def _config(
-    settings: Settings, environment: Mapping[str, str], draft: Draft, sources: tuple[str, ...]
+    settings: Settings, environment: Mapping[str, str], draft: Draft, sources: tuple[str, ...], problems: Problems
 ) -> RoutingConfig:
-    """Raises ValueError for a variable that is wrong."""
+    """What the files, the flags and the variables say together; a variable that is wrong is reported."""
     fields = dict(draft.fields)
     fields.setdefault("default_model", draft.defaults_model or settings.default_model)
-    fields.setdefault("strategy", _strategy(settings, environment, draft))
+    try:
+        fields.setdefault("strategy", _strategy(settings, environment, draft))
+    except ValueError as e:
+        problems.add("routing strategy", str(e))
     fields.setdefault("max_cost", settings.max_cost)
     fields.setdefault("equivalents", settings.equivalents)
     fields.setdefault("continuation", settings.continuation)
@@ -155,7 +152,11 @@ def _config(
     if settings.default_temp is not None:
         defaults.setdefault("temperature", settings.default_temp)
     made = deployments(draft, defaults, "LITELLM_BASE_URL" in environment)
-    redis = redis_config(draft, environment)
+    redis: RedisConfig | None = None
+    try:
+        redis = redis_config(draft, environment)
+    except ValueError as e:
+        problems.add("environment", str(e))
     return RoutingConfig(
         deployments=made,
         aliases=aliases(draft, made),
@@ -182,18 +183,15 @@ def _strategy(settings: Settings, environment: Mapping[str, str], draft: Draft) 
     """The node's own strategy. A flag wins over `CASCADE_ROUTING_ENABLED`, that over `DEFAULT_ROUTING_STRATEGY`.
 
     A `routing_strategy` of `router_settings` that has no deployment to order, or that stands beside aliases with
-    several targets, chooses between those: nothing else could be meant (document 003).
+    several targets, chooses between those: nothing else could be meant (document 003). Raises ValueError.
     """
     variable = environment.get("DEFAULT_ROUTING_STRATEGY")
     said = settings.routing_strategy
-    try:
-        if said is not None and said != variable:
-            return strategy(said)
-        if environment.get("CASCADE_ROUTING_ENABLED") == "true":
-            return "cascade"
-        if variable is not None:
-            return strategy(variable)
-    except ValueError as e:
-        raise ConfigurationError(f"routing strategy: {e}") from e
+    if said is not None and said != variable:
+        return strategy(said)
+    if environment.get("CASCADE_ROUTING_ENABLED") == "true":
+        return "cascade"
+    if variable is not None:
+        return strategy(variable)
     several = any(len(targets) > 1 for targets in draft.aliases.values())
     return draft.group_strategy if several or not draft.deployments else None

@@ -35,6 +35,7 @@ ALIASES: Mapping[str, str] = {
     "shuffle": SHUFFLE,
     "weighted": SHUFFLE,
     "order": PRIORITY,
+    "priority/order": PRIORITY,
     "usage-based-routing-v2": USAGE,  # LiteLLM's two differ only in where they count
     "usage-based": USAGE,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from exo_node.routing.catalog.listing import of_peer, price_row
+from exo_node.routing.catalog.listing import SWITCHED_OFF, of_peer, price_row, providers
 from exo_node.routing.catalog.pricing import Priced
+from exo_node.routing.catalog.tables import load_tables
 from exo_node.routing.deployment import Price
 from exo_node.types import SharedDeployment
 
@@ -27,3 +28,12 @@ def test_a_price_says_its_unit() -> None:
     assert price_row(Priced(Price(2.5, 10), "shipped")) == {
         "input": 2.5, "output": 10, "per_request": 0.0, "unit": "USD per million tokens", "source": "shipped",
     }  # fmt: skip
+
+
+def test_switched_off_is_not_configured() -> None:
+    """With --no-enable-litellm no provider is configured, whatever key is there, and the row says why."""
+    env, tables = {"OPENAI_API_KEY": "sk-planted"}, load_tables()
+    (on,) = [row for row in providers((), env, tables, ()) if row["id"] == "openai"]
+    assert (on["key"], on["configured"], on["reason"]) == ("present", True, None)
+    off = providers((), env, tables, (), enabled=False)
+    assert {(row["configured"], row["reason"]) for row in off} == {(False, SWITCHED_OFF)}

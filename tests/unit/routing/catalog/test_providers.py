@@ -66,6 +66,21 @@ def test_what_litellm_is_told(model: str, litellm: str) -> None:
     assert made(model, api_base="http://h:1").litellm_model == litellm
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1beta", "/v1beta/", "/v1beta/openai"])
+def test_geminis_address_with_and_without_its_path(path: str) -> None:
+    """GEMINI_API_BASE may be a host, or end in /v1beta or /v1beta/openai: LiteLLM and the pass-through get theirs."""
+    for one in (made("gemini/g", {"GEMINI_API_BASE": f"http://g{path}"}), made("gemini/g", api_base=f"http://g{path}")):
+        assert (one.params["api_base"], one.api_base) == ("http://g/v1beta", "http://g/v1beta/openai")
+
+
+def test_geminis_own_address_is_left_to_litellm() -> None:
+    """Without an address of the user's LiteLLM is told none; another path is left as it is."""
+    plain = made("gemini/g")
+    assert "api_base" not in plain.params
+    assert plain.api_base == "https://generativelanguage.googleapis.com/v1beta/openai"
+    assert made("gemini/g", api_base="http://gateway/x").params["api_base"] == "http://gateway/x"
+
+
 def test_a_key_of_the_environment_is_filled_in_and_not_shown() -> None:
     """The provider's variable is the key where the deployment has none, and no repr shows it."""
     one = made("openai/gpt-4", {"OPENAI_API_KEY": "sk-planted"})

@@ -243,7 +243,6 @@ def test_refused_by_name(tmp_path: Path) -> None:
         "1.yaml:5: router_settings.routing_strategy: strategy 'lar1' is not done",
         "1.yaml:9: router_settings.model_group_alias.a.hidden: names are not hidden here; remove it",
         "1.yaml:8: router_settings.provider_budget_config.openai.time_period: budgets are per day (1d) or per month",
-        "1.yaml:8: router_settings.provider_budget_config.openai: wants budget_limit (USD) and time_period",
         "1.yaml:10: router_settings.enable_pre_call_checks: limits and context windows are always checked; remove it",
         "1.yaml:6: router_settings.content_policy_fallbacks: what one provider refuses",
         "1.yaml:7: router_settings.retry_policy: there is one retry budget",
@@ -397,3 +396,86 @@ def test_wrong_limits_and_checks(tmp_path: Path, text: str, why: str) -> None:
     """Mistakes are named by key."""
     with pytest.raises(FileProblems, match=re.escape(why)):
         load(tmp_path, text)
+
+
+def test_a_parameter_of_a_wrong_type(tmp_path: Path) -> None:
+    """OpenAI's parameters in litellm_params are checked when read, with file and line; others pass."""
+    found = problems(
+        tmp_path,
+        """
+        model_list:
+          - model_name: m
+            litellm_params:
+              model: openai/m
+              temperature: hot
+              max_tokens: many
+              n: {}
+              stop: 5
+              response_format: json
+              tools: {}
+              top_k: "5"
+              user: 3
+        """,
+    )
+    at = "model_list[0].litellm_params"
+    assert found == [
+        f"1.yaml:5: {at}.temperature: wants a number from 0 to 2, got 'hot'",
+        f"1.yaml:6: {at}.max_tokens: wants a whole number of at least 1, got 'many'",
+        f"1.yaml:7: {at}.n: wants a whole number of at least 1, got {{}}",
+        f"1.yaml:8: {at}.stop: wants a text or a list of texts, got 5",
+        f"1.yaml:9: {at}.response_format: wants a table of keys, got 'json'",
+        f"1.yaml:10: {at}.tools: wants a list, got {{}}",
+        f"1.yaml:11: {at}.top_k: wants no quotes, got the text '5'",
+        f"1.yaml:12: {at}.user: wants a text that is not empty, got 3",
+    ]
+    good = """
+        model_list:
+          - model_name: m
+            litellm_params: {model: openai/m, temperature: os.environ/T, stop: [a], user: u, tool_choice: auto,
+              reasoning_effort: low, extra_body: {x: '${T}'}, response_format: {type: json_object}, own_field: [1, x]}
+        """
+    assert one(load(tmp_path, good, env={"T": "0.5"})).params == {
+        "temperature": 0.5, "stop": ["a"], "user": "u", "tool_choice": "auto", "reasoning_effort": "low",
+        "extra_body": {"x": "0.5"}, "response_format": {"type": "json_object"}, "own_field": [1, "x"],
+    }  # fmt: skip
+
+
+def test_defaults_of_texts(tmp_path: Path) -> None:
+    """Texts in `defaults` are taken as they stand, and objects are checked."""
+    assert load(tmp_path, '{"defaults": {"user": "u", "stop": "x"}}').defaults == {"user": "u", "stop": "x"}
+    assert problems(tmp_path, '{"defaults": {"logit_bias": 1}}') == [
+        "1.json:1: defaults.logit_bias: wants a table of keys, got 1"
+    ]
+
+
+def test_transport_among_the_parameters(tmp_path: Path) -> None:
+    """`transport` counts inside litellm_params too; two that differ are a mistake."""
+    entry = '{{"model_list": [{{"model_name": "m", {}"litellm_params": {{"model": "openai/m", "transport": "{}"}}}}]}}'
+    found = one(load(tmp_path, entry.format("", "litellm")))
+    assert (found.transport, found.params) == ("litellm", {})
+    assert one(load(tmp_path, entry.format('"transport": "litellm", ', "litellm"))).transport == "litellm"
+    assert problems(tmp_path, entry.format('"transport": "auto", ', "litellm")) == [
+        "1.json:1: model_list[0].transport: litellm_params.transport says litellm; keep one of them"
+    ]
+    assert problems(tmp_path, entry.format("", "pass")) == [
+        "1.json:1: model_list[0].litellm_params.transport: wants one of auto, passthrough, litellm, got 'pass'"
+    ]
+
+
+def test_a_wrong_budget_is_reported_once(tmp_path: Path) -> None:
+    """A period or a limit that is wrong is one line."""
+    found = problems(
+        tmp_path,
+        """
+        budgets:
+          - {subject: all, limit: 1, period: week}
+          - {subject: all, limit: much}
+        router_settings: {provider_budget_config: {openai: {budget_limit: 1, time_period: week}, groq: {}}}
+        """,
+    )
+    assert [line.partition(":")[2].partition(" (")[0] for line in found] == [
+        "2: budgets[0].period: budgets are per day",
+        "3: budgets[1].limit: wants a number of at least 0, got 'much'",
+        "4: router_settings.provider_budget_config.openai.time_period: budgets are per day",
+        "4: router_settings.provider_budget_config.groq: wants budget_limit",
+    ]

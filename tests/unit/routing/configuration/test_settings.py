@@ -154,3 +154,14 @@ def test_timers_have_a_field_each() -> None:
     """Each name of a time or a retry is a field of the configuration or of a deployment."""
     fields = {*RoutingConfig.__dataclass_fields__, "stream_timeout_s"}
     assert set(TIMERS.values()) <= fields
+
+
+def test_wrong_variables_hide_nothing(tmp_path: Path) -> None:
+    """A wrong strategy or Redis port in the environment, or a missing --env-file, is reported beside the rest."""
+    env = {"DEFAULT_ROUTING_STRATEGY": "fastest", "REDIS_HOST": "r", "REDIS_PORT": "x"}
+    found = problems(
+        tmp_path, '{"no_such_key": 1}', env=env, routing_strategy="fastest", env_file=tmp_path / "none.env"
+    )
+    assert [line.partition(": ")[0] for line in found] == [
+        "--env-file none.env", "routing strategy", "environment", "1.json:1",
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from exo_node.routing.policy.strategies import ALIASES, MEANING, resolve
         ("latency", "latency"), ("latency-based", "latency"), ("latency-based-routing", "latency"),
         ("cost", "cost"), ("least-cost", "cost"), ("cost-based-routing", "cost"), ("cost_optimized", "cost"),
         ("least-busy", "least-busy"), ("simple-shuffle", "simple-shuffle"),
-        ("priority", "priority"), ("order", "priority"), ("local-first", "local-first"),
+        ("priority", "priority"), ("order", "priority"), ("priority/order", "priority"), ("local-first", "local-first"),
         ("cloud-first", "cloud-first"), ("heuristic", "heuristic"), ("hybrid", "hybrid"), ("cascade", "cascade"),
         ("usage-based-routing", "usage-based-routing"), ("usage-based-routing-v2", "usage-based-routing"),
         ("provider-budget-routing", "provider-budget-routing"), (" Latency_Based ", "latency"),
