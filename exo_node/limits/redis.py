@@ -38,21 +38,33 @@ class _Waiting:
 
 
 class SharedRedis:
-    """Connects when first used. `missed()` gives the operations that tell a Redis that came back what it missed."""
+    """Connects when first used. `missed()` gives the operations that tell a Redis that came back what it missed.
+
+    With `tls` the server's certificate is always checked; `ca_file` (PEM) adds to who may have signed it.
+    """
 
     def __init__(
         self,
         host: str,
         port: int = 6379,
         *,
+        username: str | None = None,
         password: str | None = None,
         db: int = 0,
+        tls: bool = False,
+        ca_file: str | None = None,
         namespace: str = "exo:",
         timeout_s: float = TIMEOUT_S,
         missed: Callable[[], list[Operation]] = list,
     ) -> None:
-        self.address = f"{host}:{port}/{db}"
-        self._where: dict[str, Any] = {"host": host, "port": port, "password": password, "db": db}
+        self.address = f"{'rediss://' if tls else ''}{host}:{port}/{db}"
+        self._where: dict[str, Any] = {
+            "host": host, "port": port, "username": username, "password": password, "db": db,
+        }  # fmt: skip
+        if tls:
+            self._where |= {
+                "ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": ca_file,
+            }  # fmt: skip
         self._namespace = namespace
         self._timeout_s = timeout_s
         self.missed = missed

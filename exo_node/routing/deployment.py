@@ -84,10 +84,15 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
+    """`ca_file`: certificates (PEM) that sign the server's, where the machine's own do not."""
+
     host: str
     port: int = 6379
     password: str | None = field(default=None, repr=False)
     db: int = 0
+    username: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

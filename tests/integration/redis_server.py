@@ -21,24 +21,33 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Server:
-    """A redis-server of the test's own, without anything on disk."""
+    """A redis-server of the test's own, without anything on disk. `certificate` (PEM, with its key): TLS only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: Path | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._folder = folder
+        self._listens: tuple[str, ...] = ("--port", str(self.port))
+        if certificate is not None:
+            chain = str(certificate)
+            self._listens = (
+                "--port", "0", "--tls-port", str(self.port), "--tls-cert-file", chain, "--tls-key-file", chain,
+                "--tls-ca-cert-file", chain, "--tls-auth-clients", "no",
+            )  # fmt: skip
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "redis-server", *self._listens, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--requirepass", PASSWORD, "--dir", str(self._folder), stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
+                if self._process.returncode is not None and "--tls-port" in self._listens:
+                    pytest.skip("this redis-server has no TLS")
                 await asyncio.sleep(0.01)
             else:
                 writer.close()

@@ -19,6 +19,7 @@ from exo_node.limits.gate import Admission, Gate, Rate, Rules
 from exo_node.limits.redis import SharedRedis
 from exo_node.store import Store
 from tests.integration.redis_server import PASSWORD, Server, needs_redis, until
+from tests.standins.hazards import self_signed_file
 
 pytestmark = needs_redis
 
@@ -213,3 +214,20 @@ async def test_a_wrong_password_is_said(server: Server, tmp_path: Path, caplog: 
     assert not redis.up
     assert "password" in caplog.text and "wrong-password" not in caplog.text
     await redis.close()
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """Over TLS Redis is used where its certificate is trusted, and is away, with the reason, where it is not."""
+    chain = self_signed_file(tmp_path)
+    server = Server(tmp_path, chain)
+    await server.start()
+    for trusted, state in ((str(chain), "up"), (None, "away: limits hold for each node by itself")):
+        redis = SharedRedis("127.0.0.1", server.port, password=PASSWORD, tls=True, ca_file=trusted, timeout_s=PATIENT_S)
+        await redis.start()
+        status = redis.status()
+        assert (status["state"], status["address"]) == (state, f"rediss://127.0.0.1:{server.port}/0")
+        assert ("certificate" in status["error"].lower()) == (trusted is None)
+        await redis.put("k", b"v", 60)
+        assert await redis.get("k") == (b"v" if trusted else None)
+        await redis.close()
+    await server.kill()

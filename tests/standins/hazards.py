@@ -27,6 +27,13 @@ def no_such_host_url() -> str:
 
 def self_signed(folder: Path) -> ssl.SSLContext:
     """A server's TLS context with a certificate for 127.0.0.1 that nobody trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed_file(folder))
+    return context
+
+
+def self_signed_file(folder: Path) -> Path:
+    """A key and a certificate for 127.0.0.1 that it has signed itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
     now = datetime.datetime.now(datetime.UTC)
@@ -46,6 +53,4 @@ def self_signed(folder: Path) -> ssl.SSLContext:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return context
+    return chain

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from exo_node import values
 from exo_node.routing.configuration.draft import Draft
+from exo_node.routing.configuration.redis_url import parse_redis_url
 from exo_node.routing.configuration.section import Section
 
 CACHE_KINDS: Mapping[str, str] = {
@@ -41,10 +42,18 @@ def _cache_kind(raw: Any) -> str:
 
 
 def read_redis(section: Section, draft: Draft, prefix: str) -> None:
-    """`redis_host` and so on, or `host` and so on."""
+    """`redis_host` and so on, or `host` and so on; what is named beside a `redis_url` wins over it."""
+    given = section.read(f"{prefix}url", parse_redis_url, literal_text=True) or {}
+    draft.redis |= given
+    tls = section.switch(f"{prefix}ssl")
+    if tls is False and given.get("tls"):
+        section.wrong(f"{prefix}ssl", f"is false, and {prefix}url says rediss://, which is TLS")
+    _put(draft.redis, "tls", tls)
+    _put(draft.redis, "ca_file", section.text(f"{prefix}ssl_ca_certs"))
     _put(draft.redis, "host", section.text(f"{prefix}host"))
     port = section.read(f"{prefix}port", values.integer(1, 65535), literal_text=True)  # exports quote it
     _put(draft.redis, "port", port)
+    _put(draft.redis, "username", section.text(f"{prefix}username"))
     _put(draft.redis, "password", section.secret(f"{prefix}password"))
     _put(draft.redis, "db", section.count(f"{prefix}db"))
 

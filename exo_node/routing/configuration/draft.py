@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exo_node import values
+from exo_node.routing.configuration.redis_url import parse_redis_url
 from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Price, RateRule, RedisConfig
 
 # RoutingConfig's field for each of the keys that set times and retries, under all their names.
@@ -174,20 +176,41 @@ def cache_config(draft: Draft, made: Iterable[Deployment]) -> CacheConfig:
 
 
 def redis_config(draft: Draft, environment: Mapping[str, str]) -> RedisConfig | None:
-    """The file's server, else `REDIS_HOST` (with `REDIS_PORT`, `REDIS_PASSWORD`, `REDIS_DB`), else for a cache that
-    names no server the one on this machine, which is noted. Raises ValueError for a number that is none."""
+    """The file's server, else the environment's (`REDIS_URL`, `REDIS_HOST` with its parts), else for a cache that names
+    no server the one on this machine, which is noted. The environment fills the parts that the file leaves open.
+
+    Raises ValueError for a variable that is wrong, and for certificates without TLS.
+    """
     given = dict(draft.redis)
-    for name in ("host", "port", "password", "db"):
-        if name not in given and (value := environment.get(f"REDIS_{name.upper()}")):
-            if name in ("port", "db"):
-                if not value.isdecimal():
-                    raise ValueError(f"REDIS_{name.upper()}: wants a whole number")
-                given[name] = int(value)
-            else:
-                given[name] = value
+    if "host" not in given and (url := environment.get("REDIS_URL")):
+        given = {**_variable("REDIS_URL", parse_redis_url, url), **given}
+    for name, (field_name, read) in _REDIS_VARIABLES.items():
+        if field_name not in given and (value := environment.get(name)):
+            given[field_name] = _variable(name, read, value)
     if "host" not in given:
         if draft.cache.kind != "redis":
             return None
         given["host"] = "localhost"
         draft.notes.append("cache: no Redis server is named: localhost:6379 is used (REDIS_HOST names another)")
+    if "ca_file" in given and not given.get("tls"):
+        raise ValueError("Redis: ssl_ca_certs means nothing without ssl (redis_ssl: true, REDIS_SSL, or rediss://)")
     return RedisConfig(**given)
+
+
+_REDIS_VARIABLES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "REDIS_HOST": ("host", values.text),
+    "REDIS_PORT": ("port", values.integer(1, 65535)),
+    "REDIS_USERNAME": ("username", values.text),
+    "REDIS_PASSWORD": ("password", values.text),
+    "REDIS_DB": ("db", values.integer(0)),
+    "REDIS_SSL": ("tls", values.switch),
+    "REDIS_SSL_CA_CERTS": ("ca_file", values.text),
+}
+
+
+def _variable(name: str, read: Callable[[Any], Any], value: str) -> Any:
+    """Raises ValueError that names the variable, without its value."""
+    try:
+        return read(value)
+    except ValueError as e:
+        raise ValueError(f"{name}: {str(e).partition(', got ')[0]}") from None

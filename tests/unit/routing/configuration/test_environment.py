@@ -116,6 +116,6 @@ def test_mistakes_of_file_and_environment_together(tmp_path: Path) -> None:
     assert found == [
         ".env:1: not NAME=value",
         "USE_LITELLM: wants true or false",
-        "environment: REDIS_PORT: wants a whole number",
+        "environment: REDIS_PORT: wants a whole number from 1 to 65535",
         "1.json:1: unknown key default_modle (did you mean default_model?)",
     ]
