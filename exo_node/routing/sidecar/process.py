@@ -30,8 +30,8 @@ PING_EVERY_S = 1.0
 PING_TIMEOUT_S = 1.0
 MISSES = 2  # missed pings until new calls go elsewhere; one may be a garbage collection
 SILENT_KILL_S = 30.0  # its event loop will not come back: some library waits for a network
-HUNG_KILL_S = 5.0  # with calls that could go on elsewhere; only if it does not work either (an import may take as long)
-HUNG_CPU_S = 0.02  # seconds of processor time that do not count as work: a clock tick or two
+HUNG_KILL_S = 4.0  # with calls, which could go on elsewhere, and without any work: an import may take as long
+CPU_NOISE_S = 0.02  # seconds of processor time that are no work: a clock tick or two
 BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)  # before starts after deaths in a row
 STEADY_S = 60.0  # served this long: the next death is the first one again
 LOG_LINES_KEPT = 20
@@ -162,7 +162,8 @@ class WorkerProcess:
 
     async def _ping(self, process: asyncio.subprocess.Process) -> None:
         misses = 0
-        answered, worked = time.monotonic(), _cpu_s(process.pid)
+        answered = alive = time.monotonic()
+        worked_s = _cpu_s(process.pid)
         timeout = aiohttp.ClientTimeout(total=PING_TIMEOUT_S)
         connector = aiohttp.UnixConnector(str(self.socket))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -175,14 +176,17 @@ class WorkerProcess:
                     if misses == MISSES:
                         log.warning("sidecar %d does not answer; new calls go elsewhere", self.number)
                         self._enter("silent")
-                    silent_s = time.monotonic() - answered
-                    if silent_s > patience_s(self.in_flight, _cpu_s(process.pid) - worked):
-                        log.error("sidecar %d has been silent for %.0f s: killed", self.number, silent_s)
+                    now, used_s = time.monotonic(), _cpu_s(process.pid)
+                    if used_s - worked_s > CPU_NOISE_S:
+                        worked_s, alive = used_s, now
+                    if given_up(self.in_flight, now - answered, now - alive):
+                        log.error("sidecar %d has been silent for %.0f s: killed", self.number, now - answered)
                         with contextlib.suppress(ProcessLookupError):
                             process.kill()
                         return
                 else:
-                    misses, answered, worked = 0, time.monotonic(), _cpu_s(process.pid)
+                    misses, answered = 0, time.monotonic()
+                    alive, worked_s = answered, _cpu_s(process.pid)
                     if self.state == "silent":
                         self._enter("serving")
                 await asyncio.sleep(PING_EVERY_S)
@@ -218,9 +222,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def patience_s(in_flight: int, worked_s: float) -> float:
-    """For how long a worker with so many calls may be silent; `worked_s`: its processor time meanwhile. Seconds."""
-    return HUNG_KILL_S if in_flight and worked_s < HUNG_CPU_S else SILENT_KILL_S
+def given_up(in_flight: int, silent_s: float, idle_s: float) -> bool:
+    """Whether to kill a worker with so many calls that has not answered for `silent_s` nor worked for `idle_s`."""
+    return silent_s > SILENT_KILL_S or (in_flight > 0 and idle_s > HUNG_KILL_S)
 
 
 def _cpu_s(pid: int) -> float:

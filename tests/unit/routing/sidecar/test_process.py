@@ -11,7 +11,7 @@ import pytest
 
 from exo_node.routing.sidecar import process
 from exo_node.routing.sidecar.masking import Masker
-from exo_node.routing.sidecar.process import WorkerProcess, patience_s
+from exo_node.routing.sidecar.process import WorkerProcess, given_up
 from exo_node.routing.sidecar.protocol import Configuration
 from exo_node.signals import ChangeSignal
 
@@ -40,9 +40,9 @@ async def test_nobody_waits_for_a_worker_that_is_not_there(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "worked_s", "patience"),
-    [(0, 0.0, process.SILENT_KILL_S), (1, 0.0, process.HUNG_KILL_S), (1, 0.5, process.SILENT_KILL_S)],
+    ("in_flight", "silent_s", "idle_s", "killed"),
+    [(0, 10.0, 10.0, False), (1, 10.0, 10.0, True), (1, 10.0, 1.0, False), (0, 31.0, 31.0, True), (1, 31.0, 1.0, True)],
 )
-def test_patience_with_a_silent_worker(in_flight: int, worked_s: float, patience: float) -> None:
+def test_patience_with_a_silent_worker(in_flight: int, silent_s: float, idle_s: float, killed: bool) -> None:
     """Calls wait for seconds only on a worker that hangs; one that is busy (an import) or has no calls has longer."""
-    assert patience_s(in_flight, worked_s) == patience
+    assert given_up(in_flight, silent_s, idle_s) == killed
