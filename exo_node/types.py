@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 Utf8 = bytes  # an alias, since a field below is called `bytes`
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,32 @@ class SamplingParams:
     seed: int = 0  # fixed by the API node before the request leaves it
 
 
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the answer's text must match from its first to its last character (llguidance's grammars).
+
+    `text` is a JSON schema as JSON ("json_schema"; "json" is any object and has no text), a regular expression
+    ("regex", the whole text), or a Lark grammar ("lark"). The sequence ends when nothing may follow.
+    """
+
+    kind: Literal["json_schema", "json", "regex", "lark"]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """The functions that an answer may call. `tools` are OpenAI's function tools, checked: `{"type": "function",
+    "function": {"name", "description", "parameters"}}`, with `parameters` always a JSON schema of an object.
+
+    `choice`: "auto", "required" (at least one call), "none", or a function's name (that one is called).
+    """
+
+    tools: tuple[Mapping[str, Any], ...]
+    choice: str = "auto"
+    named: bool = False  # `choice` is a name, even one of the words above
+    parallel: bool = True  # several calls in one answer are allowed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One sequence to generate, as a dialect parsed it. Exactly one of `messages` and `prompt` is given.
@@ -107,6 +133,10 @@ class GenerationRequest:
 
     `prefix` and `prefix_ids` are the part of the answer that the caller already has: the model goes on after it and
     only what is new is yielded. The ids (exact) win over the text where both are given.
+
+    `grammar` binds the answer proper: what a model says for itself before it (reasoning) is free. `tool_use` and
+    `template_options` are for `messages` only; a grammar and a `tool_use` that may call exclude each other unless the
+    choice is "auto": then the answer is a call, or matches the grammar.
     """
 
     request_id: str
@@ -121,6 +151,19 @@ class GenerationRequest:
     timeout_s: float | None = None
     prefix: str = ""
     prefix_ids: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    tool_use: ToolUse | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)  # for the chat template: enable_thinking, ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call. The first one of an `index` has `id` and `name`; `arguments` is JSON text, in pieces."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +199,8 @@ class TokenDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    reasoning: str = ""  # what the model thinks before it answers, without its markers
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

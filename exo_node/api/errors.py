@@ -18,6 +18,9 @@ from exo_node.routing.adapter.failure import headers_of
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this task handles
+ErrorShape = Callable[[ExoError], dict[str, Any]]
+# Shapes of dialects other than OpenAI's by the paths below which they hold, also for wrong paths and missing keys.
+ERROR_SHAPES: web.AppKey[dict[str, ErrorShape]] = web.AppKey("error_shapes", dict)
 MAX_BODY = 64 * 1024 * 1024  # bytes, after decompression
 
 
@@ -26,14 +29,14 @@ def error_body(error: ExoError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
-def error_response(error: ExoError) -> web.Response:
+def error_response(error: ExoError, shape: ErrorShape = error_body) -> web.Response:
     headers = dict(headers_of(error))
     # SDKs obey both headers.
     if error.retry_after is not None or error.status == 429 or (error.status == 503 and error.retryable):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     elif error.status == 503:
         headers["X-Should-Retry"] = "false"  # a missing key is still missing in a second
-    return web.json_response(error_body(error), status=error.status, headers=headers)
+    return web.json_response(shape(error), status=error.status, headers=headers)
 
 
 def internal(error: Exception) -> ExoError:
@@ -64,6 +67,15 @@ def from_http(error: web.HTTPException, request: web.Request) -> ExoError:
     return InvalidRequest(error.reason, code="http_error", status=error.status)
 
 
+def shape_of(request: web.Request) -> ErrorShape:
+    """How the dialect of the request's path says an error."""
+    shapes = request.app.get(ERROR_SHAPES) or {}
+    path = request.path
+    return next(
+        (shape for prefix, shape in shapes.items() if path == prefix or path.startswith(f"{prefix}/")), error_body
+    )
+
+
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns exceptions into answers and gives every request an id (`X-Request-Id`)."""
@@ -72,15 +84,15 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     try:
         response = await handler(request)
     except ExoError as e:
-        response = error_response(e)
+        response = error_response(e, shape_of(request))
     except web.HTTPException as e:
-        response = error_response(from_http(e, request))
+        response = error_response(from_http(e, request), shape_of(request))
         if "Allow" in e.headers:
             response.headers["Allow"] = e.headers["Allow"]
     except ConnectionResetError:
         raise  # the client is gone: nobody to answer
     except Exception as e:  # the border: whatever else happens becomes a 500 with OpenAI's body
-        response = error_response(internal(e))
+        response = error_response(internal(e), shape_of(request))
     if request.content.exception() is not None:  # the body broke off: what follows on this connection is not a request
         request.content.feed_eof()
         response.force_close()

@@ -43,7 +43,7 @@ class CallServer:
 
     def __init__(self, settings: Settings, routing: RoutingPort) -> None:
         self.routing = routing
-        self._timeout_s = settings.response_timeout
+        self.timeout_s = settings.response_timeout
 
     def call(
         self, request: web.Request, kind: CallKind, body: Mapping[str, Any], files: tuple[FormFile, ...] = ()
@@ -52,7 +52,7 @@ class CallServer:
         caller = principal()
         context = Context(
             id=f"{PREFIX[kind]}-{random.getrandbits(128):032x}",
-            deadline=time.monotonic() + self._timeout_s - min(MARGIN_S, MARGIN * self._timeout_s),
+            deadline=time.monotonic() + self.timeout_s - min(MARGIN_S, MARGIN * self.timeout_s),
             default_model=None if body.get("model") else self.routing.default_model(kind),
             key_id="" if caller is None else caller.key_id,
             no_cache=_says_no_cache(request),
@@ -68,15 +68,15 @@ class CallServer:
             reply = await self.reply(call)
             return respond_whole(whole_of(reply), reply.headers)
         opening = sse.Opening()
-        return await sse.respond(request, self._frames(call, opening), self._timeout_s, opening)
+        return await sse.respond(request, self._frames(call, opening), self.timeout_s, opening)
 
     async def reply(self, call: Call) -> Reply:
         """The reply to a call that is not streamed. Raises `ExoError`."""
         try:
-            with Within(self._timeout_s):
+            with Within(self.timeout_s):
                 return await self.routing.serve(call)
         except TimeoutError as e:
-            raise sse.late(self._timeout_s) from e
+            raise sse.late(self.timeout_s) from e
 
     async def _frames(self, call: Call, opening: sse.Opening) -> AsyncGenerator[bytes, None]:
         """The reply's frames; `opening` is complete with the first of them."""

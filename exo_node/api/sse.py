@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,19 @@ def frame(event: dict[str, Any]) -> bytes:
     return f"data: {_encode(event)}\n\n".encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a dialect's stream looks on the wire; the default is OpenAI's."""
+
+    headers: Mapping[str, str] = field(default_factory=lambda: HEADERS)
+    keep_alive: bytes = KEEP_ALIVE  # into the silence; b"" where the dialect has nothing that clients ignore
+    done: bytes = DONE  # after a complete answer
+    failure: Callable[[ExoError], bytes] = lambda error: frame(error_body(error))  # the last frame of a broken one
+
+
+OPENAI = Style()
+
+
 @dataclass(slots=True)
 class Opening:
     """What is known of a stream with its first frame."""
@@ -52,14 +65,15 @@ async def respond(
     frames: AsyncGenerator[bytes, None],
     timeout_s: float,
     opening: Opening | None = None,
+    style: Style = OPENAI,
 ) -> web.StreamResponse:
-    """Send `frames`, then `[DONE]`; while nothing comes, comments.
+    """Send `frames`, then `[DONE]`; while nothing comes, comments. `style` says how in another dialect than OpenAI's.
 
     Headers wait for the first frame or comment, and so does the reading of `opening`: what fails before it raises and
     becomes a plain error answer. What fails later is sent as an error frame, after which the stream ends without
     `[DONE]`. Closes `frames` however it ends. Raises `ExoError` (before anything was sent only).
     """
-    sending = _Sending(request, opening or Opening())
+    sending = _Sending(request, opening or Opening(), style)
     async with aclosing(frames):
         try:
             with Within(timeout_s):
@@ -71,15 +85,15 @@ async def respond(
                 finally:
                     await sending.stop()
         except TimeoutError as e:
-            await _fail(request, sending.response, late(timeout_s), e)
+            await _fail(request, sending.response, style, late(timeout_s), e)
         except ExoError as e:
-            await _fail(request, sending.response, e, e)
+            await _fail(request, sending.response, style, e, e)
         except ConnectionResetError:
             return sending.response  # the client is gone; its handler is being cancelled
         except Exception as e:  # the border of a stream whose status is already out
             if not sending.response.prepared:
                 raise
-            await _fail(request, sending.response, internal(e), e)
+            await _fail(request, sending.response, style, internal(e), e)
     with contextlib.suppress(ConnectionResetError):  # the client left at the very end
         await sending.response.write_eof()
     return sending.response
@@ -95,8 +109,9 @@ class _Sending:
     Each frame and each comment is one `write`, which hands it to the connection before it waits: they never mix.
     """
 
-    def __init__(self, request: web.Request, opening: Opening) -> None:
+    def __init__(self, request: web.Request, opening: Opening, style: Style) -> None:
         self.response = _Response()
+        self._style = style
         self._request = request
         self._opening = opening
         self._lock = asyncio.Lock()
@@ -108,6 +123,8 @@ class _Sending:
         self._task: asyncio.Task[None] | None = None  # that sends a comment
 
     def start(self) -> None:
+        if not self._style.keep_alive:
+            return
         self._handle = asyncio.get_running_loop().call_later(SILENCE_S, self._look)
 
     async def stop(self) -> None:
@@ -121,7 +138,7 @@ class _Sending:
         if not self.response.prepared:
             async with self._lock:
                 if not self.response.prepared:
-                    headers = {**self._opening.headers, **HEADERS, "X-Request-Id": REQUEST_ID.get()}
+                    headers = {**self._opening.headers, **self._style.headers, "X-Request-Id": REQUEST_ID.get()}
                     self.response.headers.update(headers)
                     self._writer = await self.response.prepare(self._request)
         self._sent = self._clock()
@@ -137,9 +154,9 @@ class _Sending:
         """Say that this was all."""
         await self.stop()
         if self.response.prepared:
-            await self.response.write_eof(DONE)
+            await self.response.write_eof(self._style.done)
         else:
-            await self.send(DONE)
+            await self.send(self._style.done)
 
     def _write(self, piece: bytes) -> bool:
         """See `Outlet.write`. A client that has gone is noticed by who sends the rest."""
@@ -160,21 +177,23 @@ class _Sending:
 
     async def _comment(self) -> None:
         with contextlib.suppress(ConnectionResetError):  # the client is gone; the handler hears of it itself
-            await self.send(KEEP_ALIVE)
+            await self.send(self._style.keep_alive)
 
 
 def late(timeout_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"the answer was not complete after {timeout_s:g} s (--chatgpt-api-response-timeout)")
 
 
-async def _fail(request: web.Request, response: web.StreamResponse, error: ExoError, cause: BaseException) -> None:
+async def _fail(
+    request: web.Request, response: web.StreamResponse, style: Style, error: ExoError, cause: BaseException
+) -> None:
     if not response.prepared:
         if error is cause:
             raise error
         raise error from cause
     try:
         async with asyncio.timeout(FAREWELL_S):
-            await response.write(frame(error_body(error)))
+            await response.write(style.failure(error))
     except (TimeoutError, ConnectionResetError):
         if request.transport is not None:
             request.transport.abort()

@@ -1,0 +1,61 @@
+"""Serves a dialect's requests: decoded chat in, the adapter's answer through the dialect's encoder out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from exo_node.api import sse
+from exo_node.api.dialects.base import Decoded, Encoder, Wire
+from exo_node.api.serving import CallServer, whole_of
+from exo_node.errors import ExoError
+from exo_node.routing.cache.answer_cache import events_in
+from exo_node.routing.call import Call, Reply
+
+
+class DialectServer:
+    """One for all dialects."""
+
+    def __init__(self, serving: CallServer) -> None:
+        self.serving = serving
+
+    async def answer(self, request: web.Request, decoded: Decoded, wire: Wire) -> web.StreamResponse:
+        """Serve the chat and send what comes, in the dialect. Raises `ExoError` until the first frame is out."""
+        call = self.serving.call(request, "chat", decoded.body)
+        encoder = decoded.encoder
+        if not call.stream:
+            reply = await self.serving.reply(call)
+            return web.json_response(encoder.whole(answer_of(reply)), headers=reply.headers)
+        opening = sse.Opening()
+        style = sse.Style(
+            headers={**sse.HEADERS, "Content-Type": wire.content_type},
+            keep_alive=wire.keep_alive,
+            done=b"",
+            failure=encoder.fail,
+        )
+        frames = self.frames(call, encoder, opening)
+        return await sse.respond(request, frames, self.serving.timeout_s, opening, style)
+
+    async def frames(self, call: Call, encoder: Encoder, opening: sse.Opening) -> AsyncGenerator[bytes, None]:
+        """The answer's frames in the dialect, to its very end."""
+        reply = await self.serving.routing.serve(call)
+        if reply.frames is None:
+            raise ExoError("the answer to a streamed call is no stream")
+        opening.headers = reply.headers
+        async with aclosing(reply.frames) as frames:
+            async for raw in frames:
+                piece = b"".join(map(encoder.feed, events_in(raw)))
+                if piece:
+                    yield piece
+        yield encoder.end()
+
+
+def answer_of(reply: Reply) -> Mapping[str, Any]:
+    """The `chat.completion` object that a plain chat was answered with."""
+    data = whole_of(reply).data
+    if data is None:
+        raise ExoError("the answer to a chat is no JSON object")
+    return data
