@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from exo_node.store_spend import GroupBy, SpendQuery, rows_sql, sums_sql
 from exo_node.store_thread import DatabaseThread, Job
 
 if TYPE_CHECKING:
@@ -29,13 +30,17 @@ if TYPE_CHECKING:
 SPEND_KEPT_S = 400 * 86400.0  # a year and a month
 SUMS_KEPT_S = 62 * 86400.0
 CACHE_TRIM_EVERY = 32  # puts between two looks at the cache's size
+ALL_SPEND = SpendQuery()
 # Rows of one statement: each statement hands Python's lock over and back, which costs more than writing a row does.
 SPEND_AT_ONCE = 32
 
 
 @dataclass(slots=True, kw_only=True)
 class SpendRow:
-    """One finished request. `at` is wall-clock, times are seconds, `cost` USD; `attempts` are JSON-ready rows."""
+    """One finished request. `at` is wall-clock, times are seconds, `cost` USD; `attempts` are JSON-ready rows.
+
+    `cost_known` False: `cost` lacks what was used without a known price.
+    """
 
     id: str
     at: float
@@ -59,6 +64,7 @@ class SpendRow:
     continued: bool
     ttft_s: float | None
     total_s: float
+    cost_known: bool = True
     attempts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -154,18 +160,24 @@ class Store:
             except (sqlite3.Error, ValueError, TypeError, OverflowError):  # alone, so that it takes no other with it
                 self._tell(partial(_again, _INSERT_SPEND, values))
 
-    async def spend_rows(self, *, since: float = 0.0, limit: int = 100, key_id: str | None = None) -> list[SpendRow]:
+    async def spend_rows(self, query: SpendQuery = ALL_SPEND) -> list[SpendRow]:
         """The newest rows first."""
         if not self._in_use():
             return []
-        where, values = ("at >= ?", [since]) if key_id is None else ("at >= ? AND key_id = ?", [since, key_id])
-        sql = f"SELECT {', '.join(_SPEND)} FROM spend WHERE {where} ORDER BY at DESC, rowid DESC LIMIT {int(limit)}"
+        sql, values = rows_sql(query, _SPEND)
         rows = await self._ask(lambda db: db.execute(sql, values))
-        flags = ("stream", "estimated", "cached", "continued")
+        flags = ("stream", "estimated", "cached", "continued", "cost_known")
         return [
             SpendRow(**{**row, "attempts": json.loads(row["attempts"]), **{name: bool(row[name]) for name in flags}})
             for row in rows
         ]
+
+    async def spend_sums(self, query: SpendQuery, by: GroupBy | None) -> list[dict[str, Any]]:
+        """`store_spend.sums_sql`'s rows."""
+        if not self._in_use():
+            return []
+        sql, values = sums_sql(query, by)
+        return [dict(row) for row in await self._ask(lambda db: db.execute(sql, values))]
 
     # -- budgets' running sums; every node writes its own, so that none overwrites another's
 

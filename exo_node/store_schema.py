@@ -33,6 +33,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE cache (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL, used REAL NOT NULL);
     CREATE INDEX cache_used ON cache (used);
     """,
+    "ALTER TABLE spend ADD COLUMN cost_known INTEGER NOT NULL DEFAULT 1",
 )
 
 

@@ -240,6 +240,7 @@ class AttemptRecord:
     usage: Usage | None = None
     usage_estimated: bool = False
     cost: float = 0.0  # USD
+    cost_known: bool = True  # False: it used tokens whose price nobody knows, and `cost` is 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -264,6 +265,7 @@ class CallRecord:
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     usage_estimated: bool = False
     cost: float = 0.0
+    cost_known: bool = True  # False: `cost` lacks the attempts whose price nobody knows
     cached: bool = False
     continued: bool = False
     status: int = 200

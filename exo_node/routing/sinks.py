@@ -27,6 +27,7 @@ def spend_row(record: CallRecord, node: str) -> SpendRow:
         completion_tokens=record.usage.completion_tokens,
         cached_tokens=record.usage.cached_tokens,
         cost=record.cost,
+        cost_known=record.cost_known,
         estimated=record.usage_estimated or any([one.usage_estimated for one in record.attempts]),
         cached=record.cached,
         continued=record.continued,
@@ -64,7 +65,7 @@ def _attempt(one: AttemptRecord) -> dict[str, object]:
         "prompt_tokens": None if one.usage is None else one.usage.prompt_tokens,
         "completion_tokens": None if one.usage is None else one.usage.completion_tokens,
         "estimated": one.usage_estimated,
-        "cost": one.cost,
+        "cost": one.cost if one.cost_known else None,
     }
 
 

@@ -17,6 +17,7 @@ import pytest
 from exo_node.errors import StoreError
 from exo_node.store import SpendRow, Store, store_path
 from exo_node.store_schema import MIGRATIONS
+from exo_node.store_spend import SpendQuery
 from exo_node.store_thread import DatabaseThread
 
 KEY = {
@@ -80,8 +81,8 @@ async def test_spend_is_read_after_it_was_told(store: Store) -> None:
     store.log_spend(row("one", 100.0))
     store.log_spend(row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"))
     assert await store.spend_rows() == [row("two", 200.0, provider="groq", cost=0.25, key_id="key-2"), row("one")]
-    assert [one.id for one in await store.spend_rows(key_id="key-1")] == ["one"]
-    assert [one.id for one in await store.spend_rows(since=150.0)] == ["two"]
+    assert [one.id for one in await store.spend_rows(SpendQuery(key_id="key-1"))] == ["one"]
+    assert [one.id for one in await store.spend_rows(SpendQuery(since=150.0))] == ["two"]
 
 
 async def test_one_bad_row_spoils_no_other(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,7 +96,7 @@ async def test_one_bad_row_spoils_no_other(store: Store, caplog: pytest.LogCaptu
     many[40] = row("bad", user="\ud800")
     for one in many:
         store.log_spend(one)
-    kept = await store.spend_rows(since=100.0)
+    kept = await store.spend_rows(SpendQuery(since=100.0))
     assert sorted(one.id for one in kept) == sorted(one.id for one in many if one.id != "bad")
     assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
 
@@ -142,7 +143,7 @@ async def test_what_was_told_is_written_at_the_end(tmp_path: Path, caplog: pytes
     first.log_spend(row("two years old", time.time() - 2 * 366 * 86400))
     first.close()
     second = Store(path)
-    assert len(await second.spend_rows(limit=5000)) == 2500
+    assert len(await second.spend_rows(SpendQuery(limit=5000))) == 2500
     second.close()
     first.log_spend(row("late"))  # said in the log: whoever tells must not have to care
     assert "shutting down" in caplog.text

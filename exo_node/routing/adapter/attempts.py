@@ -30,6 +30,11 @@ _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"}
 _NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL})
 
 
+def is_priced(candidate: Candidate) -> bool:
+    """Whether it is known what the candidate's tokens cost; a ring's cost nothing."""
+    return candidate.price is not None or candidate.kind == "ring"
+
+
 @dataclass(slots=True)
 class Tried:
     """One attempt while it runs. `characters` of the answer came so far, in `pieces` events."""
@@ -148,8 +153,10 @@ class Attempts:
         tried.ended = True
         record, candidate = tried.record, tried.candidate
         record.total_s, record.status, record.usage = now - tried.started, status, usage
-        if usage is not None and candidate.price is not None:
-            record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
+        if usage is not None:
+            if candidate.price is not None:
+                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
+            record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
         self.gate.settle(candidate, tried.reserved, used, record.cost)
@@ -159,6 +166,21 @@ class Attempts:
     @property
     def cost(self) -> float:
         return self.records[0].cost if len(self.records) == 1 else sum(record.cost for record in self.records)
+
+    @property
+    def cost_known(self) -> bool:
+        return all([record.cost_known for record in self.records])
+
+    @property
+    def used(self) -> tuple[Usage, bool]:
+        """The tokens of all attempts together, and whether some are estimated."""
+        used = [(record.usage, record.usage_estimated) for record in self.records if record.usage is not None]
+        total = Usage(
+            sum([usage.prompt_tokens for usage, _ in used]),
+            sum([usage.completion_tokens for usage, _ in used]),
+            sum([usage.cached_tokens for usage, _ in used]),
+        )
+        return total, any([estimated for _, estimated in used])
 
     @property
     def cost_estimated(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exo_node.errors import ExoError
-from exo_node.routing.adapter.attempts import Attempts, Tried
+from exo_node.routing.adapter.attempts import Attempts, Tried, is_priced
 from exo_node.routing.call import Call, CallRecord, CallSink
 from exo_node.routing.frames import HEADER_LIMIT, header_value
 from exo_node.routing.plan import Candidate
@@ -38,13 +38,17 @@ class Report:
 
     def headers(self, tried: Tried | None) -> dict[str, str]:
         """`tried` None: nothing answered."""
-        found = {"x-exo-strategy": self.strategy, "x-exo-attempts": self._attempts.header(tried)}
-        cost, estimated = self._attempts.cost, self._attempts.cost_estimated
+        found = {"x-exo-strategy": self.strategy} if self.strategy else {}
+        attempts = self._attempts
+        cost, known, estimated = attempts.cost, attempts.cost_known and bool(attempts.records), attempts.cost_estimated
+        if attempts.records:
+            found["x-exo-attempts"] = attempts.header(tried)
         if tried is not None:
             step, candidate = tried.step, tried.candidate
             ttft_s = self.ttft_s if self.ttft_s is not None else self._clock() - self._began
-            if not tried.ended and step.cost is not None:
-                cost, estimated = cost + step.cost, True
+            if not tried.ended:
+                known = known and is_priced(candidate)
+                cost, estimated = cost + (step.cost or 0.0), True
             found |= {
                 "x-exo-backend": candidate.backend,
                 "x-exo-model": candidate.model,
@@ -54,9 +58,10 @@ class Report:
                 "x-exo-ttft-ms": f"{ttft_s * 1000:.1f}",
                 "x-exo-cached": "false",
             }
-        found["x-exo-cost"] = f"{cost:.9f}".rstrip("0").rstrip(".")
-        if estimated and cost:
-            found["x-exo-cost-estimated"] = "true"
+        if known:  # a price that nobody knows is not 0
+            found["x-exo-cost"] = f"{cost:.9f}".rstrip("0").rstrip(".")
+            if estimated and cost:
+                found["x-exo-cost-estimated"] = "true"
         said = "".join(found.values())
         if len(said) <= HEADER_LIMIT and said.isascii() and said.isprintable():
             return found  # as nearly always
@@ -75,11 +80,14 @@ class Report:
     def exo(self, tried: Tried, usage: Usage, estimated: bool) -> dict[str, Any]:
         """`usage` is the running attempt's, which has not ended yet."""
         attempts, price = self._attempts, tried.candidate.price
-        cost, guessed = attempts.cost, attempts.cost_estimated
-        if not tried.ended and price is not None:
-            cost += price.cost(usage.prompt_tokens, usage.completion_tokens)
+        cost, known, guessed = attempts.cost, attempts.cost_known, attempts.cost_estimated
+        if not tried.ended:
+            known = known and is_priced(tried.candidate)
+            if price is not None:
+                cost += price.cost(usage.prompt_tokens, usage.completion_tokens)
         served = [one.backend for one in attempts.records if one.ttft_s is not None or one is tried.record]
-        found: dict[str, Any] = {"backends": served, "continued": self.continued, "cost": round(cost, 9)}
+        found: dict[str, Any] = {"backends": served, "continued": self.continued}
+        found["cost"] = round(cost, 9) if known else None
         if estimated:
             found["usage_estimated"] = True
         if guessed or (estimated and cost):
@@ -91,17 +99,18 @@ class Report:
 
     def gone(self, tried: Tried | None, text: str) -> None:
         """The client left before the end."""
-        used = tried.record.usage if tried is not None else None
-        self._tell(tried, usage=used, estimated=True, status=499, error="the client went away", code="cancelled",
+        used, estimated = self._attempts.used
+        self._tell(tried, usage=used, estimated=estimated, status=499, error="the client went away", code="cancelled",
                    text=text)  # fmt: skip
 
     def failed(self, error: BaseException, text: str) -> None:
         """No (complete) answer. An `ExoError` gets the headers that its reply should carry (failure.headers_of)."""
+        status, message, code = 500, "internal error", "internal_error"
         if isinstance(error, ExoError):
             error.__dict__["exo_headers"] = self.headers(None)
-            self._tell(None, status=error.status, error=error.message, code=error.code or "", text=text)
-        else:
-            self._tell(None, status=500, error="internal error", code="internal_error", text=text)
+            status, message, code = error.status, error.message, error.code or ""
+        used, estimated = self._attempts.used
+        self._tell(None, usage=used, estimated=estimated, status=status, error=message, code=code, text=text)
 
     def _tell(
         self,
@@ -133,6 +142,7 @@ class Report:
             usage=usage or Usage(0, 0),
             usage_estimated=estimated,
             cost=self._attempts.cost,
+            cost_known=self._attempts.cost_known,
             continued=self.continued,
             status=status,
             error=error,

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from exo_node.routing.call import CallRecord
+from exo_node.routing.call import AttemptRecord, CallRecord
 
 PRODUCT = "exo-node"
 
 
 def summary(record: CallRecord) -> dict[str, Any]:
-    """Everything that is told of a call, JSON-ready. Times in seconds, cost in USD."""
+    """Everything that is told of a call, JSON-ready. Times in seconds, cost in USD (None: no price is known)."""
     return {
         "id": record.id,
         "kind": record.kind,
@@ -34,12 +34,18 @@ def summary(record: CallRecord) -> dict[str, Any]:
         "total_s": record.total_s,
         "usage": usage(record),
         "usage_estimated": record.usage_estimated,
-        "cost": record.cost,
+        "cost": cost(record),
         "status": record.status,
         "error": record.error,
         "error_code": record.error_code,
         "attempts": [
-            {"backend": one.backend, "cause": one.cause, "status": one.status, "total_s": one.total_s, "cost": one.cost}
+            {
+                "backend": one.backend,
+                "cause": one.cause,
+                "status": one.status,
+                "total_s": one.total_s,
+                "cost": cost(one),
+            }
             for one in record.attempts
         ],
     }
@@ -61,6 +67,10 @@ def usage(record: CallRecord) -> dict[str, int]:
         "completion_tokens": record.usage.completion_tokens,
         "total_tokens": total,
     }
+
+
+def cost(told: CallRecord | AttemptRecord) -> float | None:
+    return told.cost if told.cost_known else None
 
 
 def question(record: CallRecord) -> Any:
@@ -90,7 +100,7 @@ def langfuse_batch(record: CallRecord) -> dict[str, Any]:
             "output": record.usage.completion_tokens,
             "total": record.usage.prompt_tokens + record.usage.completion_tokens,
             "unit": "TOKENS",
-            "totalCost": record.cost,
+            "totalCost": cost(record),
         },
         "metadata": {k: v for k, v in summary(record).items() if k not in ("usage", "model")},
         "level": "ERROR" if record.error else "DEFAULT",

@@ -72,3 +72,11 @@ def test_own_functions_read_attributes() -> None:
     view = response_view(record())
     assert (view.model, view.usage.total_tokens, view.choices[0].message.content) == ("gpt-4o", 10, "hello")
     assert summary(record())["key_id"] == "key1"
+
+
+def test_an_unknown_cost_is_not_zero() -> None:
+    """Where no price is known, services are told no cost."""
+    one = record(cost=0.0, cost_known=False, attempts=[AttemptRecord(backend="b", cost_known=False)])
+    told = summary(one)
+    assert (told["cost"], told["attempts"][0]["cost"]) == (None, None)
+    assert langfuse_batch(one)["batch"][0]["body"]["usage"]["totalCost"] is None
