@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from exo_node.api.ports import Principal
-from exo_node.api.views import instance_view, topology_view
+from exo_node.api.views import instance_view, spend_view, topology_view
 from exo_node.errors import PeerUnavailable
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front import Front
+from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.types import NodeInfo, NodeState, PeerLink
@@ -169,7 +171,22 @@ class RoutingView(Front):
 
     def authenticate(self, token: str) -> Principal | None:
         info = self.verify(token)
-        return None if info is None else Principal(info.id, info.admin)
+        return None if info is None else Principal(info.id, info.admin, info.allows)
+
+    async def spend(self, query: SpendQuery, by: GroupBy | None) -> dict[str, Any]:
+        names = {info.id: info.name for info in self.keys.list()}
+        ids = {name: key_id for key_id, name in names.items() if name}
+        query = replace(query, key_id=ids.get(query.key_id or "", query.key_id))
+        total = await self.store.spend_sums(query, None)
+        if by is None:
+            data = [spend_view(row) for row in await self.store.spend_rows(query)]
+        else:
+            data = await self.store.spend_sums(query, by)
+        for row in data:
+            key_id = row.get("key", row.get("key_id"))
+            if key_id is not None:
+                row["key_name"] = names.get(key_id, "")
+        return {"data": data, "total": total[0] if total else dict(NOTHING)}
 
     def metrics(self) -> tuple[bytes, str]:
         return self.render_metrics()

@@ -19,12 +19,28 @@ from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
 from exo_node.api.serving import CallServer
+from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.types import Backend
 
 PREFIXES = ("", "/v1")
 LAS_PREFIXES = ("/api/v1/litellm", "/api/v1/litellm/v1")  # document 002's paths, and its OpenAI drop-in
+
+
+WELCOME = {
+    "message": "exo is running",
+    "models": "/v1/models",
+    "chat": "/v1/chat/completions",
+    "topology": "/v1/topology",
+    "health": "/health",
+    "metrics": "/metrics",
+}
+
+
+async def welcome(request: web.Request) -> web.Response:
+    """What answers here, for people who try the address in a browser and for clients that look for life."""
+    return web.json_response(WELCOME)
 
 
 class ChatGPTAPI:
@@ -48,11 +64,13 @@ class ChatGPTAPI:
             *MediaRoutes(serving).routes(),
             *ProviderRoutes(routing).routes(),
             *DeploymentRoutes(routing).routes(),
+            *SpendRoutes(routing).routes(),
             *router.routes(),
         ]
         self._add(ClusterRoutes(cluster).routes(), PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add([("GET", "/metrics", router.metrics)], ("",))
+        self._add([("GET", "/", welcome), ("GET", "/v1", welcome)], ("",))
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

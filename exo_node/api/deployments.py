@@ -9,7 +9,7 @@ from aiohttp import web
 
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad, kind
-from exo_node.api.guard import require_admin
+from exo_node.api.guard import principal, require_admin
 from exo_node.api.ports import RoutingPort
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
@@ -29,14 +29,19 @@ class DeploymentRoutes:
         ]
 
     async def deployments(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": self._routing.deployments()})
+        return web.json_response({"object": "list", "data": self._rows()})
 
     async def deployment(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
-        for row in self._routing.deployments():
+        for row in self._rows():
             if row["id"] == wanted:
                 return web.json_response(row)
         raise _none(wanted)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Those of models that the caller may ask for."""
+        rows, caller = self._routing.deployments(), principal()
+        return [row for row in rows if caller is None or caller.may_ask(row["model_name"])]
 
     async def add(self, request: web.Request) -> web.Response:
         """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:

@@ -22,7 +22,7 @@ from exo_node.values import is_loopback
 _PRINCIPAL: ContextVar[Principal | None] = ContextVar(
     "principal", default=None
 )  # of the request that this task handles
-OPEN_PATHS = ("/health", "/v1/health", "/healthcheck", "/v1/healthcheck")  # probes carry no keys
+OPEN_PATHS = ("/", "/health", "/v1/health", "/healthcheck", "/v1/healthcheck")  # probes carry no keys
 
 
 class Forbidden(ExoError):

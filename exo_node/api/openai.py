@@ -6,6 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from exo_node.api.guard import principal
+from exo_node.api.ports import Principal
 from exo_node.api.serving import CallServer, read_object
 from exo_node.api.views import external_model_view, model_view
 from exo_node.errors import ModelNotFound, NotFound
@@ -38,7 +40,8 @@ class OpenAIRoutes:
         return await self._serving.answer(request, "completion", await read_object(request))
 
     async def models(self, request: web.Request) -> web.Response:
-        """Local models first, then the external ones; `?provider=` keeps one provider's ("exo": the local ones)."""
+        """Local models first, then the external ones, as far as the key may ask for them; `?provider=` keeps one
+        provider's ("exo": the local ones)."""
         return web.json_response({"object": "list", "data": await self._rows(request.query.get("provider"))})
 
     async def model(self, request: web.Request) -> web.Response:
@@ -52,6 +55,12 @@ class OpenAIRoutes:
         raise ModelNotFound(f"no model {wanted!r}; there are: {there}{more}", param="model")
 
     async def _rows(self, provider: str | None) -> list[dict[str, Any]]:
+        """What the caller may ask for."""
+        caller = principal()
+        rows = await self._all(provider)
+        return rows if caller is None else [one for row in rows if (one := allowed(row, caller)) is not None]
+
+    async def _all(self, provider: str | None) -> list[dict[str, Any]]:
         wanted = provider.lower() if provider else None
         rows: list[dict[str, Any]] = []
         if wanted is None or wanted in LOCAL:
@@ -65,3 +74,12 @@ class OpenAIRoutes:
                 raise NotFound(f"no provider {provider!r}; there are: {', '.join(known)}", param="provider")
         seen = {row["id"] for row in rows}
         return rows + [external_model_view(row) for row in external if row["id"] not in seen]
+
+
+def allowed(row: dict[str, Any], caller: Principal) -> dict[str, Any] | None:
+    """The model under names that the caller may ask for; None where there is none."""
+    names = [row["id"], *row.get("aliases", ())]
+    mine = [name for name in names if caller.may_ask(name)]
+    if len(mine) == len(names):
+        return row
+    return {**row, "id": mine[0], "name": mine[0], "aliases": mine[1:]} if mine else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from exo_node.routing.call import Call, CallKind, Reply
+from exo_node.store_spend import GroupBy, SpendQuery
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -53,12 +54,20 @@ class ClusterPort(Protocol):
         ...
 
 
+def _any_model(name: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration)."""
+    """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration).
+
+    `may_ask`: whether it may ask for a model of that name.
+    """
 
     key_id: str = ""
     admin: bool = False
+    may_ask: Callable[[str], bool] = _any_model
 
 
 class RoutingPort(Protocol):
@@ -110,6 +119,10 @@ class RoutingPort(Protocol):
 
     async def remove_deployment(self, deployment_id: str) -> bool:
         """False when there is no such deployment."""
+        ...
+
+    async def spend(self, query: SpendQuery, by: GroupBy | None) -> dict[str, Any]:
+        """`data`: calls, or their sums by group; `total`: their sums altogether. `query.key_id` may be a key's name."""
         ...
 
     async def reload(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from exo_node.store import SpendRow
 from exo_node.types import Instance, ModelCard, NodeInfo
 
 
@@ -93,6 +95,14 @@ def model_view(card: ModelCard) -> dict[str, Any]:
         "loaded": card.loaded,
         "aliases": list(card.aliases),
     }
+
+
+def spend_view(row: SpendRow) -> dict[str, Any]:
+    """A call of the spend log; `cost` null where it used tokens and no price of them is known."""
+    shown = asdict(row)
+    if not row.cost_known and not row.cost:
+        shown["cost"] = None
+    return shown
 
 
 def external_model_view(row: Mapping[str, Any]) -> dict[str, Any]:

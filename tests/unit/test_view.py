@@ -1,16 +1,24 @@
-"""view.py: addresses between nodes, and the JSON of statistics."""
+"""view.py: addresses between nodes, the JSON of statistics, the spend log by names."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
+from exo_node.limits.api_keys import KeyInfo
+from exo_node.routing.call import Caller, CallRecord
+from exo_node.routing.front import Surroundings
+from exo_node.routing.sinks import spend_row
+from exo_node.store_spend import NOTHING, SpendQuery
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.types import NodeInfo, NodeState, PeerLink
-from exo_node.view import NodeView, stats_json
+from exo_node.types import NodeInfo, NodeState, PeerLink, Usage
+from exo_node.view import NodeView, RoutingView, stats_json
 
 
 def node(node_id: str) -> NodeInfo:
@@ -73,3 +81,35 @@ def test_statistics_are_json_ready() -> None:
     assert found["hops"] == [
         {"step": 3, "total_us": 9, "stages": [{"stage": 1, "queue_us": 0, "engine_us": 4, "codec_us": 0}]}
     ]
+
+
+async def test_spend_and_what_keys_may_ask_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are found and shown by name, sums have a total, and a key's principal knows its models."""
+    monkeypatch.chdir(tmp_path)
+    around = Surroundings(
+        node_id="me", ring=cast(Any, None), local_models=tuple, fetchable=lambda _: None, peers=dict,
+        peer=lambda node_id: cast(Any, node_id),
+    )  # fmt: skip
+    view = RoutingView(Settings(home=tmp_path), around)
+    await view.start()
+    try:
+        assert await view.spend(SpendQuery(), "day") == {"data": [], "total": NOTHING}
+        info, secret = await view.keys.add(KeyInfo(id="", name="ci", models=("gpt-*",)))
+        caller = view.authenticate(secret)
+        assert caller is not None
+        assert (caller.may_ask("gpt-4o"), caller.may_ask("demo")) == (True, False)
+        for key_id, known in ((info.id, True), ("key-gone", False)):
+            record = CallRecord(
+                id="c", kind="chat", model="m", served_model="m", backend="b", provider="p", stream=False,
+                caller=Caller(key_id), started=time.time(), usage=Usage(3, 4), cost_known=known,
+            )  # fmt: skip
+            view.store.log_spend(spend_row(record, "me"))
+        (mine,) = (await view.spend(SpendQuery(key_id="ci"), None))["data"]
+        assert (mine["key_id"], mine["key_name"], mine["cost"]) == (info.id, "ci", 0.0)
+        (other,) = (await view.spend(SpendQuery(key_id="key-gone"), None))["data"]
+        assert (other["key_name"], other["cost"]) == ("", None)
+        found = await view.spend(SpendQuery(), "key")
+        assert sorted(row["key_name"] for row in found["data"]) == ["", "ci"]
+        assert (found["total"]["requests"], found["total"]["unpriced"]) == (2, 1)
+    finally:
+        await view.stop()

@@ -21,6 +21,7 @@ from exo_node.routing.health.profile import Profile
 from exo_node.routing.health.retry_budget import RetryBudget
 from exo_node.routing.plan import Candidate
 from exo_node.routing.policy.policy import choose
+from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.types import Backend
 
 HEADERS = {"x-exo-backend": "scripted", "x-exo-attempts": "1"}
@@ -77,6 +78,8 @@ class ScriptedRouting:
         self.known = {"d1": {"id": "d1", "object": "deployment", "model_name": "gpt-4o"}}
         self.config: dict[str, Any] = {}
         self.asked: list[tuple[Any, ...]] = []
+        self.spent: list[dict[str, Any]] = []
+        self.servers: list[str] = []  # providers without a key that are configured
 
     async def serve(self, call: Call) -> Reply:
         self.calls.append(call)
@@ -95,13 +98,18 @@ class ScriptedRouting:
         return {"strategy": strategy, "kind": call.kind, "model": call.model, "steps": steps, "rejected": self.rejected}
 
     async def models(self, provider: str | None = None) -> list[dict[str, Any]]:
-        return [row for row in self.rows if provider in (None, row["owned_by"])]
+        return [
+            row
+            for row in self.rows
+            if (row["owned_by"] not in self.servers if provider is None else row["owned_by"] == provider)
+        ]
 
     def providers(self) -> list[dict[str, Any]]:
         features = ["vision", "tools"]
         return [
-            {"id": "openai", "name": "OpenAI", "key": "present", "features": features},
-            {"id": "groq", "name": "Groq", "key": "missing", "features": ["tools"]},
+            {"id": "openai", "name": "OpenAI", "key": "present", "features": features, "configured": True},
+            {"id": "groq", "name": "Groq", "key": "missing", "features": ["tools"], "configured": False},
+            *({"id": one, "name": one, "key": "keyless", "features": [], "configured": True} for one in self.servers),
         ]
 
     async def check_provider(self, name: str) -> dict[str, Any]:
@@ -143,6 +151,10 @@ class ScriptedRouting:
 
     async def remove_deployment(self, deployment_id: str) -> bool:
         return self.known.pop(deployment_id, None) is not None
+
+    async def spend(self, query: SpendQuery, by: GroupBy | None) -> dict[str, Any]:
+        self.asked.append((query, by))
+        return {"data": self.spent, "total": {**NOTHING, "requests": len(self.spent)}}
 
     async def reload(self) -> dict[str, Any]:
         return {"object": "config.reload", "deployments": len(self.known)}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
-CALLS = ["/models", "/models/demo", "/providers", "/providers/openai", "/router/stats", "/deployments"]
+CALLS = ["/models", "/models/demo", "/providers", "/providers/openai", "/router/stats", "/deployments", "/spend"]
 CLUSTER = ["/health", "/healthcheck", "/topology", "/instances"]
 POSTS = [
     "/chat/completions", "/completions", "/embeddings", "/rerank", "/vision", "/batch/completions", "/cost/estimate",
@@ -43,3 +43,18 @@ async def test_every_route_with_and_without_v1(prefix: str) -> None:
                 assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")
         async with http.delete(prefix + "/instances/x") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
+
+
+async def test_the_address_alone() -> None:
+    """`/` says what answers here and where to go on, to HEAD and without a key too."""
+    async with serve_api(ScriptedBackend([END]), api_key="k") as url, aiohttp.ClientSession(url) as http:
+        async with http.get("/") as answer:
+            told = await answer.json()
+            assert (answer.status, told["message"], told["models"]) == (200, "exo is running", "/v1/models")
+        async with http.head("/") as answer:
+            assert answer.status == 200
+        async with http.get("/v1", headers={"x-api-key": "k"}) as answer:
+            assert await answer.json() == told
+        for path in {path for path in told.values() if path.startswith("/") and path != "/v1/chat/completions"}:
+            async with http.get(path, headers={"x-api-key": "k"}) as answer:
+                assert answer.status == 200, path

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from exo_node.api.ports import Principal
 from exo_node.errors import DownloadError, ModelNotFound
 from exo_node.types import GenerationRequest, TokenDelta, Usage
 from tests.unit.api.scripted import END, ScriptedBackend, Step, serve_api, until
@@ -161,3 +162,30 @@ async def test_a_reader_that_stops_reading_holds_nobody_up() -> None:
         await until(lambda: len(backend.requests) == 1)
         await until(lambda: backend.open == 0)
         writer.close()
+
+
+async def test_a_restricted_key_sees_its_models_only() -> None:
+    """Models, deployments and the words of a 404 name what the key may ask for, under names that it may use."""
+    routing = ScriptedRouting()
+    routing.rows = [{"id": "openai/gpt-4o", "owned_by": "openai"}, {"id": "openai/o3", "owned_by": "openai"}]
+    routing.keys = {
+        "some": Principal("key-1", may_ask=lambda name: name in ("exo-demo", "openai/gpt-4o")),
+        "all": Principal("key-2"),
+    }
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        for key, ids in (
+            ("some", ["exo-demo", "openai/gpt-4o"]),
+            ("all", ["demo", "org/name", "openai/gpt-4o", "openai/o3"]),
+        ):
+            async with http.get("/v1/models", headers={"x-api-key": key}) as answer:
+                assert [row["id"] for row in (await answer.json())["data"]] == ids
+        for path in ("/v1/models/openai/o3", "/v1/models/demo"):
+            async with http.get(path, headers={"x-api-key": "some"}) as answer:
+                error = (await answer.json())["error"]
+                assert (answer.status, error["message"].partition("there are: ")[2]) == (404, "exo-demo, openai/gpt-4o")
+        async with http.get("/v1/models?provider=openai", headers={"x-api-key": "some"}) as answer:
+            assert len((await answer.json())["data"]) == 1
+        async with http.get("/v1/deployments", headers={"x-api-key": "some"}) as answer:
+            assert (await answer.json())["data"] == []
+        async with http.get("/v1/deployments/d1", headers={"x-api-key": "all"}) as answer:
+            assert answer.status == 200
