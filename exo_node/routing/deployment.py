@@ -113,6 +113,20 @@ class RateRule:
     tpm: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A name that a file gives of something that is elsewhere, and where: `where` is FILE:LINE, `key` what was set.
+
+    `kind`: a model that calls may be sent to; a name that requests may ask for; a model in a class of equivalents; a
+    provider.
+    """
+
+    where: str
+    key: str
+    name: str
+    kind: Literal["model", "asked", "class", "provider"] = "model"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingConfig:
     """Everything that configuration files, `.env` and variables say of routing, merged; see FEATURES "Defaults".
@@ -165,4 +179,5 @@ class RoutingConfig:
     sources: tuple[str, ...] = ()  # files read, for `exo status` and errors
     notes: tuple[str, ...] = ()
     database: str | None = None
+    mentions: tuple[Mention, ...] = ()  # names that should be something here (catalog/mentions.py looks)
     records: tuple[str, ...] = ()  # `system_name`s of document 004's provider records

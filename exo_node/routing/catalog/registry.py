@@ -15,6 +15,7 @@ from exo_node.routing.catalog import listing, names, providers
 from exo_node.routing.catalog.candidates import CandidateMaker, InfoLookup, which_key
 from exo_node.routing.catalog.capabilities import Facts
 from exo_node.routing.catalog.equivalents import Equivalents
+from exo_node.routing.catalog.mentions import unknown_models
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.pricing import FREE, Estimate, Priced, PriceLookup, Pricing, cost_of
 from exo_node.routing.catalog.resolution import AUTO, Backend, Resolver, backend_id
@@ -253,6 +254,11 @@ class Registry:
             self._make_candidate,
             litellm=self._options.litellm_available,
         )
+
+    def unknown_models(self) -> list[str]:
+        """Names in the configuration that nothing here carries at present, one line each with file and line."""
+        state = self._fresh()
+        return unknown_models(state.config, self._tables, self._resolver(state), state.local) if self.enabled else []
 
     # Changes at run time.
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import Capability
-from exo_node.routing.deployment import Price
+from exo_node.routing.deployment import Mention, Price
 
 OWN_FILE = "models.toml"
 _CAPABILITIES = frozenset(get_args(Capability))
@@ -87,6 +87,7 @@ class Tables:
     same: tuple[SameModel, ...]
     classes: tuple[tuple[str, ...], ...]
     _prefixes: Mapping[str, Provider] = field(repr=False)
+    mentions: tuple[Mention, ...] = ()  # of the user's file: models in its classes
 
     def provider(self, prefix: str) -> Provider | None:
         """The provider that a prefix means, after our renames; a plain one for what only LiteLLM knows."""
@@ -124,7 +125,8 @@ def load_tables(own: Path | None = None) -> Tables:
         reader.read(f"{name}.toml", table if name == "equivalents" else {name: table})
     if own is not None and own.is_file():
         try:
-            reader.read(str(own), tomllib.loads(own.read_text(encoding="utf-8")))
+            text = own.read_text(encoding="utf-8")
+            reader.read(str(own), tomllib.loads(text), text)
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigurationError(f"{own}: cannot be read: {e}") from e
         except tomllib.TOMLDecodeError as e:
@@ -143,8 +145,11 @@ class _Reader:
         self._spelled: dict[str, str] = {}
         self._same: dict[str, SameModel] = {}
         self._classes: dict[str, tuple[str, ...]] = {}
+        self._hosts: list[tuple[str, str]] = []
+        self._mentions: list[Mention] = []
 
-    def read(self, file: str, table: Mapping[str, Any]) -> None:
+    def read(self, file: str, table: Mapping[str, Any], text: str = "") -> None:
+        """`text`: of the user's file, whose names may be wrong."""
         _known(file, "", table, ("providers", "models", "model", "class"))
         for name, record in _table(file, "providers", table.get("providers", {})).items():
             if name == "others":
@@ -161,9 +166,14 @@ class _Reader:
             lists = {name: _texts(file, f"model.{name}", row.get(name, [])) for name in ("hosts", "names", "local")}
             lists["local"] = tuple(pattern.lower() for pattern in lists["local"])
             self._same[_id(file, "model", row)] = SameModel(_id(file, "model", row), **lists)
+            self._hosts += [(file, host) for host in lists["hosts"]]
         for row in _rows(file, "class", table.get("class", [])):
             _known(file, "class", row, ("id", "models"))
-            self._classes[_id(file, "class", row)] = _texts(file, "class.models", row.get("models", []))
+            name = _id(file, "class", row)
+            self._classes[name] = _texts(file, "class.models", row.get("models", []))
+            for model in self._classes[name] if text else ():
+                line = text.count("\n", 0, max(0, text.find(f'"{model}"', max(0, text.find(f'"{name}"'))))) + 1
+                self._mentions.append(Mention(f"{file}:{line}", f"class {name}", model, "class"))
 
     def tables(self) -> Tables:
         providers = {name: Provider(id=name, **{"name": name, **record}) for name, record in self._providers.items()}
@@ -171,6 +181,10 @@ class _Reader:
         for provider in providers.values():
             for prefix in (provider.id, *provider.aliases, *provider.renames):
                 prefixes[prefix] = provider
+        for file, host in self._hosts:
+            prefix, slash, _ = host.partition("/")
+            if not slash or (prefix not in prefixes and prefix not in self._others):
+                raise _wrong(file, "model.hosts", f'"provider/model" of a known provider; got {host!r}')
         return Tables(
             providers=providers,
             others=frozenset(self._others),
@@ -179,6 +193,7 @@ class _Reader:
             same=tuple(self._same.values()),
             classes=tuple(self._classes.values()),
             _prefixes=prefixes,
+            mentions=tuple(self._mentions),
         )
 
 

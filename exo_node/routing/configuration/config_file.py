@@ -107,7 +107,9 @@ def _own(top: Section, draft: Draft) -> None:
         if value is not None:
             draft.defaults[key] = value
     for key in ("default_model", "default_provider", "embedding_model", "rerank_model"):
-        put(draft.fields, key, top.text(key))
+        said = top.text(key)
+        put(draft.fields, key, said)
+        draft.mention(top, key, None if said is None else (said,), "provider" if key == "default_provider" else "asked")
     put(draft.fields, "max_cost", top.amount("max_cost"))
     put(draft.fields, "equivalents", top.choice("equivalents", "off", "failover", "latency"))
     put(draft.fields, "continuation", top.choice("continuation", "off", "same-model", "any"))
@@ -120,7 +122,7 @@ def _own(top: Section, draft: Draft) -> None:
     if limits is not None:
         _limits(limits, draft)
     for entry in top.sections("budgets"):
-        rule = read_budget(entry)
+        rule = read_budget(entry, draft)
         if rule is not None:
             draft.budgets.append(rule)
 
@@ -131,6 +133,7 @@ def _limits(section: Section, draft: Draft) -> None:
     if models is not None:
         for name, table in models.children():
             draft.model_limits[name] = _rate(table)
+            draft.mention(models, name, (name,), "asked")
     user = section.section("user")
     if user is not None:
         draft.fields["user_limits"] = _rate(user)

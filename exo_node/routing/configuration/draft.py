@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from exo_node import values
+from exo_node.routing.configuration.located import dotted
 from exo_node.routing.configuration.redis_url import parse_redis_url
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Price, RateRule, RedisConfig
+from exo_node.routing.configuration.section import Section
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Mention, Price, RateRule, RedisConfig
+
+MentionKind = Literal["model", "asked", "class", "provider"]
 
 # RoutingConfig's field for each of the keys that set times and retries, under all their names.
 TIMERS: Mapping[str, str] = {
@@ -94,7 +98,15 @@ class Draft:
     model_limits: dict[str, RateRule] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
     providers: list[str] = field(default_factory=list)  # `system_name`s of provider records
+
+    def mention(self, section: Section, key: str, names: Iterable[str] | None, kind: MentionKind = "model") -> None:
+        """What stands at `key` are names of something that is elsewhere."""
+        for i, name in enumerate(names or ()):
+            path = (*section.keys, key)
+            where = section.source.where(path if name == key else (*path, i))  # the key itself, or one of its list
+            self.mentions.append(Mention(where, dotted(path), name, kind))
 
     def add_callbacks(self, names: Iterable[str]) -> None:
         self.callbacks += [name for name in names if name not in self.callbacks]

@@ -117,7 +117,9 @@ def _router(section: Section, draft: Draft, provider: Provider) -> None:
     read_timers(section, fields, ROUTER_TIMERS)
     put(fields, "strategy", section.read("routing_strategy", strategy, literal_text=True))
     for key in ("embedding_model", "rerank_model"):
-        put(draft.fields, key, section.text(key))
+        said = section.text(key)
+        put(draft.fields, key, said)
+        draft.mention(section, key, None if said is None else (said,), "asked")
     read_fallbacks(section, draft)
     read_aliases(section, draft)
     if not section.has("model_list"):
@@ -182,6 +184,7 @@ def read_model(section: Section, draft: Draft, providers: Mapping[str, Provider]
     params: Section | None = None
     if routing is not None:
         _routing_config(routing, fields)
+        draft.mention(routing, "fallback_models", fields.get("fallbacks"))
         params = routing.section("litellm_params")
         routing.done()
     section.done()

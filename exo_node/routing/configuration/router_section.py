@@ -69,6 +69,7 @@ def read_router(section: Section, draft: Draft) -> None:
             limit = rule.amount("budget_limit")
             period = rule.read("time_period", budget_period, literal_text=True)
             rule.done()
+            draft.mention(budgets, provider, (provider,), "provider")
             if not rule.has("budget_limit") or not rule.has("time_period"):
                 rule.wrong(None, "wants budget_limit (USD) and time_period (1d or 30d)")
             elif limit is not None and period is not None:  # else it is reported already
@@ -89,6 +90,7 @@ def read_aliases(section: Section, draft: Draft) -> None:
             targets = _alias(aliases, alias)
             if targets:
                 draft.aliases[alias] = targets
+                draft.mention(aliases, alias, targets)
 
 
 def _alias(aliases: Section, alias: str) -> tuple[str, ...] | None:
@@ -107,15 +109,17 @@ def _alias(aliases: Section, alias: str) -> tuple[str, ...] | None:
 def read_fallbacks(section: Section, draft: Draft) -> None:
     """`fallbacks`, `context_window_fallbacks`, `default_fallbacks` (also the name "*")."""
     for key, into in (("fallbacks", draft.fallbacks), ("context_window_fallbacks", draft.context_fallbacks)):
-        for name, targets in fallback_lists(section, key).items():
+        for name, targets in fallback_lists(section, key, draft).items():
             if name == "*" and key == "fallbacks":
                 draft.fields["default_fallbacks"] = targets
             else:
                 into[name] = targets
-    put(draft.fields, "default_fallbacks", section.texts("default_fallbacks"))
+    targets_of_all = section.texts("default_fallbacks")
+    put(draft.fields, "default_fallbacks", targets_of_all)
+    draft.mention(section, "default_fallbacks", targets_of_all)
 
 
-def fallback_lists(section: Section, key: str) -> dict[str, tuple[str, ...]]:
+def fallback_lists(section: Section, key: str, draft: Draft) -> dict[str, tuple[str, ...]]:
     """`{a: [b]}` (document 003) or `[{a: [b]}]` (LiteLLM)."""
     found: dict[str, tuple[str, ...]] = {}
     if not section.has(key):
@@ -126,6 +130,8 @@ def fallback_lists(section: Section, key: str) -> dict[str, tuple[str, ...]]:
             targets = cast(Section, table).texts(name)
             if targets:
                 found[name] = targets
+                draft.mention(cast(Section, table), name, (name,), "asked")
+                draft.mention(cast(Section, table), name, targets)
     return found
 
 
@@ -137,7 +143,7 @@ def budget_period(raw: Any) -> str:
     return known[raw]
 
 
-def read_budget(entry: Section) -> BudgetRule | None:
+def read_budget(entry: Section, draft: Draft) -> BudgetRule | None:
     """`{subject: "provider:openai", limit: 10, period: day}`; subject is provider:, key:, user: or all."""
     subject, limit = entry.text("subject"), entry.amount("limit")
     period = entry.read("period", budget_period, literal_text=True) or "month"
@@ -146,6 +152,8 @@ def read_budget(entry: Section) -> BudgetRule | None:
     if not entry.has("limit") or kind not in ("provider", "key", "user", "all") or (kind == "all") == bool(name):
         entry.wrong(None, "wants subject (provider:NAME, key:ID, user:NAME or all) and limit in USD")
         return None
+    if kind == "provider":
+        draft.mention(entry, "subject", (name,), "provider")
     if limit is None:  # reported already
         return None
     return BudgetRule(subject=(cast(Any, kind), name), limit=limit, period=cast(Any, period))

@@ -173,6 +173,7 @@ def _config(
         enabled=settings.enable_litellm,
         sources=sources,
         notes=tuple(draft.notes),
+        mentions=tuple(draft.mentions),
         records=tuple(draft.providers),
         **fields,
         **timers,

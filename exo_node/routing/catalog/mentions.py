@@ -1,0 +1,62 @@
+"""Names that the configuration gives of something else, and that nothing carries: mistakes, or remarks. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from exo_node.limits.budgets import EACH
+from exo_node.routing.catalog.names import LocalModel
+from exo_node.routing.catalog.providers import target_of
+from exo_node.routing.catalog.resolution import Resolver
+from exo_node.routing.catalog.tables import Tables
+from exo_node.routing.configuration.located import Problems
+from exo_node.routing.deployment import RoutingConfig
+
+
+def check_providers(config: RoutingConfig, tables: Tables) -> None:
+    """Providers of budgets, and the default one: nobody but the tables and the deployments could know them.
+
+    Raises `FileProblems` with file and line: a budget of nobody would let everything through.
+    """
+    problems = Problems()
+    targets = (target_of(one.litellm_model, one.params, tables).provider for one in config.deployments)
+    own = {provider.id for provider in targets if provider is not None}
+    for mention in config.mentions:
+        if mention.kind != "provider" or mention.name == EACH or mention.name in own:
+            continue
+        known = tables.provider(mention.name)
+        if known is None:
+            near = _nearest(mention.name, (*tables.providers, *tables.others, *own))
+            problems.add(mention.where, f"{mention.key}: no provider {mention.name!r}{near}")
+        elif known.id != mention.name:
+            problems.add(mention.where, f"{mention.key}: {mention.name} is called {known.id} here: write {known.id}")
+    problems.raise_if_any()
+
+
+def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, local: Sequence[LocalModel]) -> list[str]:
+    """A line for each model's name that is nothing here at present: no deployment, alias, local model or model of the
+    tables. No mistake for certain: a local model may come."""
+    there = {one.model_name for one in config.deployments} | config.aliases.keys()
+    found: dict[str, None] = {}
+    for mention in (*config.mentions, *tables.mentions):
+        name = mention.name
+        if mention.kind == "provider" or "*" in name or name in there:
+            continue
+        if mention.kind == "class":
+            known = resolver.kind(name, None) != "unknown"
+        else:
+            known = bool(resolver.find(name, near=mention.kind == "asked"))
+        if not known:
+            names = (
+                *there,
+                *(one.id for one in local),
+                *(model.partition("/")[2] for model in tables.spelled.values()),
+            )
+            found[f"{mention.where}: {mention.key}: no model {name!r} is known here{_nearest(name, names)}"] = None
+    return list(found)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), 1, 0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
