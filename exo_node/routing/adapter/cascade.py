@@ -7,12 +7,14 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from exo_node.errors import ConfigurationError
 from exo_node.routing.adapter.ports import Check
 from exo_node.routing.call import Call
-from exo_node.routing.callbacks.callbacks import import_function
+from exo_node.routing.callbacks.callbacks import described, import_function
+from exo_node.routing.masking import Masker, secrets_of_environment
 
 log = logging.getLogger("exo.routing")
 
@@ -50,21 +52,23 @@ def shortcoming(call: Call, answer: Mapping[str, Any], check: Check | None = Non
     return (check(call, dict(answer)) or "") if check is not None else ""
 
 
-def own_check(name: str) -> Check:
+def own_check(name: str, environment: Mapping[str, str] = MappingProxyType({})) -> Check:
     """The user's function `module:function`, called with the call and the answer: None, or why it is not good enough.
 
-    One that raises counts as such, and is logged; the last backend's answer is not checked, so there is one all the
-    same. Raises `ConfigurationError` for a name that is no plain function.
+    One that raises counts as such, and is logged without the secrets of `environment`; the last backend's answer is not
+    checked, so there is one all the same. Raises `ConfigurationError` for a name that is no plain function.
     """
     function = import_function(name, "cascade_check")
     if inspect.iscoroutinefunction(function):
         raise ConfigurationError(f"cascade_check {name!r} is async; it must answer at once")
 
+    mask = Masker(secrets_of_environment(environment))
+
     def check(call: Call, answer: dict[str, Any]) -> str | None:
         try:
             said = function(call, answer)
         except Exception as error:  # foreign code
-            log.warning("cascade_check %s raised %s: %s", name, type(error).__name__, error)
+            log.warning("cascade_check %s raised %s", name, described(error, mask))
             return f"{name} raised {type(error).__name__}"
         return None if not said else str(said)[:200]
 

@@ -22,15 +22,17 @@ from exo_node.routing.call import CallRecord
 from exo_node.routing.callbacks.events import response_view, summary
 from exo_node.routing.callbacks.names import LITELLM_CALLBACKS, POSTED_CALLBACKS, litellm_callback
 from exo_node.routing.callbacks.services import SERVICES, service_of
+from exo_node.routing.masking import Masker, secrets_of_environment
 
 log = logging.getLogger("exo.callbacks")
 
 QUEUE = 1000  # calls that wait for delivery; more are dropped, and counted
 TIMEOUT_S = 10.0
+MAX_MESSAGE = 500  # characters of a failure
 
 
 class Callback(Protocol):
-    """One receiver. Raises on failure; the caller logs it."""
+    """One receiver. Raises whatever it likes; `Masked` makes a `CallbackFailed` of it, which is logged."""
 
     name: str
 
@@ -66,6 +68,30 @@ class HttpCallback:
                 )
 
 
+def described(error: Exception, mask: Masker) -> str:
+    """What foreign code raised, on one line, masked before it is cut."""
+    return mask(f"{type(error).__name__}: {' '.join(str(error).split())}")[:MAX_MESSAGE]
+
+
+class CallbackFailed(Exception):
+    """A receiver failed; the text, on one line, holds no secret."""
+
+
+class Masked:
+    """A receiver whose failures name no secret: it is foreign code, or a service that says what it was sent."""
+
+    def __init__(self, receiver: Callback, mask: Masker) -> None:
+        self.name = receiver.name
+        self._receiver = receiver
+        self._mask = mask
+
+    async def tell(self, record: CallRecord) -> None:
+        try:
+            await self._receiver.tell(record)
+        except Exception as error:
+            raise CallbackFailed(described(error, self._mask)) from None
+
+
 class FunctionCallback:
     """An own function, `module:function`, sync (in a thread) or async, with what `response_view` gives."""
 
@@ -98,9 +124,10 @@ def make_callbacks(
     environment: Mapping[str, str],
     session: Callable[[], Awaitable[aiohttp.ClientSession]],
     forward: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None,
-) -> list[Callback]:
+) -> list[Masked]:
     """The receivers that these names mean. Raises `ConfigurationError` for a name or a key that is missing."""
-    return [_make(name, environment, session, forward) for name in dict.fromkeys(names)]
+    mask = Masker(secrets_of_environment(environment))
+    return [Masked(_make(name, environment, session, forward), mask) for name in dict.fromkeys(names)]
 
 
 def _make(
@@ -137,8 +164,13 @@ def import_function(name: str, what: str = "callback") -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{what} {name!r} cannot be imported: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{what} {name!r} cannot be imported: {error}; modules are looked for in the folders of PYTHONPATH and "
+            "among the packages of this Python"
+        ) from error
+    except Exception as error:  # foreign code
+        raise ConfigurationError(f"{what} {name!r} cannot be imported: {described(error, Masker())}") from None
     if not callable(found):
         raise ConfigurationError(f"{what} {name!r} is no function")
     function: Callable[..., Any] = found
@@ -148,14 +180,14 @@ def import_function(name: str, what: str = "callback") -> Callable[..., Any]:
 class Callbacks:
     """The sink that feeds every receiver. `run` delivers until cancelled; `close` gives what waits a last moment."""
 
-    def __init__(self, receivers: Sequence[Callback] = ()) -> None:
+    def __init__(self, receivers: Sequence[Masked] = ()) -> None:
         self._receivers = list(receivers)
         self._queue: asyncio.Queue[CallRecord] = asyncio.Queue(QUEUE)
         self._failing: set[str] = set()
         self.delivered = 0
         self.dropped = 0
 
-    def replace(self, receivers: Sequence[Callback]) -> None:
+    def replace(self, receivers: Sequence[Masked]) -> None:
         """After a reload."""
         self._receivers = list(receivers)
 
@@ -183,11 +215,11 @@ class Callbacks:
         for receiver in self._receivers:
             try:
                 await receiver.tell(record)
-            except Exception as error:  # foreign code and foreign services: whatever they raise is logged, never ours
+            except CallbackFailed as error:
                 self.dropped += 1
                 if receiver.name not in self._failing:
                     self._failing.add(receiver.name)
-                    log.warning("callback %s failed: %s: %s", receiver.name, type(error).__name__, error)
+                    log.warning("callback %s failed: %s", receiver.name, error)
             else:
                 self.delivered += 1
                 self._failing.discard(receiver.name)

@@ -14,8 +14,8 @@ import httpx
 from litellm import exceptions as said
 
 from exo_node.routing.call import STATUS_OF, ErrorClass
+from exo_node.routing.masking import Masker
 from exo_node.routing.sidecar.failures import CallFailed, Failure
-from exo_node.routing.sidecar.masking import Masker
 from exo_node.routing.upstream.retry_after import standard
 
 MAX_MESSAGE = 2000  # characters; providers answer whole HTML pages

@@ -17,7 +17,7 @@ from typing import Literal
 import aiohttp
 import psutil
 
-from exo_node.routing.sidecar.masking import Masker
+from exo_node.routing.masking import Masker
 from exo_node.routing.sidecar.protocol import Configuration, encode, process_environment
 from exo_node.signals import ChangeSignal
 

@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from exo_node.routing.masking import Masker, secrets_in, secrets_of_environment
 from exo_node.routing.sidecar import answers, calls, prompted_tools, relay
 from exo_node.routing.sidecar.calls import Kind, Upload
 from exo_node.routing.sidecar.diagnosis import failure_of
 from exo_node.routing.sidecar.failures import CallFailed, Failure
 from exo_node.routing.sidecar.loggers import Loggers
-from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, Target
 from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
 
@@ -65,7 +65,7 @@ class Worker:
             self._loggers.forget()
         self._targets = {target.id: target for target in configuration.targets}
         secrets = {s for target in configuration.targets for s in secrets_in(target.params)}
-        secrets |= {value for name, value in configuration.environment.items() if is_secret_name(name)}
+        secrets |= secrets_of_environment(configuration.environment)
         self._mask = Masker(secrets)
 
     def app(self) -> web.Application:

@@ -23,7 +23,7 @@ import aiohttp
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import UpstreamError
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
+from exo_node.routing.masking import Masker, secrets_in, secrets_of_environment
 from exo_node.routing.sidecar.process import WorkerProcess
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, targets_of
 from exo_node.signals import ChangeSignal
@@ -232,7 +232,7 @@ class LiteLLMService:
 
     def _configure(self, deployments: Sequence[Deployment]) -> tuple[Configuration, Masker]:
         self._version += 1
-        secrets = {value for name, value in self._environment.items() if is_secret_name(name)}
+        secrets = secrets_of_environment(self._environment)
         secrets |= {s for deployment in deployments for s in secrets_in(deployment.params)}
         return Configuration(self._version, os.getpid(), targets_of(deployments), self._environment), Masker(secrets)
 

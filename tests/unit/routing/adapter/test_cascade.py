@@ -59,13 +59,14 @@ def not_polite(call: Call, answer: dict[str, Any]) -> str | None:
 async def slow(call: Call, answer: dict[str, Any]) -> None: ...
 
 
-def test_own_check() -> None:
-    """The user's function judges what passed the others; one that raises is a reason too."""
-    check = own_check(f"{__name__}:not_polite")
+def test_own_check(caplog: pytest.LogCaptureFixture) -> None:
+    """The user's function judges what passed the others; one that raises is a reason too, logged without secrets."""
+    check = own_check(f"{__name__}:not_polite", {"SOME_KEY": "choices"})
     assert shortcoming(call(), said("Here, please."), check) == ""
     assert shortcoming(call(), said("Here."), check) == "not polite"
     assert shortcoming(call(), said(""), check) == "empty"
     assert check(call(), {}) == f"{__name__}:not_polite raised KeyError"
+    assert caplog.messages == [f"cascade_check {__name__}:not_polite raised KeyError: '***'"]
 
 
 @pytest.mark.parametrize(("name", "why"), [("slow", "is async"), ("Any_", "cannot be imported"), ("said.x", "cannot")])

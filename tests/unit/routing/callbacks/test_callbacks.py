@@ -88,6 +88,25 @@ async def test_own_functions_sync_and_async(monkeypatch: pytest.MonkeyPatch) -> 
     assert (callbacks.delivered, callbacks.dropped) == (4, 2)
 
 
+async def test_what_an_own_function_raises_is_masked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys of the environment, and whatever looks like one, stay out of the log when a function's error holds them."""
+
+    def broken(view: Any) -> None:
+        raise RuntimeError("PLANTED-secret-42 and\nsk-planted-0123456789 are no good")
+
+    monkeypatch.setitem(sys.modules, "own_hooks", SimpleNamespace(broken=broken))
+    async with aiohttp.ClientSession() as session:
+        callbacks = Callbacks(
+            make_callbacks(["own_hooks:broken"], {"MY_API_KEY": "PLANTED-secret-42"}, shared(session))
+        )
+        callbacks(record())
+        await callbacks.close()
+    assert "callback own_hooks:broken failed: RuntimeError: *** and *** are no good" in caplog.messages
+    assert "planted" not in caplog.text.lower()
+
+
 async def test_a_full_queue_drops_events_not_requests() -> None:
     """When nobody delivers, telling still returns at once; what does not fit is counted."""
     async with aiohttp.ClientSession() as session:
@@ -102,7 +121,8 @@ async def test_a_full_queue_drops_events_not_requests() -> None:
     [
         ("langfuse", "LANGFUSE_PUBLIC_KEY"),
         ("helicone", "HELICONE_API_KEY"),
-        ("no_such_module_x:f", "cannot be imported"),
+        ("no_such_module_x:f", "cannot be imported: No module named .* folders of PYTHONPATH"),
+        ("tests.unit.routing.callbacks.test_callbacks:f", "cannot be imported: AttributeError: module"),
         ("sys:version", "no function"),
         ("datadogs", "unknown"),
     ],

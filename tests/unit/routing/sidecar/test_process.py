@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from exo_node.routing.masking import Masker
 from exo_node.routing.sidecar import process
-from exo_node.routing.sidecar.masking import Masker
 from exo_node.routing.sidecar.process import WorkerProcess, given_up
 from exo_node.routing.sidecar.protocol import Configuration
 from exo_node.signals import ChangeSignal

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what a worker says: its log, its error messages. Pure text work."""
+"""Keeps secrets out of what foreign code says: a worker's log, the errors of providers and own functions. Pure."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def secrets_in(value: Any, name: str = "") -> set[str]:
 def is_secret_name(name: str) -> bool:
     """Whether a parameter or variable of that name holds a secret."""
     return bool(_SECRET_NAME.search(name)) and not _COUNTS.search(name)
+
+
+def secrets_of_environment(environment: Mapping[str, str]) -> set[str]:
+    """Values of the variables whose names say that they are secret."""
+    return {value for name, value in environment.items() if is_secret_name(name)}
 
 
 class Masker:

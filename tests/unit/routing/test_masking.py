@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exo_node.routing.sidecar.masking import Masker, is_secret_name, secrets_in
+from exo_node.routing.masking import Masker, is_secret_name, secrets_in
 
 
 @pytest.mark.parametrize(
