@@ -28,6 +28,7 @@ from exo_node.limits.budgets import (
     sums_scope,
 )
 from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
+from exo_node.limits.rates import Rate as Rate
 from exo_node.limits.redis import RESTORED_AT_ONCE, SharedRedis
 
 OWN_ECHO_S = 1.0  # what Redis says of a cooldown that this node has told it may be later by the way there and back
@@ -42,24 +43,13 @@ class SpentRows(Protocol):
     def save_spent(self, kind: str, subject: str, period: str, node: str, usd: float) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Requests and tokens per minute; None: no limit."""
-
-    rpm: int | None = None
-    tpm: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.rpm is not None or self.tpm is not None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The configuration's limits. `models` by the asked name, `user` for each user by himself."""
 
-    router: Rate = Rate()
+    router: Rate = field(default_factory=Rate)
     models: Mapping[str, Rate] = field(default_factory=dict)
-    user: Rate = Rate()
+    user: Rate = field(default_factory=Rate)
     budgets: tuple[BudgetRule, ...] = ()
 
 

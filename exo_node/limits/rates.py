@@ -17,6 +17,17 @@ What = Literal["requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Requests and tokens per minute; None: no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.rpm is not None or self.tpm is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """At most `requests` entries, and entries of `tokens` in sum, within `MINUTE_S` (None: unlimited).
 

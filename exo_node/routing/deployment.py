@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exo_node.limits.rates import Rate
 from exo_node.routing.call import Capability, Continuation
 
 Transport = Literal["auto", "passthrough", "litellm"]
@@ -106,14 +107,6 @@ class BudgetRule:
 
 
 @dataclass(frozen=True, slots=True)
-class RateRule:
-    """At most so many requests and tokens per minute; None: no limit."""
-
-    rpm: int | None = None
-    tpm: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Mention:
     """A name that a file gives of something that is elsewhere, and where: `where` is FILE:LINE, `key` what was set.
 
@@ -162,8 +155,8 @@ class RoutingConfig:
     cooldown_s: float | None = None
     rpm: int | None = None  # of the whole router
     tpm: int | None = None
-    model_limits: Mapping[str, RateRule] = field(default_factory=dict)
-    user_limits: RateRule = field(default_factory=RateRule)
+    model_limits: Mapping[str, Rate] = field(default_factory=dict)
+    user_limits: Rate = field(default_factory=Rate)
     cascade_check: str | None = None
     equivalents: Literal["off", "failover", "latency"] | None = None
     continuation: Continuation | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
+from exo_node.limits.rates import Rate
 from exo_node.routing.callbacks.names import CALLBACK_PARAMS
 from exo_node.routing.configuration.cache_section import read_cache, read_redis
 from exo_node.routing.configuration.deployment_section import read_defaults, read_deployment
@@ -27,7 +28,7 @@ from exo_node.routing.configuration.router_section import (
     strategy,
 )
 from exo_node.routing.configuration.section import Section
-from exo_node.routing.deployment import BudgetRule, RateRule
+from exo_node.routing.deployment import BudgetRule
 
 _REFUSED_TOP = (
     ("include", "files are not nested here: give each one with --litellm-config"),
@@ -140,8 +141,8 @@ def _limits(section: Section, draft: Draft) -> None:
     section.done()
 
 
-def _rate(table: Section) -> RateRule:
-    rule = RateRule(table.positive("rpm"), table.positive("tpm"))
+def _rate(table: Section) -> Rate:
+    rule = Rate(table.positive("rpm"), table.positive("tpm"))
     if not table.has("rpm") and not table.has("tpm"):
         table.wrong(None, "wants rpm (requests per minute), tpm (tokens per minute) or both")
     table.done()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from exo_node import values
+from exo_node.limits.rates import Rate
 from exo_node.routing.configuration.located import dotted
 from exo_node.routing.configuration.redis_url import parse_redis_url
 from exo_node.routing.configuration.section import Section
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Mention, Price, RateRule, RedisConfig
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Mention, Price, RedisConfig
 
 MentionKind = Literal["model", "asked", "class", "provider"]
 
@@ -95,7 +96,7 @@ class Draft:
     budgets: list[BudgetRule] = field(default_factory=list)
     callbacks: list[str] = field(default_factory=list)
     callback_params: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    model_limits: dict[str, RateRule] = field(default_factory=dict)
+    model_limits: dict[str, Rate] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     mentions: list[Mention] = field(default_factory=list)

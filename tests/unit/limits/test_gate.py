@@ -12,7 +12,8 @@ import pytest
 from exo_node.errors import BudgetExceeded, ModelNotAllowed, RateLimited
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.limits.budgets import Period, SubjectKind
-from exo_node.limits.gate import Admission, Cooling, Gate, Rate, Rules
+from exo_node.limits.gate import Admission, Cooling, Gate, Rules
+from exo_node.limits.rates import Rate
 from exo_node.store import Store
 
 NOON = 1795262400.0

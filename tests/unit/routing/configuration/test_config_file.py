@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from exo_node.limits.rates import Rate
 from exo_node.routing.configuration.cache_section import CACHE_KINDS
 from exo_node.routing.configuration.config_file import sqlite_path
 from exo_node.routing.configuration.deployment_section import CREDENTIALS
 from exo_node.routing.configuration.located import FileProblems
 from exo_node.routing.configuration.router_section import budget_period
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RateRule, RedisConfig
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RedisConfig
 from tests.unit.routing.config_files import DOCUMENTS, by_line, load, one, problems
 
 KEYS = {"OPENAI_API_KEY": "sk-o", "ANTHROPIC_API_KEY": "sk-a", "GOOGLE_API_KEY": "sk-g", "GROQ_API_KEY": "sk-q"}
@@ -375,8 +376,8 @@ def test_limits_and_the_cascades_check(tmp_path: Path) -> None:
       s3_callback_params: {s3_bucket_name: b, s3_aws_secret_access_key: os.environ/AWS, s3_use_ssl: false}
 """
     config = load(tmp_path, text, env={"AWS": "secret-1"})
-    assert config.model_limits == {"fast": RateRule(5), "slow": RateRule(1, 100)}
-    assert config.user_limits == RateRule(None, 50)
+    assert config.model_limits == {"fast": Rate(5), "slow": Rate(1, 100)}
+    assert config.user_limits == Rate(None, 50)
     assert config.cascade_check == "my.checks:polite"
     params = {"s3_bucket_name": "b", "s3_aws_secret_access_key": "secret-1", "s3_use_ssl": False}
     assert (config.callbacks, config.callback_params) == (("s3",), {"s3_callback_params": params})
@@ -396,56 +397,6 @@ def test_wrong_limits_and_checks(tmp_path: Path, text: str, why: str) -> None:
     """Mistakes are named by key."""
     with pytest.raises(FileProblems, match=re.escape(why)):
         load(tmp_path, text)
-
-
-def test_a_parameter_of_a_wrong_type(tmp_path: Path) -> None:
-    """OpenAI's parameters in litellm_params are checked when read, with file and line; others pass."""
-    found = problems(
-        tmp_path,
-        """
-        model_list:
-          - model_name: m
-            litellm_params:
-              model: openai/m
-              temperature: hot
-              max_tokens: many
-              n: {}
-              stop: 5
-              response_format: json
-              tools: {}
-              top_k: "5"
-              user: 3
-        """,
-    )
-    at = "model_list[0].litellm_params"
-    assert found == [
-        f"1.yaml:5: {at}.temperature: wants a number from 0 to 2, got 'hot'",
-        f"1.yaml:6: {at}.max_tokens: wants a whole number of at least 1, got 'many'",
-        f"1.yaml:7: {at}.n: wants a whole number of at least 1, got {{}}",
-        f"1.yaml:8: {at}.stop: wants a text or a list of texts, got 5",
-        f"1.yaml:9: {at}.response_format: wants a table of keys, got 'json'",
-        f"1.yaml:10: {at}.tools: wants a list, got {{}}",
-        f"1.yaml:11: {at}.top_k: wants no quotes, got the text '5'",
-        f"1.yaml:12: {at}.user: wants a text that is not empty, got 3",
-    ]
-    good = """
-        model_list:
-          - model_name: m
-            litellm_params: {model: openai/m, temperature: os.environ/T, stop: [a], user: u, tool_choice: auto,
-              reasoning_effort: low, extra_body: {x: '${T}'}, response_format: {type: json_object}, own_field: [1, x]}
-        """
-    assert one(load(tmp_path, good, env={"T": "0.5"})).params == {
-        "temperature": 0.5, "stop": ["a"], "user": "u", "tool_choice": "auto", "reasoning_effort": "low",
-        "extra_body": {"x": "0.5"}, "response_format": {"type": "json_object"}, "own_field": [1, "x"],
-    }  # fmt: skip
-
-
-def test_defaults_of_texts(tmp_path: Path) -> None:
-    """Texts in `defaults` are taken as they stand, and objects are checked."""
-    assert load(tmp_path, '{"defaults": {"user": "u", "stop": "x"}}').defaults == {"user": "u", "stop": "x"}
-    assert problems(tmp_path, '{"defaults": {"logit_bias": 1}}') == [
-        "1.json:1: defaults.logit_bias: wants a table of keys, got 1"
-    ]
 
 
 def test_transport_among_the_parameters(tmp_path: Path) -> None:
