@@ -18,6 +18,10 @@ def text(raw: Any) -> str:
     """A text that is not empty."""
     if not isinstance(raw, str) or not raw:
         raise ValueError(f"wants a text that is not empty, got {raw!r}")
+    try:
+        raw.encode()
+    except UnicodeEncodeError as e:  # JSON can say it; no header, file or database takes it
+        raise ValueError("holds half of a surrogate pair, which is not a character") from e
     return raw
 
 

@@ -16,6 +16,8 @@ MAX_TOKEN_ID = 2**31 - 1
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. NaN and Infinity are not JSON."""
+    if not raw.strip():
+        raise InvalidRequest("the request body is empty; send a JSON object", code="invalid_json")
     try:
         body = _loads(raw)
     except RecursionError as e:

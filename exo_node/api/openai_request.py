@@ -169,6 +169,8 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
 
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
+    if value is not None and not isinstance(value, str | list):
+        raise bad("stop", f"must be a string or an array of strings, not {kind(value)}", code="invalid_type")
     stops = (checked_text(value, "stop"),) if isinstance(value, str) else fields.texts("stop")
     if len(stops) > MAX_STOPS:
         raise bad("stop", f"takes at most {MAX_STOPS} strings, got {len(stops)}")

@@ -40,8 +40,14 @@ def chat(fields: Fields) -> Shape:
         tools = fields.get(name)
         if tools is not None and not isinstance(tools, list):
             raise bad(name, f"must be an array, not {kind(tools)}", code="invalid_type")
+        for i, tool in enumerate(tools or ()):
+            if not isinstance(tool, dict):
+                raise bad(f"{name}[{i}]", f"must be an object, not {kind(tool)}", code="invalid_type")
+        chosen = fields.get(choice)
+        if chosen is not None and not isinstance(chosen, str | dict):
+            raise bad(choice, f"must be a string or an object, not {kind(chosen)}", code="invalid_type")
         if tools:
-            if fields.get(choice) != "none":  # else any model will do
+            if chosen != "none":  # else any model will do
                 needs.add("tools")
             tokens += len(json.dumps(tools)) // CHARACTERS_PER_TOKEN
     form = fields.get("response_format")
@@ -94,10 +100,14 @@ def rerank(fields: Fields) -> Shape:
     letters = len(query) * len(documents)
     for i, document in enumerate(documents):
         if isinstance(document, dict):
-            letters += sum(len(text) for text in document.values() if isinstance(text, str))
+            texts = [text for text in document.values() if isinstance(text, str)]
+            if not texts:
+                raise bad(f"documents[{i}]", "must be a string or an object with text")
+            letters += sum(map(len, texts))
         else:
             letters += len(checked_text(document, f"documents[{i}]"))
     fields.integer("top_n", 1)
+    fields.texts("rank_fields")
     fields.boolean("return_documents")
     return Shape(prompt_tokens=letters // CHARACTERS_PER_TOKEN, needs=frozenset({"rerank"}))
 

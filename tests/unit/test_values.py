@@ -47,6 +47,13 @@ def test_bad_host_port(raw: Any) -> None:
         values.host_port(raw)
 
 
+@pytest.mark.parametrize("raw", ["", None, 5, "half \ud800"])
+def test_what_is_no_text(raw: Any) -> None:
+    """Nothing, other types, and what no file, header or database could take."""
+    with pytest.raises(ValueError, match=r"wants a text|surrogate"):
+        values.text(raw)
+
+
 def test_path_expands_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """~ is expanded here, because a shell leaves --flag=~/x alone."""
     monkeypatch.setenv("HOME", "/home/me")

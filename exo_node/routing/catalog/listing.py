@@ -79,7 +79,10 @@ def _shown(address: str | None) -> str | None:
     """An address without what may be secret in it: user, password, query."""
     if not address:
         return None
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # a variable's: the configuration's are checked
+        return "not an address"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 

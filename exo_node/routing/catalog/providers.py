@@ -162,7 +162,11 @@ def _with_v1(base: str) -> str:
 
 
 def _with_path(base: str, path: str) -> str:
-    return base.rstrip("/") + path if not urlsplit(base).path.strip("/") else base
+    try:
+        bare = not urlsplit(base).path.strip("/")
+    except ValueError:  # who asks at it is told
+        return base
+    return base.rstrip("/") + path if bare else base
 
 
 def _text(value: Any) -> str:

@@ -62,6 +62,8 @@ async def _listed(deployment: Deployment, connections: Connections) -> list[str]
             response.raise_for_status()
             told = json.loads(await response.read())
             return [str(one["id"]) for one in told["data"][:MAX_MODELS]]
+    except UpstreamError as error:
+        log.info("%s did not list its models: %s", deployment.provider, error.message)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         log.info("%s did not list its models: %s", deployment.provider, type(error).__name__)
     except (ValueError, TypeError, KeyError) as error:

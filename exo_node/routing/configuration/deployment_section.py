@@ -12,6 +12,7 @@ from typing import Any, get_args
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import Capability
 from exo_node.routing.configuration.draft import TIMERS, DeploymentDraft
+from exo_node.routing.configuration.environment import is_address
 from exo_node.routing.configuration.located import Keys, dotted
 from exo_node.routing.configuration.references import Unresolved
 from exo_node.routing.configuration.request_fields import DEFAULTS, REQUEST_FIELDS, read_field
@@ -68,6 +69,8 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     if fields["num_retries"] is None and section.has("max_retries"):
         fields["num_retries"] = section.count("max_retries")
     model = section.text("model") or model
+    if model.endswith("/"):
+        section.wrong("model", "names a provider and no model, for example openai/gpt-4o")
     custom = section.text("custom_llm_provider")
     if custom is not None and model and not model.startswith(f"{custom}/"):
         model = f"{custom}/{model}"
@@ -93,6 +96,9 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
             continue
         except ConfigurationError as e:  # an encrypted secret that does not open
             section.wrong(key, e.message)
+            continue
+        if key in ("api_base", "base_url") and value and not (isinstance(value, str) and is_address(value)):
+            section.wrong(key, "wants an address such as http://localhost:8000/v1")
             continue
         if key in CREDENTIALS and value in ("", None):
             missing.append(f"{key} is empty")

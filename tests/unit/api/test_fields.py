@@ -20,6 +20,13 @@ def test_bad_bodies(raw: bytes) -> None:
     assert caught.value.code == "invalid_json"
 
 
+@pytest.mark.parametrize("raw", [b"", b" \n"])
+def test_an_empty_body_is_called_empty(raw: bytes) -> None:
+    """Who forgot the body is told so, not where in it a value was missed."""
+    with pytest.raises(InvalidRequest, match="the request body is empty"):
+        parse_object(raw)
+
+
 def test_huge_integers_are_bad_json_not_a_crash() -> None:
     """Python refuses to parse integers of thousands of digits; so do we, with a 400."""
     with pytest.raises(InvalidRequest):

@@ -46,3 +46,10 @@ async def test_a_provider_with_keys_is_not_asked() -> None:
         assert await listed("openai", registry({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": server.url})) == []
     assert await listed("hosted_vllm", registry({})) == []
     assert await upstream_models("nobody", registry({}), Connections()) == []
+
+
+async def test_an_address_that_is_none() -> None:
+    """A variable that holds no URL spoils no list, neither of models nor of deployments."""
+    found = registry({"HOSTED_VLLM_API_BASE": "http://[bad"}, at("a", "http://[bad"))
+    assert await listed("hosted_vllm", found) == []
+    assert [row["api_base"] for row in found.deployments()] == ["not an address"]

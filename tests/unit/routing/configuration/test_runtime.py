@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +64,22 @@ def test_a_record_over_the_api(tmp_path: Path) -> None:
     assert "rpm" in error.value.message and "modle" in error.value.message
     with pytest.raises(InvalidRequest):
         read_record({**record, "id": ""}, RoutingConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "params", "named"),
+    [
+        ("m", {"api_base": "http://[bad"}, "litellm_params.api_base"),
+        ("m", {"base_url": "ftp://x"}, "litellm_params.base_url"),
+        ("m", {"api_base": 5}, "litellm_params.api_base"),
+        ("m", {"model": "openai/"}, "litellm_params.model"),
+        ("\ud800", {}, "model_name"),
+    ],
+)
+def test_what_no_call_could_use(tmp_path: Path, model_name: str, params: dict[str, Any], named: str) -> None:
+    """No address, no model, no character: refused when it comes, not found out by every list and every call."""
+    record = {"model_name": model_name, "litellm_params": {"model": "openai/x", "api_key": "planted", **params}}
+    with pytest.raises(InvalidRequest) as error:
+        read_record(record, RoutingConfig(), tmp_path)
+    assert error.value.message.startswith(f"{named}: ")
+    assert "planted" not in error.value.message
