@@ -127,6 +127,14 @@ class NodeView:
         assert self._instances is not None
         return await self._instances.remove(instance_id)
 
+    async def fetch_model(self, model: str, on_progress: Callable[[str, int, int], None]) -> str:
+        assert self._instances is not None
+        return await self._instances.fetch(model, on_progress)
+
+    async def delete_model(self, model: str) -> str:
+        assert self._instances is not None
+        return await self._instances.delete_files(model)
+
     def _all_links(self) -> dict[str, tuple[PeerLink, ...]]:
         return {self.node_id: self._members.links(), **{one: state.links for one, state in self.states().items()}}
 

@@ -10,6 +10,7 @@ from exo_node.routing.call import Call, CallKind, Reply
 from exo_node.store_spend import GroupBy, SpendQuery
 
 Progress = Callable[[dict[str, Any]], None]
+StageProgress = Callable[[str, int, int], None]  # ("fetching" or "hashing", bytes done, bytes in all)
 
 
 class ClusterPort(Protocol):
@@ -51,6 +52,20 @@ class ClusterPort(Protocol):
 
     async def remove(self, instance_id: str) -> bool:
         """False when there is no such instance."""
+        ...
+
+    async def fetch_model(self, model: str, on_progress: StageProgress) -> str:
+        """Have a model's files on this node, downloaded where need be, without loading it; its name.
+
+        Cancelling stops the download; what came is kept. Raises `ModelNotFound`, `DownloadError`, ...
+        """
+        ...
+
+    async def delete_model(self, model: str) -> str:
+        """Delete a fetched model's files on this node, then its instances here; its name.
+
+        Raises `ModelNotFound`, or `InvalidRequest` for a model that this node did not fetch.
+        """
         ...
 
 

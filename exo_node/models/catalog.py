@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from exo_node.errors import CheckpointError, ConfigurationError, DownloadError, ModelNotFound, UnsupportedModel
+from exo_node.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DownloadError,
+    InvalidRequest,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from exo_node.models.config import normalise
 from exo_node.models.headers import INDEX, SINGLE, read_json
 from exo_node.types import ModelCard
@@ -118,6 +126,24 @@ class Catalog:
             )
             for entry in self.list()
         ]
+
+    def remove(self, name: str) -> str:
+        """Delete a fetched model's files; its name. Raises `ModelNotFound`, or `InvalidRequest` for one that was not
+        fetched: what somebody else put there is not ours to delete. Blocking."""
+        try:
+            where: LocalModel | RemoteModel | None = self.resolve(name)
+        except DownloadError:  # offline, and not here
+            where = None
+        entry = None
+        if isinstance(where, LocalModel):
+            entry = next((one for one in self.list() if one.model_id == where.model_id), None)
+        if entry is None:
+            raise ModelNotFound(f"model {name[:200]!r} is not on this machine", param="model")
+        if entry.source != "cache":
+            why = "comes with exo-node" if entry.source == "bundled" else f"is your own folder {entry.path}"
+            raise InvalidRequest(f"model {entry.model_id!r} {why}: only fetched models are deleted", param="model")
+        shutil.rmtree(entry.path.parent.parent)  # <cache>/models--organisation--name/snapshots/<revision>
+        return entry.model_id
 
     def _not_found(self, name: str, entries: Iterable[ModelEntry]) -> str:
         here = ", ".join(entry.model_id for entry in entries) or "none"

@@ -26,7 +26,13 @@ from exo_node.errors import (
 )
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.caretaker import Caretaker
-from exo_node.ring.library import LoadedTokenizer, ModelLibrary, spec_from_json, store_tokenizer_files
+from exo_node.ring.library import (
+    LoadedTokenizer,
+    ModelLibrary,
+    StageProgress,
+    spec_from_json,
+    store_tokenizer_files,
+)
 from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.registry import InstanceRegistry
@@ -92,6 +98,21 @@ class InstanceManager:
                 known.add(one.model_id)
                 cards.append(ModelCard(one.model_id, 0, "exo-node", one.context, one.state == "ready"))
         return cards
+
+    async def fetch(self, model: str, progress: StageProgress) -> str:
+        """Have a model's files on this node, downloaded where need be; its name. Raises as `ModelLibrary.spec` does."""
+        return (await self._library.spec(model, progress)).model_id
+
+    async def delete_files(self, model: str) -> str:
+        """Delete a fetched model's files on this node, then its instances here; its name.
+
+        Raises `ModelNotFound`, `InvalidRequest`.
+        """
+        model_id = await self._library.remove(model)
+        for one in self.all():
+            if one.model_id == model_id and any(at.node_id == self._cluster.node_id for at in one.assignments):
+                await self.remove(one.instance_id)
+        return model_id
 
     def member(self, node_id: str) -> Member:
         """The shard host of a node, ours or a peer's."""

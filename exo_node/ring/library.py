@@ -122,6 +122,10 @@ class ModelLibrary:
             self._specs[path] = (signature, spec)
             return spec
 
+    async def remove(self, model: str) -> str:
+        """Delete a fetched model's files; its name. Raises as `Catalog.remove` does."""
+        return await asyncio.to_thread(self._catalog.remove, model)
+
     async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
         """The tokenizer in `folder`, parsed once per digest and state of the files (a template may be edited)."""
         async with self._locks.setdefault(digest, asyncio.Lock()):

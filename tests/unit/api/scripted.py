@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.app import ChatGPTAPI
-from exo_node.api.ports import ClusterPort, Progress, RoutingPort
+from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound
 from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
@@ -80,6 +80,8 @@ class ScriptedCluster:
         self.hold: asyncio.Event | None = None
         self.cancelled = False
         self.status = "ok"
+        self.fetchable: dict[str, list[tuple[str, int, int]]] = {}  # model -> what a fetch of it reports
+        self.fetched: list[str] = []
 
     def topology(self) -> dict[str, Any]:
         node = {
@@ -140,6 +142,20 @@ class ScriptedCluster:
         found = len(kept) != len(self.placed)
         self.placed = kept
         return found
+
+    async def fetch_model(self, model: str, on_progress: StageProgress) -> str:
+        if model not in self.fetchable:
+            raise ModelNotFound(f"no model {model!r}", param="model")
+        for stage, done, total in self.fetchable[model]:
+            on_progress(stage, done, total)
+        self.fetched.append(model)
+        return model
+
+    async def delete_model(self, model: str) -> str:
+        if model not in self.fetched:
+            raise ModelNotFound(f"no model {model!r}", param="model")
+        self.fetched.remove(model)
+        return model
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_node.errors import ConfigurationError, DownloadError, ModelNotFound
+from exo_node.errors import ConfigurationError, DownloadError, InvalidRequest, ModelNotFound
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel, hub_cache, is_repo_id
 from tests.tiny_models import CONFIG, write_model
 
@@ -112,6 +112,23 @@ def test_cache_takes_main_else_the_newest_complete(tmp_path: Path) -> None:
     (old / "model.safetensors").unlink()
     assert catalog.resolve("org/m") == RemoteModel("org/m")
     (tmp_path / "hf" / "hub" / "datasets--org--d").mkdir()
+
+
+def test_only_fetched_models_are_removed(tmp_path: Path) -> None:
+    """The whole repository goes from the cache; the demo, own folders and what is not here stay and are named."""
+    folder = cached(tmp_path, "org/One")
+    catalog = make(tmp_path, "mine", offline=True)
+    assert catalog.remove("ORG/one") == "org/One"
+    assert not folder.parent.parent.exists()
+    for name, error, says in (
+        ("mine", InvalidRequest, "your own folder"),
+        ("demo", InvalidRequest, "comes with exo-node"),
+        ("org/One", ModelNotFound, "not on this machine|no model"),
+        ("llama-3.2-1b", ModelNotFound, "not on this machine"),
+    ):
+        with pytest.raises(error, match=says):
+            catalog.remove(name)
+    assert (tmp_path / "models" / "mine").is_dir()
 
 
 def test_cards_of_broken_models(tmp_path: Path) -> None:
