@@ -21,7 +21,9 @@ PREFIX: Mapping[CallKind, str] = {
 CONTINUATIONS = ("off", "same-model", "any")
 EQUIVALENTS = ("off", "failover", "latency")
 NO_WISHES = Wishes()
-_WISHES = ("provider", "strategy", "max_cost", "fallbacks", "continuation", "equivalents", "no_cache", "cache_ttl")
+_WISHES = (
+    "provider", "strategy", "max_cost", "fallbacks", "continuation", "equivalents", "no_cache", "cache_ttl", "record"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,7 @@ def _wishes(value: Any) -> Wishes:
         equivalents=cast(Any, _choice(fields, "exo.equivalents", EQUIVALENTS)),
         no_cache=fields.boolean("exo.no_cache") or False,
         cache_ttl_s=fields.number("exo.cache_ttl", 0, 1e9),
+        record=fields.text("exo.record"),
     )
 
 

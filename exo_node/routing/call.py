@@ -48,6 +48,7 @@ class Wishes:
     equivalents: Literal["off", "failover", "latency"] | None = None
     no_cache: bool = False  # neither read nor write the response cache (Cache-Control: no-cache / no-store)
     cache_ttl_s: float | None = None
+    record: str | None = None  # a provider record of document 004: no other record's deployments
 
 
 @dataclass(frozen=True, slots=True)

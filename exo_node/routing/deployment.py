@@ -67,6 +67,7 @@ class Deployment:
     strategy: str | None = None  # of its router group (None: simple-shuffle)
     node_id: str = ""  # "" = this node's; else the peer that holds the key
     defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
+    record: str = ""  # the provider record that it belongs to (document 004)
     capacity: int | None = None  # requests at once (LiteLLM's max_parallel_requests)
 
 
@@ -174,3 +175,6 @@ class RoutingConfig:
     database: str | None = None
     mentions: tuple[Mention, ...] = ()  # names that should be something here (catalog/mentions.py looks)
     records: tuple[str, ...] = ()  # `system_name`s of document 004's provider records
+    record_models: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict
+    )  # record -> kind of call -> its default

@@ -20,7 +20,7 @@ from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.pricing import FREE, Estimate, Priced, PriceLookup, Pricing, cost_of
 from exo_node.routing.catalog.resolution import AUTO, Backend, Resolver, backend_id
 from exo_node.routing.catalog.tables import Tables
-from exo_node.routing.catalog.tiers import Place, Tiers
+from exo_node.routing.catalog.tiers import Place, Tiers, of_record
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.plan import Candidate
 from exo_node.types import SharedDeployment
@@ -107,9 +107,12 @@ class Registry:
         if wishes.provider is not None and not self._knows_provider(wishes.provider):
             known = ", ".join(sorted(self._tables.providers))
             raise InvalidRequest(f"no provider {wishes.provider[:60]!r}; known: {known}", param="provider")
+        if wishes.record is not None and wishes.record not in state.config.records:
+            known = ", ".join(state.config.records) or "none"
+            raise InvalidRequest(f"no provider record {wishes.record[:60]!r}; known: {known}", param="exo.record")
         too_long = self._too_long(call, name)
         # Wishes that change the answer; the rest of the call is the policy's.
-        key = (name, call.kind, wishes.provider, wishes.fallbacks, wishes.equivalents, too_long)
+        key = (name, call.kind, wishes.provider, wishes.fallbacks, wishes.equivalents, wishes.record, too_long)
         found = state.answers.get(key)
         if found is None:
             found = tuple(self._find(state, call, name, too_long))
@@ -362,6 +365,8 @@ class Registry:
             local_default=self.default_model(call.kind),
         )  # fmt: skip
         places = tiers.places(call, name, too_long=too_long)
+        if call.wishes.record is not None:
+            places = of_record(places, call.wishes.record)
         if not places:
             raise self.not_found(name, self._nobody(call, name))
         made = [(place, self._candidate(state, place)) for place in places]

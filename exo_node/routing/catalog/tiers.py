@@ -6,7 +6,7 @@ Tier 0 may answer at once; every further tier only when those before have failed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exo_node.routing.call import Call
 from exo_node.routing.catalog import names
@@ -20,13 +20,22 @@ TEXT = ("chat", "completion")  # what the ring does, and where another model's a
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A backend with its tier. `equivalent`: another model than the asked one. `last`: only since all else failed."""
+    """A backend with its tier. `equivalent`: another model than the asked one. `last`: only since all else failed.
+    `model_id`: as `Resolver.id_of_backend` gives it."""
 
     backend: Backend
     tier: int
     equivalent: bool
     group: str
     last: bool = False
+    model_id: str = ""
+
+
+def of_record(places: Sequence[Place], record: str) -> list[Place]:
+    """Without the deployments of other provider records (document 004): records may have groups of the same name."""
+    kept = [place for place in places if isinstance(place.backend, LocalModel) or place.backend.record in ("", record)]
+    numbers = {tier: number for number, tier in enumerate(sorted({place.tier for place in kept}))}
+    return [replace(place, tier=numbers[place.tier]) for place in kept]
 
 
 class Tiers:
@@ -150,8 +159,9 @@ class Tiers:
                 key = backend_id(one.backend)
                 if key in places or (isinstance(one.backend, LocalModel) and call.kind not in TEXT):
                     continue
-                other = self._resolver.id_of_backend(one.backend) != asked_id
-                places[key] = Place(one.backend, number, other, one.group, tier is last)
+                model_id = self._resolver.id_of_backend(one.backend)
+                other = model_id != asked_id
+                places[key] = Place(one.backend, number, other, one.group, tier is last, model_id)
                 new += 1
             number += 1 if new else 0
         return list(places.values())

@@ -100,6 +100,7 @@ class Draft:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     mentions: list[Mention] = field(default_factory=list)
+    record_models: dict[str, dict[str, str]] = field(default_factory=dict)
     providers: list[str] = field(default_factory=list)  # `system_name`s of provider records
 
     def mention(self, section: Section, key: str, names: Iterable[str] | None, kind: MentionKind = "model") -> None:

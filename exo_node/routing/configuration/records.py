@@ -41,6 +41,8 @@ class Provider:
     references: References = field(repr=False)
     fields: dict[str, Any] = field(default_factory=dict)
     endpoint: str | None = None
+    name: str = ""
+    models: dict[str, str] = field(default_factory=dict)  # kind of call -> default model
 
 
 def is_provider(table: Mapping[str, Any]) -> bool:
@@ -65,7 +67,8 @@ def read_provider(section: Section, draft: Draft, store: SecretStore, providers:
     table = section.section("secrets_encrypted")
     references = References(section.refs.env, _secrets(table, section.refs, store))
     section = section.with_references(references)
-    provider = Provider(references, endpoint=section.read("endpoint", address_text, literal_text=True))
+    endpoint = section.read("endpoint", address_text, literal_text=True)
+    provider = Provider(references, endpoint=endpoint, name=name or "")
     connection = section.section("connection_config")
     if connection is not None:
         _connection(connection, draft, provider.fields)
@@ -75,6 +78,7 @@ def read_provider(section: Section, draft: Draft, store: SecretStore, providers:
         if defaults is not None:
             provider.fields["defaults"], model = read_defaults(defaults)
             draft.defaults_model = model or draft.defaults_model
+            put(provider.models, "chat", model)
         router = info.section("router_config")
         if router is not None:
             _router(router, draft, provider)
@@ -85,6 +89,7 @@ def read_provider(section: Section, draft: Draft, store: SecretStore, providers:
             section.wrong("system_name", f"another provider is called {name} too")
         providers[name] = provider
         draft.providers.append(name)
+        draft.record_models[name] = provider.models
 
 
 def _secrets(table: Section | None, refs: References, store: SecretStore) -> Callable[[str], str | None]:
@@ -119,6 +124,7 @@ def _router(section: Section, draft: Draft, provider: Provider) -> None:
     for key in ("embedding_model", "rerank_model"):
         said = section.text(key)
         put(draft.fields, key, said)
+        put(provider.models, key.removesuffix("_model"), said)
         draft.mention(section, key, None if said is None else (said,), "asked")
     read_fallbacks(section, draft)
     read_aliases(section, draft)
@@ -158,7 +164,7 @@ def _for_model(model: str, like: DeploymentDraft) -> DeploymentDraft:
 def _inherit(one: DeploymentDraft, provider: Provider) -> DeploymentDraft:
     one.grouped = True
     defaults = {**provider.fields.get("defaults", {}), **one.fields.get("defaults", {})}
-    one.fields = {**provider.fields, **one.fields, "defaults": defaults}
+    one.fields = {**provider.fields, **one.fields, "defaults": defaults, "record": provider.name}
     if provider.endpoint is not None:
         one.params.setdefault("api_base", provider.endpoint)
     return one

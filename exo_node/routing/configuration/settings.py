@@ -175,6 +175,7 @@ def _config(
         notes=tuple(draft.notes),
         mentions=tuple(draft.mentions),
         records=tuple(draft.providers),
+        record_models=draft.record_models,
         **fields,
         **timers,
     )

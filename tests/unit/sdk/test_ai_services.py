@@ -26,6 +26,19 @@ async def test_vectors_as_the_document_has_them() -> None:
     assert upstream.requests[-1].body["temperature"] == 0.7
 
 
+async def test_calls_name_the_record_and_its_models() -> None:
+    """Every call is for this record, and asks for the record's default model where it names none."""
+    upstream, models = OpenAI(), {"chat": "c", "embedding": "e", "rerank": "r"}
+    with serve(upstream):
+        provider = AIProvider("p", LiteLLMService(LiteLLMConfig(base_url=upstream.url)), models)
+        await provider.create_chat_completion([{"role": "user", "content": "Hi"}], exo={"no_cache": True})
+        await provider.get_embeddings("a")
+        await provider.rerank("b", ["a"])
+    bodies = [request.body for request in upstream.requests]
+    assert [body["model"] for body in bodies] == ["c", "e", "r"]
+    assert [body["exo"] for body in bodies] == [{"record": "p", "no_cache": True}, {"record": "p"}, {"record": "p"}]
+
+
 def test_a_factory_binds_a_model() -> None:
     """ "litellm" leaves the model's name as it is, another provider stands before it; no model is an error."""
     create: Any = ProviderFactory.create

@@ -616,3 +616,17 @@ def test_asking_again_is_cheap() -> None:
     registry = World(env={**OPENAI, **ANTHROPIC}, local=(LLAMA, DEMO)).registry()
     first = registry.candidates(call("gpt-4o"))
     assert all(a is b for a, b in zip(first, registry.candidates(call("gpt-4o", tokens=99)), strict=True))
+
+
+def test_a_record_keeps_to_its_own_deployments() -> None:
+    """Document 004: of two records with the same group the one that is named serves; what is in no record may too."""
+    mine, other = (dep("gpt-4", "openai/gpt-4", id=name, record=name) for name in ("mine", "other"))
+    world = World(deployments=(mine, other, dep("gpt-4", "azure/x", id="free")), config={"records": ("mine", "other")})
+    assert ask(world, "gpt-4", equivalents="off") == [{"mine", "other", "free"}]
+    assert ask(world, "gpt-4", equivalents="off", record="mine") == [{"mine", "free"}]
+    only = World(deployments=(other,), config={"records": ("mine", "other")}, local=(DEMO,))
+    assert ask(only, "demo", fallbacks=("gpt-4",), record="mine") == [{"ring:demo"}]
+    with pytest.raises(ModelNotFound):
+        ask(only, "gpt-4", equivalents="off", record="mine")
+    with pytest.raises(InvalidRequest, match="no provider record 'none'; known: mine, other"):
+        ask(only, "gpt-4", record="none")

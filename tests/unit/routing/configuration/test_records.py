@@ -260,3 +260,24 @@ def test_what_is_what() -> None:
     assert are_custom_models(document("001-custom-models.json"))
     assert not are_custom_models({}) and not are_custom_models(document("000-exo.json"))
     assert per_million(0.00025) == 0.25
+
+
+def test_deployments_know_their_record(tmp_path: Path) -> None:
+    """Each deployment names its provider record, and each record its own default models."""
+    entry = {"model_name": "gpt-4", "litellm_params": {"model": "openai/gpt-4", "api_key": "k"}}
+    found = [
+        {
+            "system_name": name,
+            "metadata_info": {
+                "defaults": {"model": "gpt-4"},
+                "router_config": {"model_list": [entry], "embedding_model": f"embed-{name}"},
+            },
+        }
+        for name in ("a", "b")
+    ]
+    found.append({"system_name": "direct", "ai_model": "gpt-4", "provider_system_name": "b"})
+    config = load(tmp_path, json.dumps(found))
+    assert [(one.model_name, one.record) for one in config.deployments] == [
+        ("gpt-4", "a"), ("embed-a", "a"), ("gpt-4", "b"), ("embed-b", "b"), ("gpt-4", "b"),
+    ]  # fmt: skip
+    assert config.record_models == {name: {"chat": "gpt-4", "embedding": f"embed-{name}"} for name in ("a", "b")}
