@@ -134,7 +134,8 @@ class RoutingConfig:
     "module:function", LiteLLM's own); `callback_params`: LiteLLM's settings for those of its own. `cascade_check`:
     "module:function" that judges a cascade's answers. `model_limits`: by the name that requests ask for;
     `user_limits`: of each user. `notes`: what the user should know though nothing is wrong. `database`: SQLite file in
-    place of our own (`general_settings.database_url`).
+    place of our own (`general_settings.database_url`). `record_models`: each provider record's default model by kind of
+    call ("chat", "embedding", "rerank").
     """
 
     deployments: tuple[Deployment, ...] = ()
@@ -175,6 +176,4 @@ class RoutingConfig:
     database: str | None = None
     mentions: tuple[Mention, ...] = ()  # names that should be something here (catalog/mentions.py looks)
     records: tuple[str, ...] = ()  # `system_name`s of document 004's provider records
-    record_models: Mapping[str, Mapping[str, str]] = field(
-        default_factory=dict
-    )  # record -> kind of call -> its default
+    record_models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
