@@ -16,8 +16,9 @@ class Candidate:
 
     `backend` keys the profile and the breaker: "ring:MODEL", a deployment's id, or "ID@NODE" of a peer. `tier` 0: the
     asked model (and equivalents that may answer at once), 1 and up: fallbacks and equivalents for failure only, in
-    order. `equivalent`: another model than the asked one. `capacity`: requests it runs at once (a ring's slots; None:
-    unbounded or unknown). `cold_s`: predicted time until a ring that is not loaded is ready (0 when loaded).
+    order. `equivalent`: another model than the asked one; `model_id`: the same for the same model, however its hosts
+    call it. `capacity`: requests it runs at once (a ring's slots; None: unbounded or unknown). `cold_s`: predicted time
+    until a ring that is not loaded is ready (0 when loaded).
     `room`: the rate limits and budgets have room now (the adapter takes from them when it really asks); where
     not, `room_in_s` says when they probably will.
     `rejected`: why the registry already rules it out ("no key for openai", "exo-node[litellm] is not installed").
@@ -29,6 +30,7 @@ class Candidate:
     model: str
     tier: int = 0
     equivalent: bool = False
+    model_id: str = ""
     group: str = ""
     group_strategy: str = ""
     capabilities: frozenset[Capability] = frozenset()

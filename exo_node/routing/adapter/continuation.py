@@ -15,6 +15,9 @@ from exo_node.routing.plan import Candidate
 from exo_node.routing.upstream.transcript import MAX_PARTIAL, Transcript, choices
 from exo_node.types import Usage
 
+# Providers for whom the partial answer is simply the front of the model's answer: what looks like a repetition is
+# meant. Others (a capability that somebody configured, a gateway, an old chat template) may start anew.
+_GO_ON = frozenset({"anthropic", "deepseek", "hosted_vllm", "vllm"})
 # A new backend that says the end of the partial answer again, rather than going on from it, says at least this much of
 # it; shorter meetings of two texts are chance ("ha" after "ha").
 MIN_OVERLAP, MAX_OVERLAP = 12, 2000  # characters
@@ -26,7 +29,8 @@ _THOUGHTS = frozenset(
 
 @dataclass(slots=True)
 class Delivered:
-    """What the client has of an answer. `ids` are its tokens while rings of `ids_model` alone made it."""
+    """What the client has of an answer. `ids` are its tokens while rings of `ids_model` alone made it. `model_id` is
+    the answering model's (`Candidate.model_id`)."""
 
     head: dict[str, Any] = field(default_factory=dict)
     text: str = ""
@@ -34,10 +38,12 @@ class Delivered:
     exact: bool = True  # `tokens` is counted, not estimated
     ids: tuple[int, ...] = ()
     ids_model: str = ""
+    model_id: str = ""
     extras: frozenset[str] = frozenset()
 
     def add(self, candidate: Candidate, transcript: Transcript, text: str, tokens: int) -> None:
         """A backend's part, of which `text` went out."""
+        self.model_id = candidate.model_id
         ring = candidate.kind == "ring" and len(transcript.ids) > 0
         if ring and (not self.text or self.ids_model == candidate.model):
             self.ids, self.ids_model = (*self.ids, *transcript.ids), candidate.model
@@ -72,10 +78,11 @@ def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:
     return ""
 
 
-def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str) -> bool:
-    """Whether `candidate` may go on from `said`. A completion's text is simply part of the prompt; where there were
-    only thoughts so far, anybody can answer."""
-    if mode == "off" or (mode == "same-model" and candidate.equivalent):
+def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str | None = None) -> bool:
+    """Whether `candidate` may go on from `said`, which is `model_id`'s (None: the asked model's). A completion's text
+    is simply part of the prompt; where there were only thoughts so far, anybody can answer."""
+    other = candidate.equivalent if model_id is None else candidate.model_id != model_id
+    if mode == "off" or (mode == "same-model" and other):
         return False
     if not said.strip():
         return True
@@ -98,9 +105,11 @@ def rest_of(call: Call, delivered: Delivered) -> Call | None:
 class Continuer:
     """Turns the events of the backend that goes on into events of the stream that the client already has."""
 
-    def __init__(self, delivered: Delivered, *, exact: bool) -> None:
+    def __init__(self, delivered: Delivered, candidate: Candidate) -> None:
         self._head = {**delivered.head}
-        self._cut = _Cut("" if exact else delivered.text)
+        # A ring's prompt holds the partial answer with its last blanks: it cannot say anything again.
+        before = "" if candidate.kind == "ring" else delivered.text
+        self._cut = _Cut(before, repeats=candidate.provider not in _GO_ON)
         self.parts: list[str] = []
         self.reason: str | None = None
         self._chat = "chat" in str(self._head.get("object", "chat"))
@@ -163,12 +172,15 @@ def total_usage(delivered: Delivered, last: Usage | None, fallback: Usage, candi
 
 
 class _Cut:
-    """Takes off the front of the new text what the end of the old text already said."""
+    """Takes off the front of the new text what the old text already said: all of it, or its end (`repeats`: where the
+    backend may do that), and in any case the blanks that were taken off the old text for the backend."""
 
-    def __init__(self, before: str) -> None:
-        self._before = before[-MAX_OVERLAP:]
-        self._whole = len(before) <= MAX_OVERLAP
-        self._blank = before[len(before.rstrip()) :]  # was taken off for the backend, which may say it again
+    def __init__(self, before: str, *, repeats: bool) -> None:
+        self._before = before
+        self._base = before.rstrip()
+        self._blank = before[len(self._base) :]
+        self._tail = before[-MAX_OVERLAP:] if repeats else ""
+        self._repeats = repeats
         self._held = ""
         self._done = not before
 
@@ -177,7 +189,10 @@ class _Cut:
         if self._done:
             return text
         self._held += text
-        if not self._held or self._held in self._before or self._blank.startswith(self._held):
+        held = self._held
+        if not held or self._blank.startswith(held):
+            return ""
+        if self._repeats and (held in self._tail or self._before.startswith(held)):
             return ""
         return self.finish()
 
@@ -185,18 +200,33 @@ class _Cut:
         if self._done:
             return ""
         self._done = True
-        held = self._held
-        for length in range(min(len(held), len(self._before)), 0, -1):
-            whole = self._whole and length == len(self._before) and length >= MIN_OVERLAP // 2
-            said = held[:length]
-            if (length >= MIN_OVERLAP or whole) and self._before.endswith(said) and not _rhymes(said):
-                if self._before.endswith(said[-MIN_OVERLAP:] + said):  # comes round already: a refrain, which goes on
-                    break
-                return held[length:]
+        rest = self._held[self._overlap() :] if self._repeats else self._held
         blank = 0
-        while blank < min(len(self._blank), len(held)) and held[blank] == self._blank[blank]:
+        while blank < min(len(self._blank), len(rest)) and rest[blank] == self._blank[blank]:
             blank += 1
-        return held[blank:]
+        return rest[blank:]
+
+    def _overlap(self) -> int:
+        """How many characters of the held text are said again."""
+        base, held = self._base, self._held
+        if held.startswith(base) and len(base) >= MIN_OVERLAP // 2 and (len(base) > MAX_OVERLAP or not _rhymes(base)):
+            return len(base)
+        for length in range(min(len(held), len(base), MAX_OVERLAP), MIN_OVERLAP - 1, -1):
+            said = held[:length]
+            if base.endswith(said) and _starts_a_word(base, len(base) - length) and not _rhymes(said):
+                # What comes round already is a refrain, which goes on.
+                return 0 if base.endswith(said[-MIN_OVERLAP:] + said) else length
+        return 0
+
+
+def _starts_a_word(text: str, at: int) -> bool:
+    """Whether a word may begin at `text[at]`: nobody starts again in the middle of one. Scripts without cases mostly
+    have no blanks either."""
+    return at == 0 or not (_in_word(text[at - 1]) and _in_word(text[at]))
+
+
+def _in_word(character: str) -> bool:
+    return character.isdigit() or character.lower() != character.upper()
 
 
 def _rhymes(text: str) -> bool:

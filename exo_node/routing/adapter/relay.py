@@ -293,8 +293,7 @@ class _Story:
             raise _not_continued(error, why)
         found = await self._owner.go_on(self._delivered, error)
         self._owner.report.continued |= found is not None
-        exact = found is not None and bool(found.attempt.partial and found.attempt.partial.token_ids)
-        self.continuer = Continuer(self._delivered, exact=exact)
+        self.continuer = Continuer(self._delivered, (found or live).tried.candidate)
         self._over = found is None
         return found
 

@@ -133,8 +133,8 @@ async def test_an_end_without_finish_reason_is_a_failure() -> None:
     ("second", "mode", "goes_on"),
     [
         (candidate("b"), "same-model", True),
-        (candidate("b", equivalent=True), "same-model", False),
-        (candidate("b", equivalent=True), "any", True),
+        (candidate("b", equivalent=True, model_id="m2"), "same-model", False),
+        (candidate("b", equivalent=True, model_id="m2"), "any", True),
         (candidate("b"), "off", False),
         (candidate("b", capabilities=frozenset()), "any", False),
         (candidate("ring:b", capabilities=frozenset()), "same-model", True),

@@ -6,9 +6,20 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from exo_node.routing.adapter.continuation import Continuer, Delivered, rest_of, total_usage
+from exo_node.routing.adapter.continuation import (
+    MAX_OVERLAP,
+    MIN_OVERLAP,
+    Continuer,
+    Delivered,
+    may_continue,
+    rest_of,
+    total_usage,
+)
 from exo_node.routing.call import Batch
+from exo_node.routing.plan import Candidate
 from exo_node.routing.upstream.transcript import Transcript
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import STOP, call, candidate, text
@@ -20,9 +31,12 @@ def batch(*events: dict[str, Any], ids: tuple[int, ...] = ()) -> Batch:
     return Batch(b"", [{"id": "second", "created": 8, **event} for event in events], ids)
 
 
-def go_on(before: str, *pieces: str, exact: bool = False) -> str:
+OTHER, CLAUDE, RING = candidate("b"), candidate("c", provider="anthropic"), candidate("ring:a")
+
+
+def go_on(before: str, *pieces: str, by: Candidate = OTHER) -> str:
     """The text that reaches the client after `before`, read from the events' own JSON."""
-    continuer = Continuer(Delivered(HEAD, before), exact=exact)
+    continuer = Continuer(Delivered(HEAD, before), by)
     raw = b"".join(continuer.rewrite(batch(text(piece))) for piece in pieces) + continuer.rewrite(batch(STOP))
     events = [json.loads(block[6:]) for block in raw.split(b"\n\n")[:-1]]
     assert all((event["id"], event["created"], event["model"]) == ("first", 7, "m1") for event in events)
@@ -54,14 +68,74 @@ def test_no_text_is_said_twice(before: str, pieces: tuple[str, ...], said: str) 
     assert go_on(before, *"".join(pieces)) == said, "however the text is cut into events"
 
 
-def test_exact_tokens_are_never_cut() -> None:
-    """A ring that went on by ids repeats nothing: what looks like it is the answer."""
-    assert go_on("The quick brown fox jumps", "The quick brown fox jumps", exact=True) == "The quick brown fox jumps"
+@pytest.mark.parametrize("by", [RING, CLAUDE])
+def test_who_only_goes_on_is_never_cut(by: Candidate) -> None:
+    """Where the partial answer is part of the prompt, what looks like a repetition is the answer."""
+    assert go_on("The quick brown fox jumps", "The quick brown fox jumps", by=by) == "The quick brown fox jumps"
+
+
+TEXTS = st.text("ab .\n", max_size=60)  # full of repetitions
+WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=1, max_size=40, unique=True).map(" ".join)
+
+
+@given(TEXTS, TEXTS, st.sampled_from([RING, CLAUDE]), st.integers(1, 9))
+def test_a_true_continuation_is_whole(before: str, after: str, by: Candidate, size: int) -> None:
+    """A ring is told the text as it stands, a provider without its last blanks: nothing is lost or said twice."""
+    told = before if by.kind == "ring" else before.rstrip()
+    new = (before + after)[len(told) :]
+    assert before + go_on(before, *(new[i : i + size] for i in range(0, len(new), size)), by=by) == before + after
+
+
+@given(WORDS, st.integers(0, 40), st.integers(0, 40), st.integers(1, 9))
+def test_repetitions_are_cut(said: str, broke: int, words: int, size: int) -> None:
+    """A backend that starts anew, or says the last words again, is cut to what is new, wherever the answer broke."""
+    before, base = said[:broke], said[:broke].rstrip()
+    starts = [i for i in range(len(base)) if i == 0 or base[i - 1] == " "]
+    again = starts[max(0, len(starts) - 1 - words)] if starts else 0
+    assume(len(base) - again >= MIN_OVERLAP or (again == 0 and len(base) >= MIN_OVERLAP // 2))
+    new = said[again:]
+    assert before + go_on(before, *(new[i : i + size] for i in range(0, len(new), size))) == said
+
+
+def test_a_long_answer_from_its_start() -> None:
+    """Also one longer than the longest repetition that is looked for at the end."""
+    said = " ".join(str(number) for number in range(MAX_OVERLAP))
+    assert go_on(said, *(said[i : i + 7] for i in range(0, len(said), 7)), " end") == " end"
+
+
+@pytest.mark.parametrize(
+    ("before", "new"),
+    [
+        ("it was unforgettable and so regrettable and so", "table and so on"),  # no word begins there
+        ("Sie sagte es wieder und immer wieder", "wieder und"),  # too little
+    ],
+)
+def test_chance_is_no_repetition(before: str, new: str) -> None:
+    """Who repeats begins with a word."""
+    assert go_on(before, new) == new
+
+
+@pytest.mark.parametrize(
+    ("there", "answering", "goes_on"),
+    [("m1", "m2", False), ("m2", "m2", True), ("m1", None, True), ("m2", None, False)],
+)
+def test_same_model_is_the_answering_one(there: str, answering: str | None, goes_on: bool) -> None:
+    """After a fallback to another model, only that one's backends may go on, the asked one's no more."""
+    asked = candidate("b", model_id=there, equivalent=there != "m1")
+    assert may_continue(asked, call(), "same-model", "Some text", answering) == goes_on
+    assert may_continue(asked, call(), "any", "Some text", answering)
+
+
+def test_whose_answer_it_is() -> None:
+    """The model of the backend that was heard."""
+    delivered = Delivered()
+    delivered.add(candidate("c", model_id="m2"), Transcript(call()), "One", 1)
+    assert delivered.model_id == "m2"
 
 
 def test_role_and_thoughts_are_dropped_other_fields_kept() -> None:
     """One role event per answer; the new backend's reasoning is none of the client's answer; tool calls are."""
-    continuer = Continuer(Delivered(HEAD, "x"), exact=True)
+    continuer = Continuer(Delivered(HEAD, "x"), RING)
     made = continuer.rewrite(
         batch(
             {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},

@@ -277,6 +277,9 @@ def test_the_same_model_is_no_equivalent() -> None:
     by = {one.backend: one.equivalent for one in world.registry().candidates(call("gpt-4o"))}
     assert by["auto:openai/gpt-4o"] is False and by["auto:openrouter/openai/gpt-4o"] is False
     assert by["auto:anthropic/claude-3-5-sonnet-20241022"] is True and by["ring:demo"] is True
+    ids = {one.backend: one.model_id for one in world.registry().candidates(call("gpt-4o"))}
+    assert ids["auto:openai/gpt-4o"] == ids["auto:openrouter/openai/gpt-4o"] != ""
+    assert len({ids["auto:openai/gpt-4o"], ids["auto:anthropic/claude-3-5-sonnet-20241022"], ids["ring:demo"]}) == 3
 
 
 def test_a_local_model_falls_over_to_the_same_model_outside_and_back() -> None:
