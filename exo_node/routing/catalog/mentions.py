@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from exo_node.limits.budgets import EACH
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.providers import target_of
-from exo_node.routing.catalog.resolution import Resolver
+from exo_node.routing.catalog.resolution import Backend, Resolver
 from exo_node.routing.catalog.tables import Tables
 from exo_node.routing.configuration.located import Problems
 from exo_node.routing.deployment import RoutingConfig
@@ -46,7 +46,8 @@ def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, lo
         if mention.kind == "class":
             known = resolver.kind(name, None) != "unknown"
         else:
-            known = bool(resolver.find(name, near=mention.kind == "asked"))
+            found_here = resolver.find(name, near=mention.kind == "asked")
+            known = any(not _might_only_be_fetched(one.backend, local) for one in found_here)
         if not known:
             names = (
                 *there,
@@ -55,6 +56,11 @@ def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, lo
             )
             found[f"{mention.where}: {mention.key}: no model {name!r} is known here{_nearest(name, names)}"] = None
     return list(found)
+
+
+def _might_only_be_fetched(backend: Backend, local: Sequence[LocalModel]) -> bool:
+    """A name that may be on a peer's disk, as any may. One with a "/" is a repository's."""
+    return isinstance(backend, LocalModel) and not backend.here and "/" not in backend.id and backend not in local
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

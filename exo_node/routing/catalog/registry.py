@@ -260,8 +260,10 @@ class Registry:
 
     def unknown_models(self) -> list[str]:
         """Names in the configuration that nothing here carries at present, one line each with file and line."""
+        if not self.enabled or not (self._config.mentions or self._tables.mentions):
+            return []
         state = self._fresh()
-        return unknown_models(state.config, self._tables, self._resolver(state), state.local) if self.enabled else []
+        return unknown_models(state.config, self._tables, self._resolver(state), state.local)
 
     # Changes at run time.
 

@@ -42,7 +42,7 @@ def registry(folder: Path, *files: str, tables: Tables = TABLES, enabled: bool =
         tables,
         RegistryOptions(enabled=enabled),
         local_models=lambda: local,
-        fetchable=lambda name: LocalModel(id=name, loaded=False, here=False) if name.startswith("org/") else None,
+        fetchable=lambda name: LocalModel(id=name, loaded=False, here=False),  # as with peers
     )
 
 
