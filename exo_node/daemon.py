@@ -32,6 +32,7 @@ from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError
+from exo_node.jobs import lasting
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
 from exo_node.models.catalog import Catalog
@@ -287,7 +288,7 @@ class Daemon:
                 group.create_task(self._machine.refresh()),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(job()) for job in self.routing.jobs()),
+                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
             ]
             await stop.wait()
             for task in tasks:

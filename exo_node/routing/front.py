@@ -217,6 +217,7 @@ class Front:
         return found
 
     async def explain(self, call: Call) -> dict[str, Any]:
+        self.admissions.check_models(call)
         return await self.adapter.explain(self.runtime.applied(call))
 
     # -- lists and facts
