@@ -27,8 +27,7 @@ from exo_node.limits.budgets import (
     seconds_left,
     sums_scope,
 )
-from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
-from exo_node.limits.rates import Rate as Rate
+from exo_node.limits.rates import MINUTE_S, Limit, Rate, Refusal, Windows
 from exo_node.limits.redis import RESTORED_AT_ONCE, SharedRedis
 
 OWN_ECHO_S = 1.0  # what Redis says of a cooldown that this node has told it may be later by the way there and back

@@ -12,14 +12,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from exo_node.config import Settings
 from exo_node.errors import ConfigurationError, ExoError, InvalidRequest, PeerUnavailable
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
-from exo_node.limits.gate import Gate, Rate, Rules
+from exo_node.limits.gate import Gate, Rules
+from exo_node.limits.rates import Rate
 from exo_node.limits.redis import SharedRedis
 from exo_node.metrics import Metrics
 from exo_node.routing.adapter import cascade
@@ -37,6 +38,7 @@ from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.catalog.checks import check_provider
 from exo_node.routing.catalog.listing import of_peer
 from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
+from exo_node.routing.catalog.mentions import check_providers
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.registry import Registry, RegistryOptions
 from exo_node.routing.catalog.tables import OWN_FILE, load_tables
@@ -99,6 +101,7 @@ class Front:
         self.breaker = Breaker()
         self.runtime = RuntimeSettings()
         self._tables = load_tables(settings.home / OWN_FILE)
+        check_providers(config, self._tables)
         self._configured = config  # as the files say; the registry's has what was changed at run time
         self._redis = shared_redis(config)
         self.gate = Gate(
@@ -170,6 +173,7 @@ class Front:
         await self.service.start()
         await self.service.update(self._for_litellm(), self.config.environment)
         self.callbacks.replace(self._receivers(self.config))
+        self._log_notes()
 
     def jobs(self) -> list[Callable[[], Any]]:
         """What runs as long as the node does: coroutine functions for tasks of the daemon's."""
@@ -267,7 +271,8 @@ class Front:
             "litellm": {"installed": self.service.available(), "workers": self.service.status()},
             "sources": list(self.config.sources),
             "records": list(self.config.records),
-            "notes": list(self.config.notes),
+            "record_models": {name: dict(models) for name, models in self.config.record_models.items()},
+            "notes": self._notes(),
         }
 
     def render_metrics(self) -> tuple[bytes, str]:
@@ -317,6 +322,7 @@ class Front:
         tables = await asyncio.to_thread(load_tables, self._settings.home / OWN_FILE)
         if tables != self._tables:
             raise ConfigurationError(f"{self._settings.home / OWN_FILE} has changed: start the node again to read it")
+        check_providers(config, tables)
         cache = self._make_cache(config) if config.cache != self._configured.cache else None
         # Nothing below may fail: a wrong configuration changes nothing.
         log_as(config)
@@ -333,11 +339,12 @@ class Front:
         self.callbacks.replace(receivers)
         await self.service.update(self._for_litellm(), self.config.environment)
         log.info("configuration read again: %d deployments", len(config.deployments))
+        self._log_notes()
         return {
             "object": "config.reload",
             "deployments": len(config.deployments),
             "sources": list(config.sources),
-            "notes": list(config.notes),
+            "notes": self._notes(),
         }
 
     async def update_config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,6 +359,14 @@ class Front:
         return now
 
     # -- inside
+
+    def _notes(self) -> list[str]:
+        """What the user should know of the configuration, though nothing is wrong."""
+        return [*self.config.notes, *self.registry.unknown_models()]
+
+    def _log_notes(self) -> None:
+        for note in self._notes():
+            log.warning("%s", note)
 
     def _registry_options(self) -> RegistryOptions:
         settings = self._settings
@@ -473,8 +488,8 @@ def rules_of(config: RoutingConfig) -> Rules:
     """The configuration's limits for the gate."""
     return Rules(
         router=Rate(config.rpm, config.tpm),
-        models={name: Rate(rule.rpm, rule.tpm) for name, rule in config.model_limits.items()},
-        user=Rate(config.user_limits.rpm, config.user_limits.tpm),
+        models=config.model_limits,
+        user=config.user_limits,
         budgets=tuple(config.budgets),
     )
 
@@ -490,5 +505,4 @@ def check_of(config: RoutingConfig) -> Check | None:
 
 
 def shared_redis(config: RoutingConfig) -> SharedRedis | None:
-    redis = config.redis
-    return None if redis is None else SharedRedis(redis.host, redis.port, password=redis.password, db=redis.db)
+    return None if config.redis is None else SharedRedis(**asdict(config.redis))

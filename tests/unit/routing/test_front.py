@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import ConfigurationError, InvalidRequest, ModelNotFound
-from exo_node.routing.deployment import RoutingConfig
-from exo_node.routing.front import rules_of
+from exo_node.routing.deployment import RedisConfig, RoutingConfig
+from exo_node.routing.front import rules_of, shared_redis
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import front
 
@@ -95,6 +95,29 @@ async def test_set_verbose_logs_everything(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "config.yaml").write_text("{}")
         await made.reload()
         assert logging.getLogger("exo").level == logging.NOTSET
+
+
+async def test_names_that_nothing_carries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are among the notes of stats and reload, and in the log; a budget of an unknown provider is refused."""
+    text = "limits: {models: {demo: {rpm: 9}, demmo: {rpm: 9}}}\n"
+    note = f"{tmp_path}/config.yaml:1: limits.models.demmo: no model 'demmo' is known here (did you mean demo?)"
+    async with front(tmp_path, monkeypatch, text) as (made, _):
+        assert made.stats()["notes"] == [note]
+        assert note in caplog.messages
+        assert (await made.reload())["notes"] == [note]
+        (tmp_path / "config.yaml").write_text(text + "budgets: [{subject: 'provider:opnai', limit: 1}]\n")
+        with pytest.raises(ConfigurationError, match=r"config.yaml:2: budgets.*did you mean openai"):
+            await made.reload()
+
+
+def test_the_shared_redis() -> None:
+    """Every part of its configuration counts."""
+    redis = RedisConfig("h", 1, "pw", 2, username="u", tls=True, ca_file="/ca.pem")
+    made = shared_redis(RoutingConfig(redis=redis))
+    assert made is not None and made.address == "rediss://h:1/2"
+    assert shared_redis(RoutingConfig()) is None
 
 
 def test_rules() -> None:
