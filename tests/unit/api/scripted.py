@@ -28,7 +28,10 @@ def logprob(token: str, value: float = -0.5, *others: str) -> TokenLogprob:
 
 
 class ScriptedBackend:
-    """Answers every request with `script(request)`; remembers the requests and how many generators are open."""
+    """Answers every request with `script(request)`, or with the rest of the one script after the request's prefix.
+
+    Remembers the requests, and how many generators are open.
+    """
 
     def __init__(
         self, script: Callable[[GenerationRequest], Sequence[Step]] | Sequence[Step], delay: float = 0
@@ -46,10 +49,13 @@ class ScriptedBackend:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         self.requests.append(request)
         self.open += 1
+        given = "" if callable(self.script) else request.prefix  # the ring goes on after what the caller has
         try:
             for step in self.script(request) if callable(self.script) else self.script:
                 await asyncio.sleep(self.delay)
                 match step:
+                    case TokenDelta() if step.text and given.startswith(step.text):
+                        given = given.removeprefix(step.text)
                     case TokenDelta():
                         yield step
                     case asyncio.Event():
@@ -60,6 +66,12 @@ class ScriptedBackend:
                         await asyncio.sleep(step)
         finally:
             self.open -= 1
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Three for a message, and a text's words."""
+        self.requests.append(request)
+        said = [str(message["content"]) for message in request.messages or ()]
+        return 3 * len(said) + sum(len(text.split()) for text in (*said, request.prefix))
 
     async def models(self) -> list[ModelCard]:
         if self.models_error is not None:
