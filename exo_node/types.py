@@ -201,6 +201,7 @@ class TokenDelta:
     usage: Usage | None = None
     reasoning: str = ""  # what the model thinks before it answers, without its markers
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    stopped_by: str = ""  # the stop string that ended the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,13 @@ class Backend(Protocol):
         ...
 
     async def models(self) -> list[ModelCard]: ...
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Tokens of the prompt, as the model would read it (chat template, tools and `prefix` included).
+
+        Loads the model where it is not loaded. Raises as `generate` does, except for a prompt that is too long.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

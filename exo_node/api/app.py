@@ -10,8 +10,9 @@ from aiohttp import web
 from exo_node.api.batch import BatchRoutes
 from exo_node.api.cluster import ClusterRoutes
 from exo_node.api.deployments import DeploymentRoutes
+from exo_node.api.dialects import anthropic
 from exo_node.api.embeddings import EmbeddingRoutes
-from exo_node.api.errors import MAX_BODY, error_middleware, is_ours
+from exo_node.api.errors import ERROR_SHAPES, MAX_BODY, error_middleware, is_ours
 from exo_node.api.guard import make_guard
 from exo_node.api.media import MediaRoutes
 from exo_node.api.openai import OpenAIRoutes
@@ -56,8 +57,9 @@ class ChatGPTAPI:
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving)
+        openai = OpenAIRoutes(serving, backend)
         calls = [
-            *OpenAIRoutes(serving, backend).routes(),
+            *openai.routes(),
             *EmbeddingRoutes(serving).routes(),
             *VisionRoutes(serving).routes(),
             *BatchRoutes(serving).routes(),
@@ -69,6 +71,10 @@ class ChatGPTAPI:
         ]
         self._add(ClusterRoutes(cluster).routes(), PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
+        self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", anthropic.PREFIX))
+        self._add([route for route in openai.routes() if route[0] == "GET"], (f"{anthropic.PREFIX}/v1",))
+        self.app[ERROR_SHAPES] = {**anthropic.SHAPES}
+        self.app.on_response_prepare.append(anthropic.add_request_id)
         self._add([("GET", "/metrics", router.metrics)], ("",))
         self._add([("GET", "/", welcome), ("GET", "/v1", welcome)], ("",))
 

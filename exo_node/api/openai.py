@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from exo_node.api.dialects.anthropic_models import VERSION, anthropic_model, models_page
 from exo_node.api.guard import principal
 from exo_node.api.ports import Principal
 from exo_node.api.serving import CallServer, read_object
@@ -42,14 +43,17 @@ class OpenAIRoutes:
     async def models(self, request: web.Request) -> web.Response:
         """Local models first, then the external ones, as far as the key may ask for them; `?provider=` keeps one
         provider's ("exo": the local ones)."""
-        return web.json_response({"object": "list", "data": await self._rows(request.query.get("provider"))})
+        rows = await self._rows(request.query.get("provider"))
+        if VERSION in request.headers:
+            return web.json_response(models_page(rows, request.query))
+        return web.json_response({"object": "list", "data": rows})
 
     async def model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
         rows = await self._rows(None)
         for row in rows:
             if wanted == row["id"] or wanted in row.get("aliases", ()):
-                return web.json_response(row)
+                return web.json_response(anthropic_model(row) if VERSION in request.headers else row)
         there = ", ".join(row["id"] for row in rows[:SHOWN]) or "none"
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         raise ModelNotFound(f"no model {wanted!r}; there are: {there}{more}", param="model")

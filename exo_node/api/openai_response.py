@@ -28,6 +28,7 @@ class Answer:
         self._texts = [[echo] if echo else [] for echo in request.echo]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
         self._finish: list[str | None] = [None] * count
+        self._stopped_by = [""] * count
         self._usage: list[Usage | None] = [None] * count
         self._offsets = [0] * count  # characters of the tokens so far, for text_offset
 
@@ -46,6 +47,7 @@ class Answer:
             piece: Any = {"content": delta.text} if self._chat else delta.text
             yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, delta.logprobs))
         if delta.finish_reason is not None:
+            self._stopped_by[index] = delta.stopped_by
             yield self._chunk(index, {} if self._chat else "", finish=delta.finish_reason)
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Answer:
 
     def _chunk(self, index: int, piece: Any, *, finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
         body = {"delta" if self._chat else "text": piece}
-        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, **body, "logprobs": logprobs, "finish_reason": finish, **self._stop(index)}
         usage = {"usage": None} if self._request.include_usage else {}
         return {**self._head(".chunk"), "choices": [choice], **usage}
 
@@ -66,6 +68,7 @@ class Answer:
             self._texts[index].append(delta.text)
         self._logprobs[index].extend(delta.logprobs)
         self._finish[index] = delta.finish_reason or self._finish[index]
+        self._stopped_by[index] = delta.stopped_by or self._stopped_by[index]
         self._usage[index] = delta.usage or self._usage[index]
 
     def whole(self) -> dict[str, Any]:
@@ -76,9 +79,15 @@ class Answer:
         message = {"role": "assistant", "content": text, "refusal": None}
         body: dict[str, Any] = {"message": message} if self._chat else {"text": text}
         logprobs = self._encode_logprobs(index, self._logprobs[index])
-        return {"index": index, **body, "logprobs": logprobs, "finish_reason": self._finish[index]}
+        reason = self._finish[index]
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": reason, **self._stop(index)}
 
     # -- both
+
+    def _stop(self, index: int) -> dict[str, str]:
+        """Which stop string ended the choice, in vLLM's field: OpenAI has none, Anthropic's clients are told."""
+        met = self._stopped_by[index]
+        return {"stop_reason": met} if met else {}
 
     def _head(self, suffix: str) -> dict[str, Any]:
         kind = f"chat.completion{suffix}" if self._chat else "text_completion"

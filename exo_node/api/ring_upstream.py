@@ -18,6 +18,7 @@ from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_complet
 from exo_node.api.openai_response import Answer
 from exo_node.config import Settings
 from exo_node.errors import ExoError
+from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Attempt, Batch, ErrorClass, UpstreamError, Whole
 from exo_node.types import Backend
 
@@ -46,7 +47,7 @@ class RingUpstream:
     async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
         """Each batch is what came from the ring meanwhile; the usage comes last, whether asked for or not."""
         with _failing_over():
-            parsed = self._parse(attempt)
+            parsed = parse_call(attempt, self._settings)
             answer = Answer(parsed, int(time.time()))
             alone = len(parsed.requests) == 1
             events = answer.opening()
@@ -63,7 +64,7 @@ class RingUpstream:
 
     async def whole(self, attempt: Attempt) -> Whole:
         with _failing_over():
-            parsed = self._parse(attempt)
+            parsed = parse_call(attempt, self._settings)
             answer = Answer(parsed, int(time.time()))
             async with Fanout(self._backend, parsed.requests) as fanout:
                 while fanout.running:
@@ -72,16 +73,23 @@ class RingUpstream:
         data = answer.whole()
         return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
 
-    def _parse(self, attempt: Attempt) -> ParsedRequest:
-        call = attempt.call
-        parse = PARSE.get(call.kind)
-        if parse is None:
-            raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
-        parsed = parse(call.body, call.id, self._settings)
-        partial = attempt.partial
-        given = {} if partial is None else {"prefix": partial.text, "prefix_ids": partial.token_ids}
-        requests = tuple(replace(one, timeout_s=attempt.timeout_s, **given) for one in parsed.requests)  # type: ignore[arg-type]
-        return replace(parsed, requests=requests)
+
+def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
+    """What the ring is to make. Raises `InvalidRequest`, and `UpstreamError` for what is no text."""
+    call = attempt.call
+    parse = PARSE.get(call.kind)
+    if parse is None:
+        raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
+    body, prefix = anthropic_extras.for_ring(call.body)
+    parsed = parse(body, call.id, settings)
+    partial = attempt.partial
+    ids: tuple[int, ...] = ()
+    if partial is not None:
+        prefix, ids = prefix + partial.text, () if prefix else partial.token_ids
+    requests = tuple(
+        replace(one, timeout_s=attempt.timeout_s, prefix=prefix, prefix_ids=ids) for one in parsed.requests
+    )
+    return replace(parsed, requests=requests)
 
 
 def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:

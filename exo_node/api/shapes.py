@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_node.api.fields import Fields, answer_limit, bad, checked_text, kind, stream_options, token_ids
+from exo_node.routing.anthropic_extras import needs_prefill
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, CallKind, Capability
 
 AUDIO_TOKENS = 600  # a minute for gpt-4o-audio
@@ -57,6 +58,8 @@ def chat(fields: Fields) -> Shape:
         needs.add("json_schema")
     if fields.boolean("logprobs"):
         needs.add("logprobs")
+    if needs_prefill(fields.body):
+        needs.add("prefill")
     if "audio" in fields.texts("modalities"):
         needs.add("audio")
     return _generation(fields, tokens, needs)

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
@@ -25,6 +25,7 @@ from exo_node.types import GenerationRequest, Instance, ModelCard, TokenDelta, T
 log = logging.getLogger("exo.backend")
 
 THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
+COUNTED_TOKENS = 10_000_000  # a longer prompt is not even counted
 SEED_BITS = 63  # seeds travel as uint64 and are shown as JSON integers
 
 
@@ -66,6 +67,14 @@ class LocalBackend:
 
     async def models(self) -> list[ModelCard]:
         return self._instances.models()
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """See `types.Backend.count_tokens`."""
+        instance = await self._instances.ready_instance(request.model)
+        loaded = await self._instances.tokenizer(instance)
+        roomy = replace(instance, context=COUNTED_TOKENS)
+        prompt = await self._prompt_ids(request, loaded.tokenizer, roomy)
+        return len(prompt) + len(await self._prefix_ids(request, loaded.tokenizer, roomy, prompt))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `types.Backend.generate`."""
@@ -239,7 +248,12 @@ def _skip_end(tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, log
 
 def _last(piece: TextPiece, reason: Any, prompt: int, completion: int) -> TokenDelta:
     return TokenDelta(
-        piece.text, piece.token_ids, piece.logprobs, finish_reason=reason, usage=Usage(prompt, completion)
+        piece.text,
+        piece.token_ids,
+        piece.logprobs,
+        finish_reason=reason,
+        usage=Usage(prompt, completion),
+        stopped_by=piece.stopped_by,
     )
 
 

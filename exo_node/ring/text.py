@@ -7,9 +7,10 @@ into a stop string. A stop string may begin and end in the middle of tokens; the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from exo_node.models.toolformats.base import longest_open_suffix
 from exo_node.types import TokenLogprob
 
 
@@ -23,12 +24,14 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Text to send now, with the tokens that it completes. `stopped`: a stop string was met, nothing follows."""
+    """Text to send now, with the tokens that it completes. `stopped`: a stop string was met (this one), nothing
+    follows."""
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
     stopped: bool = False
+    stopped_by: str = ""
 
 
 class TextAssembler:
@@ -57,7 +60,8 @@ class TextAssembler:
         cut = first_match(self._held, self._stop)
         if cut is not None:
             self.stopped = True
-            return self._emit(cut, everything=False, stopped=True)
+            met = next(one for one in self._stop if self._held.startswith(one, cut))
+            return replace(self._emit(cut, everything=False, stopped=True), stopped_by=met)
         keep = 0 if final else longest_open_suffix(self._held, self._stop)
         return self._emit(len(self._held) - keep, everything=final, stopped=False)
 
@@ -82,18 +86,3 @@ def first_match(text: str, stop: Sequence[str]) -> int | None:
     """
     found = [index for index in (text.find(one) for one in stop) if index >= 0]
     return min(found) if found else None
-
-
-def longest_open_suffix(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is a proper prefix of a stop string.
-
-    >>> longest_open_suffix("abc<|e", ["<|end|>"])
-    3
-    """
-    longest = 0
-    for one in stop:
-        for length in range(min(len(one) - 1, len(text)), longest, -1):
-            if text.endswith(one[:length]):
-                longest = length
-                break
-    return longest

@@ -74,6 +74,9 @@ class Ring:
         self.hazard = hazard
         self.asked = 0
 
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        raise NotImplementedError
+
     async def models(self) -> list[ModelCard]:
         return []
 

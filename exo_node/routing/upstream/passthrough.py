@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import aiohttp
 import orjson
 
+from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Attempt, CallKind, UpstreamError, Whole
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.upstream import wire_request
@@ -70,7 +71,7 @@ class PassThrough:
         """Send the call; an answer with a good status, to be closed. Raises `UpstreamError`."""
         call = attempt.call
         local = self._unix_path is not None
-        prefixed = attempt.partial is not None
+        prefixed = attempt.partial is not None or anthropic_extras.needs_prefill(call.body)
         target = self._target(call.kind, prefixed, streamed)
         if local:
             body = wire_request.sidecar_body(self._deployment, call, attempt.partial)

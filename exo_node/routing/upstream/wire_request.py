@@ -14,6 +14,7 @@ from typing import Any
 from yarl import URL
 
 from exo_node import __version__
+from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Call, CallKind, Partial, UpstreamError
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER
@@ -119,8 +120,11 @@ def _finish(
     deployment: Deployment, call: Call, partial: Partial | None, body: dict[str, Any], with_usage: bool
 ) -> dict[str, Any]:
     if call.kind in ("chat", "completion"):
-        if partial is not None and partial.text:
-            _go_on(deployment, call.kind, partial, body)
+        said = "" if partial is None else partial.text
+        if anthropic_extras.KEY in body:
+            said = anthropic_extras.for_provider(body, deployment.provider, deployment.upstream_model) + said
+        if said:
+            _go_on(deployment, call.kind, said, body)
         if not call.stream:
             body.pop("stream", None)
             body.pop("stream_options", None)
@@ -134,13 +138,13 @@ def _finish(
     return body
 
 
-def _go_on(deployment: Deployment, kind: CallKind, partial: Partial, body: dict[str, Any]) -> None:
+def _go_on(deployment: Deployment, kind: CallKind, said: str, body: dict[str, Any]) -> None:
     """Let the backend go on from the text that the client already has (its limits are the adapter's business)."""
     if kind == "completion":
         if isinstance(body.get("prompt"), str):
-            body["prompt"] += partial.text
+            body["prompt"] += said
     else:
-        prefix: dict[str, Any] = {"role": "assistant", "content": partial.text}
+        prefix: dict[str, Any] = {"role": "assistant", "content": said}
         if deployment.provider in ("mistral", "codestral", "deepseek"):
             prefix["prefix"] = True
         elif deployment.provider in _VLLM:
