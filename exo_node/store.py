@@ -1,8 +1,10 @@
-"""What a machine's nodes remember in SQLite: API keys, spend, budgets' sums, latency profiles, cached answers.
+"""What a machine's nodes remember in SQLite: API keys, spend, budgets' sums, latency profiles, cached answers; and what
+has a module of its own (`store_responses.py`).
 
 One thread owns the connection; it starts, and the file is made, with the first thing that has to be written or an
 existing file that is read. Writes return at once and are committed together; reads see every write before them.
-Several nodes of one machine share the file (WAL). No prompts, no answers outside the cache, no keys in the clear.
+Several nodes of one machine share the file (WAL). Prompts and answers only in the cache and in stored responses, no
+keys in the clear.
 """
 
 from __future__ import annotations
@@ -92,19 +94,19 @@ class Store:
 
     async def keys(self) -> list[dict[str, Any]]:
         """Every key: `id, name, hash, created, admin, models (list), rpm, tpm, user_rpm, user_tpm, budget, period`."""
-        if not self._in_use():
+        if not self.in_use():
             return []
-        rows = await self._ask(lambda db: db.execute(f"SELECT {', '.join(_KEY)} FROM api_keys ORDER BY created"))
+        rows = await self.ask(lambda db: db.execute(f"SELECT {', '.join(_KEY)} FROM api_keys ORDER BY created"))
         return [{**row, "admin": bool(row["admin"]), "models": json.loads(row["models"])} for row in rows]
 
     async def add_key(self, row: Mapping[str, Any]) -> None:
         """Write one key (same fields); on disk when this returns."""
         values = [json.dumps(row["models"]) if name == "models" else row[name] for name in _KEY]
-        await self._ask(lambda db: db.execute(f"INSERT INTO api_keys ({', '.join(_KEY)}) {_marks(_KEY)}", values))
+        await self.ask(lambda db: db.execute(f"INSERT INTO api_keys ({', '.join(_KEY)}) {_marks(_KEY)}", values))
 
     async def remove_key(self, key_id: str) -> bool:
         """False when there was none."""
-        if not self._in_use():
+        if not self.in_use():
             return False
         return bool(await self._count("DELETE FROM api_keys WHERE id = ?", (key_id,)))
 
@@ -129,7 +131,7 @@ class Store:
             not self._spend_told
         ):  # one job takes all that has come when it runs: waking the thread costs more than a row
             self._spend_told = True
-            self._tell(self._write_spend)
+            self.tell(self._write_spend)
 
     def _write_spend(self, db: sqlite3.Connection) -> Any:
         """In the thread. What comes from here on tells anew."""
@@ -158,14 +160,14 @@ class Store:
             except sqlite3.OperationalError:
                 raise
             except (sqlite3.Error, ValueError, TypeError, OverflowError):  # alone, so that it takes no other with it
-                self._tell(partial(_again, _INSERT_SPEND, values))
+                self.tell(partial(_again, _INSERT_SPEND, values))
 
     async def spend_rows(self, query: SpendQuery = ALL_SPEND) -> list[SpendRow]:
         """The newest rows first."""
-        if not self._in_use():
+        if not self.in_use():
             return []
         sql, values = rows_sql(query, _SPEND)
-        rows = await self._ask(lambda db: db.execute(sql, values))
+        rows = await self.ask(lambda db: db.execute(sql, values))
         flags = ("stream", "estimated", "cached", "continued", "cost_known")
         return [
             SpendRow(**{**row, "attempts": json.loads(row["attempts"]), **{name: bool(row[name]) for name in flags}})
@@ -174,20 +176,20 @@ class Store:
 
     async def spend_sums(self, query: SpendQuery, by: GroupBy | None) -> list[dict[str, Any]]:
         """`store_spend.sums_sql`'s rows."""
-        if not self._in_use():
+        if not self.in_use():
             return []
         sql, values = sums_sql(query, by)
-        return [dict(row) for row in await self._ask(lambda db: db.execute(sql, values))]
+        return [dict(row) for row in await self.ask(lambda db: db.execute(sql, values))]
 
     # -- budgets' running sums; every node writes its own, so that none overwrites another's
 
     async def spent(self, periods: Iterable[str]) -> list[tuple[str, str, str, str, float]]:
         """(kind, subject, period, node, USD) of these periods ("2026-11", "2026-11-21")."""
-        if not self._in_use():
+        if not self.in_use():
             return []
         chosen = list(periods)
         sql = f"SELECT * FROM spent WHERE period IN ({', '.join('?' * len(chosen))})"
-        rows = await self._ask(lambda db: db.execute(sql, chosen))
+        rows = await self.ask(lambda db: db.execute(sql, chosen))
         return [(row["kind"], row["subject"], row["period"], row["node"], row["usd"]) for row in rows]
 
     def save_spent(self, kind: str, subject: str, period: str, node: str, usd: float) -> None:
@@ -196,51 +198,51 @@ class Store:
             "INSERT INTO spent (kind, subject, period, node, usd) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET usd = MAX(usd, excluded.usd)"
         )
-        self._tell(lambda db: db.execute(sql, (kind, subject, period, node, usd)))
+        self.tell(lambda db: db.execute(sql, (kind, subject, period, node, usd)))
 
     # -- latency profile
 
     async def load_profile(self, node: str) -> dict[str, Any]:
         """What `save_profile` was given last, by name."""
-        if not self._in_use():
+        if not self.in_use():
             return {}
-        rows = await self._ask(lambda db: db.execute("SELECT name, data FROM profile WHERE node = ?", (node,)))
+        rows = await self.ask(lambda db: db.execute("SELECT name, data FROM profile WHERE node = ?", (node,)))
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
     def save_profile(self, node: str, rows: Mapping[str, Any]) -> None:
         """Write JSON-ready rows by name, in place of older ones of the same names. Returns at once."""
         values = [(node, name, json.dumps(data)) for name, data in rows.items()]
-        self._tell(
+        self.tell(
             lambda db: db.executemany("INSERT OR REPLACE INTO profile (node, name, data) VALUES (?, ?, ?)", values)
         )
 
     def forget_profile(self, node: str, names: Iterable[str]) -> None:
         """Drop rows. Returns at once."""
         values = [(node, name) for name in names]
-        self._tell(lambda db: db.executemany("DELETE FROM profile WHERE node = ? AND name = ?", values))
+        self.tell(lambda db: db.executemany("DELETE FROM profile WHERE node = ? AND name = ?", values))
 
     # -- cached answers
 
     async def cache_get(self, key: str) -> bytes | None:
         """An entry that has not expired."""
-        if not self._in_use():
+        if not self.in_use():
             return None
         now = time.time()
-        rows = await self._ask(
+        rows = await self.ask(
             lambda db: db.execute("SELECT value FROM cache WHERE key = ? AND expires > ?", (key, now))
         )
         if not rows:
             return None
-        self._tell(lambda db: db.execute("UPDATE cache SET used = ? WHERE key = ?", (now, key)))
+        self.tell(lambda db: db.execute("UPDATE cache SET used = ? WHERE key = ?", (now, key)))
         return bytes(rows[0]["value"])
 
     def cache_put(self, key: str, value: bytes, ttl_s: float, max_bytes: int) -> None:
         """Keep an entry; those not used for longest go when all together are larger than `max_bytes`."""
         now = time.time()
         sql = "INSERT OR REPLACE INTO cache (key, value, expires, used) VALUES (?, ?, ?, ?)"
-        self._tell(lambda db: db.execute(sql, (key, value, now + ttl_s, now)))
+        self.tell(lambda db: db.execute(sql, (key, value, now + ttl_s, now)))
         if self._cache_puts % CACHE_TRIM_EVERY == 0:
-            self._tell(lambda db: _trim_cache(db, now, max_bytes))
+            self.tell(lambda db: _trim_cache(db, now, max_bytes))
         self._cache_puts += 1
 
     # -- running
@@ -248,24 +250,26 @@ class Store:
     async def flush(self) -> None:
         """Everything told before is on disk (or was complained about) when this returns."""
         if self._database.started:
-            await self._ask(lambda db: None)
+            await self.ask(lambda db: None)
 
     def close(self) -> None:
         """Write what is left and end the thread. Blocks for that long; nothing may be called after it."""
         self._database.close()
 
-    def _in_use(self) -> bool:
+    def in_use(self) -> bool:
         """Whether there is anything to read: nobody's file is made by looking into it."""
         return self._database.started or self.path.exists()
 
     async def _count(self, sql: str, values: tuple[Any, ...]) -> int:
-        counted: list[int] = await self._ask(lambda db: db.execute(sql, values).rowcount)
+        counted: list[int] = await self.ask(lambda db: db.execute(sql, values).rowcount)
         return counted[0]
 
-    async def _ask(self, job: Job) -> list[Any]:
+    async def ask(self, job: Job) -> list[Any]:
+        """What a statement gives, after every write before it. For tables with a module of their own."""
         return await asyncio.wrap_future(self._database.ask(job))
 
-    def _tell(self, job: Job) -> None:
+    def tell(self, job: Job) -> None:
+        """Have a statement run. Returns at once."""
         self._database.tell(job)
 
 

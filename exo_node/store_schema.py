@@ -34,6 +34,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX cache_used ON cache (used);
     """,
     "ALTER TABLE spend ADD COLUMN cost_known INTEGER NOT NULL DEFAULT 1",
+    """
+    CREATE TABLE responses (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, node TEXT NOT NULL, created REAL NOT NULL, previous TEXT,
+        input BLOB NOT NULL, response BLOB NOT NULL, events BLOB
+    );
+    CREATE INDEX responses_created ON responses (created);
+    """,
 )
 
 
