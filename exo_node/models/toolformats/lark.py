@@ -1,0 +1,88 @@
+"""Grammars of answers, in the Lark dialect of llguidance: forced calls, and what comes after free thoughts. Pure.
+
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from exo_node.errors import InvalidRequest
+from exo_node.models.toolformats.base import Frame
+from exo_node.models.toolformats.thoughts import Marks
+from exo_node.types import Grammar, ToolUse
+
+SpecialTokens = Mapping[str, int]  # name -> id, of the tokens that no text is tokenized to
+# JSON as models are trained to write it (Python's json.dumps). Free white space would let a small model write no end of
+# it.
+_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_ANY = "/(?s:.*)/"
+
+
+def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens) -> str:
+    """Rules of at least one call of an allowed tool, `calls` first: the arguments of each match its schema."""
+    functions = [tool["function"] for tool in use.tools]
+    if use.named or use.choice not in ("auto", "required"):
+        functions = [one for one in functions if one["name"] == use.choice]
+    many = use.parallel and not frame.single
+    more = f"({literal(frame.separator, special)} call)*" if many else ""
+    rules = [
+        f"calls: {literal(frame.begin, special)} call {more} {literal(frame.end, special)}",
+        "call: " + " | ".join(f"call_{i}" for i in range(len(functions))),
+    ]
+    for i, function in enumerate(functions):
+        before, after = literal(frame.before(function["name"]), special), literal(frame.after, special)
+        rules.append(f"call_{i}: {before} arguments_{i} {after}")
+        rules.append(f"arguments_{i}: %json {json.dumps(styled(function['parameters']))}")
+    return "\n".join(rules)
+
+
+def of_answer(grammar: Grammar) -> str:
+    """A rule `answer` for a grammar of the answer. Raises `InvalidRequest` for one that cannot be a part of another."""
+    if grammar.kind == "json_schema":
+        return f"answer: %json {grammar.text}"
+    if grammar.kind == "json":
+        return 'answer: %json {"type": "object"}'
+    if grammar.kind == "regex":
+        return f"answer: /{_unslashed(grammar.text)}/"
+    raise InvalidRequest("a grammar of one's own binds the whole answer: no thoughts or tool calls can come with it")
+
+
+def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without what names its dialect, and with our rules for white space."""
+    rest = {key: value for key, value in schema.items() if key != "$schema"}
+    return {**rest, "x-guidance": _STYLE}
+
+
+def after_thoughts(marks: Marks, special: SpecialTokens, *, inside: bool) -> str:
+    """A rule `thoughts`: free text up to the closing mark, where the model thinks at all."""
+    if marks.close in special:
+        body = f"FREE {literal(marks.close, special)} BLANK"
+        rules = f"FREE: {_ANY}\nBLANK: /\\s*/"
+    else:
+        body = "thought BLANK"
+        rules = f"thought[suffix={json.dumps(marks.close)}]: {_ANY}\nBLANK: /\\s*/"
+    if not inside:
+        body = f"({literal(marks.open, special)} {body})?"
+    return f"thoughts: {body}\n{rules}"
+
+
+def literal(text: str, special: SpecialTokens) -> str:
+    """Lark for exactly this text, its special tokens as tokens."""
+    if not text:
+        return ""
+    names = [name for name in special if name and name in text]
+    if not names:
+        return json.dumps(text, ensure_ascii=False)
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    pieces = re.split(f"({pattern})", text)
+    return " ".join(
+        f"<[{special[one]}]>" if one in special else json.dumps(one, ensure_ascii=False) for one in pieces if one
+    )
+
+
+def _unslashed(pattern: str) -> str:
+    return re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern)
