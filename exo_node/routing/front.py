@@ -501,7 +501,7 @@ def log_as(config: RoutingConfig) -> None:
 
 def check_of(config: RoutingConfig) -> Check | None:
     """The user's own check of a cascade's answers. Raises `ConfigurationError`."""
-    return None if config.cascade_check is None else cascade.own_check(config.cascade_check)
+    return None if config.cascade_check is None else cascade.own_check(config.cascade_check, config.environment)
 
 
 def shared_redis(config: RoutingConfig) -> SharedRedis | None:

@@ -78,11 +78,11 @@ def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:
     return ""
 
 
-def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str | None = None) -> bool:
-    """Whether `candidate` may go on from `said`, which is `model_id`'s (None: the asked model's). A completion's text
-    is simply part of the prompt; where there were only thoughts so far, anybody can answer."""
-    other = candidate.equivalent if model_id is None else candidate.model_id != model_id
-    if mode == "off" or (mode == "same-model" and other):
+def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str) -> bool:
+    """Whether `candidate` may go on from `said`, which `model_id` answered (not always the asked model: it may be a
+    fallback). A completion's text is simply part of the prompt; where there were only thoughts so far, anybody can
+    answer."""
+    if mode == "off" or (mode == "same-model" and candidate.model_id != model_id):
         return False
     if not said.strip():
         return True

@@ -155,6 +155,19 @@ async def test_who_may_go_on(second: Candidate, mode: Any, goes_on: bool) -> Non
         assert one.records[0].text == "One"
 
 
+async def test_after_a_fallback_its_model_goes_on() -> None:
+    """same-model means the model that was answering: not the asked one, once a fallback to another has begun."""
+    one = world(
+        (candidate("a", model_id="m1"), (failure("refused"),)),
+        (candidate("b", model_id="m2", equivalent=True, tier=1), (ROLE, "One", failure("reset"))),
+        (candidate("c", model_id="m1", tier=2), (" wrong", STOP)),
+        (candidate("d", model_id="m2", equivalent=True, tier=2), (" two", STOP)),
+    )
+    heard = await hear(await one.adapter.serve(call()))
+    assert heard.text == "One two"
+    assert [attempt.backend for attempt in one.records[0].attempts] == ["a", "b", "d"]
+
+
 @pytest.mark.parametrize(
     ("body", "items"),
     [

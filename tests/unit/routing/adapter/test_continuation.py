@@ -117,9 +117,9 @@ def test_chance_is_no_repetition(before: str, new: str) -> None:
 
 @pytest.mark.parametrize(
     ("there", "answering", "goes_on"),
-    [("m1", "m2", False), ("m2", "m2", True), ("m1", None, True), ("m2", None, False)],
+    [("m1", "m2", False), ("m2", "m2", True), ("m1", "m1", True), ("m2", "m1", False)],
 )
-def test_same_model_is_the_answering_one(there: str, answering: str | None, goes_on: bool) -> None:
+def test_same_model_is_the_answering_one(there: str, answering: str, goes_on: bool) -> None:
     """After a fallback to another model, only that one's backends may go on, the asked one's no more."""
     asked = candidate("b", model_id=there, equivalent=there != "m1")
     assert may_continue(asked, call(), "same-model", "Some text", answering) == goes_on
