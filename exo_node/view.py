@@ -127,6 +127,10 @@ class NodeView:
         assert self._instances is not None
         return await self._instances.remove(instance_id)
 
+    def aliases(self) -> Mapping[str, str]:
+        assert self._instances is not None
+        return self._instances.aliases()
+
     async def fetch_model(self, model: str, on_progress: Callable[[str, int, int], None]) -> str:
         assert self._instances is not None
         return await self._instances.fetch(model, on_progress)

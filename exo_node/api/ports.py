@@ -54,6 +54,10 @@ class ClusterPort(Protocol):
         """False when there is no such instance."""
         ...
 
+    def aliases(self) -> Mapping[str, str]:
+        """Short names (lower case) of models and the repositories that they stand for, whether fetched or not."""
+        ...
+
     async def fetch_model(self, model: str, on_progress: StageProgress) -> str:
         """Have a model's files on this node, downloaded where need be, without loading it; its name.
 

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import rendezvous
@@ -98,6 +98,10 @@ class InstanceManager:
                 known.add(one.model_id)
                 cards.append(ModelCard(one.model_id, 0, "exo-node", one.context, one.state == "ready"))
         return cards
+
+    def aliases(self) -> Mapping[str, str]:
+        """Short names (lower case) and the repositories that they stand for."""
+        return self._library.aliases()
 
     async def fetch(self, model: str, progress: StageProgress) -> str:
         """Have a model's files on this node, downloaded where need be; its name. Raises as `ModelLibrary.spec` does."""

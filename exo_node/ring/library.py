@@ -86,6 +86,10 @@ class ModelLibrary:
         """The repository that a short name stands for, else the name itself."""
         return self._catalog.aliases.get(model.lower(), model)
 
+    def aliases(self) -> Mapping[str, str]:
+        """Short names (lower case) and the repositories that they stand for."""
+        return self._catalog.aliases
+
     async def describe(self, model: str, *, fetch: bool, progress: StageProgress = no_progress) -> Description:
         """Whether the model is here; with `fetch`, make it so if it can be downloaded."""
         try:

@@ -13,7 +13,7 @@ from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.serving import CallServer, whole_of
 from exo_node.errors import ExoError
 from exo_node.routing.cache.answer_cache import events_in
-from exo_node.routing.call import Call, Reply
+from exo_node.routing.call import Call, CallKind, Reply
 
 
 class DialectServer:
@@ -22,9 +22,14 @@ class DialectServer:
     def __init__(self, serving: CallServer) -> None:
         self.serving = serving
 
-    async def answer(self, request: web.Request, decoded: Decoded, wire: Wire) -> web.StreamResponse:
-        """Serve the chat and send what comes, in the dialect. Raises `ExoError` until the first frame is out."""
-        call = self.serving.call(request, "chat", decoded.body)
+    async def answer(
+        self, request: web.Request, decoded: Decoded, wire: Wire, kind: CallKind = "chat"
+    ) -> web.StreamResponse:
+        """Serve the chat (or what `kind` says) and send what comes, in the dialect.
+
+        Raises `ExoError` until the first frame is out.
+        """
+        call = self.serving.call(request, kind, decoded.body)
         encoder = decoded.encoder
         if not call.stream:
             reply = await self.serving.reply(call)
