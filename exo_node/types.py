@@ -156,6 +156,33 @@ class GenerationRequest:
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)  # for the chat template: enable_thinking, ...
+    echo: bool = False  # `prompt` only: its text comes back in `TokenDelta.echo`
+    prompt_logprobs: int | None = None  # `prompt` only: its tokens come back too, with so many alternatives each
+    suffix: str = ""  # `prompt` only: what stands after the answer, for models that fill in the middle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts (or their token ids) of which a model is to make one vector each.
+
+    `pooling`: how a text's hidden states become one; None: as the model's own files say, else their mean.
+    `dimensions`: only so many of the first; None: all.
+    """
+
+    request_id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    pooling: Literal["mean", "last"] | None = None
+    dimensions: int | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """`vectors[i]`: input i's, of length 1, little-endian float32 as bytes."""
+
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +200,7 @@ class TokenLogprob:
     """log-probability of one emitted token under the model's raw distribution, with the most likely alternatives.
 
     `token`/`bytes` are the token's text and UTF-8 bytes; `top` lists (token text, bytes, logprob), most likely first.
+    A prompt's first token follows nothing: its `logprob` is NaN.
     """
 
     token: str
@@ -180,6 +208,7 @@ class TokenLogprob:
     logprob: float
     bytes: Utf8
     top: tuple[tuple[str, Utf8, float], ...] = ()
+    offset: int | None = None  # characters of text before it, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +216,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion's
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +234,9 @@ class TokenDelta:
     reasoning: str = ""  # what the model thinks before it answers, without its markers
     tool_calls: tuple[ToolCallDelta, ...] = ()
     stopped_by: str = ""  # the stop string that ended the answer
+    echo: str = ""  # on the first delta: the prompt's text, where asked for
+    echoed: tuple[TokenLogprob, ...] = ()  # on the first delta: the prompt's tokens, where asked for
+    mean_logprob: float | None = None  # on the last delta, of all drawn tokens (an end too), where logprobs were asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +269,10 @@ class Backend(Protocol):
 
         Loads the model where it is not loaded. Raises as `generate` does, except for a prompt that is too long.
         """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """One vector per input, in order. Raises `ExoError` subclasses; cancelling it cancels every sequence."""
         ...
 
 

@@ -6,15 +6,20 @@ and time are bounded. jinja2 is imported when the first template is compiled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_node.errors import CheckpointError, InvalidRequest
+from exo_node.models.chat_format import ChatFormat
 from exo_node.models.headers import read_json
+from exo_node.types import ToolUse
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -25,11 +30,11 @@ _FILE_LIMIT = 4 << 20  # bytes; the longest known templates are about 20 KB
 _CONTENT_NAMES = ("content",)
 
 
-def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+def read_template(folder: Path, tokenizer_config: Mapping[str, Any], names: Sequence[str] = ("default",)) -> str | None:
     """The model's chat template, or None.
 
-    `chat_template.jinja` wins, then `tokenizer_config.json` (a string, or named templates of which `default` is taken),
-    then `chat_template.json` (where processors of wrapped models kept it).
+    `chat_template.jinja` wins, then `tokenizer_config.json` (a string, or named templates of which the first of `names`
+    is taken), then `chat_template.json` (where processors of wrapped models kept it).
     """
     file = folder / "chat_template.jinja"
     if file.is_file():
@@ -49,7 +54,7 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | No
     if isinstance(value, list):
         value = {one.get("name"): one.get("template") for one in value if isinstance(one, Mapping)}
     if isinstance(value, Mapping) and isinstance(value.get("default"), str):
-        return str(value["default"])
+        return str(next(value[name] for name in (*names, "default") if isinstance(value.get(name), str)))
     raise CheckpointError(f"{where}: field 'chat_template' is neither a text nor named templates with a 'default'")
 
 
@@ -64,21 +69,59 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
             self.takes_parts = _walks_content(environment, source)
+            self.format = ChatFormat(source, _variables(environment, source))
         except (jinja2.TemplateError, RecursionError) as error:
             raise CheckpointError(f"the model's chat template does not compile ({_line(error)})") from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt text of `messages`.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        use: ToolUse | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt text of `messages`, with the tools that may be used; `options` are variables of the template.
 
-        Text parts become one string unless the template itself walks over a list of parts. Raises `InvalidRequest`
-        for messages that the template refuses or cannot be rendered with.
+        Text parts become one string unless the template itself walks over a list of parts. A template that knows no
+        tools is told of them, and of calls and results, in words. Raises `InvalidRequest` for messages that the
+        template refuses or cannot be rendered with, and for options that it does not know.
         """
-        import jinja2
-
-        plain = [self._message(i, message) for i, message in enumerate(messages)]
+        told, tools = self.format.told(messages, use)
+        style = self._call_style if any(one.get("tool_calls") for one in told if isinstance(one, Mapping)) else _PLAIN
+        plain = [self._message(i, message, style) for i, message in enumerate(told)]
         if not plain:
             raise InvalidRequest("messages is empty; give at least one message", param="messages")
-        limit = _FLOOR + _GROWTH * len(json.dumps(plain))
+        return self._render(
+            plain, None if tools is None else _plain(tools), add_generation_prompt, self.format.options(options or {})
+        )
+
+    @cached_property
+    def _call_style(self) -> _CallStyle:
+        """How the template wants an assistant's calls, found by trying: most want the arguments as an object, some put
+        texts together and want OpenAI's text; some tell calls only where the content is null, others cannot take null.
+        """
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"probe_key": "v"}}}
+        for style in (_PLAIN, _CallStyle(null=True), _CallStyle(text=True), _CallStyle(text=True, null=True)):
+            probe: list[Mapping[str, Any]] = [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "b"},
+            ]
+            try:
+                text = self._render([self._message(i, one, style) for i, one in enumerate(probe)], None, True, {})
+            except InvalidRequest:
+                continue
+            if "probe_key" in text and "{'probe_key'" not in text and "None" not in text:
+                return style
+        return _PLAIN
+
+    def _render(
+        self, plain: list[dict[str, Any]], tools: Any, add_generation_prompt: bool, options: Mapping[str, Any]
+    ) -> str:
+        import jinja2
+
+        limit = _FLOOR + _GROWTH * len(json.dumps([plain, tools]))
         deadline = time.monotonic() + _RENDER_SECONDS
         pieces: list[str] = []
         size = 0
@@ -86,8 +129,9 @@ class ChatTemplate:
             for piece in self._template.generate(
                 **{
                     **self._special_tokens,
+                    **options,
                     "messages": plain,
-                    "tools": None,
+                    "tools": tools,
                     "documents": None,
                     "add_generation_prompt": add_generation_prompt,
                 }
@@ -106,7 +150,7 @@ class ChatTemplate:
             ) from error
         return "".join(pieces)
 
-    def _message(self, index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _message(self, index: int, message: Mapping[str, Any], style: _CallStyle) -> dict[str, Any]:
         where = f"messages[{index}]"
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InvalidRequest(f"{where} must be an object with a 'role'", param=where)
@@ -118,7 +162,34 @@ class ChatTemplate:
             out["content"] = [{"type": "text", "text": t} for t in texts] if self.takes_parts else "".join(texts)
         elif content is not None and not isinstance(content, str):
             raise InvalidRequest(f"{where}.content must be a text or a list of text parts", param=f"{where}.content")
+        if out.get("tool_calls"):
+            out["tool_calls"] = [_call(one, style) for one in out["tool_calls"]]
+            if not out.get("content"):
+                out["content"] = None if style.null else ""
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class _CallStyle:
+    """How calls are told to a template: arguments as `text` or as an object, an empty content as null or as ""."""
+
+    text: bool = False
+    null: bool = False
+
+
+_PLAIN = _CallStyle()
+
+
+def _call(call: dict[str, Any], style: _CallStyle) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments")
+    if style.text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not style.text and isinstance(arguments, str):
+        # What is no JSON is told as it stands: a model's own broken call comes back with the error that it caused.
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments or "{}")
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _text_of(where: str, part: Any) -> str:
@@ -192,6 +263,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.globals["strftime_now"] = strftime_now
     environment.globals["namespace"] = make_namespace
     return environment
+
+
+def _variables(environment: ImmutableSandboxedEnvironment, source: str) -> frozenset[str]:
+    """Names that the template reads and does not set itself."""
+    from jinja2 import meta
+
+    return frozenset(meta.find_undeclared_variables(environment.parse(source)))
 
 
 def _walks_content(environment: ImmutableSandboxedEnvironment, source: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 
@@ -93,3 +93,23 @@ class WindowDetokenizer:
         self._window = self._window[self._emitted :] if self._emitted else self._window
         self._emitted = len(self._window)
         return text[len(before) :]
+
+
+class NamingDetokenizer:
+    """Shows some special tokens as their `names`; each text between them has a detokenizer of its own."""
+
+    def __init__(self, names: Mapping[int, str], make: Callable[[], Detokenizer]) -> None:
+        self._names = names
+        self._inner = make()
+        self._make = make
+
+    def push(self, ids: Iterable[int]) -> str:
+        return "".join(self._named(one) if one in self._names else self._inner.push((one,)) for one in ids)
+
+    def _named(self, token: int) -> str:
+        text = self._inner.finish() + self._names[token]
+        self._inner = self._make()
+        return text
+
+    def finish(self) -> str:
+        return self._inner.finish()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_node.errors import CheckpointError, InvalidRequest
+from exo_node.models.chat_format import ChatFormat
 from exo_node.models.chat_template import ChatTemplate, read_template
-from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
+from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, NamingDetokenizer, WindowDetokenizer
 from exo_node.models.headers import read_json
 from exo_node.models.pieces import piece_rule
+from exo_node.types import ToolUse
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,13 +39,15 @@ class Tokenizer:
         *,
         special: Mapping[str, str],
         template: str | None,
+        tool_template: str | None = None,
         eos_ids: frozenset[int],
         add_bos: bool,
     ) -> None:
         self._backend = backend
         self._special_tokens = dict(special)
         self._template_source = template
-        self._template: ChatTemplate | None = None
+        self._tool_template = tool_template
+        self._templates: dict[str, ChatTemplate] = {}
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size: int = max([backend.get_vocab_size(with_added_tokens=True), *(i + 1 for i in added)])
@@ -78,6 +82,7 @@ class Tokenizer:
             backend,
             special=special,
             template=read_template(path, config),
+            tool_template=read_template(path, config, ("tool_use",)),
             eos_ids=_eos_ids(path),
             add_bos=config.get("add_bos_token") is True,
         )
@@ -111,21 +116,50 @@ class Tokenizer:
                 )
         return list(prompt)
 
-    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt text that the model's chat template makes of `messages`."""
-        if self._template is None:
-            if self._template_source is None:
-                raise InvalidRequest(
-                    "this model has no chat template; send the text to /v1/completions instead", param="messages"
-                )
-            self._template = ChatTemplate(self._template_source, self._special_tokens)
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        use: ToolUse | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt text that the model's chat template makes of `messages`; see `ChatTemplate.render`."""
+        template = self._template_of(use)
+        return template.render(messages, add_generation_prompt=add_generation_prompt, use=use, options=options)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        use: ToolUse | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Ids of a chat. The template writes BOS and all other special tokens itself, so none are added."""
-        return self.encode(
-            self.chat_text(messages, add_generation_prompt=add_generation_prompt), add_special_tokens=False
-        )
+        text = self.chat_text(messages, add_generation_prompt=add_generation_prompt, use=use, options=options)
+        return self.encode(text, add_special_tokens=False)
+
+    def chat_format(self, use: ToolUse | None = None) -> ChatFormat:
+        """How the model speaks, as its template shows it."""
+        return self._template_of(use).format
+
+    def _template_of(self, use: ToolUse | None) -> ChatTemplate:
+        """Some models have a second template, for chats with tools."""
+        source = self._tool_template if use is not None and self._tool_template is not None else self._template_source
+        if source is None:
+            raise InvalidRequest(
+                "this model has no chat template; send the text to /v1/completions instead", param="messages"
+            )
+        if source not in self._templates:
+            self._templates[source] = ChatTemplate(source, self._special_tokens)
+        return self._templates[source]
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Names and ids of the tokens that no text becomes by itself and that have no text of their own."""
+        added = self._backend.get_added_tokens_decoder()
+        return {str(added[token].content): token for token in self._special_ids}
 
     @property
     def has_chat_template(self) -> bool:
@@ -151,12 +185,16 @@ class Tokenizer:
         stream = self.detokenizer(after)
         return stream.push(ids) + stream.finish()
 
-    def detokenizer(self, after: Sequence[int] = ()) -> Detokenizer:
-        """A new stream. `after`: the ids that the text continues (a completions prompt).
+    def detokenizer(self, after: Sequence[int] = (), shown: Set[str] = frozenset()) -> Detokenizer:
+        """A new stream. `after`: the ids that the text continues (a completions prompt). `shown`: special
+        tokens, by name, whose names are text here.
 
         At the start of a text a SentencePiece tokenizer's first space is the encoder's, not the text's, and is dropped;
         after other text it is real and stays. A chat answer is a text of its own: leave `after` empty.
         """
+        names = {self.special_tokens[name]: name for name in shown if name in self.special_tokens}
+        if names:
+            return NamingDetokenizer(names, lambda: self.detokenizer(after))
         if self._rule is not None:
             continues = any(token not in self._special_ids for token in after)
             return BytesDetokenizer(

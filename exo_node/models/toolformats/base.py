@@ -31,6 +31,7 @@ class Parser(Protocol):
 
     calls: int  # begun so far
     done: bool  # a call is complete, and no other one is allowed
+    thinking: bool  # what comes next is reasoning
 
     def feed(self, text: str) -> Parsed: ...
 

@@ -1,4 +1,4 @@
-"""Gemma: `call:NAME{key:value,...}` between marks, with strings between `<escape>` (FunctionGemma) or `<|"|>` (Gemma 4).
+"""Gemma: `call:NAME{key:value,...}` between marks, strings between `<escape>` (FunctionGemma) or `<|"|>` (Gemma 4).
 
 A grammar binds the arguments as JSON in the same place, which the parser takes too: the models' own notation cannot be
 checked against a schema as it comes.

@@ -3,8 +3,8 @@
     <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>
     <|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>
 
-The recipient may stand before the channel. `<|return|>` and `<|call|>` end the sequence. Commentary to nobody is told to
-the user: text. Format: https://cookbook.openai.com/articles/openai-harmony
+The recipient may stand before the channel. `<|return|>` and `<|call|>` end the sequence. Commentary to nobody is
+told to the user: text. Format: https://cookbook.openai.com/articles/openai-harmony
 """
 
 from __future__ import annotations
@@ -54,14 +54,20 @@ class HarmonyParser(CallParser):
             self.drop()
             return
         self.drop()
-        yield from self._rest(text=channel is None or channel[1] != "analysis")
+        self.thinking = channel is not None and channel[1] == "analysis"
+        yield from self._rest(text=not self.thinking)
+        self.thinking = False
 
     def _rest(self, *, text: bool) -> Wait[None]:
         """The rest of a message, as it comes, up to its end."""
         while True:
             index = self._at - self._base
             found = min((i for stop in _STOPS if (i := self._buffer.find(stop, index)) >= 0), default=-1)
-            held = 0 if found >= 0 or self._ended else longest_open_suffix(self._buffer[max(index, len(self._buffer) - _LONGEST) :], _STOPS)
+            held = (
+                0
+                if found >= 0 or self._ended
+                else longest_open_suffix(self._buffer[max(index, len(self._buffer) - _LONGEST) :], _STOPS)
+            )
             self._at = self._base + found if found >= 0 else self._end - held
             if text:
                 self.say()

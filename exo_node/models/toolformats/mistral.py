@@ -59,6 +59,4 @@ MISTRAL_LIST = ToolFormat(
     parser=MistralParser,
     markers=MARKERS,
 )
-MISTRAL_NAMED = ToolFormat(
-    name="mistral-named", frame=Frame(before=_named), parser=MistralParser, markers=MARKERS
-)
+MISTRAL_NAMED = ToolFormat(name="mistral-named", frame=Frame(before=_named), parser=MistralParser, markers=MARKERS)

@@ -38,7 +38,7 @@ class CallParser:
 
     def __init__(self, options: Options) -> None:
         self.calls = 0
-        self.done = False
+        self.done = self.thinking = False
         self.schemas = options.schemas
         self._options = options
         self._buffer, self._base = "", 0
