@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from exo_node.api.fields import Fields, bad, checked_text, kind
-from exo_node.api.shapes import SHAPES
+from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.schemas import openai as schemas
+from exo_node.api.schemas.core import check
+from exo_node.api.shapes import shape_of
 from exo_node.routing.call import Call, Caller, CallKind, FormFile, Wishes
 
 PREFIX: Mapping[CallKind, str] = {
     "chat": "chatcmpl", "completion": "cmpl", "embedding": "embd", "rerank": "rerank", "image": "img",
     "speech": "speech", "transcription": "transcr", "moderation": "modr",
 }  # fmt: skip
-CONTINUATIONS = ("off", "same-model", "any")
-EQUIVALENTS = ("off", "failover", "latency")
 NO_WISHES = Wishes()
-_WISHES = (
-    "provider", "strategy", "max_cost", "fallbacks", "continuation", "equivalents", "no_cache", "cache_ttl", "record"
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +45,11 @@ def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, fi
         wishes = replace(wishes, provider=provider or None)
     elif "provider" in sent and sent["provider"] is not None and not isinstance(sent["provider"], dict):
         raise bad("provider", f"must be a provider's name, not {kind(sent['provider'])}", code="invalid_type")
-    fields = Fields(sent)
-    shape = SHAPES[call_kind](fields)
-    model = fields.text("model") or context.default_model
+    shape = shape_of(call_kind, sent)
+    model = sent.get("model") or context.default_model
     if not model:
         raise bad("model", "is required", code="missing_required_parameter")
-    sent["model"] = model
+    sent["model"] = checked_text(model, "model")
     return Call(
         id=context.id,
         kind=call_kind,
@@ -65,7 +61,7 @@ def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, fi
         max_tokens=shape.max_tokens,
         needs=shape.needs,
         wishes=replace(wishes, no_cache=True) if context.no_cache else wishes,
-        caller=Caller(context.key_id, fields.text("user") or ""),
+        caller=Caller(context.key_id, sent.get("user") or ""),
         files=files,
     )
 
@@ -103,26 +99,15 @@ def _with_extra(body: Mapping[str, Any]) -> dict[str, Any]:
 def _wishes(value: Any) -> Wishes:
     if value is None:
         return NO_WISHES
-    if not isinstance(value, dict):
-        raise bad("exo", f"must be an object, not {kind(value)}", code="invalid_type")
-    refuse_unknown(value, _WISHES, "exo.")
-    fields = Fields({f"exo.{name}": item for name, item in value.items()})
-    fallbacks = fields.texts("exo.fallbacks")
+    said = check(value, schemas.Wishes, "exo.")
     return Wishes(
-        provider=fields.text("exo.provider"),
-        strategy=fields.text("exo.strategy"),
-        max_cost=fields.number("exo.max_cost", 0, 1e9),
-        fallbacks=fallbacks if value.get("fallbacks") is not None else None,
-        continuation=cast(Any, _choice(fields, "exo.continuation", CONTINUATIONS)),
-        equivalents=cast(Any, _choice(fields, "exo.equivalents", EQUIVALENTS)),
-        no_cache=fields.boolean("exo.no_cache") or False,
-        cache_ttl_s=fields.number("exo.cache_ttl", 0, 1e9),
-        record=fields.text("exo.record"),
+        provider=said.provider,
+        strategy=said.strategy,
+        max_cost=said.max_cost,
+        fallbacks=None if said.fallbacks is None else tuple(said.fallbacks),
+        continuation=said.continuation,
+        equivalents=said.equivalents,
+        no_cache=said.no_cache or False,
+        cache_ttl_s=said.cache_ttl,
+        record=said.record,
     )
-
-
-def _choice(fields: Fields, name: str, choices: tuple[str, ...]) -> str | None:
-    value = fields.text(name)
-    if value is not None and value not in choices:
-        raise bad(name, f"must be one of {', '.join(choices)}; got {value[:40]!r}")
-    return value

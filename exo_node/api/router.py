@@ -10,8 +10,8 @@ from aiohttp import web
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
+from exo_node.api.schemas.openai import REQUESTS
 from exo_node.api.serving import CallServer, read_object
-from exo_node.api.shapes import SHAPES
 from exo_node.routing.configuration.runtime import NAMES
 
 
@@ -36,12 +36,12 @@ class RouterRoutes:
         """Takes any route's body; `?kind=` says which one where its fields do not (speech, image, moderation)."""
         body = await read_object(request)
         wanted = request.query.get("kind")
-        for kind in SHAPES:
+        for kind in REQUESTS:
             if wanted == kind:
                 break
         else:
             if wanted is not None:
-                raise bad("kind", f"must be one of {', '.join(SHAPES)}; got {wanted[:40]!r}")
+                raise bad("kind", f"must be one of {', '.join(REQUESTS)}; got {wanted[:40]!r}")
             kind = guess_kind(body)
         return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
 

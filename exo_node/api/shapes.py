@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from exo_node.api.fields import Fields, answer_limit, bad, checked_text, kind, stream_options, token_ids
+from exo_node.api.fields import bad, checked_text, kind, token_ids
+from exo_node.api.schemas.core import check
+from exo_node.api.schemas.openai import (
+    MAX_INPUTS,
+    REQUESTS,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImageRequest,
+    Message,
+    ModerationRequest,
+    RerankRequest,
+    SpeechRequest,
+    TranscriptionRequest,
+)
 from exo_node.routing.anthropic_extras import needs_prefill
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, IMAGE_TOKENS, CallKind, Capability
 
+_Whole = EmbeddingRequest | RerankRequest | ImageRequest | TranscriptionRequest | ModerationRequest
 AUDIO_TOKENS = 600  # a minute for gpt-4o-audio
-MAX_INPUTS = 2048  # texts of one embeddings request, OpenAI's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,79 +43,43 @@ class Shape:
     needs: frozenset[Capability] = frozenset()
 
 
-def chat(fields: Fields) -> Shape:
-    messages = fields.get("messages")
-    if messages is None:
-        raise bad("messages", "is required", code="missing_required_parameter")
-    if not isinstance(messages, list) or not messages:
-        raise bad("messages", "must be a non-empty array of messages")
+def chat(request: ChatRequest) -> Shape:
     needs: set[Capability] = set()
-    tokens = sum(_message(message, f"messages[{i}]", needs) for i, message in enumerate(messages))
-    for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        tools = fields.get(name)
-        if tools is not None and not isinstance(tools, list):
-            raise bad(name, f"must be an array, not {kind(tools)}", code="invalid_type")
-        for i, tool in enumerate(tools or ()):
-            if not isinstance(tool, dict):
-                raise bad(f"{name}[{i}]", f"must be an object, not {kind(tool)}", code="invalid_type")
-        chosen = fields.get(choice)
-        if chosen is not None and not isinstance(chosen, str | dict):
-            raise bad(choice, f"must be a string or an object, not {kind(chosen)}", code="invalid_type")
+    tokens = 0
+    for i, message in enumerate(request.messages):
+        tokens += _message(message, i, needs)
+    for tools, chosen in ((request.tools, request.tool_choice), (request.functions, request.function_call)):
         if tools:
             if chosen != "none":  # else any model will do
                 needs.add("tools")
             tokens += len(json.dumps(tools)) // CHARACTERS_PER_TOKEN
-    form = fields.get("response_format")
-    if form is not None and not isinstance(form, dict):
-        raise bad("response_format", f"must be an object, not {kind(form)}", code="invalid_type")
-    if form and form.get("type") == "json_schema":
+    if request.response_format and request.response_format.get("type") == "json_schema":
         needs.add("json_schema")
-    if fields.boolean("logprobs"):
+    if request.logprobs:
         needs.add("logprobs")
-    if needs_prefill(fields.body):
-        needs.add("prefill")
-    if "audio" in fields.texts("modalities"):
+    if request.modalities and "audio" in request.modalities:
         needs.add("audio")
-    return _generation(fields, tokens, needs)
+    return _generation(request, tokens, needs)
 
 
-def completion(fields: Fields) -> Shape:
-    prompt = fields.get("prompt")
-    if prompt is None:
-        raise bad("prompt", "is required", code="missing_required_parameter")
-    tokens = _tokens(prompt, "prompt")
-    return _generation(fields, tokens, {"logprobs"} if fields.integer("logprobs", 0) is not None else set())
+def completion(request: CompletionRequest) -> Shape:
+    tokens = _tokens(request.prompt, "prompt")
+    return _generation(request, tokens, set() if request.logprobs is None else {"logprobs"})
 
 
-def embedding(fields: Fields) -> Shape:
-    value = fields.get("input")
-    if value is None:
-        raise bad("input", "is required", code="missing_required_parameter")
-    if value in ("", []):
-        raise bad("input", "must not be empty")
-    _not_streamed(fields)
-    encoding = fields.text("encoding_format")
-    if encoding not in (None, "float", "base64"):
-        raise bad("encoding_format", f"must be float or base64, got {encoding[:40]!r}")
-    fields.integer("dimensions", 1)
+def embedding(request: EmbeddingRequest) -> Shape:
+    value = request.input
+    _not_streamed(request)
     tokens = _tokens(value, "input")
     if isinstance(value, list) and type(value[0]) is not int and len(value) > MAX_INPUTS:
         raise bad("input", f"takes at most {MAX_INPUTS} texts, got {len(value)}")
     return Shape(prompt_tokens=tokens, needs=frozenset({"embedding"}))
 
 
-def rerank(fields: Fields) -> Shape:
-    query = fields.text("query")
-    if not query:
-        raise bad("query", "is required", code="missing_required_parameter")
-    documents = fields.get("documents")
-    if documents is None:
-        raise bad("documents", "is required", code="missing_required_parameter")
-    if not isinstance(documents, list) or not documents:
-        raise bad("documents", "must be a non-empty array of strings or objects with text")
-    _not_streamed(fields)
-    letters = len(query) * len(documents)
-    for i, document in enumerate(documents):
+def rerank(request: RerankRequest) -> Shape:
+    _not_streamed(request)
+    letters = len(checked_text(request.query, "query")) * len(request.documents)
+    for i, document in enumerate(request.documents):
         if isinstance(document, dict):
             texts = [text for text in document.values() if isinstance(text, str)]
             if not texts:
@@ -109,56 +87,40 @@ def rerank(fields: Fields) -> Shape:
             letters += sum(map(len, texts))
         else:
             letters += len(checked_text(document, f"documents[{i}]"))
-    fields.integer("top_n", 1)
-    fields.texts("rank_fields")
-    fields.boolean("return_documents")
     return Shape(prompt_tokens=letters // CHARACTERS_PER_TOKEN, needs=frozenset({"rerank"}))
 
 
-def image(fields: Fields) -> Shape:
-    prompt = fields.text("prompt")
-    if not prompt:
-        raise bad("prompt", "is required", code="missing_required_parameter")
-    _not_streamed(fields)
-    fields.integer("n", 1, 10)
-    for name in ("size", "quality", "style", "response_format"):
-        fields.text(name)
-    return Shape(prompt_tokens=len(prompt) // CHARACTERS_PER_TOKEN)
+def image(request: ImageRequest) -> Shape:
+    _not_streamed(request)
+    return Shape(prompt_tokens=len(checked_text(request.prompt, "prompt")) // CHARACTERS_PER_TOKEN)
 
 
-def speech(fields: Fields) -> Shape:
-    text = fields.text("input")
-    if not text:
-        raise bad("input", "is required", code="missing_required_parameter")
-    if not fields.get("voice"):
+def speech(request: SpeechRequest) -> Shape:
+    if not request.voice:
         raise bad("voice", "is required", code="missing_required_parameter")
-    if fields.text("stream_format") not in (None, "audio"):
+    if request.stream_format not in (None, "audio"):
         raise bad("stream_format", "other than audio is not supported by this server", code="unsupported_parameter")
-    fields.number("speed", 0.25, 4)
-    fields.text("response_format")
-    return Shape(prompt_tokens=len(text) // CHARACTERS_PER_TOKEN)
+    return Shape(prompt_tokens=len(checked_text(request.input, "input")) // CHARACTERS_PER_TOKEN)
 
 
-def transcription(fields: Fields) -> Shape:
-    _not_streamed(fields)
-    fields.number("temperature", 0, 1)
-    for name in ("language", "prompt", "response_format"):
-        fields.text(name)
-    return Shape(prompt_tokens=len(fields.text("prompt") or "") // CHARACTERS_PER_TOKEN)
+def transcription(request: TranscriptionRequest) -> Shape:
+    _not_streamed(request)
+    return Shape(prompt_tokens=len(checked_text(request.prompt or "", "prompt")) // CHARACTERS_PER_TOKEN)
 
 
-def moderation(fields: Fields) -> Shape:
-    value = fields.get("input")
-    if value is None:
-        raise bad("input", "is required", code="missing_required_parameter")
-    _not_streamed(fields)
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return Shape(prompt_tokens=sum(_part(part, f"input[{i}]", set()) for i, part in enumerate(value)))
-    texts = [fields.text("input") or ""] if isinstance(value, str) else fields.texts("input")
-    return Shape(prompt_tokens=sum(map(len, texts)) // CHARACTERS_PER_TOKEN)
+def moderation(request: ModerationRequest) -> Shape:
+    value = request.input
+    _not_streamed(request)
+    letters = 0
+    for i, one in enumerate([value] if isinstance(value, str) else value):
+        if isinstance(one, dict):
+            letters += _part(one, f"input[{i}]", set()) * CHARACTERS_PER_TOKEN
+        else:
+            letters += len(checked_text(one, f"input[{i}]"))
+    return Shape(prompt_tokens=letters // CHARACTERS_PER_TOKEN)
 
 
-SHAPES: Mapping[CallKind, Callable[[Fields], Shape]] = {
+_READ: Mapping[CallKind, Callable[[Any], Shape]] = {
     "chat": chat,
     "completion": completion,
     "embedding": embedding,
@@ -170,46 +132,44 @@ SHAPES: Mapping[CallKind, Callable[[Fields], Shape]] = {
 }
 
 
-def _generation(fields: Fields, tokens: int, needs: set[Capability]) -> Shape:
-    """What chats and completions share. Temperature and penalties: OpenAI's ranges, the widest there are."""
-    fields.number("temperature", 0, 2)
-    fields.number("top_p", 0, 1)
-    fields.number("frequency_penalty", -2, 2)
-    fields.number("presence_penalty", -2, 2)
-    n = fields.integer("n", 1, 128) or 1
-    limit = answer_limit(fields)
-    stream = fields.boolean("stream") or False
-    stream_options(fields, stream)
+def shape_of(call_kind: CallKind, body: Mapping[str, Any]) -> Shape:
+    """Raises `InvalidRequest` with the field's name."""
+    request = check(body, REQUESTS[call_kind])
+    shape = _READ[call_kind](request)
+    if request.user is not None:
+        checked_text(request.user, "user")
+    if call_kind == "chat" and needs_prefill(body):
+        return replace(shape, needs=shape.needs | {"prefill"})
+    return shape
+
+
+def _generation(request: ChatRequest | CompletionRequest, tokens: int, needs: set[Capability]) -> Shape:
+    """What chats and completions share."""
+    old, new = request.max_tokens, request.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
+    limit = old if new is None else new
+    if request.stream_options is not None and not request.stream:
+        raise bad("stream_options", "needs stream: true")
     return Shape(
         prompt_tokens=tokens,
-        stream=stream,
-        max_tokens=None if limit is None else limit * n,
+        stream=request.stream or False,
+        max_tokens=None if limit is None else limit * (request.n or 1),
         needs=frozenset(needs),
     )
 
 
-def _message(value: Any, param: str, needs: set[Capability]) -> int:
+def _message(message: Message, index: int, needs: set[Capability]) -> int:
     """Estimated tokens of one message."""
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
-    role = value.get("role")
-    if not isinstance(role, str) or not role:
-        raise bad(f"{param}.role", "is required", code="missing_required_parameter")
-    content = value.get("content")
+    content = message.content
     if content is None:
-        return 0 if not value.get("tool_calls") else len(json.dumps(value["tool_calls"])) // CHARACTERS_PER_TOKEN
+        return 0 if not message.tool_calls else len(json.dumps(message.tool_calls)) // CHARACTERS_PER_TOKEN
     if isinstance(content, str):
-        return 1 + len(checked_text(content, f"{param}.content")) // CHARACTERS_PER_TOKEN
-    if not isinstance(content, list):
-        raise bad(
-            f"{param}.content", f"must be a string or an array of parts, not {kind(content)}", code="invalid_type"
-        )
-    return sum(_part(part, f"{param}.content[{i}]", needs) for i, part in enumerate(content))
+        return 1 + len(checked_text(content, f"messages[{index}].content")) // CHARACTERS_PER_TOKEN
+    return sum(_part(part, f"messages[{index}].content[{i}]", needs) for i, part in enumerate(content))
 
 
-def _part(value: Any, param: str, needs: set[Capability]) -> int:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+def _part(value: Mapping[str, Any], param: str, needs: set[Capability]) -> int:
     match value.get("type"):
         case "text":
             return len(checked_text(value.get("text"), f"{param}.text")) // CHARACTERS_PER_TOKEN
@@ -243,6 +203,8 @@ def _tokens(value: Any, param: str) -> int:
     return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value))
 
 
-def _not_streamed(fields: Fields) -> None:
-    if fields.boolean("stream"):
+def _not_streamed(
+    request: EmbeddingRequest | RerankRequest | ImageRequest | TranscriptionRequest | ModerationRequest,
+) -> None:
+    if request.stream:
         raise bad("stream", "is not done on this route", code="unsupported_parameter")

@@ -44,8 +44,15 @@ def explain(said: str, value: Any, shape: Any, within: str = "") -> InvalidReque
     if missing:
         name = f"{param}.{missing[1]}" if path else f"{within}{missing[1]}"
         return bad(name, "is required", code="missing_required_parameter")
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", said)
+    if unknown:
+        known = ", ".join(field.encode_name for field in _fields(shape, path))
+        name = f"{param}.{unknown[1]}" if path else f"{within}{unknown[1]}"
+        return bad(name, f"is unknown here; known: {known}", code="unknown_parameter")
     found = _follow(value, path)
     wrong = re.fullmatch(r"Expected `(.+?)`, got `(.+?)`", said)
+    if wrong and wrong[2] == "null":
+        return bad(param or "body", "is required", code="missing_required_parameter")
     if wrong:
         return bad(param or "body", f"must be {_words(wrong[1])}, not {kind(found)}", code="invalid_type")
     bound = re.fullmatch(r"Expected `(int|float)` (>=|<=|>|<) (.+)", said)
@@ -91,11 +98,19 @@ def _follow(value: Any, path: str) -> Any:
 
 def _choices(shape: Any, path: str) -> list[str]:
     """The values that the enumeration at `path` allows."""
+    return [str(value) for one in _types(shape, path) if isinstance(one, inspect.LiteralType) for value in one.values]
+
+
+def _fields(shape: Any, path: str) -> list[inspect.Field]:
+    return [field for one in _types(shape, path) if isinstance(one, inspect.StructType) for field in one.fields]
+
+
+def _types(shape: Any, path: str) -> list[inspect.Type]:
+    """What may stand at `path`."""
     types: list[inspect.Type] = [inspect.type_info(shape)]
     for step in _STEP.finditer(path):
         types = [one for outer in types for one in _inner(outer, step["name"])]
-    flat = [one for outer in types for one in _alternatives(outer)]
-    return [str(value) for one in flat if isinstance(one, inspect.LiteralType) for value in one.values]
+    return [one for outer in types for one in _alternatives(outer)]
 
 
 def _alternatives(one: inspect.Type) -> tuple[inspect.Type, ...]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_node.api.calls import Context, guess_kind, make_call
-from exo_node.api.shapes import SHAPES
+from exo_node.api.schemas.openai import REQUESTS
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import Call, Caller, CallKind
 
@@ -123,7 +123,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(sorted(SHAPES)), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
+@given(st.sampled_from(sorted(REQUESTS)), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
 def test_any_json_is_a_call_or_a_400(kind: CallKind, body: dict[str, Any]) -> None:
     """Whatever is sent makes a call whose counts are no nonsense, or an error of the sender's."""
     try:

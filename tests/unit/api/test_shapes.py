@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from exo_node.api.fields import Fields
-from exo_node.api.shapes import SHAPES
+from exo_node.api.schemas.openai import REQUESTS
+from exo_node.api.shapes import shape_of
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import CallKind
 
@@ -23,10 +23,10 @@ GOOD: dict[CallKind, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", REQUESTS)
 def test_the_least_that_passes(kind: CallKind) -> None:
     """Required fields alone are enough, and fields that nobody here knows do no harm."""
-    SHAPES[kind](Fields({**GOOD[kind], "unheard_of": {"x": 1}}))
+    shape_of(kind, {**GOOD[kind], "unheard_of": {"x": 1}})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_least_that_passes(kind: CallKind) -> None:
 def test_refused(kind: CallKind, fields: dict[str, Any], param: str) -> None:
     """Each is a 400 with the field's place."""
     with pytest.raises(InvalidRequest) as caught:
-        SHAPES[kind](Fields({**GOOD[kind], **fields}))
+        shape_of(kind, {**GOOD[kind], **fields})
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
@@ -110,10 +110,10 @@ def test_refused(kind: CallKind, fields: dict[str, Any], param: str) -> None:
 )
 def test_what_a_chat_needs_of_tools(fields: dict[str, Any], needs: set[str]) -> None:
     """Tools that must not be called ask for no model that can."""
-    assert SHAPES["chat"](Fields({**GOOD["chat"], **fields})).needs == needs
+    assert shape_of("chat", {**GOOD["chat"], **fields}).needs == needs
 
 
 @pytest.mark.parametrize(("value", "tokens"), [("x" * 8, 3), ([1, 2], 2), (["x" * 4, "y"], 3), ([[1], [2, 3]], 3)])
 def test_inputs_of_embeddings(value: Any, tokens: int) -> None:
     """Texts, token ids, and arrays of either."""
-    assert SHAPES["embedding"](Fields({"input": value})).prompt_tokens == tokens
+    assert shape_of("embedding", {"input": value}).prompt_tokens == tokens
