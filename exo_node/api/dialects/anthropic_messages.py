@@ -40,7 +40,13 @@ def chat_messages(value: Any) -> tuple[list[Message], bool]:
     last = made[-1]
     if last["role"] == "assistant" and last.get("tool_calls"):
         raise bad("messages", "ends with a tool_use; its tool_result must follow in a message of the user")
-    return made, last["role"] == "assistant"
+    if last["role"] != "assistant":
+        return made, False
+    content = last["content"]
+    said = content if isinstance(content, str) else str(content[-1].get("text", ""))
+    if not said or said != said.rstrip():  # as Anthropic has it: tokens begin with their space
+        raise bad("messages", "ends with a message of the assistant that must hold text, and no white space at its end")
+    return made, True
 
 
 Blocks = list[tuple[str, Mapping[str, Any]]]  # (where it stands in the request, the block)

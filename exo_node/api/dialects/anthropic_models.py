@@ -16,7 +16,7 @@ def anthropic_model(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with Anthropic's fields too."""
     created = datetime.fromtimestamp(row.get("created") or 0, UTC)
     return {
-        **row,
+        **{name: value for name, value in row.items() if name != "capabilities"},  # a list here, an object with them
         "type": "model",
         "display_name": row.get("name") or row["id"],
         "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),

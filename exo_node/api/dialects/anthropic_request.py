@@ -15,7 +15,6 @@ from exo_node.api.dialects.anthropic_messages import chat_messages, system_messa
 from exo_node.api.dialects.anthropic_response import AnthropicEncoder
 from exo_node.api.dialects.base import Decoded
 from exo_node.api.fields import Fields, bad, checked_text, kind
-from exo_node.api.shapes import SHAPES
 from exo_node.routing.anthropic_extras import KEY
 
 _REFUSED = ("container", "mcp_servers")
@@ -56,9 +55,8 @@ def decode(body: Mapping[str, Any], message_id: str) -> Decoded:
         stops=frozenset(stops),
         show_thoughts=prompt.show_thoughts,
         edits_context=body.get("context_management") is not None,
-        input_tokens=SHAPES["chat"](Fields(chat)).prompt_tokens if stream else 0,
     )
-    return Decoded(chat, encoder)
+    return Decoded(chat, encoder, encoder.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,6 @@ def decode_prompt(body: Mapping[str, Any]) -> Prompt:
     if effort is not None and effort not in _EFFORTS:
         raise bad("output_config.effort", f"must be one of {', '.join(_EFFORTS)}")
     extras = _given(prefill=prefill or None, thinking=_native(thinking), effort=effort)
-    if prefill and messages[-1].get("content") == "":
-        raise bad("messages", "ends with an empty message of the assistant, with which no answer can go on")
     chat = {
         **_given(model=fields.text("model")),
         "messages": messages if system is None else [system, *messages],

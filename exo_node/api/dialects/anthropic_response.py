@@ -14,7 +14,7 @@ from exo_node.api.dialects.anthropic_blocks import Blocks, frame
 from exo_node.api.dialects.anthropic_errors import error_body
 from exo_node.errors import ExoError
 from exo_node.routing.anthropic_extras import SIGNATURE
-from exo_node.routing.call import CHARACTERS_PER_TOKEN
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call
 
 REASONS = {
     "stop": "end_turn",
@@ -26,8 +26,7 @@ REASONS = {
 
 
 class AnthropicEncoder:
-    """See `base.Encoder`. `input_tokens` is the prompt's estimated length, which is all that is known when a stream
-    begins; the true numbers come with its end."""
+    """See `base.Encoder`."""
 
     def __init__(
         self,
@@ -37,9 +36,8 @@ class AnthropicEncoder:
         stops: frozenset[str] = frozenset(),
         show_thoughts: bool = True,
         edits_context: bool = False,
-        input_tokens: int = 0,
     ) -> None:
-        self._input_tokens = input_tokens
+        self._input_tokens = 0
         self._id, self._model, self._stops = message_id, model, stops
         self._show_thoughts = show_thoughts
         # Clients may ask for old results and thoughts to be cut from the context there; nothing is, and so it is said.
@@ -50,6 +48,10 @@ class AnthropicEncoder:
         self._finish: str | None = None
         self._stop: str | None = None
         self._usage: Mapping[str, Any] | None = None
+
+    def asked(self, call: Call) -> None:
+        """The prompt's estimated length is all that is known when a stream begins; the true one comes with its end."""
+        self._input_tokens = call.prompt_tokens
 
     # -- streaming
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from exo_node.errors import ExoError
+from exo_node.routing.call import Call
 
 
 class Encoder(Protocol):
@@ -36,10 +37,14 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A request of a dialect's as a chat in OpenAI's shape, `stream` and `stream_options.include_usage` in it."""
+    """A request of a dialect's as a chat in OpenAI's shape, `stream` and `stream_options.include_usage` in it.
+
+    `asked`, where there is one, hears of the call before it is served.
+    """
 
     body: dict[str, Any]
     encoder: Encoder
+    asked: Callable[[Call], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

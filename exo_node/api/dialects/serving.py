@@ -31,6 +31,8 @@ class DialectServer:
         """
         call = self.serving.call(request, kind, decoded.body)
         encoder = decoded.encoder
+        if decoded.asked is not None:
+            decoded.asked(call)
         if not call.stream:
             reply = await self.serving.reply(call)
             return web.json_response(encoder.whole(answer_of(reply)), headers=reply.headers)

@@ -75,3 +75,10 @@ def test_same_text_as_cutting_the_whole(pieces: list[str], stop: list[str]) -> N
     assert "".join(texts) == expected
     assert stopped == expect_stop
     assert ids == list(range(len(ids)))
+
+
+def test_the_stop_string_that_was_met_is_told() -> None:
+    """The first one in the text; "" where none was met."""
+    assembler = TextAssembler(Letters(["a<b", ">c"]), ["c", "b>", "<x"])
+    assert assembler.push(0, None).stopped_by == ""
+    assert assembler.push(1, None).stopped_by == "b>"
