@@ -111,3 +111,12 @@ def test_completion_logprobs() -> None:
     bare = completion_answer(logprobs=0)
     bare.add(0, TokenDelta("a", logprobs=(logprob("a"),), finish_reason="stop"))
     assert bare.whole()["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
+def test_the_stop_string_is_told_in_vllms_field() -> None:
+    """Only where one was met."""
+    answer, delta = chat_answer(), TokenDelta("Hi", finish_reason="stop", usage=Usage(3, 1), stopped_by="END")
+    assert list(answer.chunks(0, delta))[-1]["choices"][0]["stop_reason"] == "END"
+    answer = chat_answer()
+    answer.add(0, delta)
+    assert answer.whole()["choices"][0]["stop_reason"] == "END"

@@ -102,3 +102,16 @@ async def test_closing_the_stream_frees_the_sequence(tmp_path: Path) -> None:
     await anext(stream)
     await stream.aclose()
     assert backend.open == 0
+
+
+async def test_an_answer_that_the_client_began(tmp_path: Path) -> None:
+    """The ring goes on with the last message; where another backend went on already, with both texts."""
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well,"}]
+    backend = ScriptedBackend(SCRIPT)
+    upstream = RingUpstream(backend, Settings(home=tmp_path))
+    await upstream.whole(attempt(messages=said, exo_anthropic={"prefill": True}))
+    await upstream.whole(attempt(Partial(" you", (7,)), messages=said, continue_final_message=True))
+    assert [(r.prefix, r.prefix_ids, len(r.messages or ())) for r in backend.requests] == [
+        ("Well,", (), 1),
+        ("Well, you", (), 1),
+    ]

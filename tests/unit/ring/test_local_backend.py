@@ -243,3 +243,13 @@ async def test_a_prefix_that_does_not_fit_is_refused() -> None:
         await collect(one, request(prompt=(5, 5), prefix_ids=(5,) * 14))
     with pytest.raises(InvalidRequest, match="prefix_ids"):
         await collect(one, request(prompt=(5,), prefix_ids=(100_000,)))
+
+
+async def test_counting_a_prompts_tokens() -> None:
+    """What `generate` would send to the head, also where that is too long; nothing is generated."""
+    instances = OneInstance(ScriptedHead([]), context=8)
+    counting = backend(instances)
+    assert await counting.count_tokens(GenerationRequest(request_id="r", model="m", prompt="Once upon a time")) == 5
+    long = GenerationRequest(request_id="r", model="m", prompt="Once upon a time " * 9, prefix="Once upon")
+    assert await counting.count_tokens(long) > 30
+    assert instances.head.asked == []

@@ -165,3 +165,14 @@ def test_the_sidecar_adds_parameters_itself() -> None:
     assert body["model"] == "anthropic/gpt-4o"
     target = sidecar_target(one, "rerank")
     assert (str(target.url), target.headers) == ("http://sidecar/v1/rerank", {"x-exo-deployment": "d"})
+
+
+def test_what_comes_of_anthropics_api() -> None:
+    """Our own field goes nowhere; an answer that the client began is gone on with, together with what came since."""
+    start = {"role": "assistant", "content": "Once"}
+    asked = call(messages=[{"role": "user", "content": "hi"}, start], exo_anthropic={"prefill": True})
+    body = body_of(deployment("vllm"), asked, Partial(" upon"))
+    assert body["messages"][1:] == [{"role": "assistant", "content": "Once upon"}]
+    assert body["continue_final_message"] is True
+    assert "exo_anthropic" not in body
+    assert sidecar_body(deployment("anthropic", model="claude-x"), asked, None)["messages"] == asked.body["messages"]
