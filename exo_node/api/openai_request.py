@@ -22,6 +22,7 @@ from exo_node.api.fields import (
 )
 from exo_node.api.messages import parse_messages
 from exo_node.api.semantics import OF_CHATS, OF_COMPLETIONS, refuse_misplaced, refuse_unsupported
+from exo_node.api.structured import grammar_of
 from exo_node.config import Settings
 from exo_node.types import GenerationRequest, SamplingParams
 
@@ -106,7 +107,7 @@ def _parsed(
     seed, stop, n = fields.integer("seed", -INT64, INT64 - 1), _stop(fields), fields.integer("n", 1, MAX_CHOICES) or 1
     if n * len(prompts) > MAX_SEQUENCES:
         raise bad("prompt", f"asks for {n * len(prompts)} answers at once; at most {MAX_SEQUENCES} are made")
-    stream = fields.boolean("stream") or False
+    stream, grammar = fields.boolean("stream") or False, grammar_of(fields.body)
     requests = tuple(
         GenerationRequest(
             request_id=f"{request_id}-{index}",
@@ -120,6 +121,7 @@ def _parsed(
             max_tokens=None if limit is None else min(limit, settings.max_generate_tokens),
             stop=stop,
             timeout_s=settings.response_timeout,
+            grammar=grammar,
         )
         for index in range(n * len(prompts))
     )

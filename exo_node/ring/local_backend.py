@@ -10,19 +10,31 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
+from exo_node.models.answer_reader import AnswerReader
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
-from exo_node.ring.text import TextAssembler, TextPiece
+from exo_node.ring.text import Detokenizer, TextAssembler, TextPiece
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
-from exo_node.types import GenerationRequest, Instance, ModelCard, TokenDelta, TokenLogprob, Usage
+from exo_node.types import (
+    GenerationRequest,
+    Grammar,
+    Instance,
+    ModelCard,
+    TokenDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 
 log = logging.getLogger("exo.backend")
+T = TypeVar("T")
+NOTHING: tuple[str, tuple[ToolCallDelta, ...]] = ("", ())  # came aside of the text
 
 THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
 COUNTED_TOKENS = 10_000_000  # a longer prompt is not even counted
@@ -74,7 +86,7 @@ class LocalBackend:
         loaded = await self._instances.tokenizer(instance)
         roomy = replace(instance, context=COUNTED_TOKENS)
         prompt = await self._prompt_ids(request, loaded.tokenizer, roomy)
-        return len(prompt) + len(await self._prefix_ids(request, loaded.tokenizer, roomy, prompt))
+        return len(prompt.ids) + len(await self._prefix_ids(request, loaded.tokenizer, roomy, prompt))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `types.Backend.generate`."""
@@ -87,12 +99,16 @@ class LocalBackend:
                 prefix = await self._prefix_ids(request, loaded.tokenizer, instance, prompt)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
-        message = self._message(request, loaded, instance, [*prompt, *prefix], deadline)
+        request = replace(request, grammar=_bound(request, loaded.tokenizer, prompt))
+        message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline)
         stream = self._instances.client(instance).generate(message)
-        detokenizer = loaded.tokenizer.detokenizer(_after(request, prompt))
+        detokenizer = _detokenizer(request, loaded.tokenizer, prompt)
         detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
+        reader = detokenizer if isinstance(detokenizer, AnswerReader) else None
+        if reader is not None:
+            reader.aside()
         assembler = TextAssembler(detokenizer, request.stop)
-        count = 0
+        count = thoughts = 0
         try:
             async for delta in stream:
                 if delta.index != count:
@@ -100,16 +116,26 @@ class LocalBackend:
                 for offset, token_id in enumerate(delta.ids):
                     count += 1
                     logprob = _logprob(loaded.tokenizer, token_id, delta.logprobs[offset]) if delta.logprobs else None
+                    thoughts += reader is not None and reader.thinking
                     piece = _skip_end(loaded.tokenizer, assembler, token_id, logprob)
-                    if piece.stopped:
-                        yield _last(piece, "stop", len(prompt), count)
+                    aside = NOTHING if reader is None else reader.aside()
+                    if piece.stopped or (reader is not None and reader.done):
+                        reason = "stop" if piece.stopped else "tool_calls"
+                        yield _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
                         return
-                    if piece.text or piece.token_ids:
-                        yield TokenDelta(piece.text, piece.token_ids, piece.logprobs)
+                    if piece.text or piece.token_ids or aside != NOTHING:
+                        yield TokenDelta(
+                            piece.text, piece.token_ids, piece.logprobs, reasoning=aside[0], tool_calls=aside[1]
+                        )
                 if delta.finish_reason:
                     piece = assembler.finish()
-                    reason = "stop" if piece.stopped else delta.finish_reason
-                    yield _last(piece, reason, len(prompt), count)
+                    reason, aside = delta.finish_reason, NOTHING
+                    if piece.stopped:
+                        reason = "stop"
+                    elif reader is not None:
+                        aside = reader.aside()
+                        reason = "tool_calls" if reader.calls and reason == "stop" else reason
+                    yield _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
                     return
             raise RingBroken("the head ended the stream without a finish reason")
         except (RingBroken, PeerUnavailable):
@@ -118,8 +144,9 @@ class LocalBackend:
         finally:
             await stream.aclose()
 
-    async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> list[int]:
+    async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> _Prompt:
         """The prompt's ids, refused before tokenizing when it cannot fit."""
+        inside = False
         if request.messages is not None:
             messages: list[Any] = list(request.messages)
             if self._defaults.system_prompt and not any(one.get("role") == "system" for one in messages):
@@ -133,7 +160,12 @@ class LocalBackend:
         if at_least > instance.context:
             raise too_long(field, f"at least {at_least}", instance.context)
         if request.messages is not None:
-            ids = await _in_thread(lambda: tokenizer.chat_ids(messages), texts)
+            use, options = request.tool_use, request.template_options
+            if use is not None:
+                texts = [*texts, *map(str, use.tools)]
+            text = await _in_thread(lambda: tokenizer.chat_text(messages, use=use, options=options), texts)
+            ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
+            inside = tokenizer.chat_format(use).inside(text)
         else:
             prompt = request.prompt
             assert prompt is not None
@@ -142,10 +174,10 @@ class LocalBackend:
             raise InvalidRequest("the prompt is empty and this model has no BOS token: send some text", param=field)
         if len(ids) >= instance.context:
             raise too_long(field, str(len(ids)), instance.context)
-        return ids
+        return _Prompt(ids, inside)
 
     async def _prefix_ids(
-        self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: Sequence[int]
+        self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: _Prompt
     ) -> list[int]:
         """Ids of the part of the answer that the caller already has: the given ones where they are that text's."""
         field = "messages" if request.messages is not None else "prompt"
@@ -155,13 +187,18 @@ class LocalBackend:
                 raise InvalidRequest(f"prefix_ids holds {token}, not a token id of this model", param="prefix_ids")
         text = request.prefix
         # Text may go out before the token that it is part of (a stop string is held back in its middle).
-        if text and (not ids or tokenizer.detokenizer(_after(request, prompt)).push(ids) != text):
+        reader = _detokenizer(request, tokenizer, prompt)
+        if text and (not ids or reader.push(ids) != text):
+            if isinstance(reader, AnswerReader):
+                if reader.calls:
+                    raise RingBroken("the answer broke off in a tool call, of which not every token is known")
+                text = tokenizer.chat_format(request.tool_use).lead(text, inside=prompt.inside)
             at_least = tokenizer.min_tokens(text)
             if at_least > instance.context:
                 raise too_long(field, f"at least {at_least}", instance.context)
             ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
-        if len(prompt) + len(ids) >= instance.context:
-            raise too_long(field, str(len(prompt) + len(ids)), instance.context)
+        if len(prompt.ids) + len(ids) >= instance.context:
+            raise too_long(field, str(len(prompt.ids) + len(ids)), instance.context)
         return ids
 
     def _message(
@@ -170,6 +207,7 @@ class LocalBackend:
         loaded: LoadedTokenizer,
         instance: Instance,
         prompt: Sequence[int],
+        begun: int,
         deadline: float | None,
     ) -> ring_pb2.GenerateRequest:
         sampling = request.sampling
@@ -205,12 +243,41 @@ class LocalBackend:
             max_tokens=min(wanted, room),
             stop_ids=sorted(loaded.tokenizer.eos_ids),
             timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
+            grammar=_grammar(request.grammar, begun),
         )
 
 
-def _after(request: GenerationRequest, prompt: Sequence[int]) -> Sequence[int]:
-    """What the answer's text continues: a completion its prompt's; a chat answer is a text of its own."""
-    return () if request.messages is not None else prompt
+def _grammar(grammar: Grammar | None, begun: int) -> ring_pb2.Grammar | None:
+    """The grammar of a request, of whose prompt it covers the last `begun` ids."""
+    if grammar is None:
+        return None
+    return ring_pb2.Grammar(kind=grammar.kind, text=grammar.text, field=grammar.field, begun=begun)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """`inside`: it ends within the model's thoughts, which the answer goes on with."""
+
+    ids: list[int]
+    inside: bool = False
+
+
+def _detokenizer(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Detokenizer:
+    """What makes text of the answer's tokens: a completion goes on with its prompt's text; a chat answer is a text of its
+    own, with thoughts and tool calls where the model has any."""
+    if request.messages is None:
+        return tokenizer.detokenizer(prompt.ids)
+    speech = tokenizer.chat_format(request.tool_use)
+    reader = speech.reader(lambda: tokenizer.detokenizer(shown=speech.markers), request.tool_use, inside=prompt.inside)
+    return tokenizer.detokenizer() if reader is None else reader
+
+
+def _bound(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Grammar | None:
+    """What binds the sequence: the request's grammar, the tools that must be called, the thoughts before either."""
+    if request.messages is None or (request.grammar is None and request.tool_use is None):
+        return request.grammar
+    speech = tokenizer.chat_format(request.tool_use)
+    return speech.grammar(request.grammar, request.tool_use, tokenizer.special_tokens, inside=prompt.inside)
 
 
 def _texts(content: Any) -> list[str]:
@@ -220,13 +287,10 @@ def _texts(content: Any) -> list[str]:
     return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
 
 
-async def _in_thread(work: Any, texts: Sequence[str]) -> list[int]:
-    ids: list[int]
+async def _in_thread(work: Callable[[], T], texts: Sequence[str]) -> T:
     if sum(map(len, texts)) < THREAD_FROM_CHARACTERS:
-        ids = work()
-    else:
-        ids = await asyncio.to_thread(work)
-    return ids
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
@@ -246,13 +310,15 @@ def _skip_end(tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, log
     return assembler.push(token_id, logprob)
 
 
-def _last(piece: TextPiece, reason: Any, prompt: int, completion: int) -> TokenDelta:
+def _last(piece: TextPiece, aside: tuple[str, tuple[ToolCallDelta, ...]], reason: Any, usage: Usage) -> TokenDelta:
     return TokenDelta(
         piece.text,
         piece.token_ids,
         piece.logprobs,
         finish_reason=reason,
-        usage=Usage(prompt, completion),
+        usage=usage,
+        reasoning=aside[0],
+        tool_calls=aside[1],
         stopped_by=piece.stopped_by,
     )
 

@@ -8,17 +8,20 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.ring.grammars import Grammars
 from exo_node.ring.head import RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard
-from exo_node.ring.sequences import Delta, Failed, Notice
+from exo_node.ring.sampler import Constraint
+from exo_node.ring.sequences import Delta, Failed, Job, Notice
 from exo_node.ring.shard import check_newer
 from exo_node.ring.streams import Mailbox, Outbound
 from exo_node.ring.wire import MAX_US, add_report, delta_message, epoch_message, read_epoch, read_job
@@ -65,6 +68,7 @@ class RingServicer(RingServiceServicer):
         self._mailboxes: dict[int, Mailbox] = {}
         self._tickets = itertools.count(1)
         self._process = psutil.Process()
+        self._grammars = Grammars(Path(config.model_path), loaded.vocab_size)
 
     # ---- the engine thread's output, on the loop thread ---------------------------------------------------------
 
@@ -144,9 +148,10 @@ class RingServicer(RingServiceServicer):
             raise InvalidRequest(f"stage {self._stage} is not the head: send requests to stage 0", code="not_head")
         if self._epoch == NO_EPOCH:
             raise RingBroken("this runner is in no ring yet: it waits for its Configure", code="not_configured")
+        job, constraint = await self._constrained(read_job(request, time.monotonic()))
         ticket = next(self._tickets)
         mailbox = self._mailboxes[ticket] = Mailbox(self._epoch)
-        self._post(Submit(ticket, read_job(request, time.monotonic())))
+        self._post(Submit(ticket, job, constraint))
         finished = False
         try:
             while not finished:
@@ -193,11 +198,20 @@ class RingServicer(RingServiceServicer):
         return stats
 
     async def close(self) -> None:
-        """End the stream to the next stage."""
+        """End the stream to the next stage, and what reads grammars."""
+        await self._grammars.close()
         if self._outbound is not None:
             await self._outbound.close()
 
     # ---- inside -------------------------------------------------------------------------------------------------
+
+    async def _constrained(self, job: Job) -> tuple[Job, Constraint | None]:
+        """The job with its grammar compiled and led over what is there of the answer. Raises `InvalidRequest`."""
+        if job.grammar is None:
+            return job, None
+        answer = (*job.prompt[len(job.prompt) - job.begun :], *job.generated)
+        constraint = await self._grammars.constraint(job.grammar, answer)
+        return replace(job, complete=constraint.ended), constraint
 
     def _authorize(self, context: Any) -> None:
         """Only members of the instance know its token; compared in constant time."""

@@ -1,8 +1,9 @@
 """Drawing a token from float32 logits. Stateless but for the counts of tokens, so that a replay draws the same.
 
 Order: logit_bias, then repetition, frequency and presence penalty (as in vLLM's sampler), then temperature, top_k,
-top_p, min_p (as transformers orders its warpers). frequency/presence count generated tokens (OpenAI's formula);
-repetition counts prompt and generated tokens (CTRL paper, as transformers does). Ties go to the lowest id.
+top_p, min_p (as transformers orders its warpers). A grammar's mask comes before temperature and wins over all of them.
+frequency/presence count generated tokens (OpenAI's formula); repetition counts prompt and generated tokens (CTRL paper,
+as transformers does). Ties go to the lowest id.
 
 The draw is Gumbel-max: argmax(logit / T + g), g = -log(-log(u)), u = hash(seed, position, token id). As each token's
 noise is its own, a mask or a reordering of the candidates changes nothing for the others.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 # splitmix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finalizer
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -40,11 +42,30 @@ SMALL: Final = 4096  # below this many candidates a plain argmax is as quick
 NEAR: Final = 12.0  # candidates less than e^-12 as likely as the best are looked at only if their noise is large
 
 
+class Constraint(Protocol):
+    """What may be drawn next (constraint.py). `ended`: nothing any more."""
+
+    ended: bool
+
+    def allowed(self) -> Bools:
+        """[vocab], true for at least one token. Raises `ExoError`."""
+        ...
+
+    def advance(self, token: int) -> None: ...
+
+
 class Sampler:
     """The sampling state of one sequence."""
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int] = (), generated: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int] = (),
+        generated: Sequence[int] = (),
+        constraint: Constraint | None = None,
+    ) -> None:
         self._params = params
+        self._constraint = constraint
         self._adjusts = bool(params.logit_bias) or params.repetition_penalty != 1.0
         self._adjusts = self._adjusts or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self._seen: set[int] = set()
@@ -58,9 +79,11 @@ class Sampler:
     def draw(self, logits: Floats, position: int) -> TokenChoice:
         """The token at absolute `position` (prompt included) given `logits` [vocab]. Does not change `logits`.
 
-        Raises `RingBroken` (code engine_failed) where the logits are not numbers.
+        Raises `RingBroken` (code engine_failed) where the logits are not numbers, and what the constraint raises.
         """
         adjusted = self._adjust(logits) if self._adjusts else logits
+        if self._constraint is not None:
+            adjusted = np.where(self._constraint.allowed(), adjusted, np.float32(-np.inf))
         greedy = self._params.temperature == 0.0
         # argmax takes the first of equals: the lowest id
         token = int(np.argmax(adjusted)) if greedy else self._sample(adjusted, position)
@@ -69,9 +92,13 @@ class Sampler:
         if self._adjusts:
             self._seen.add(token)
             self._counts[token] += 1
+        ended = False
+        if self._constraint is not None:
+            self._constraint.advance(token)
+            ended = self._constraint.ended
         if self._params.top_logprobs is None:
-            return TokenChoice(token)
-        return _with_logprobs(logits, token, self._params.top_logprobs)
+            return TokenChoice(token, ended=ended)
+        return _with_logprobs(logits, token, self._params.top_logprobs, ended)
 
     def _adjust(self, logits: Floats) -> Floats:
         params = self._params
@@ -189,7 +216,7 @@ def nucleus(scaled: Doubles, top_p: float) -> Ids:
     raise AssertionError("the last size is the whole")
 
 
-def _with_logprobs(logits: Floats, token: int, n_top: int) -> TokenChoice:
+def _with_logprobs(logits: Floats, token: int, n_top: int, ended: bool) -> TokenChoice:
     """Log-probabilities of the raw distribution: before bias, penalties and temperature."""
     values = logits.astype(np.float64)
     highest = float(values.max())
@@ -199,7 +226,7 @@ def _with_logprobs(logits: Floats, token: int, n_top: int) -> TokenChoice:
         ids = top_indices(values, min(n_top, values.size))
         ids = ids[np.argsort(-values[ids], kind="stable")]
         top = tuple((int(one), float(values[one]) - norm) for one in ids)
-    return TokenChoice(token, float(values[token]) - norm, top)
+    return TokenChoice(token, float(values[token]) - norm, top, ended)
 
 
 def _mix_int(x: int) -> int:

@@ -1,0 +1,62 @@
+"""A process that reads grammars for a runner. `python -m exo_node.ring.grammar_check`.
+
+A schema of 600 bytes can keep the library busy for ever, one of 1 MB can use up any stack, and neither can be stopped
+from within: it costs this process, not the runner. Standard input: `{"kind", "text"}` a line; standard output:
+`{"error"}` a line, empty where the grammar is right. The process ends with its input, and at its limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+
+CPU_S = 5.0  # for one grammar; ITIMER_PROF ends the process, whatever it is doing
+STACK = 2**21  # bytes: a quarter of a thread's, so that what passes here passes in the runner too
+MEMORY = 2**30  # bytes of address space
+MAX_ERROR = 2000  # characters
+
+
+def problem_of(line: str) -> str:
+    """What is wrong with the grammar in that line; empty where nothing is."""
+    import llguidance
+
+    from exo_node.ring.grammar_text import limits, to_llguidance
+    from exo_node.types import Grammar
+
+    fields = json.loads(line)
+    try:
+        text = to_llguidance(Grammar(fields["kind"], fields["text"]))
+    except ValueError as error:
+        return str(error)
+    # Special tokens are the model's, which the runner knows: they are not looked at here.
+    wrong, said = llguidance.LLMatcher.validate_grammar_with_warnings(text, None, limits=limits())
+    return said[0] if wrong else ""
+
+
+def serve(cpu_s: float) -> None:
+    """Answer line by line until the input ends."""
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        problem = problem_of(line)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps({"error": problem[:MAX_ERROR]}), flush=True)
+
+
+def main() -> None:
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(ValueError):  # a lower limit is set already
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    threading.stack_size(STACK)
+    thread = threading.Thread(target=serve, args=(float(sys.argv[1]) if len(sys.argv) > 1 else CPU_S,))
+    thread.start()
+    thread.join()
+
+
+if __name__ == "__main__":
+    main()

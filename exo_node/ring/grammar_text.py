@@ -1,0 +1,62 @@
+"""Grammars in llguidance's form, and what it says of them in ours. Imports the library, not numpy."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import llguidance
+from llguidance.gbnf_to_lark import any_to_lark
+
+from exo_node.errors import InvalidRequest
+from exo_node.types import Grammar
+
+# JSON as models are trained to write it (Python's json.dumps): small models fill any white space that is left open for as
+# long as it is. A schema's own `x-guidance` says otherwise.
+STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
+MAX_ERROR: Final = 400  # characters
+
+
+def limits() -> llguidance.LLParserLimits:
+    """The library's own, less memory; `verbose_errors` would print the whole grammar."""
+    return llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+
+
+def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
+    """The grammar in llguidance's form; `flexible` allows any white space in JSON.
+
+    Raises `ValueError` where it cannot be read. That it can does not mean that it is right.
+    """
+    matcher = llguidance.LLMatcher
+    match grammar.kind:
+        case "regex":
+            return matcher.grammar_from_regex(grammar.text)
+        case "lark":
+            try:
+                return matcher.grammar_from_lark(any_to_lark(grammar.text))
+            except Exception as error:  # the converter raises bare Exception, and RecursionError
+                raise ValueError(f"it is neither Lark nor GBNF: {error}") from error
+        case "json":
+            text = '{"type": "object"}'
+        case "json_schema":
+            text = grammar.text
+        case _:
+            raise ValueError(f"{grammar.kind!r} is no kind of grammar that this version knows")
+    if flexible or not text.lstrip().startswith("{"):  # options are for objects: true and false are schemas too
+        return matcher.grammar_from_json_schema(text)
+    return matcher.grammar_from_json_schema(text, STYLE)
+
+
+def refusal(grammar: Grammar, problem: str) -> InvalidRequest:
+    """The 400 for what llguidance says of a grammar, in one line that names the field."""
+    _before, found, keys = problem.partition("Unimplemented keys: ")
+    if found:
+        names = keys.partition("]")[0].strip('["').replace('"', "")
+        return InvalidRequest(
+            f"{grammar.field}: the keyword {names} is not supported by local models",
+            param=grammar.field,
+            code="unsupported_parameter",
+        )
+    lines = [line for line in problem.splitlines() if line.strip() and line.strip() not in ("^", "<non-verbose/>")]
+    said = " ".join(" ".join(lines).split())[:MAX_ERROR] or "it cannot be read"
+    return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field)

@@ -1,0 +1,152 @@
+"""The grammars of a head's requests: checked in a process of their own, then compiled for the model's vocabulary."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_node.errors import InvalidRequest
+from exo_node.types import Grammar
+
+if TYPE_CHECKING:
+    from exo_node.ring.constraint import Constraint, Vocabulary
+
+MAX_GRAMMAR = 2**20  # characters
+KEPT = 16  # compiled grammars: the next request with the same one starts from a copy
+LINE = 2**16  # bytes of an answer of the checking process
+
+
+class GrammarChecker:
+    """Owns the checking process: started when there is something to check, and again when a grammar has ended it."""
+
+    def __init__(self, cpu_s: float | None = None) -> None:
+        """`cpu_s`: CPU seconds for one grammar, None for the process's own limit."""
+        self._arguments = [] if cpu_s is None else [str(cpu_s)]
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def problem(self, grammar: Grammar) -> str:
+        """What is wrong with the grammar, as the library says it; empty where nothing is."""
+        line = json.dumps({"kind": grammar.kind, "text": grammar.text}).encode() + b"\n"
+        async with self._lock:
+            process = self._process or await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "exo_node.ring.grammar_check",
+                *self._arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE,
+            )
+            self._process = None
+            try:
+                answer = await _ask(process, line)
+                if not answer:
+                    return _ended(await process.wait())
+                self._process = process
+            finally:  # a caller that has gone leaves its answer in the pipe
+                if self._process is None and process.returncode is None:
+                    process.kill()
+                    await asyncio.shield(process.wait())
+        return str(json.loads(answer)["error"])
+
+    async def close(self) -> None:
+        """End the process."""
+        async with self._lock:
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                await process.wait()
+
+
+async def _ask(process: asyncio.subprocess.Process, line: bytes) -> bytes:
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(line)
+        await process.stdin.drain()
+        return await process.stdout.readline()
+    except ConnectionError:
+        return b""
+
+
+def _ended(status: int) -> str:
+    """Why there is no answer, by the exit status of the checking process."""
+    if status == -signal.SIGPROF:
+        return "it takes too long to compile: simplify it (few patterns in one allOf, small multipleOf and bounds)"
+    return "it is nested too deeply or too large to compile: simplify it"
+
+
+class Grammars:
+    """Makes the constraints of one head. The vocabulary is read at the first grammar, once."""
+
+    def __init__(self, folder: Path, vocab_size: int, checker: GrammarChecker | None = None) -> None:
+        self._folder = folder
+        self._vocab_size = vocab_size
+        self._checker = checker or GrammarChecker()
+        self._lock = asyncio.Lock()
+        self._vocabulary: Vocabulary | None = None
+        self._matchers: dict[bytes, Any] = {}
+        self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
+
+    async def constraint(self, grammar: Grammar, begun: Sequence[int]) -> Constraint:
+        """The way of one answer through the grammar, `begun` being its first tokens.
+
+        Raises `InvalidRequest` that names the grammar's field.
+        """
+        if len(grammar.text) > MAX_GRAMMAR:
+            problem = f"{grammar.field}: has {len(grammar.text)} characters, at most {MAX_GRAMMAR} are compiled"
+            raise InvalidRequest(problem, param=grammar.field)
+        made = await self._make(grammar, begun, flexible=False)
+        if made is None and grammar.kind in ("json", "json_schema"):
+            made = await self._make(grammar, begun, flexible=True)  # another backend began it, with its own white space
+        if made is None:
+            raise InvalidRequest(
+                f"{grammar.field}: does not allow the beginning of the answer that is to be continued",
+                param=grammar.field,
+                code="unsupported_parameter",
+            )
+        return made
+
+    async def close(self) -> None:
+        self._masks.shutdown(wait=False)
+        await self._checker.close()
+
+    async def _make(self, grammar: Grammar, begun: Sequence[int], *, flexible: bool) -> Constraint | None:
+        vocabulary, matcher = await self._compiled(grammar, flexible=flexible)
+        from exo_node.ring.constraint import Constraint
+
+        constraint = Constraint(matcher.deep_copy(), vocabulary.size, grammar, self._masks)
+        return constraint if await asyncio.to_thread(constraint.begin, begun) else None
+
+    async def _compiled(self, grammar: Grammar, *, flexible: bool) -> tuple[Vocabulary, Any]:
+        """The vocabulary, and a matcher to copy."""
+        key = hashlib.sha256(f"{grammar.kind} {flexible} {grammar.text}".encode()).digest()
+        async with self._lock:
+            vocabulary = self._vocabulary
+            if vocabulary is None:
+                vocabulary = self._vocabulary = await asyncio.to_thread(_load, self._folder, self._vocab_size)
+            matcher = self._matchers.pop(key, None)
+            if matcher is None:
+                problem = await self._checker.problem(grammar)
+                if problem:
+                    from exo_node.ring.grammar_text import refusal
+
+                    raise refusal(grammar, problem)
+                matcher = await asyncio.to_thread(vocabulary.compile, grammar, flexible=flexible)
+                while len(self._matchers) >= KEPT:
+                    del self._matchers[next(iter(self._matchers))]
+            self._matchers[key] = matcher  # last = most recently used
+            return vocabulary, matcher
+
+
+def _load(folder: Path, vocab_size: int) -> Vocabulary:
+    from exo_node.ring.constraint import Vocabulary
+
+    return Vocabulary.load(folder, vocab_size)
