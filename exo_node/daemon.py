@@ -199,7 +199,7 @@ class Daemon:
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
         self._runner = web.AppRunner(
-            ChatGPTAPI(settings, self._backend, self.view, self.routing).app,
+            ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store).app,
             handler_cancellation=True,
             shutdown_timeout=API_SHUTDOWN_S,
             access_log=None,

@@ -10,7 +10,7 @@ from aiohttp import web
 from exo_node.api.batch import BatchRoutes
 from exo_node.api.cluster import ClusterRoutes
 from exo_node.api.deployments import DeploymentRoutes
-from exo_node.api.dialects import anthropic
+from exo_node.api.dialects import anthropic, ollama_api, responses
 from exo_node.api.embeddings import EmbeddingRoutes
 from exo_node.api.errors import ERROR_SHAPES, MAX_BODY, error_middleware, is_ours
 from exo_node.api.guard import make_guard
@@ -23,6 +23,7 @@ from exo_node.api.serving import CallServer
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
+from exo_node.store import Store
 from exo_node.types import Backend
 
 PREFIXES = ("", "/v1")
@@ -44,22 +45,32 @@ async def welcome(request: web.Request) -> web.Response:
     return web.json_response(WELCOME)
 
 
+async def root(request: web.Request) -> web.Response:
+    """Who does not say that it takes JSON or HTML may be looking for Ollama."""
+    return await (welcome if ollama_api.asks_for_data(request) else ollama_api.is_running)(request)
+
+
 class ChatGPTAPI:
-    """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too.
+    """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
+    responses.
 
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
     """
 
-    def __init__(self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort, store: Store
+    ) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         guard = cast(Any, make_guard(settings, routing))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving)
         openai = OpenAIRoutes(serving, backend)
+        answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)
         calls = [
             *openai.routes(),
+            *answers.routes(),
             *EmbeddingRoutes(serving).routes(),
             *VisionRoutes(serving).routes(),
             *BatchRoutes(serving).routes(),
@@ -73,10 +84,15 @@ class ChatGPTAPI:
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", anthropic.PREFIX))
         self._add([route for route in openai.routes() if route[0] == "GET"], (f"{anthropic.PREFIX}/v1",))
-        self.app[ERROR_SHAPES] = {**anthropic.SHAPES}
+        ollama = ollama_api.OllamaAPI(settings, serving, backend, cluster)
+        self._add(ollama.routes(), ollama_api.PREFIXES)
+        self._add([("GET", path, ollama_api.is_running) for path in ("/ollama", "/ollama/")], ("",))
+        self.app.on_cleanup.append(ollama.close)
+        self.app[ERROR_SHAPES] = {**anthropic.SHAPES, **ollama_api.SHAPES}
+        self.app.on_cleanup.append(answers.close)
         self.app.on_response_prepare.append(anthropic.add_request_id)
         self._add([("GET", "/metrics", router.metrics)], ("",))
-        self._add([("GET", "/", welcome), ("GET", "/v1", welcome)], ("",))
+        self._add([("GET", "/", root), ("GET", "/v1", welcome)], ("",))
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

@@ -14,6 +14,7 @@ from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound
+from exo_node.store import Store, store_path
 from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
 from tests.unit.api.scripted_routing import ScriptedRouting
 
@@ -155,6 +156,9 @@ class ScriptedCluster:
         self.placed = kept
         return found
 
+    def aliases(self) -> dict[str, str]:
+        return {"llama-3.2-1b": "org/Llama-1B"}
+
     async def fetch_model(self, model: str, on_progress: StageProgress) -> str:
         if model not in self.fetchable:
             raise ModelNotFound(f"no model {model!r}", param="model")
@@ -178,8 +182,10 @@ async def serve_api(
 
     Without `routing` there is the ring only.
     """
-    chosen = Settings(home=Path("unused"), **settings)
-    api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing or ScriptedRouting(backend, chosen))
+    chosen = Settings(**{"home": Path("unused"), **settings})
+    store = Store(store_path(chosen.home))
+    routing = routing or ScriptedRouting(backend, chosen)
+    api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store)
     runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:
@@ -187,6 +193,7 @@ async def serve_api(
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+        store.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

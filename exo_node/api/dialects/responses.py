@@ -1,0 +1,228 @@
+"""OpenAI's Responses API: /v1/responses, its stored responses, and those that are made in the background.
+
+A response is stored for 30 days unless the request says `store: false`, and only its own API key sees it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from exo_node.api import sse
+from exo_node.api.dialects.base import Decoded, Encoder, Wire
+from exo_node.api.dialects.counting import count_prompt
+from exo_node.api.dialects.responses_background import Background, Job
+from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
+from exo_node.api.dialects.responses_request import Asked, Given, decode, includes
+from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
+from exo_node.api.dialects.serving import DialectServer
+from exo_node.api.fields import bad
+from exo_node.api.guard import principal
+from exo_node.api.serving import CallServer, read_object
+from exo_node.config import Settings
+from exo_node.errors import ExoError, InvalidRequest
+from exo_node.routing.call import UpstreamError
+from exo_node.store import Store
+from exo_node.store_responses import ResponseTable
+from exo_node.types import Backend
+
+WIRE = Wire()
+LIMIT, MAX_LIMIT = 20, 100  # items of a page, OpenAI's
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A request that is read: what it was given, what it asks for, and who asks."""
+
+    given: Given
+    asked: Asked
+    encoder: ResponsesEncoder
+    owner: str
+
+
+class ResponsesRoutes:
+    """Handlers over the adapter; `store` keeps the responses, `node` is this node's id, `backend` counts tokens.
+
+    `close` is to be called when nothing is served any more and the store is still there.
+    """
+
+    def __init__(self, serving: CallServer, backend: Backend, settings: Settings, store: Store, node: str) -> None:
+        self._server = DialectServer(serving)
+        self._serving = serving
+        self._backend = backend
+        self._settings = settings
+        self._kept = KeptResponses(ResponseTable(store), node, serving.timeout_s)
+        self._background = Background(serving.timeout_s)
+
+    def routes(self) -> list[tuple[str, str, Any]]:
+        """(method, path without /v1, handler)."""
+        return [
+            ("POST", "/responses", self.create),
+            ("POST", "/responses/input_tokens", self.input_tokens),
+            ("GET", "/responses/{id}", self.retrieve),
+            ("DELETE", "/responses/{id}", self.delete),
+            ("POST", "/responses/{id}/cancel", self.cancel),
+            ("GET", "/responses/{id}/input_items", self.input_items),
+        ]
+
+    async def close(self, app: web.Application) -> None:
+        """Ends what is made in the background; aiohttp's `on_cleanup`."""
+        await self._background.close()
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        begun = await self._begin(await read_object(request))
+        if begun.asked.background:
+            return await self._in_background(request, begun)
+        encoder: Encoder = begun.encoder
+        if begun.asked.store:
+            encoder = KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
+        try:
+            return await self._server.answer(request, Decoded(begun.asked.chat, encoder), WIRE)
+        except ExoError as error:
+            if begun.asked.echo["truncation"] == "auto" and _is_too_long(error):
+                problem = f"{error.message}; truncation: auto drops nothing here, leave out older items"
+                raise InvalidRequest(problem, param="truncation", code="context_length_exceeded") from error
+            raise
+
+    async def input_tokens(self, request: web.Request) -> web.Response:
+        """Tokens of what `create` would send; a header says where that is an estimate."""
+        begun = await self._begin(await read_object(request))
+        call = self._serving.call(request, "chat", begun.asked.chat)
+        tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
+        answer = {"object": "response.input_tokens", "input_tokens": tokens}
+        return web.json_response(answer, headers={} if exact else {"x-exo-estimated": "true"})
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
+        query = request.query
+        _check_include(query)
+        if query.get("stream", "false") != "true":
+            return web.json_response(await self._now(request.match_info["id"], _owner()))
+        if query.get("include_obfuscation", "false") != "false":
+            raise bad("include_obfuscation", "is settled when the response is created", code="unsupported_parameter")
+        after = _number(query, "starting_after", -1, 0, 2**53)
+        ident, owner = request.match_info["id"], _owner()
+        job = self._background.get(ident, owner)
+        if job is not None and job.encoder.streamed:
+            return await self._follow(request, job, after)
+        row = await self._kept.row(ident, owner)
+        if row.events is None:
+            problem = "only a response created with background: true and stream: true has a stream to fetch"
+            raise bad("stream", problem, code="unsupported_parameter")
+        return await sse.respond(request, _replay(row.events, after), self._serving.timeout_s, style=_style(0))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Forget the response; one in the making ends."""
+        ident, owner = request.match_info["id"], _owner()
+        job = self._background.get(ident, owner)
+        if job is not None:
+            await self._background.cancel(ident, job)
+        await self._kept.remove(ident, owner)
+        return web.json_response({"id": ident, "object": "response", "deleted": True})
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """End a response in the background; one that has ended is as it is."""
+        ident, owner = request.match_info["id"], _owner()
+        job = self._background.get(ident, owner)
+        if job is not None:
+            await self._background.cancel(ident, job)
+            return web.json_response(job.encoder.response())
+        row = await self._kept.row(ident, owner)
+        if not row.response["background"]:
+            raise InvalidRequest(f"{ident} was not made in the background: hang up to end one that is not")
+        if row.response["status"] in UNFINISHED:
+            raise InvalidRequest(f"{ident} is made by node {row.node}: cancel it there", status=409)
+        return web.json_response(row.response)
+
+    async def input_items(self, request: web.Request) -> web.Response:
+        """All that the response was made from, earlier responses' items too; the newest first unless `order=asc`."""
+        query = request.query
+        _check_include(query)
+        items = await self._kept.context(await self._kept.row(request.match_info["id"], _owner()))
+        order = query.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise bad("order", "must be asc or desc")
+        if order == "desc":
+            items.reverse()
+        if after := query.get("after"):
+            places = [i for i, item in enumerate(items) if item["id"] == after]
+            if not places:
+                raise bad("after", f"no item {after[:80]!r} is in this list")
+            items = items[places[0] + 1 :]
+        limit = _number(query, "limit", LIMIT, 1, MAX_LIMIT)
+        page = items[:limit]
+        first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
+        more = len(items) > limit
+        return web.json_response({"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more})
+
+    # -- parts
+
+    async def _begin(self, body: Mapping[str, Any]) -> _Begun:
+        owner = _owner()
+        given = await self._kept.given(body, f"resp_{random.getrandbits(128):032x}", owner)
+        asked = decode(body, given)
+        return _Begun(given, asked, ResponsesEncoder(asked), owner)
+
+    def _keep(self, begun: _Begun, response: dict[str, Any], **more: Any) -> None:
+        self._kept.put(begun.given, begun.asked.items, begun.owner, response, **more)
+
+    async def _now(self, ident: str, owner: str) -> dict[str, Any]:
+        job = self._background.get(ident, owner)
+        return (await self._kept.row(ident, owner)).response if job is None else job.encoder.response()
+
+    async def _in_background(self, request: web.Request, begun: _Begun) -> web.StreamResponse:
+        asked, encoder = begun.asked, begun.encoder
+        self._background.check_room()
+        call = self._serving.call(request, "chat", asked.chat)
+
+        def keep(job: Job) -> None:
+            self._keep(begun, encoder.response(), events=job.frames if asked.stream else None)
+
+        job = Job(encoder, begun.owner, keep)
+        job.add(encoder.queue())
+        self._keep(begun, encoder.response())  # so that it is known wherever it is asked for
+        self._background.start(begun.given.id, job, self._server.frames(call, encoder, sse.Opening()))
+        if asked.stream:
+            return await self._follow(request, job, -1)
+        return web.json_response(encoder.response())
+
+    async def _follow(self, request: web.Request, job: Job, after: int) -> web.StreamResponse:
+        return await sse.respond(request, job.follow(after), self._serving.timeout_s, style=_style(len(job.frames)))
+
+
+def _style(number: int) -> sse.Style:
+    """Of a stream whose frames are there already; only the wait for them can fail."""
+    return sse.Style(done=b"", failure=lambda error: error_frame(error, number))
+
+
+async def _replay(events: Sequence[bytes], after: int) -> AsyncGenerator[bytes, None]:
+    yield b"".join(events[after + 1 :])
+
+
+def _owner() -> str:
+    caller = principal()
+    return "" if caller is None else caller.key_id
+
+
+def _is_too_long(error: ExoError) -> bool:
+    return error.code == "context_length_exceeded" or (isinstance(error, UpstreamError) and error.cause == "context")
+
+
+def _check_include(query: MultiMapping[str]) -> None:
+    """`include` (the SDKs write `include[]`): all that can be asked for is there."""
+    includes([*query.getall("include", ()), *query.getall("include[]", ())])
+
+
+def _number(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    value = query.get(name)
+    if value is None:
+        return default
+    if not (value.isascii() and value.isdigit() and len(value) < 18 and low <= int(value) <= high):
+        raise bad(name, f"must be a whole number from {low} to {high}, got {value[:20]!r}")
+    return int(value)

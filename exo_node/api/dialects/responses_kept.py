@@ -1,0 +1,108 @@
+"""Who may see which stored response, and what a request takes from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_items import Item, references, response_of
+from exo_node.api.dialects.responses_request import Given
+from exo_node.api.dialects.responses_shapes import UNFINISHED
+from exo_node.api.fields import Fields, bad
+from exo_node.errors import ExoError, NotFound
+from exo_node.store_responses import ResponseRow, ResponseTable
+
+GRACE_S = 60.0  # beyond a response's own time, until one on another node counts as lost
+
+
+class KeptResponses:
+    """Over the table. `node` is this node's id, `timeout_s` the longest that a response takes."""
+
+    def __init__(self, table: ResponseTable, node: str, timeout_s: float) -> None:
+        self._table = table
+        self._node = node
+        self._timeout_s = timeout_s
+
+    async def given(self, body: Mapping[str, Any], ident: str, owner: str) -> Given:
+        """What `body` needs of earlier responses. Raises `InvalidRequest`."""
+        previous = Fields(body).text("previous_response_id")
+        history = await self._history(previous, owner) if previous else []
+        stored: dict[str, Item] = {}
+        wanted = references(body.get("input"))
+        for one in dict.fromkeys(map(response_of, wanted)):
+            row = await self._table.get(one, owner)
+            if row is not None:
+                stored |= {item["id"]: item for item in (*row.input, *row.response["output"])}
+        return Given(id=ident, created=int(time.time()), history=history, stored=stored)
+
+    async def row(self, ident: str, owner: str) -> ResponseRow:
+        """A stored response. One whose node is gone has failed. Raises `NotFound`."""
+        row = await self._table.get(ident, owner)
+        if row is None:
+            raise NotFound(f"no response {ident[:80]!r}", param="response_id")
+        lost = row.node == self._node or time.time() > row.created + self._timeout_s + GRACE_S
+        if row.response["status"] in UNFINISHED and lost:
+            error = {"code": "server_error", "message": "the node that made the response ended before it was complete"}
+            row = replace(row, response={**row.response, "status": "failed", "error": error})
+        return row
+
+    async def context(self, row: ResponseRow) -> list[Item]:
+        """All items that the response was made from, the oldest first."""
+        chain = await self._table.chain(row.id, row.owner)
+        return [*_items(chain[:-1]), *row.input]
+
+    async def remove(self, ident: str, owner: str) -> None:
+        if not await self._table.remove(ident, owner):
+            raise NotFound(f"no response {ident[:80]!r}", param="response_id")
+
+    def put(self, given: Given, items: list[Item], owner: str, response: dict[str, Any], **more: Any) -> None:
+        """Store the state of a response that `given` and its own `items` lead to."""
+        previous = response["previous_response_id"]
+        row = ResponseRow(
+            id=given.id, owner=owner, node=self._node, created=given.created, previous=previous, input=items,
+            response=response, **more,
+        )  # fmt: skip
+        self._table.put(row)
+
+    async def _history(self, previous: str, owner: str) -> list[Item]:
+        chain = await self._table.chain(previous, owner)
+        code = "previous_response_not_found"
+        if not chain or chain[-1].id != previous:
+            raise bad("previous_response_id", f"no response {previous[:80]!r} is stored", code=code)
+        if chain[0].previous is not None:
+            problem = f"the conversation's earlier response {chain[0].previous!r} is no longer stored"
+            raise bad("previous_response_id", problem, code=code)
+        if chain[-1].response["status"] in UNFINISHED:
+            raise bad("previous_response_id", f"{previous!r} is not complete yet")
+        return _items(chain)
+
+
+def _items(chain: list[ResponseRow]) -> list[Item]:
+    return [item for row in chain for item in (*row.input, *row.response["output"])]
+
+
+class KeepingEncoder:
+    """`base.Encoder` of one response that is told to `keep` when it is complete or has failed."""
+
+    def __init__(self, encoder: ResponsesEncoder, keep: Callable[[dict[str, Any]], None]) -> None:
+        self._encoder = encoder
+        self._keep = keep
+        self.feed = encoder.feed
+
+    def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        response = self._encoder.whole(answer)
+        self._keep(response)
+        return response
+
+    def end(self) -> bytes:
+        raw = self._encoder.end()
+        self._keep(self._encoder.response())
+        return raw
+
+    def fail(self, error: ExoError) -> bytes:
+        raw = self._encoder.fail(error)
+        self._keep(self._encoder.response())
+        return raw
