@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,7 +144,9 @@ class ChatFormat:
 
     # -- the answer
 
-    def reader(self, detokenizer: Detokenizer, use: ToolUse | None, *, inside: bool) -> AnswerReader | None:
+    def reader(
+        self, detokenizer: Callable[[], Detokenizer], use: ToolUse | None, *, inside: bool
+    ) -> AnswerReader | None:
         """What splits the answer; None where all of it is text."""
         offered = {} if use is None else {one["function"]["name"]: one["function"]["parameters"] for one in use.tools}
         if use is not None and use.choice == "none" and not use.named:
@@ -155,7 +157,7 @@ class ChatFormat:
         splitter = ThoughtSplitter(marks, inside=inside) if marks is not None else None
         options = Options(schemas=offered, parallel=use is None or use.parallel)
         parser = self.tools.parser(options) if offered or self.is_harmony else None
-        return AnswerReader(detokenizer, splitter, parser)
+        return AnswerReader(detokenizer(), splitter, parser)
 
     def lead(self, text: str, *, inside: bool) -> str:
         """`text`, known to be the answer's beginning, as the model would have written it after this prompt."""
@@ -192,7 +194,8 @@ class ChatFormat:
         elif self.marks is not None:
             thoughts = "thoughts "
             rules.append(lark.after_thoughts(self.marks, special, inside=inside))
-        return Grammar("lark", "\n".join([f"start: {thoughts}({' | '.join(starts)})", *rules]) + "\n")
+        text = "\n".join([f"start: {thoughts}({' | '.join(starts)})", *rules]) + "\n"
+        return Grammar("lark", text, "tools" if forced or answer is None else answer.field)
 
 
 def _harmony_thoughts(special: Mapping[str, int]) -> str:

@@ -162,6 +162,11 @@ class Tokenizer:
         return {str(added[token].content): token for token in self._special_ids}
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are signs for the model and no text of an answer."""
+        return self._special_ids
+
+    @property
     def has_chat_template(self) -> bool:
         return self._template_source is not None
 

@@ -263,8 +263,8 @@ class _Prompt:
 
 
 def _detokenizer(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Detokenizer:
-    """What makes text of the answer's tokens: a completion goes on with its prompt's text; a chat answer is a text of its
-    own, with thoughts and tool calls where the model has any."""
+    """What makes text of the answer's tokens: a completion goes on with its prompt's text; a chat's answer is a
+    text of its own, with thoughts and tool calls where the model has any."""
     if request.messages is None:
         return tokenizer.detokenizer(prompt.ids)
     speech = tokenizer.chat_format(request.tool_use)

@@ -20,6 +20,11 @@ SpecialTokens = Mapping[str, int]  # name -> id, of the tokens that no text is t
 # it.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY = "/(?s:.*)/"
+_ROOMY = {"whitespace_pattern": r"( |\n {0,16})?"}  # as ring/grammar_text.py has it for an answer without thoughts
+# JSON Schema's keywords that bind nothing, those that hold schemas by name, and those that hold plain values.
+_SAYS_NOTHING = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_LITERAL = frozenset({"enum", "const"})
 
 
 def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens) -> str:
@@ -43,18 +48,33 @@ def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens) -> str:
 def of_answer(grammar: Grammar) -> str:
     """A rule `answer` for a grammar of the answer. Raises `InvalidRequest` for one that cannot be a part of another."""
     if grammar.kind == "json_schema":
-        return f"answer: %json {grammar.text}"
+        return f"answer: %json {json.dumps({'x-guidance': _ROOMY, **json.loads(grammar.text)})}"
     if grammar.kind == "json":
-        return 'answer: %json {"type": "object"}'
+        return f"answer: %json {json.dumps({'x-guidance': _ROOMY, 'type': 'object'})}"
     if grammar.kind == "regex":
         return f"answer: /{_unslashed(grammar.text)}/"
     raise InvalidRequest("a grammar of one's own binds the whole answer: no thoughts or tool calls can come with it")
 
 
 def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema without what names its dialect, and with our rules for white space."""
-    rest = {key: value for key, value in schema.items() if key != "$schema"}
-    return {**rest, "x-guidance": _STYLE}
+    """The schema without what binds nothing (descriptions are most of a large one), and with our rules for white space."""
+    return {**_bare(schema), "x-guidance": _STYLE}
+
+
+def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _SAYS_NOTHING:
+            continue
+        if key in _MAPS and isinstance(value, Mapping):
+            made[key] = {name: _bare(one) if isinstance(one, Mapping) else one for name, one in value.items()}
+        elif key not in _LITERAL and isinstance(value, Mapping):
+            made[key] = _bare(value)
+        elif key not in _LITERAL and isinstance(value, list):
+            made[key] = [_bare(one) if isinstance(one, Mapping) else one for one in value]
+        else:
+            made[key] = value
+    return made
 
 
 def after_thoughts(marks: Marks, special: SpecialTokens, *, inside: bool) -> str:
