@@ -221,5 +221,6 @@ class _Messages:
         fits = fits or [one for one in self._open if one[1] == name] or self._open
         if not fits:
             raise bad(param, "is a tool's answer without a call before it")
-        self._open.remove(fits[0])
-        return fits[0][0]
+        found = fits[0]
+        self._open.remove(found)
+        return found[0]
