@@ -80,14 +80,21 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
     parse = PARSE.get(call.kind)
     if parse is None:
         raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
-    body, prefix = anthropic_extras.for_ring(call.body)
+    body, prefix, options = anthropic_extras.for_ring(call.body)
     parsed = parse(body, call.id, settings)
     partial = attempt.partial
     ids: tuple[int, ...] = ()
     if partial is not None:
         prefix, ids = prefix + partial.text, () if prefix else partial.token_ids
     requests = tuple(
-        replace(one, timeout_s=attempt.timeout_s, prefix=prefix, prefix_ids=ids) for one in parsed.requests
+        replace(
+            one,
+            timeout_s=attempt.timeout_s,
+            prefix=prefix,
+            prefix_ids=ids,
+            template_options={**one.template_options, **options},
+        )
+        for one in parsed.requests
     )
     return replace(parsed, requests=requests)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 KEY = "exo_anthropic"  # {"prefill": bool, "thinking": {"type", "budget_tokens"}, "effort": str}, each may be absent
 # What our own thinking blocks are signed with: nobody checks it, and clients throw blocks without any away.
@@ -31,26 +31,35 @@ def needs_prefill(body: Mapping[str, Any]) -> bool:
     return isinstance(extras, Mapping) and extras.get("prefill") is True
 
 
-def for_ring(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The body as the ring's parser takes it, and the beginning of the answer that the caller has ("": none)."""
+class ForRing(NamedTuple):
+    """A body as the ring's parser takes it, the beginning of the answer that the caller has ("": none), and what chat
+    templates are told of thinking; those that do not know it do not look."""
+
+    body: Mapping[str, Any]
+    prefix: str
+    template_options: dict[str, Any]
+
+
+def for_ring(body: Mapping[str, Any]) -> ForRing:
+    """See `ForRing`."""
     extras = _extras(body)
     goes_on = body.get("continue_final_message") is True and body.get("add_generation_prompt") in (None, False)
     if extras is None and not goes_on:
-        return body, ""
+        return ForRing(body, "", {})
     made = {name: value for name, value in body.items() if name != KEY}
     prefix = ""
+    options: dict[str, Any] = {}
     if goes_on or (extras is not None and extras.get("prefill") is True):
         made.pop("continue_final_message", None)
         made.pop("add_generation_prompt", None)
         made["messages"], prefix = _split(body.get("messages"))
     if extras is not None:
         made["messages"] = [_plain(message, thoughts=True) for message in made.get("messages") or ()]
-        kind = _thinking(extras).get("type")
-        if kind == "disabled":
-            made["reasoning_effort"] = "none"
-        elif (effort := _effort(extras)) is not None:
-            made["reasoning_effort"] = effort
-    return made, prefix
+        if (kind := _thinking(extras).get("type")) in ("enabled", "disabled"):
+            options["enable_thinking"] = kind == "enabled"
+        if (effort := _effort(extras)) is not None:
+            options["reasoning_effort"] = effort
+    return ForRing(made, prefix, options)
 
 
 def for_provider(body: dict[str, Any], provider: str, model: str) -> str:

@@ -33,8 +33,8 @@ def fitted(provider: str, model: str, *messages: dict[str, Any], **extras: Any) 
 
 def test_the_ring() -> None:
     """One text a message, thoughts where templates look for them, the beginning of the answer taken off."""
-    made, prefix = for_ring(body(USER, SAID, USER, START, prefill=True))
-    assert prefix == "Once"
+    made, prefix, options = for_ring(body(USER, SAID, USER, START, prefill=True))
+    assert (prefix, options) == ("Once", {})
     assert made["messages"] == [
         {"role": "user", "content": "a\nb"},
         {"role": "assistant", "content": "x", "reasoning_content": "claude'sours"},
@@ -47,8 +47,25 @@ def test_the_ring_with_vllms_words() -> None:
     """`continue_final_message` of a client of OpenAI's; other bodies stay as they are."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     sent = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
-    assert for_ring(sent) == ({"messages": messages[:1]}, "b")
-    assert for_ring({"messages": messages}) == ({"messages": messages}, "")
+    assert for_ring(sent) == ({"messages": messages[:1]}, "b", {})
+    assert for_ring({"messages": messages}) == ({"messages": messages}, "", {})
+
+
+@pytest.mark.parametrize(
+    ("extras", "options"),
+    [
+        ({"thinking": {"type": "adaptive"}}, {}),
+        ({"thinking": {"type": "disabled"}}, {"enable_thinking": False, "reasoning_effort": "low"}),
+        ({"thinking": {"type": "enabled", "budget_tokens": 20000}},
+         {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"effort": "medium"}, {"reasoning_effort": "medium"}),
+    ],
+)  # fmt: skip
+def test_the_rings_templates_are_told_of_thinking(extras: dict[str, Any], options: dict[str, Any]) -> None:
+    """Those that know no thinking do not look, so no model refuses it."""
+    made, _, told = for_ring(body(USER, **extras))
+    assert told == options
+    assert "reasoning_effort" not in made
 
 
 def test_claude_gets_everything() -> None:
