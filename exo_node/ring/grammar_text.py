@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
@@ -10,9 +10,12 @@ from llguidance.gbnf_to_lark import any_to_lark
 from exo_node.errors import InvalidRequest
 from exo_node.types import Grammar
 
-# JSON as models are trained to write it (Python's json.dumps): small models fill any white space that is left open for as
-# long as it is. A schema's own `x-guidance` says otherwise.
-STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+# JSON as models are trained to write it (Python's json.dumps): small models fill any white space that is left open, for
+# as long as it is. A schema's own `x-guidance` says otherwise.
+STYLE: Final[JsonCompileOptions] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
 MAX_ERROR: Final = 400  # characters
 
