@@ -118,8 +118,20 @@ class ShardEngine(Protocol):
         """Evaluate an activation and hand it over as bytes in `dtype`."""
         ...
 
-    def logits(self, activation: Any | Hidden) -> npt.NDArray[np.float32]:
-        """Head only: final norm and LM head (with the family's soft-capping or scaling): float32 [n, vocab]."""
+    def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Head only: final norm and LM head (with the family's soft-capping or scaling): float32 [n, vocab].
+
+        Of these `outputs` of the activation, None: of all. A row's numbers must not depend on the others.
+        """
+        ...
+
+    def scores(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """Head only: as `logits`, for consecutive outputs in one product, whose last bits may depend on their number:
+        it reads the LM head's weights once. For what is told of a prompt, not for drawing."""
+        ...
+
+    def states(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """Head only: final norm of consecutive outputs: float32 [n, hidden_size]."""
         ...
 
     def truncate(self, slot: int, length: int) -> None:

@@ -114,10 +114,20 @@ class FakeEngine:
             return Hidden(dtype, shape, (array.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes())
         return Hidden(dtype, shape, array.astype("<f4" if dtype == "float32" else "<f2").tobytes())
 
-    def logits(self, activation: Any | Hidden) -> npt.NDArray[np.float32]:
+    def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """See `ShardEngine.logits`: integers in [0, 251) divided by 16, so that softmax is neither flat nor a spike."""
         array = to_array(activation) if isinstance(activation, Hidden) else activation
+        array = array if outputs is None else array[list(outputs)]
         return (((array.astype(np.float64) @ self._head.T) % PRIME) / 16.0).astype(np.float32)
+
+    def scores(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """See `ShardEngine.scores`."""
+        return self.logits(activation, outputs)
+
+    def states(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """See `ShardEngine.states`: there is no norm here."""
+        array = to_array(activation) if isinstance(activation, Hidden) else activation
+        return array[outputs.start : outputs.stop]
 
     def truncate(self, slot: int, length: int) -> None:
         """See `ShardEngine.truncate`: the forgotten cells are poisoned."""

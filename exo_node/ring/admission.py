@@ -13,16 +13,25 @@ def check_job(job: Job, context: int, vocab_size: int) -> None:
     """Raise `InvalidRequest` (or `ContextLengthExceeded`, with both numbers) for a job that cannot be served."""
     if not job.prompt:
         raise InvalidRequest("the prompt has no tokens", param="prompt")
-    if len(job.prompt) >= context:
+    if len(job.prompt) + job.draws > context:
+        answer = " (one of them for the answer)" if job.draws else ""
         raise ContextLengthExceeded(
-            f"the prompt has {len(job.prompt)} tokens, this instance holds {context} (one of them for the answer): "
+            f"the prompt has {len(job.prompt)} tokens, this instance holds {context}{answer}: "
             "shorten the prompt or load the model with a larger context",
             param="prompt",
         )
     if max(*job.prompt, *job.generated, 0) >= vocab_size or min(*job.prompt, *job.generated, 0) < 0:
         raise InvalidRequest(f"the prompt holds a token id outside 0 to {vocab_size - 1}", param="prompt")
-    if job.max_tokens < 1:
+    if job.max_tokens < 1 and job.draws:
         raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+    if job.generated and not job.draws:
+        raise InvalidRequest("a prompt that is only read has no tokens after it", param="generated_ids")
+    if job.pooling is not None and job.prompt_logprobs is not None:
+        raise InvalidRequest("a prompt is scored or made a vector, not both", param="prompt_logprobs")
+    if not 0 <= (job.prompt_logprobs or 0) <= vocab_size:
+        raise InvalidRequest(f"prompt_logprobs must be between 0 and {vocab_size}", param="prompt_logprobs")
+    if job.begun > len(job.prompt):
+        raise InvalidRequest(f"the grammar covers {job.begun} tokens of a prompt of {len(job.prompt)}", param="prompt")
     _check_sampling(job, vocab_size)
 
 
@@ -51,7 +60,9 @@ def _check_sampling(job: Job, vocab_size: int) -> None:
 
 def finished_already(job: Job, context: int) -> FinishReason | None:
     """Why a resumed job has nothing left to generate, or None."""
-    if job.generated and job.generated[-1] in job.stop_ids:
+    if not job.draws:
+        return None
+    if job.complete or (job.generated and job.generated[-1] in job.stop_ids):
         return "stop"
     if len(job.generated) >= job.max_tokens or len(job.prompt) + len(job.generated) >= context:
         return "length"

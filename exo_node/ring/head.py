@@ -16,7 +16,8 @@ from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NoCapaci
 from exo_node.ring.admission import check_job, finished_already
 from exo_node.ring.messages import Drop, Epoch, Op, Report, Row, Step
 from exo_node.ring.scheduler import Budget, chunk_length, decode_share
-from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, TokenChoice
+from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
+from exo_node.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +40,6 @@ class Outgoing:
 
     step: Step
     tokens: tuple[Sequence[int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """Output `output` of a returned step is the distribution of the next token of `ticket`, at absolute `position`."""
-
-    ticket: int
-    output: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +120,7 @@ class Head:
         self.next_deadline = min((deadline for deadline in left if deadline is not None), default=math.inf)
         return [Failed(one.ticket, _too_late(one)) for one in late]
 
-    def home(self, number: int, reports: Sequence[Report], now: float) -> list[Want]:
+    def home(self, number: int, reports: Sequence[Report], now: float) -> list[Want | Reading]:
         """Step `number` has come round. Checks every stage's report against the head's own account.
 
         Raises `RingBroken` where they differ: the caller then calls `fail`.
@@ -148,16 +140,24 @@ class Head:
                     f"after step {number} stage {report.stage} holds {report.sequences} sequences with "
                     f"{report.cached_tokens} tokens, the head counts {entry.sequences} with {entry.cached_tokens}"
                 )
-        wants: list[Want] = []
+        wants: list[Want | Reading] = []
         output = 0
         for row, ticket in entry.rows:
             generation = self._running.get(ticket)
             if generation is not None:
                 generation.in_flight -= 1
-                if row.n_outputs:
-                    wants.append(Want(ticket, output, len(generation.tokens)))
+                wants += _wants(generation, row, output)
             output += row.n_outputs
         return wants
+
+    def read(self, reading: Reading, choices: tuple[TokenChoice, ...], vector: bytes) -> Delta:
+        """What was read off the prompt by a `Reading` of the step that has just come home."""
+        generation = self._running[reading.ticket]
+        finish: FinishReason | None = None
+        if not generation.job.draws and reading.position + reading.count == generation.prefill:
+            finish = "length" if generation.job.pooling is None else "stop"
+            self._remove(generation)
+        return Delta(reading.ticket, generation.n_generated, None, finish, prompt=choices, vector=vector)
 
     def token(self, ticket: int, choice: TokenChoice, now: float) -> Delta:
         """The token drawn for a `Want` of the step that has just come home."""
@@ -166,7 +166,7 @@ class Head:
         generation.tokens.append(choice.token)
         generation.n_generated += 1
         self.tokens += 1
-        finish = generation.finish_after(choice.token, self.setup.context)
+        finish = generation.finish_after(choice, self.setup.context)
         if finish is not None:
             self._remove(generation)
         else:
@@ -276,6 +276,8 @@ class Head:
         self._cached_tokens += length
         last = self.setup.n_stages - 1
         n_outputs = 1 if generation.sent == len(generation.tokens) else 0
+        if generation.reads_at(position):
+            n_outputs = length
         return Row(generation.sequence, position, length, n_outputs, False, 0, last)
 
     def _prefill_sent(self, generation: Generation) -> None:
@@ -313,6 +315,18 @@ class Head:
             self._n_decoding -= 1
         if generation.sent:
             self._drops.append(generation.sequence)
+
+
+def _wants(generation: Generation, row: Row, output: int) -> list[Want | Reading]:
+    """What the outputs of a row, from `output` on, are for."""
+    wants: list[Want | Reading] = []
+    if not row.n_outputs:
+        return wants
+    if generation.job.reads and row.position < generation.prefill:
+        wants.append(Reading(generation.ticket, output, row.n_outputs, row.position + row.length - row.n_outputs))
+    if generation.job.draws and row.position + row.length >= generation.prefill:
+        wants.append(Want(generation.ticket, output + row.n_outputs - 1, len(generation.tokens)))
+    return wants
 
 
 def _too_late(generation: Generation) -> DeadlineExceeded:

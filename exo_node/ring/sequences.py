@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from exo_node.errors import ExoError
-from exo_node.types import FinishReason, SamplingParams
+from exo_node.types import FinishReason, Grammar, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """One vector is wanted of the prompt: its hidden states' mean, or the last one. `dimensions` 0: all of them."""
+
+    mode: Literal["mean", "last"]
+    dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +23,8 @@ class Job:
 
     `generated` are tokens already delivered (resume): never sent again, but counted by `max_tokens`. A token of
     `stop_ids` ends the generation and is itself delivered. `deadline` is on the head's clock.
+
+    `grammar` binds the last `begun` tokens of the prompt and all that follows; `complete`: nothing may follow already.
     """
 
     request_id: str
@@ -24,21 +35,60 @@ class Job:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     attempt: int = 0
     deadline: float | None = None
+    grammar: Grammar | None = None
+    begun: int = 0
+    complete: bool = False
+    prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether something is told of the prompt itself."""
+        return self.pooling is not None or self.prompt_logprobs is not None
+
+    @property
+    def draws(self) -> bool:
+        """False: the generation is over with its prompt."""
+        return self.pooling is None and (self.max_tokens > 0 or self.prompt_logprobs is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Output `output` of a returned step is the distribution of the next token of `ticket`, at absolute `position`."""
+
+    ticket: int
+    output: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Outputs [output, output + count) of a returned step are those of the prompt of `ticket` from `position` on."""
+
+    ticket: int
+    output: int
+    count: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """What a sampler drew. `logprob` None = none asked for; `top` is (id, logprob), most likely first."""
+    """What a sampler drew. `logprob` None = none asked for; `top` is (id, logprob), most likely first.
+
+    `ended`: the grammar allows nothing after it.
+    """
 
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A token of the generation `ticket`. `index` counts generated tokens from 0; `choice` is None only where a resumed
-    generation was already complete. The times are on the first delta only."""
+    """A token of the generation `ticket`. `index` counts generated tokens from 0; `choice` is None where a resumed
+    generation was already complete, or where `prompt` or `vector` tell of the prompt (prompt_reading.py). The times are
+    on the first token's only."""
 
     ticket: int
     index: int
@@ -46,6 +96,8 @@ class Delta:
     finish: FinishReason | None
     queue_us: int = 0
     prefill_us: int = 0
+    prompt: tuple[TokenChoice, ...] = ()
+    vector: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +132,16 @@ class Generation:
         tokens = [*job.prompt, *job.generated]
         return cls(ticket, job, now, tokens, len(job.generated), len(tokens))
 
-    def finish_after(self, token: int, context: int) -> FinishReason | None:
-        """Whether the generation is over now that `token` has been appended."""
-        if token in self.job.stop_ids:
+    def reads_at(self, position: int) -> bool:
+        """Whether all outputs of a row from `position` on are wanted (of a pooling by the last, one is)."""
+        job = self.job
+        return position < len(job.prompt) and (
+            job.prompt_logprobs is not None or (job.pooling is not None and job.pooling.mode == "mean")
+        )
+
+    def finish_after(self, choice: TokenChoice, context: int) -> FinishReason | None:
+        """Whether the generation is over now that the token has been appended."""
+        if choice.ended or choice.token in self.job.stop_ids:
             return "stop"
         if self.n_generated >= self.job.max_tokens or len(self.tokens) >= context:
             return "length"

@@ -76,9 +76,17 @@ class Stage:
         logic = self.logic
         return Report(logic.stage, queue_us, engine_us, codec_us, logic.sequences, logic.cached_tokens)
 
-    def logits(self, activation: Any | Hidden) -> Any:
+    def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> Any:
         """Head only: float32 [outputs, vocab] of what came home."""
-        return self._engine.logits(activation)
+        return self._engine.logits(activation, outputs)
+
+    def scores(self, activation: Any | Hidden, outputs: range) -> Any:
+        """Head only: see `ShardEngine.scores`."""
+        return self._engine.scores(activation, outputs)
+
+    def states(self, activation: Any | Hidden, outputs: range) -> Any:
+        """Head only: see `ShardEngine.states`."""
+        return self._engine.states(activation, outputs)
 
     def _compute(
         self, step: Step, plan: StepPlan, tokens: Sequence[Sequence[int]] | None, export: bool

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from exo_node.engine.base import Hidden
-from exo_node.errors import RingBroken
+from exo_node.errors import InvalidRequest, RingBroken
 from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Report, Row, Step
-from exo_node.ring.sequences import Delta, Job
+from exo_node.ring.sequences import Delta, Job, Pooling, TokenChoice
 from exo_node.transport.codec import put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.types import SamplingParams
+from exo_node.types import Grammar, SamplingParams
 
 MAX_US = 2**32 - 1  # the fields are uint32, 71 minutes: a machine that slept in a step must not fail over its figures
 
@@ -129,6 +131,10 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
         stop_ids=frozenset(request.stop_ids),
         attempt=request.attempt,
         deadline=now + request.timeout_ms / 1000 if request.timeout_ms else None,
+        prompt_logprobs=request.prompt_logprobs if request.HasField("prompt_logprobs") else None,
+        pooling=_read_pooling(request.pooling) if request.HasField("pooling") else None,
+        grammar=_read_grammar(request.grammar) if request.HasField("grammar") else None,
+        begun=request.grammar.begun,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -144,21 +150,41 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
     )
 
 
+def _read_grammar(message: ring_pb2.Grammar) -> Grammar:
+    kind: Any = message.kind  # one that this version does not know is refused where it is compiled
+    return Grammar(kind, message.text, message.field)
+
+
+def _read_pooling(message: ring_pb2.Pooling) -> Pooling:
+    match message.mode:
+        case "mean" | "last" as mode:
+            return Pooling(mode, message.dimensions)
+        case _:
+            raise InvalidRequest(f"no pooling {message.mode!r}: mean or last", param="pooling")
+
+
 def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
     """Consecutive deltas of one generation as one message: a slow reader gets several tokens at once."""
     first, last = deltas[0], deltas[-1]
-    message = ring_pb2.GenerateDelta(
-        index=first.index, finish_reason=last.finish or "", prefill_us=first.prefill_us, queue_us=first.queue_us
-    )
+    message = ring_pb2.GenerateDelta(index=first.index, finish_reason=last.finish or "", embedding=last.vector)
     message.epoch.counter = epoch.counter
     message.epoch.coordinator = epoch.coordinator
     for delta in deltas:
+        if delta.prefill_us or delta.queue_us:
+            message.prefill_us, message.queue_us = delta.prefill_us, delta.queue_us
+        for told in delta.prompt:
+            _put_logprob(message.prompt_logprobs.add(), told)
         choice = delta.choice
         if choice is None:
             continue
         message.ids.append(choice.token)
         if choice.logprob is not None:
-            entry = message.logprobs.add(logprob=choice.logprob)
-            entry.top_ids.extend(token for token, _ in choice.top)
-            entry.top_logprobs.extend(logprob for _, logprob in choice.top)
+            _put_logprob(message.logprobs.add(), choice)
     return message
+
+
+def _put_logprob(entry: ring_pb2.TokenLogprobs, choice: TokenChoice) -> None:
+    assert choice.logprob is not None
+    entry.logprob = choice.logprob
+    entry.top_ids.extend(token for token, _ in choice.top)
+    entry.top_logprobs.extend(logprob for _, logprob in choice.top)

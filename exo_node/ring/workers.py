@@ -13,11 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from exo_node.errors import ExoError, PeerUnavailable, RingBroken
+from exo_node.errors import ExoError, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.ring.head import Head, Outgoing, RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
-from exo_node.ring.sampler import Sampler
-from exo_node.ring.sequences import Failed, Job, Notice
+from exo_node.ring.prompt_reading import PromptReader, reader_of
+from exo_node.ring.sampler import Constraint, Sampler
+from exo_node.ring.sequences import Failed, Job, Notice, Reading, Want
 from exo_node.ring.stage import Stage
 from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_message
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -48,10 +49,11 @@ class StepIn:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Head only: a new generation."""
+    """Head only: a new generation; `constraint` where the job has a grammar, with what is there already behind it."""
 
     ticket: int
     job: Job
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +174,18 @@ class HeadWorker:
         self._instance_id = instance_id
         self._outlet = outlet
         self._samplers: dict[int, Sampler] = {}
+        self._readers: dict[int, PromptReader] = {}
         self._sent_ns: dict[int, int] = {}
 
     def handle(self, event: Event) -> None:
         match event:
             case StepIn(message, arrived_ns):
                 self._step_home(message, arrived_ns)
-            case Submit(ticket, job):
-                self._submit(ticket, job)
+            case Submit(ticket, job, constraint):
+                self._submit(ticket, job, constraint)
             case Cancel(ticket):
                 self._samplers.pop(ticket, None)
+                self._readers.pop(ticket, None)
                 if self.head is not None:
                     self.head.cancel(ticket)
             case Lost(epoch, _, error):
@@ -220,11 +224,13 @@ class HeadWorker:
         self.head = Head(event.setup)
         self._sent_ns.clear()
 
-    def _submit(self, ticket: int, job: Job) -> None:
+    def _submit(self, ticket: int, job: Job, constraint: Constraint | None) -> None:
         if self.head is None:
             self._notify([Failed(ticket, RingBroken("this runner is in no ring yet"))])
             return
-        self._samplers[ticket] = Sampler(job.sampling, job.prompt, job.generated)
+        if (reader := reader_of(job)) is not None:
+            self._readers[ticket] = reader
+        self._samplers[ticket] = Sampler(job.sampling, job.prompt, job.generated, constraint)
         self._notify(self.head.submit(ticket, job, time.monotonic()))
 
     def _run(self, outgoing: Outgoing) -> None:
@@ -267,7 +273,11 @@ class HeadWorker:
             wants = head.home(step.number, step.reports, time.monotonic())
             if not wants:
                 return
-            logits = self.stage.logits(activation)
+            notices: list[Notice] = []
+            for reading in (want for want in wants if isinstance(want, Reading)):
+                notices += self._read(head, reading, activation)
+            draws = [want for want in wants if isinstance(want, Want)]
+            logits = self.stage.logits(activation, [want.output for want in draws]) if draws else ()
         except ExoError as error:
             self._fail(error)
             return
@@ -275,16 +285,24 @@ class HeadWorker:
         except Exception as error:
             self._fail(RingBroken(f"stage 0: {type(error).__name__}: {error}", code="engine_failed"))
             return
-        notices: list[Notice] = []
         now = time.monotonic()
-        for want in wants:
+        for want, scores in zip(draws, logits, strict=True):
             try:
-                choice = self._samplers[want.ticket].draw(logits[want.output], want.position)
+                choice = self._samplers[want.ticket].draw(scores, want.position)
             except ExoError as error:
                 notices.append(head.refuse(want.ticket, error))
             else:
                 notices.append(head.token(want.ticket, choice, now))
         self._notify(notices)
+
+    def _read(self, head: Head, reading: Reading, activation: Any) -> list[Notice]:
+        """Tell the caller what was read off its prompt, if it is anything yet."""
+        try:
+            found = self._readers[reading.ticket].read(self.stage, activation, reading)
+        except InvalidRequest as error:
+            return [head.refuse(reading.ticket, error)]
+        told = head.read(reading, found.choices, found.vector)
+        return [told] if told.prompt or told.finish is not None else []
 
     def _fail(self, error: ExoError) -> None:
         assert self.head is not None
@@ -296,6 +314,7 @@ class HeadWorker:
         for notice in notices:
             if isinstance(notice, Failed) or notice.finish is not None:
                 self._samplers.pop(notice.ticket, None)
+                self._readers.pop(notice.ticket, None)
         self._outlet.notify(self._epoch, notices)
 
 

@@ -133,19 +133,27 @@ class MLXShardEngine:
         # memoryview gives bf16 as its raw bits; an array without elements has no buffer.
         return Hidden(dtype, (n, width), bytes(memoryview(array)) if n else b"")
 
-    def logits(self, activation: Any | Hidden) -> npt.NDArray[np.float32]:
+    def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """See `ShardEngine.logits`. Row by row: a matrix product's bits change with the number of its rows."""
-        mx, loaded = self._mx, self._state()
-        if not loaded.plan.is_head:
-            raise RingBroken("only the head holds the LM head")
+        mx, stage = self._mx, self._heading()
         array = self._to_array(activation) if isinstance(activation, Hidden) else activation
-        n = array.shape[0]
-        if n == 0:
-            return np.zeros((0, loaded.plan.config["vocab_size"]), np.float32)
-        rows = [loaded.stage.logits(array[None, i : i + 1])[0] for i in range(n)]
-        out = (rows[0] if n == 1 else mx.concatenate(rows, axis=0)).astype(mx.float32)
-        mx.eval(out)
-        return np.array(out)
+        wanted = range(array.shape[0]) if outputs is None else outputs
+        if not len(wanted):
+            return np.zeros((0, self._state().plan.config["vocab_size"]), np.float32)
+        rows = [stage.logits(array[None, i : i + 1])[0] for i in wanted]
+        return self._evaluated(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0))
+
+    def scores(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """See `ShardEngine.scores`."""
+        stage = self._heading()
+        array = self._to_array(activation) if isinstance(activation, Hidden) else activation
+        return self._evaluated(stage.logits(array[None, outputs.start : outputs.stop])[0])
+
+    def states(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
+        """See `ShardEngine.states`."""
+        stage = self._heading()
+        array = self._to_array(activation) if isinstance(activation, Hidden) else activation
+        return self._evaluated(stage.states(array[None, outputs.start : outputs.stop])[0])
 
     def truncate(self, slot: int, length: int) -> None:
         """See `ShardEngine.truncate`."""
@@ -168,6 +176,16 @@ class MLXShardEngine:
         if self._loaded is None:
             raise RuntimeError("load() comes first")
         return self._loaded
+
+    def _heading(self) -> Stage:
+        if not self._state().plan.is_head:
+            raise RingBroken("only the head holds the LM head")
+        return self._state().stage
+
+    def _evaluated(self, array: Any) -> npt.NDArray[np.float32]:
+        out = array.astype(self._mx.float32)
+        self._mx.eval(out)
+        return np.array(out)
 
     def _ids(self, row: EngineRow) -> Any:
         if row.token_ids is None or len(row.token_ids) != row.length:

@@ -157,10 +157,17 @@ class Stage:
 
     def logits(self, hidden: Any) -> Any:
         """Final norm and LM head on [1, n, hidden_size]: lazily [1, n, vocab]."""
+        return self._head(self._model, hidden)
+
+    def states(self, hidden: Any) -> Any:
+        """Final norm on [1, n, hidden_size]: lazily the same shape."""
+        return self._head(self._body, hidden)
+
+    def _head(self, part: Any, hidden: Any) -> Any:
         self._flow.entering = hidden
         self._body.layers = self._heading
         try:
-            return self._model(self._one_id, cache=self._no_caches)
+            return part(self._one_id, cache=self._no_caches)
         finally:
             self._flow.entering = None
 

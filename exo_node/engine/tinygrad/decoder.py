@@ -126,6 +126,14 @@ class ShardDecoder:
 
         return Program(logits, (rows, self._spec.hidden_size), dtypes.float32, self._device)
 
+    def states_program(self, rows: int) -> Program:
+        """float32 [rows, hidden] -> the same shape: final norm."""
+
+        def states(values: Tensor) -> Tensor:
+            return self._norm("norm", values).contiguous()
+
+        return Program(states, (rows, self._spec.hidden_size), dtypes.float32, self._device)
+
     def place(self, slot: int, position: int) -> tuple[Any, Any]:
         """Slot and position as the bound variables that every step program shares."""
         return (

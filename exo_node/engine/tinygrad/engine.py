@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from exo_node.engine.tinygrad.decoder import Program, ShardDecoder
 
 Floats = npt.NDArray[np.float32]
+SCORED = 32  # outputs of one `scores` product
 
 
 class TinygradShardEngine:
@@ -97,11 +98,21 @@ class TinygradShardEngine:
         tokens, width = activation.shape
         return Hidden(dtype, (tokens, width), values.data.cast("B") if values.size else b"")
 
-    def logits(self, activation: Floats | Hidden) -> Floats:
+    def logits(self, activation: Floats | Hidden, outputs: Sequence[int] | None = None) -> Floats:
         """See `ShardEngine.logits`."""
         loaded = self._ready()
         values = _floats(activation) if isinstance(activation, Hidden) else activation
-        return loaded.logits(values)
+        return loaded.logits(values if outputs is None else values[list(outputs)])
+
+    def scores(self, activation: Floats | Hidden, outputs: range) -> Floats:
+        """See `ShardEngine.scores`."""
+        values = _floats(activation) if isinstance(activation, Hidden) else activation
+        return self._ready().scores(values[outputs.start : outputs.stop])
+
+    def states(self, activation: Floats | Hidden, outputs: range) -> Floats:
+        """See `ShardEngine.states`."""
+        values = _floats(activation) if isinstance(activation, Hidden) else activation
+        return self._ready().states(values[outputs.start : outputs.stop])
 
     def truncate(self, slot: int, length: int) -> None:
         """See `ShardEngine.truncate`. Costs nothing: what lies past the length is never read."""
@@ -168,6 +179,7 @@ class _Loaded:
         )
         self._steps: dict[int, Program] = {}
         self._head = self.decoder.logits_program(1) if plan.is_head else None
+        self._reading: dict[bool, Program] = {}  # of SCORED outputs at once, compiled when they are first asked for
 
     def warm_up(self) -> None:
         """Compile everything now: a stage that compiles while a step waits for it would pass for a hung one."""
@@ -220,6 +232,21 @@ class _Loaded:
         head = self._head
         rows = [head(values[i : i + 1]) for i in range(len(values))]
         return np.concatenate(rows) if rows else np.empty((0, self.spec.vocab_size), dtype=np.float32)
+
+    def scores(self, values: Floats) -> Floats:
+        return self._read(values, lm_head=True)
+
+    def states(self, values: Floats) -> Floats:
+        return self._read(values, lm_head=False)
+
+    def _read(self, values: Floats, *, lm_head: bool) -> Floats:
+        if self._head is None:
+            raise RingBroken("tinygrad: only the head has an LM head")
+        program = self._reading.get(lm_head)
+        if program is None:
+            make = self.decoder.logits_program if lm_head else self.decoder.states_program
+            program = self._reading[lm_head] = make(SCORED)
+        return np.concatenate([program(values[at : at + SCORED]) for at in range(0, len(values), SCORED)])
 
     def _run(self, values: npt.NDArray[Any], slot: int, position: int) -> Floats:
         length = next(n for n in self._chunks if n >= len(values))
