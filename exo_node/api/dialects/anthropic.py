@@ -6,7 +6,6 @@ Keys (`x-api-key` or Bearer) are the guard's business; any `anthropic-version` i
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 from aiohttp import web
@@ -15,19 +14,16 @@ from exo_node.api.dialects.anthropic_blocks import PING
 from exo_node.api.dialects.anthropic_errors import error_body
 from exo_node.api.dialects.anthropic_request import decode, decode_prompt
 from exo_node.api.dialects.base import Wire
+from exo_node.api.dialects.counting import ESTIMATED, count_prompt
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.errors import REQUEST_ID, ErrorShape
-from exo_node.api.ring_upstream import parse_call
 from exo_node.api.serving import CallServer, read_object
 from exo_node.config import Settings
-from exo_node.routing.adapter.watch import Within
-from exo_node.routing.call import Attempt
 from exo_node.types import Backend
 
 WIRE = Wire(keep_alive=PING)
 MESSAGES, PREFIX = "/v1/messages", "/anthropic"
 SHAPES: dict[str, ErrorShape] = {MESSAGES: error_body, PREFIX: error_body}
-ESTIMATED = "x-exo-estimated"
 
 
 class AnthropicRoutes:
@@ -47,18 +43,11 @@ class AnthropicRoutes:
         return await self._server.answer(request, decoded, WIRE)
 
     async def count_tokens(self, request: web.Request) -> web.Response:
-        """Exact where a local model would answer, with its own chat template; else the estimate that routing uses,
-        which a header says."""
+        """A header says where they are an estimate."""
         serving = self._server.serving
         call = serving.call(request, "chat", decode_prompt(await read_object(request)).body)
-        steps = (await serving.routing.explain(call))["steps"]
-        if not steps or steps[0]["kind"] != "ring":
-            return web.json_response({"input_tokens": call.prompt_tokens}, headers={ESTIMATED: "true"})
-        left = max(0.001, call.deadline - time.monotonic())
-        parsed = parse_call(Attempt(call=call, timeout_s=left), self._settings)
-        with Within(left):
-            counted = await self._backend.count_tokens(parsed.requests[0])
-        return web.json_response({"input_tokens": counted})
+        tokens, exact = await count_prompt(serving, self._backend, self._settings, call)
+        return web.json_response({"input_tokens": tokens}, headers={} if exact else {ESTIMATED: "true"})
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -11,6 +11,8 @@ from exo_node.routing.adapter.watch import Within
 from exo_node.routing.call import Attempt, Call
 from exo_node.types import Backend
 
+ESTIMATED = "x-exo-estimated"  # header of an answer that is not exact
+
 
 async def count_prompt(serving: CallServer, backend: Backend, settings: Settings, call: Call) -> tuple[int, bool]:
     """The tokens, and whether they are exact: where a local model would answer, with its own chat template; else they

@@ -15,7 +15,7 @@ from multidict import MultiMapping
 
 from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
-from exo_node.api.dialects.counting import count_prompt
+from exo_node.api.dialects.counting import ESTIMATED, count_prompt
 from exo_node.api.dialects.responses_background import Background, Job
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
@@ -96,7 +96,7 @@ class ResponsesRoutes:
         call = self._serving.call(request, "chat", begun.asked.chat)
         tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
-        return web.json_response(answer, headers={} if exact else {"x-exo-estimated": "true"})
+        return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""

@@ -1,0 +1,98 @@
+"""What requests take from stored responses, and whose they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
+from exo_node.api.dialects.responses_request import Given, decode
+from exo_node.errors import ExoError, InvalidRequest, NotFound
+from exo_node.store import Store, store_path
+from exo_node.store_responses import ResponseTable
+
+ANSWER = {"model": "m", "choices": [{"index": 0, "message": {"content": "Yes"}, "finish_reason": "stop"}]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(store_path(tmp_path / "home"))
+    yield store
+    store.close()
+
+
+def name(digit: int) -> str:
+    return f"resp_{digit:032x}"
+
+
+async def keep(kept: KeptResponses, number: int, status: str = "completed", created: float = 0, **body: Any) -> None:
+    """Store the response of that number, made from `body`."""
+    given = await kept.given(body, name(number), "key-1")
+    asked = decode({"input": f"q{number}", **body}, given)
+    response = ResponsesEncoder(asked).whole(ANSWER)
+    given = Given(id=given.id, created=int(created or time.time()))
+    kept.put(given, asked.items, "key-1", {**response, "status": status})
+
+
+async def test_a_conversation(store: Store) -> None:
+    """The earlier inputs and answers are the history; every item of theirs can be referred to; others see nothing."""
+    kept = KeptResponses(ResponseTable(store), "a", 9)
+    await keep(kept, 1)
+    await keep(kept, 2, previous_response_id=name(1))
+    items = [{"id": f"msg_{1:032x}o0"}, {"id": f"msg_{2:032x}i0"}, {"id": "msg_unknown"}]
+    given = await kept.given({"previous_response_id": name(2), "input": items}, name(3), "key-1")
+    assert [item["content"][0]["text"] for item in given.history] == ["q1", "Yes", "q2", "Yes"]
+    assert [given.stored[item["id"]]["content"][0]["text"] for item in items[:2]] == ["Yes", "q2"]
+    assert "msg_unknown" not in given.stored
+    context = await kept.context(await kept.row(name(2), "key-1"))
+    assert [item["content"][0]["text"] for item in context] == ["q1", "Yes", "q2"]
+    with pytest.raises(InvalidRequest) as caught:
+        await kept.given({"previous_response_id": name(2)}, name(3), "key-2")
+    assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
+    assert (await kept.given({"input": items}, name(3), "key-2")).stored == {}
+    for wrong in (kept.row(name(2), "key-2"), kept.remove(name(2), "key-2")):
+        with pytest.raises(NotFound):
+            await wrong
+
+
+async def test_what_cannot_be_gone_on_from(store: Store) -> None:
+    """A conversation whose beginning is gone, and a response that is not complete, are named."""
+    kept = KeptResponses(ResponseTable(store), "a", 9)
+    await keep(kept, 1)
+    await keep(kept, 2, previous_response_id=name(1))
+    await kept.remove(name(1), "key-1")
+    with pytest.raises(InvalidRequest, match=f"earlier response '{name(1)}' is no longer stored"):
+        await kept.given({"previous_response_id": name(2)}, name(3), "key-1")
+    await keep(kept, 4, status="in_progress")
+    with pytest.raises(InvalidRequest, match="not complete yet"):
+        await kept.given({"previous_response_id": name(4)}, name(5), "key-1")
+
+
+async def test_one_whose_node_is_gone_has_failed(store: Store) -> None:
+    """What this node does not make any more, and what another cannot be making any more, has failed."""
+    here, there = (KeptResponses(ResponseTable(store), node, 9) for node in ("a", "b"))
+    await keep(here, 1, status="queued")
+    assert (await there.row(name(1), "key-1")).response["status"] == "queued"
+    failed = (await here.row(name(1), "key-1")).response
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+    await keep(here, 2, status="in_progress", created=time.time() - 100)
+    assert (await there.row(name(2), "key-1")).response["status"] == "failed"
+
+
+def test_it_is_kept_when_it_has_ended() -> None:
+    """A whole answer, a stream's end and its failure are kept, each once."""
+    kept: list[str] = []
+    for end in ("whole", "end", "fail"):
+        asked = decode({"input": "x"}, Given(id=name(1), created=1))
+        one = KeepingEncoder(ResponsesEncoder(asked), lambda response: kept.append(response["status"]))
+        if end == "whole":
+            assert one.whole(ANSWER)["status"] == "completed"
+        else:
+            assert one.feed({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})
+            assert one.end() if end == "end" else one.fail(ExoError("broken"))
+    assert kept == ["completed", "completed", "failed"]
