@@ -41,6 +41,7 @@ class Settings:
     discovery_timeout: float = 30.0
     discovery_config_path: Path | None = None
     peers: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     wait_for_peers: int = 0
     response_timeout: float = 900.0
     max_generate_tokens: int = 10_000
@@ -150,6 +151,14 @@ OPTIONS: tuple[Option, ...] = (
         values.host_port,
         "a node to connect to, besides those discovered (repeatable)",
         "HOST:PORT",
+        many=True,
+    ),
+    Option(
+        "allowed_origins",
+        ("--allowed-origins",),
+        values.origin,
+        "web pages that may read this node's answers, besides this machine's and desktop apps' (repeatable)",
+        "ORIGIN",
         many=True,
     ),
     Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before serving (0)", "N"),
@@ -295,6 +304,10 @@ def check_settings(settings: Settings) -> None:
         raise ConfigurationError(
             f"--host {settings.api_host} would let anyone on the network in: add --api-key KEY, "
             "or --open if you trust everyone who can reach it"
+        )
+    if "*" in settings.allowed_origins and not settings.api_key:
+        raise ConfigurationError(
+            "--allowed-origins '*' would let every web page use this node: add --api-key KEY, or name the origins"
         )
     manual = settings.discovery_module == "manual"
     if manual and settings.discovery_config_path is None:

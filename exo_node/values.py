@@ -111,6 +111,13 @@ def host_port(raw: Any) -> str:
     return str(raw)
 
 
+def origin(raw: Any) -> str:
+    """A web origin, SCHEME://HOST[:PORT], or "*" for all."""
+    if isinstance(raw, str) and (raw == "*" or re.fullmatch(r"[a-zA-Z][\w+.-]*://[^\s/?#@]+/?", raw)):
+        return raw.rstrip("/")
+    raise ValueError(f"wants an origin such as https://chat.example.com, or *, got {raw!r}")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a listener on `host` can be reached from this machine only."""
     host = host.strip("[]").partition("%")[0].lower()

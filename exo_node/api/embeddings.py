@@ -16,7 +16,10 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.serving import CallServer, read_object, respond_whole, whole_of
+from exo_node.api.operations import operation
+from exo_node.api.schemas import answers
+from exo_node.api.schemas import openai as schemas
+from exo_node.api.serving import CallServer, object_of, read_object, respond_whole, whole_of
 from exo_node.routing.call import UpstreamError, Whole
 
 
@@ -28,13 +31,17 @@ class EmbeddingRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/embeddings", self.embeddings), ("POST", "/rerank", self.rerank)]
 
+    @operation("OpenAI", body=schemas.EmbeddingRequest, answer=answers.Embeddings, checked_later=True)
     async def embeddings(self, request: web.Request) -> web.Response:
+        """Texts as vectors."""
         call = self._serving.call(request, "embedding", await read_object(request))
         reply = await self._serving.reply(call)
         whole = encoded(whole_of(reply), call.body.get("encoding_format") or "float")
         return respond_whole(whole, reply.headers)
 
+    @operation("OpenAI", body=schemas.RerankRequest, answer=answers.Reranked, checked_later=True)
     async def rerank(self, request: web.Request) -> web.Response:
+        """Documents by how well they answer a query."""
         call = self._serving.call(request, "rerank", await read_object(request))
         reply = await self._serving.reply(call)
         return respond_whole(with_documents(whole_of(reply), call.body), reply.headers)
@@ -42,7 +49,7 @@ class EmbeddingRoutes:
 
 def encoded(whole: Whole, wanted: str) -> Whole:
     """The answer with its vectors as `wanted` ("float": arrays, "base64": little-endian float32), whatever came."""
-    data = _object(whole)
+    data = object_of(whole)
     rows = data.get("data")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "embedding" in row for row in rows):
         raise UpstreamError("the embeddings came without data[].embedding", "malformed")
@@ -71,7 +78,7 @@ def with_documents(whole: Whole, body: Mapping[str, Any]) -> Whole:
     """The answer with the documents in it where the request says `return_documents` and the backend did not."""
     if not body.get("return_documents"):
         return whole
-    data, documents = _object(whole), body["documents"]
+    data, documents = object_of(whole), body["documents"]
     results = data.get("results")
     if not isinstance(results, list):
         raise UpstreamError("the ranking came without results", "malformed")
@@ -87,18 +94,6 @@ def with_documents(whole: Whole, body: Mapping[str, Any]) -> Whole:
 
 def _no_null(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "document" or value is not None}
-
-
-def _object(whole: Whole) -> dict[str, Any]:
-    if whole.data is not None:
-        return whole.data
-    try:
-        data = json.loads(whole.raw)
-    except ValueError as e:
-        raise UpstreamError("the answer that came is not JSON", "malformed") from e
-    if not isinstance(data, dict):
-        raise UpstreamError("the answer that came is not a JSON object", "malformed")
-    return data
 
 
 def _remade(whole: Whole, data: dict[str, Any]) -> Whole:

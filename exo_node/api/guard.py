@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from exo_node.api.cors import Origins
 from exo_node.api.errors import Handler
 from exo_node.api.ports import Principal, RoutingPort
 from exo_node.config import Settings
@@ -47,8 +48,11 @@ def require_admin(request: web.Request) -> None:
         )
 
 
-def make_guard(settings: Settings, routing: RoutingPort) -> object:
-    """The middleware for these settings: `--api-key` is the admin's, `routing` knows all other keys."""
+def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> object:
+    """The middleware for these settings: `--api-key` is the admin's, `routing` knows all other keys.
+
+    OPTIONS is answered here, since browsers ask without a key.
+    """
     loopback = is_loopback(settings.api_host)
 
     def identify(request: web.Request) -> Principal:
@@ -61,12 +65,14 @@ def make_guard(settings: Settings, routing: RoutingPort) -> object:
         if settings.api_key is not None:
             raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
         if loopback:
-            _check_local(request)
+            _check_local(request, origins)
             return Principal(admin=True)
-        return Principal(admin=_is_from_here(request))  # --open
+        return Principal(admin=_is_from_here(request, origins))  # --open
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "OPTIONS" and (answer := origins.options(request)) is not None:
+            return answer
         _PRINCIPAL.set(None)
         try:
             _PRINCIPAL.set(identify(request))
@@ -87,16 +93,16 @@ def _same(sent: str, key: str) -> bool:
     return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), key.encode())
 
 
-def _is_from_here(request: web.Request) -> bool:
+def _is_from_here(request: web.Request, origins: Origins) -> bool:
     """Sent by a program on this machine, and by no web page of another site."""
     try:
-        _check_local(request)
+        _check_local(request, origins)
     except Forbidden:
         return False
     return is_loopback(request.remote or "")
 
 
-def _check_local(request: web.Request) -> None:
+def _check_local(request: web.Request, origins: Origins) -> None:
     host = request.headers.get("Host", "")
     if not _names_this_machine(f"//{host}"):
         raise Forbidden(
@@ -108,8 +114,8 @@ def _check_local(request: web.Request) -> None:
     # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what
     # a sandboxed frame sends, which any page can make.
     web_page = origin and origin.partition(":")[0].lower() in ("http", "https", "null")
-    if web_page and not _names_this_machine(origin):
-        raise Forbidden("web pages of other sites may not call a node without an API key", code="forbidden_origin")
+    if web_page and not origins.allows(origin):
+        raise Forbidden("web pages of other sites may not call this node (--allowed-origins)", code="forbidden_origin")
 
 
 @lru_cache(256)  # the same few come again and again

@@ -11,6 +11,8 @@ from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import bad
+from exo_node.api.operations import BYTES, operation
+from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import FormFile
@@ -31,17 +33,24 @@ class MediaRoutes:
             ("POST", "/moderations", self.moderations),
         ]
 
+    @operation("OpenAI", body=schemas.ImageRequest, checked_later=True)
     async def images(self, request: web.Request) -> web.StreamResponse:
+        """Images from a prompt."""
         return await self._serving.answer(request, "image", await read_object(request))
 
+    @operation("OpenAI", body=schemas.SpeechRequest, answers=(BYTES,), checked_later=True)
     async def speech(self, request: web.Request) -> web.StreamResponse:
+        """A text spoken."""
         return await self._serving.answer(request, "speech", await read_object(request))
 
+    @operation("OpenAI", body=schemas.ModerationRequest, checked_later=True)
     async def moderations(self, request: web.Request) -> web.StreamResponse:
+        """Whether texts are harmful."""
         return await self._serving.answer(request, "moderation", await read_object(request))
 
+    @operation("OpenAI", body=schemas.TranscriptionRequest, form=True, checked_later=True)
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
-        """multipart/form-data: `file`, `model` and OpenAI's other fields."""
+        """Speech as text: `file`, `model` and OpenAI's other fields."""
         body, files = await read_form(request)
         if not any(file.field == "file" for file in files):
             raise bad("file", "is required", code="missing_required_parameter")

@@ -8,7 +8,10 @@ from aiohttp import web
 
 from exo_node.api.dialects.anthropic_models import VERSION, anthropic_model, models_page
 from exo_node.api.guard import principal
+from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import Principal
+from exo_node.api.schemas import answers
+from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.api.views import external_model_view, model_view
 from exo_node.errors import ModelNotFound, NotFound
@@ -34,12 +37,21 @@ class OpenAIRoutes:
             ("GET", "/models/{id:.+}", self.model),
         ]
 
+    @operation(
+        "OpenAI", body=schemas.ChatRequest, answer=answers.ChatCompletion, answers=(JSON, SSE), checked_later=True
+    )
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        """An answer to a chat, whole or streamed."""
         return await self._serving.answer(request, "chat", await read_object(request))
 
+    @operation(
+        "OpenAI", body=schemas.CompletionRequest, answer=answers.Completion, answers=(JSON, SSE), checked_later=True
+    )
     async def completions(self, request: web.Request) -> web.StreamResponse:
+        """A text that goes on after a prompt, whole or streamed."""
         return await self._serving.answer(request, "completion", await read_object(request))
 
+    @operation("OpenAI", answer=answers.Models)
     async def models(self, request: web.Request) -> web.Response:
         """Local models first, then the external ones, as far as the key may ask for them; `?provider=` keeps one
         provider's ("exo": the local ones)."""
@@ -48,7 +60,9 @@ class OpenAIRoutes:
             return web.json_response(models_page(rows, request.query))
         return web.json_response({"object": "list", "data": rows})
 
+    @operation("OpenAI", answer=answers.ModelRow)
     async def model(self, request: web.Request) -> web.Response:
+        """One model."""
         wanted = request.match_info["id"]
         rows = await self._rows(None)
         for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -14,11 +15,13 @@ from exo_node.api import sse
 from exo_node.api.calls import PREFIX, Context, make_call
 from exo_node.api.fields import parse_object
 from exo_node.api.guard import principal
+from exo_node.api.operations import of_request
 from exo_node.api.ports import RoutingPort
+from exo_node.api.schemas.core import check
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.adapter.watch import Within
-from exo_node.routing.call import Call, CallKind, FormFile, Reply, Whole
+from exo_node.routing.call import Call, CallKind, FormFile, Reply, UpstreamError, Whole
 
 # What is left of a request's time when its call's is over: who waits for a backend then says itself which one was late,
 # and the backend is blamed for it; the request's own limit is for all else.
@@ -26,8 +29,12 @@ MARGIN_S, MARGIN = 0.5, 0.05
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the request's body, decompressed if need be."""
-    return parse_object(await read_body(request))
+    """The JSON object in the request's body, decompressed if need be, and as the route's operation declares it."""
+    body = parse_object(await read_body(request))
+    said = of_request(request)
+    if said is not None and said.body is not None and not said.checked_later:
+        check(body, said.body)
+    return body
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -50,12 +57,25 @@ class CallServer:
     ) -> Call:
         """Raises `InvalidRequest`. The time that the answer may take runs from here."""
         caller = principal()
+        key_id = "" if caller is None else caller.key_id
+        return self.call_of(key_id, kind, body, files, no_cache=_says_no_cache(request))
+
+    def call_of(
+        self,
+        key_id: str,
+        kind: CallKind,
+        body: Mapping[str, Any],
+        files: tuple[FormFile, ...] = (),
+        *,
+        no_cache: bool = False,
+    ) -> Call:
+        """A call for an API key, whoever asks for it now. Raises `InvalidRequest`."""
         context = Context(
             id=f"{PREFIX[kind]}-{random.getrandbits(128):032x}",
             deadline=time.monotonic() + self.timeout_s - min(MARGIN_S, MARGIN * self.timeout_s),
             default_model=None if body.get("model") else self.routing.default_model(kind),
-            key_id="" if caller is None else caller.key_id,
-            no_cache=_says_no_cache(request),
+            key_id=key_id,
+            no_cache=no_cache,
         )
         return make_call(kind, body, context, files)
 
@@ -94,6 +114,19 @@ def whole_of(reply: Reply) -> Whole:
     if reply.whole is None:
         raise ExoError("the answer to a plain call is a stream")
     return reply.whole
+
+
+def object_of(whole: Whole) -> dict[str, Any]:
+    """The JSON object of an answer. Raises `UpstreamError` where it is none."""
+    if whole.data is not None:
+        return whole.data
+    try:
+        data = json.loads(whole.raw)
+    except ValueError as e:
+        raise UpstreamError("the answer that came is not JSON", "malformed") from e
+    if not isinstance(data, dict):
+        raise UpstreamError("the answer that came is not a JSON object", "malformed")
+    return data
 
 
 def respond_whole(whole: Whole, headers: Mapping[str, str]) -> web.Response:

@@ -42,7 +42,6 @@ REFUSED: Mapping[str, str] = {
     "--fast-synch": "there is no such switch in the engines here",
     "--no-fast-synch": "there is no such switch in the engines here",
     "-q": "output is quiet unless -v or DEBUG=n asks for more",
-    "--allowed-origins": "web pages of other sites are not let in yet",
 }
 
 
