@@ -198,8 +198,9 @@ class Daemon:
             relays=self.routing.relays if settings.enable_litellm else None,
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
+        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
         self._runner = web.AppRunner(
-            ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store).app,
+            self._api.app,
             handler_cancellation=True,
             shutdown_timeout=API_SHUTDOWN_S,
             access_log=None,
@@ -288,7 +289,7 @@ class Daemon:
                 group.create_task(self._machine.refresh()),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
+                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
             ]
             await stop.wait()
             for task in tasks:

@@ -41,6 +41,17 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX responses_created ON responses (created);
     """,
+    """
+    CREATE TABLE files (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, purpose TEXT NOT NULL, filename TEXT NOT NULL,
+        bytes INTEGER NOT NULL, created REAL NOT NULL, expires REAL
+    );
+    CREATE TABLE batches (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL,
+        input_id TEXT NOT NULL, output_id TEXT NOT NULL, error_id TEXT NOT NULL, batch TEXT NOT NULL
+    );
+    CREATE INDEX batches_status ON batches (status);
+    """,
 )
 
 

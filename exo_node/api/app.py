@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 
 from exo_node.api.batch import BatchRoutes
+from exo_node.api.batches import BatchesRoutes, asker
+from exo_node.api.batching.area import FileArea
+from exo_node.api.batching.worker import BatchWorker
 from exo_node.api.cluster import ClusterRoutes
+from exo_node.api.cors import Origins
 from exo_node.api.deployments import DeploymentRoutes
 from exo_node.api.dialects import anthropic, ollama_api, responses
+from exo_node.api.documents import DocumentRoutes
 from exo_node.api.embeddings import EmbeddingRoutes
 from exo_node.api.errors import ERROR_SHAPES, MAX_BODY, error_middleware, is_ours
+from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
 from exo_node.api.media import MediaRoutes
 from exo_node.api.openai import OpenAIRoutes
@@ -24,6 +31,7 @@ from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.store import Store
+from exo_node.store_batches import BatchTable
 from exo_node.types import Backend
 
 PREFIXES = ("", "/v1")
@@ -52,7 +60,7 @@ async def root(request: web.Request) -> web.Response:
 
 class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
-    responses.
+    responses, files and batches. `jobs` run as long as the node does.
 
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
@@ -62,7 +70,8 @@ class ChatGPTAPI:
         self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort, store: Store
     ) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
-        guard = cast(Any, make_guard(settings, routing))
+        origins = Origins(settings.allowed_origins)
+        guard = cast(Any, make_guard(settings, routing, origins))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving)
@@ -80,7 +89,10 @@ class ChatGPTAPI:
             *SpendRoutes(routing).routes(),
             *router.routes(),
         ]
-        self._add(ClusterRoutes(cluster).routes(), PREFIXES)
+        table, area = BatchTable(store), FileArea(settings.home / "files")
+        self._batches = BatchWorker(table, area, asker(serving, answers.respond), routing.in_flight)
+        batches = [*FileRoutes(table, area).routes(), *BatchesRoutes(table, self._batches).routes()]
+        self._add([*ClusterRoutes(cluster).routes(), *batches], PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", anthropic.PREFIX))
         self._add([route for route in openai.routes() if route[0] == "GET"], (f"{anthropic.PREFIX}/v1",))
@@ -90,9 +102,15 @@ class ChatGPTAPI:
         self.app.on_cleanup.append(ollama.close)
         self.app[ERROR_SHAPES] = {**anthropic.SHAPES, **ollama_api.SHAPES}
         self.app.on_cleanup.append(answers.close)
+        self.app.on_response_prepare.append(origins.add_headers)
         self.app.on_response_prepare.append(anthropic.add_request_id)
         self._add([("GET", "/metrics", router.metrics)], ("",))
+        self._add(DocumentRoutes(self.app).routes(), ("",))
         self._add([("GET", "/", root), ("GET", "/v1", welcome)], ("",))
+
+    def jobs(self) -> list[Callable[[], Awaitable[None]]]:
+        """What runs beside the serving: coroutine functions for tasks of the daemon's."""
+        return [self._batches.run]
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

@@ -160,6 +160,14 @@ class RoutingPort(Protocol):
         """Whom an API key stands for; None while this node has no API key at all. Raises `Unauthorized`."""
         ...
 
+    def has_key(self, key_id: str) -> bool:
+        """Whether a principal's key is still there; so are "" and the admin's."""
+        ...
+
+    def in_flight(self) -> int:
+        """Calls that are being answered now."""
+        ...
+
     def default_model(self, kind: CallKind) -> str | None:
         """The model of requests that name none."""
         ...

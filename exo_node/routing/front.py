@@ -18,7 +18,7 @@ from typing import Any
 
 from exo_node.config import Settings
 from exo_node.errors import ConfigurationError, ExoError, InvalidRequest, PeerUnavailable
-from exo_node.limits.api_keys import ApiKeys, KeyInfo
+from exo_node.limits.api_keys import ADMIN_ID, ApiKeys, KeyInfo
 from exo_node.limits.gate import Gate, Rules
 from exo_node.limits.rates import Rate
 from exo_node.limits.redis import SharedRedis
@@ -293,6 +293,14 @@ class Front:
     def verify(self, token: str) -> KeyInfo | None:
         """Whose key this is; None while there is none at all. Raises `Unauthorized`."""
         return self.keys.verify(token)
+
+    def has_key(self, key_id: str) -> bool:
+        """Whether that key is still there; so are "" (no key was needed, or --api-key) and the admin's."""
+        return key_id in ("", ADMIN_ID) or self.keys.info(key_id) is not None
+
+    def in_flight(self) -> int:
+        """Calls that are being answered now."""
+        return self.adapter.in_flight
 
     def default_model(self, kind: CallKind) -> str | None:
         return (self.runtime.default_model if kind in ("chat", "completion") else None) or self.registry.default_model(

@@ -21,7 +21,7 @@ from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
 from exo_node.api.dialects.responses_request import Asked, Given, decode, includes
 from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
-from exo_node.api.dialects.serving import DialectServer
+from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
 from exo_node.api.guard import principal
 from exo_node.api.serving import CallServer, read_object
@@ -76,7 +76,7 @@ class ResponsesRoutes:
         await self._background.close()
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        begun = await self._begin(await read_object(request))
+        begun = await self._begin(await read_object(request), _owner())
         if begun.asked.background:
             return await self._in_background(request, begun)
         encoder: Encoder = begun.encoder
@@ -90,9 +90,19 @@ class ResponsesRoutes:
                 raise InvalidRequest(problem, param="truncation", code="context_length_exceeded") from error
             raise
 
+    async def respond(self, owner: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The response to a request of `owner`'s that is not streamed. Raises `ExoError`."""
+        begun = await self._begin(body, owner)
+        encoder: Encoder = begun.encoder
+        if begun.asked.store:
+            encoder = KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
+        reply = await self._serving.reply(self._serving.call_of(owner, "chat", begun.asked.chat))
+        response: dict[str, Any] = encoder.whole(answer_of(reply))
+        return response
+
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
-        begun = await self._begin(await read_object(request))
+        begun = await self._begin(await read_object(request), _owner())
         call = self._serving.call(request, "chat", begun.asked.chat)
         tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
@@ -163,8 +173,7 @@ class ResponsesRoutes:
 
     # -- parts
 
-    async def _begin(self, body: Mapping[str, Any]) -> _Begun:
-        owner = _owner()
+    async def _begin(self, body: Mapping[str, Any], owner: str) -> _Begun:
         given = await self._kept.given(body, f"resp_{random.getrandbits(128):032x}", owner)
         asked = decode(body, given)
         return _Begun(given, asked, ResponsesEncoder(asked), owner)

@@ -79,6 +79,7 @@ class ScriptedRouting:
         self.config: dict[str, Any] = {}
         self.asked: list[tuple[Any, ...]] = []
         self.spent: list[dict[str, Any]] = []
+        self.revoked: set[str] = set()  # ids of keys
         self.servers: list[str] = []  # providers without a key that are configured
 
     async def serve(self, call: Call) -> Reply:
@@ -172,6 +173,12 @@ class ScriptedRouting:
         if token not in self.keys:
             raise Unauthorized("missing or wrong API key")
         return self.keys[token]
+
+    def has_key(self, key_id: str) -> bool:
+        return key_id not in self.revoked
+
+    def in_flight(self) -> int:
+        return 0 if self.ring is None else self.ring.in_flight
 
     def default_model(self, kind: CallKind) -> str | None:
         return self.defaults.get(kind) or (self.settings.default_model if self.settings else None)
