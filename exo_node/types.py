@@ -156,6 +156,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)  # for the chat template: enable_thinking, ...
+    template_hints: Mapping[str, Any] = field(default_factory=dict)  # the same, but for templates that know them
     echo: bool = False  # `prompt` only: its text comes back in `TokenDelta.echo`
     prompt_logprobs: int | None = None  # `prompt` only: its tokens come back too, with so many alternatives each
     suffix: str = ""  # `prompt` only: what stands after the answer, for models that fill in the middle

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from exo_node.api.fields import bad, checked_text, kind
 
-# Templates know no "developer"; OpenAI made it the new name of "system".
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_NEEDS_TOOLS = ("tool", "function")
+# Templates know no "developer"; OpenAI made it the new name of "system". "function" is the older name of "tool".
+_ROLES = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
+    "function": "tool",
+}  # fmt: skip
+_OLD_ID = "call_of_"  # before the function's name: the older form has no ids
 
 
 def parse_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Checked messages `{role, content[, name][, reasoning_content]}` with text contents. Raises `InvalidRequest`."""
+    """Checked messages with text contents: `{role, content[, name][, reasoning_content]}`, an assistant's with
+    `tool_calls` in OpenAI's form (arguments are text), a tool's with `tool_call_id`. Raises `InvalidRequest`."""
     if not isinstance(value, list) or not value:
         raise bad("messages", "must be a non-empty array of messages")
     return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
@@ -23,37 +28,86 @@ def _message(value: Any, param: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
     role = value.get("role")
-    if role in _NEEDS_TOOLS:
-        problem = f"{role!r} needs tool calling, which is not supported by local models yet"
-        raise bad(f"{param}.role", problem, code="unsupported_parameter")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
-    for field in ("tool_calls", "function_call", "audio", "refusal"):
-        if value.get(field):
-            raise bad(f"{param}.{field}", "is not supported by local models yet", code="unsupported_parameter")
-    message = {"role": _ROLES[role], "content": _content(value.get("content"), f"{param}.content", role)}
+    if value.get("audio"):
+        raise bad(f"{param}.audio", "is not supported by local models", code="unsupported_parameter")
+    message: dict[str, Any] = {
+        "role": _ROLES[role],
+        "content": _content(value.get("content"), f"{param}.content", role),
+    }
     for field in ("name", "reasoning_content"):
         if value.get(field) is not None:
             message[field] = checked_text(value[field], f"{param}.{field}")
+    if role == "assistant":
+        if value.get("refusal") and not message["content"]:
+            message["content"] = checked_text(value["refusal"], f"{param}.refusal")
+        if calls := _calls(value, param):
+            message["tool_calls"] = calls
+    elif value.get("tool_calls") or value.get("function_call"):
+        raise bad(f"{param}.tool_calls", f"is the assistant's, not the {role}'s")
+    if role == "tool":
+        if value.get("tool_call_id") is None:
+            raise bad(f"{param}.tool_call_id", "is required", code="missing_required_parameter")
+        message["tool_call_id"] = checked_text(value["tool_call_id"], f"{param}.tool_call_id")
+    elif role == "function":
+        name = checked_text(value.get("name"), f"{param}.name")
+        message["tool_call_id"] = f"{_OLD_ID}{name}"
     return message
+
+
+def _calls(value: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
+    """An assistant's calls; `function_call` is the older form."""
+    if value.get("function_call"):
+        call = _function(value["function_call"], f"{param}.function_call")
+        return [{"id": f"{_OLD_ID}{call['name']}", "type": "function", "function": call}]
+    given = value.get("tool_calls") or []
+    if not isinstance(given, list):
+        raise bad(f"{param}.tool_calls", f"must be an array, not {kind(given)}", code="invalid_type")
+    calls = []
+    for i, one in enumerate(given):
+        where = f"{param}.tool_calls[{i}]"
+        if not isinstance(one, dict):
+            raise bad(where, f"must be an object, not {kind(one)}", code="invalid_type")
+        if one.get("type", "function") != "function":
+            problem = f"calls of type {str(one['type'])[:40]!r} are not supported by local models, only 'function'"
+            raise bad(f"{where}.type", problem, code="unsupported_parameter")
+        function = _function(one.get("function"), f"{where}.function")
+        calls.append({"id": checked_text(one.get("id"), f"{where}.id"), "type": "function", "function": function})
+    return calls
+
+
+def _function(value: Any, param: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    arguments = value.get("arguments")
+    if isinstance(arguments, dict):  # some send what they parsed
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {
+        "name": checked_text(value.get("name"), f"{param}.name"),
+        "arguments": checked_text(arguments or "{}", f"{param}.arguments"),
+    }
 
 
 def _content(value: Any, param: str, role: str) -> str:
     if value is None:
-        if role == "assistant":  # SDKs echo answers without text as null
+        if role in ("assistant", "tool", "function"):  # SDKs echo answers without text as null
             return ""
         raise bad(param, "is required", code="missing_required_parameter")
     if isinstance(value, str):
         return checked_text(value, param)
     if not isinstance(value, list):
         raise bad(param, f"must be a string or an array of parts, not {kind(value)}", code="invalid_type")
-    return "".join(_part(part, f"{param}[{i}]") for i, part in enumerate(value))
+    return "".join(_part(part, f"{param}[{i}]", role) for i, part in enumerate(value))
 
 
-def _part(value: Any, param: str) -> str:
+def _part(value: Any, param: str, role: str) -> str:
     if not isinstance(value, dict):
         raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
-    if value.get("type") != "text":
-        problem = f"parts of type {repr(value.get('type'))[:40]} are not supported by local models yet, only 'text'"
+    sort = value.get("type")
+    if sort == "refusal" and role == "assistant":
+        return checked_text(value.get("refusal"), f"{param}.refusal")
+    if sort != "text":
+        problem = f"parts of type {repr(sort)[:40]} are not supported by local models, only 'text'"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
     return checked_text(value.get("text"), f"{param}.text")

@@ -7,7 +7,7 @@ extensions that vLLM, llama.cpp and mlx_lm share. Every limit is OpenAI's unless
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from exo_node.api.fields import (
@@ -23,7 +23,9 @@ from exo_node.api.fields import (
 from exo_node.api.messages import parse_messages
 from exo_node.api.semantics import OF_CHATS, OF_COMPLETIONS, refuse_misplaced, refuse_unsupported
 from exo_node.api.structured import grammar_of
+from exo_node.api.tools import parse_tool_use
 from exo_node.config import Settings
+from exo_node.models.chat_format import EFFORTS
 from exo_node.types import GenerationRequest, SamplingParams
 
 MAX_CHOICES = 16  # n
@@ -49,6 +51,7 @@ class ParsedRequest:
     include_usage: bool
     echo: tuple[str, ...]
     top_logprobs: int | None
+    functions: bool = False  # the older form of tools: its answers have it too
 
 
 def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> ParsedRequest:
@@ -63,9 +66,24 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     if top is not None and not wanted:
         raise bad("top_logprobs", "needs logprobs: true")
     limit = answer_limit(fields)
-    return _parsed(
+    use, options = parse_tool_use(body), _template_options(fields)
+    parsed = _parsed(
         "chat", fields, request_id, settings, [messages], [""], top_logprobs=(top or 0) if wanted else None, limit=limit
     )
+    requests = tuple(replace(one, tool_use=use, template_options=options) for one in parsed.requests)
+    return replace(parsed, requests=requests, functions=bool(body.get("functions")))
+
+
+def _template_options(fields: Fields) -> dict[str, Any]:
+    """What the chat template is to be told: it depends on the model whether it can be."""
+    options = fields.get("chat_template_kwargs") or {}
+    if not isinstance(options, dict):
+        raise bad("chat_template_kwargs", f"must be an object, not {kind(options)}", code="invalid_type")
+    thinking, effort = fields.boolean("enable_thinking"), fields.text("reasoning_effort")
+    if effort is not None and effort not in EFFORTS:
+        raise bad("reasoning_effort", f"must be one of {', '.join(EFFORTS)}; got {effort[:40]!r}")
+    asked = {"enable_thinking": thinking, "reasoning_effort": effort}
+    return {**options, **{name: value for name, value in asked.items() if value is not None}}
 
 
 def parse_completion(body: Mapping[str, Any], request_id: str, settings: Settings) -> ParsedRequest:

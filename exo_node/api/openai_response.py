@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exo_node.api.openai_request import ParsedRequest
-from exo_node.types import TokenDelta, TokenLogprob, Usage
+from exo_node.types import TokenDelta, TokenLogprob, ToolCallDelta, Usage
 
 LOWEST_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot say
 
@@ -30,6 +30,8 @@ class Answer:
         self._finish: list[str | None] = [None] * count
         self._stopped_by = [""] * count
         self._usage: list[Usage | None] = [None] * count
+        self._thoughts: list[list[str]] = [[] for _ in range(count)]
+        self._calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._offsets = [0] * count  # characters of the tokens so far, for text_offset
 
     # -- streaming
@@ -43,12 +45,16 @@ class Answer:
     def chunks(self, index: int, delta: TokenDelta) -> Iterable[dict[str, Any]]:
         """The chunks of one delta: its text (if any), and the end of its choice."""
         self._usage[index] = delta.usage or self._usage[index]
+        if delta.reasoning:
+            yield self._chunk(index, {"reasoning_content": delta.reasoning})
         if delta.text or (delta.logprobs and self._request.top_logprobs is not None):
             piece: Any = {"content": delta.text} if self._chat else delta.text
             yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, delta.logprobs))
+        for call in delta.tool_calls:
+            yield self._chunk(index, self._call_piece(call))
         if delta.finish_reason is not None:
             self._stopped_by[index] = delta.stopped_by
-            yield self._chunk(index, {} if self._chat else "", finish=delta.finish_reason)
+            yield self._chunk(index, {} if self._chat else "", finish=self._reason(delta.finish_reason))
 
     def usage_chunk(self) -> dict[str, Any]:
         """The chunk that `stream_options.include_usage` asks for, after all choices."""
@@ -66,6 +72,10 @@ class Answer:
         """Collect a delta for `whole()`."""
         if delta.text:
             self._texts[index].append(delta.text)
+        if delta.reasoning:
+            self._thoughts[index].append(delta.reasoning)
+        for call in delta.tool_calls:
+            self._collect(index, call)
         self._logprobs[index].extend(delta.logprobs)
         self._finish[index] = delta.finish_reason or self._finish[index]
         self._stopped_by[index] = delta.stopped_by or self._stopped_by[index]
@@ -76,13 +86,37 @@ class Answer:
 
     def _choice(self, index: int) -> dict[str, Any]:
         text = "".join(self._texts[index])
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if thoughts := "".join(self._thoughts[index]):
+            message["reasoning_content"] = thoughts
+        if calls := [_whole_call(call) for call in self._calls[index]]:
+            message["content"] = text or None
+            message |= {"function_call": calls[0]["function"]} if self._request.functions else {"tool_calls": calls}
         body: dict[str, Any] = {"message": message} if self._chat else {"text": text}
         logprobs = self._encode_logprobs(index, self._logprobs[index])
-        reason = self._finish[index]
+        reason = self._reason(self._finish[index])
         return {"index": index, **body, "logprobs": logprobs, "finish_reason": reason, **self._stop(index)}
 
+    def _collect(self, index: int, piece: ToolCallDelta) -> None:
+        """A call grows piece by piece."""
+        calls = self._calls[index]
+        if piece.index == len(calls):
+            calls.append({"id": piece.id, "name": piece.name, "arguments": []})
+        if piece.arguments:
+            calls[piece.index]["arguments"].append(piece.arguments)
+
     # -- both
+
+    def _reason(self, reason: str | None) -> str | None:
+        return "function_call" if reason == "tool_calls" and self._request.functions else reason
+
+    def _call_piece(self, call: ToolCallDelta) -> dict[str, Any]:
+        """The delta of a piece of a call: with its first one, who is called."""
+        function = {"name": call.name, "arguments": call.arguments} if call.name else {"arguments": call.arguments}
+        if self._request.functions:
+            return {"function_call": function}
+        head = {"index": call.index, "id": call.id, "type": "function"} if call.name else {"index": call.index}
+        return {"tool_calls": [{**head, "function": function}]}
 
     def _stop(self, index: int) -> dict[str, str]:
         """Which stop string ended the choice, in vLLM's field: OpenAI has none, Anthropic's clients are told."""
@@ -104,6 +138,7 @@ class Answer:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+            "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for _, usage in used)},
         }
 
     def _encode_logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
@@ -122,6 +157,11 @@ class Answer:
             "top_logprobs": [_top_map(token, top) for token in tokens] if top else None,
             "text_offset": offsets,
         }
+
+
+def _whole_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": "".join(call["arguments"])}
+    return {"id": call["id"], "type": "function", "function": function}
 
 
 def _finite(logprob: float) -> float:

@@ -92,7 +92,7 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
             timeout_s=attempt.timeout_s,
             prefix=prefix,
             prefix_ids=ids,
-            template_options={**one.template_options, **options},
+            template_hints=options,
         )
         for one in parsed.requests
     )

@@ -12,18 +12,10 @@ from exo_node.api.fields import bad, kind
 # and the Agents SDK). null is always one of them.
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     # OpenAI, chat
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "modalities": (["text"], []),
     "audio": (),
-    "prediction": (),
-    "reasoning_effort": (),
     "reasoning": (),
-    "verbosity": ("medium",),
     "web_search_options": (),
-    "store": (False,),
     # OpenAI, completions
     "suffix": ("",),
     # What vLLM, llama.cpp, mlx_lm, Ollama and exo v2 add
@@ -31,12 +23,10 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "documents": ([],),
     "draft_model": (),
     "dry_multiplier": (0, 0.0),
-    "enable_thinking": (),
     "format": ("",),
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
@@ -57,15 +47,23 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "xtc_probability": (0, 0.0),
 }
-# Offers that mean nothing where the other field says "none".
-_FORBIDDEN_BY: Mapping[str, str] = {"tools": "tool_choice", "functions": "function_call"}
-_INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; leave it out"}
+_INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; use reasoning_effort"}
 
 # Fields of one route that would say something on the other, and what they may be there.
 OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"prompt": (), "echo": (False,), "best_of": (1,)}
-OF_CHATS: Mapping[str, tuple[Any, ...]] = {"messages": (), "top_logprobs": ()}
+OF_CHATS: Mapping[str, tuple[Any, ...]] = {
+    "messages": (),
+    "top_logprobs": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": (),
+    "chat_template_kwargs": ({},),
+    "enable_thinking": (),
+}
 
-# Accepted: they concern OpenAI's accounting, storage and caching, never the text.
+# Accepted: they concern OpenAI's accounting, storage, caching and speed, or are wishes that no answer must fulfil.
 _HARMLESS: Mapping[str, type] = {
     "user": str,
     "metadata": dict,
@@ -74,13 +72,16 @@ _HARMLESS: Mapping[str, type] = {
     "prompt_cache_key": str,
     "prompt_cache_retention": str,
     "parallel_tool_calls": bool,
+    "store": bool,
+    "prediction": dict,
+    "verbosity": str,
 }
 
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
     """Raise for the first field whose meaning is not done, and for a harmless one of the wrong type."""
     for name, value in body.items():
-        if value is None or (name in _FORBIDDEN_BY and body.get(_FORBIDDEN_BY[name]) == "none"):
+        if value is None:
             continue
         if not _neutral(value, _UNSUPPORTED.get(name)):
             problem = f"is not supported by local models yet{_INSTEAD.get(name, '')}"

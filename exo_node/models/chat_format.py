@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -109,6 +110,14 @@ class ChatFormat:
         if messages and messages[0].get("role") == "system":
             return [{**messages[0], "tools": text}, *messages[1:]]
         return [{"role": "system", "content": "", "tools": text}, *messages]
+
+    def hinted(self, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the hints that this template knows, as its variables."""
+        made: dict[str, Any] = {}
+        for name, value in hints.items():
+            with contextlib.suppress(InvalidRequest):
+                made.update(self.options({name: value}))
+        return made
 
     def options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The template's variables for a request's options. Raises `InvalidRequest` for one that would do nothing."""

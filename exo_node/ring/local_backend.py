@@ -160,7 +160,8 @@ class LocalBackend:
         if at_least > instance.context:
             raise too_long(field, f"at least {at_least}", instance.context)
         if request.messages is not None:
-            use, options = request.tool_use, request.template_options
+            use = request.tool_use
+            options = {**tokenizer.chat_format(use).hinted(request.template_hints), **request.template_options}
             if use is not None:
                 texts = [*texts, *map(str, use.tools)]
             text = await _in_thread(lambda: tokenizer.chat_text(messages, use=use, options=options), texts)
