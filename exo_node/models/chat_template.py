@@ -87,8 +87,11 @@ class ChatTemplate:
         tools is told of them, and of calls and results, in words. Raises `InvalidRequest` for messages that the
         template refuses or cannot be rendered with, and for options that it does not know.
         """
+        for i, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise InvalidRequest(f"messages[{i}] must be an object with a 'role'", param=f"messages[{i}]")
         told, tools = self.format.told(messages, use)
-        style = self._call_style if any(one.get("tool_calls") for one in told if isinstance(one, Mapping)) else _PLAIN
+        style = self._call_style if any(one.get("tool_calls") for one in told) else _PLAIN
         plain = [self._message(i, message, style) for i, message in enumerate(told)]
         if not plain:
             raise InvalidRequest("messages is empty; give at least one message", param="messages")
@@ -152,8 +155,6 @@ class ChatTemplate:
 
     def _message(self, index: int, message: Mapping[str, Any], style: _CallStyle) -> dict[str, Any]:
         where = f"messages[{index}]"
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InvalidRequest(f"{where} must be an object with a 'role'", param=where)
         # Many templates print "None" for a null field where they handle a missing one.
         out = {str(key): _plain(value) for key, value in message.items() if value is not None}
         content = out.get("content")
