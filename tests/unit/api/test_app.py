@@ -46,9 +46,12 @@ async def test_every_route_with_and_without_v1(prefix: str) -> None:
 
 
 async def test_the_address_alone() -> None:
-    """`/` says what answers here and where to go on, to HEAD and without a key too."""
+    """`/` says what answers here and where to go on, to HEAD and without a key too; to whom asks for no kind of data it
+    says what Ollama's clients look for."""
     async with serve_api(ScriptedBackend([END]), api_key="k") as url, aiohttp.ClientSession(url) as http:
         async with http.get("/") as answer:
+            assert (answer.content_type, await answer.text()) == ("text/plain", "Ollama is running")
+        async with http.get("/", headers={"Accept": "text/html, */*"}) as answer:
             told = await answer.json()
             assert (answer.status, told["message"], told["models"]) == (200, "exo is running", "/v1/models")
         async with http.head("/") as answer:

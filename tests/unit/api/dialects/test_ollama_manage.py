@@ -1,0 +1,138 @@
+"""Ollama's routes about models, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exo_node.api.dialects.ollama_api import PREFIXES, RUNNING
+from exo_node.api.ports import Principal
+from exo_node.errors import DownloadError
+from tests.unit.api.scripted import ScriptedBackend, ScriptedCluster, serve_api
+from tests.unit.api.scripted_routing import ScriptedRouting
+
+ROW = {"id": "fast", "owned_by": "openai", "capabilities": ["tools"]}
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.cluster, self.routing = ScriptedCluster(), ScriptedRouting()
+        self.routing.rows = [ROW]
+        self.http: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Status, and the JSON or the lines of the answer."""
+        async with self.http.request(method, path, **options) as answer:
+            text = await answer.text()
+            if answer.content_type == "application/x-ndjson":
+                return answer.status, [json.loads(line) for line in text.splitlines()]
+            return answer.status, json.loads(text) if text else None
+
+
+@asynccontextmanager
+async def stage(**settings: Any) -> AsyncIterator[Stage]:
+    made = Stage()
+    backend = ScriptedBackend([])
+    async with (
+        serve_api(backend, made.cluster, made.routing, **settings) as url,
+        aiohttp.ClientSession(url) as made.http,
+    ):
+        yield made
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+async def test_lists(prefix: str) -> None:
+    """What there is, what runs, one of them, and a version: at the root and below /ollama."""
+    async with stage() as on:
+        models = (await on.ask("GET", f"{prefix}/api/tags"))[1]["models"]
+        assert [model["name"] for model in models] == ["demo", "org/name", "fast"]
+        assert (await on.ask("GET", f"{prefix}/api/ps"))[1] == {"models": []}
+        assert (await on.ask("POST", f"{prefix}/api/show", json={"model": "demo:latest"}))[1]["capabilities"] == [
+            "completion"
+        ]
+        assert (await on.ask("POST", f"{prefix}/api/show", json={"name": "fast"}))[1]["remote_host"] == "openai"
+        assert "version" in (await on.ask("GET", f"{prefix}/api/version"))[1]
+        async with on.http.get("/ollama") as answer:
+            assert await answer.text() == RUNNING
+
+
+async def test_what_is_not_done() -> None:
+    """501 that says why; unknown routes and models 404; all in Ollama's shape, but not below /api/v1."""
+    async with stage() as on:
+        for name in ("push", "create", "copy", "blobs/sha256:00"):
+            status, body = await on.ask("POST", f"/api/{name}", json={})
+            assert (status, "is not done" in body["error"]) == (501, True)
+        assert (await on.ask("HEAD", "/api/blobs/sha256:00"))[0] == 501
+        assert await on.ask("GET", "/api/what") == (404, {"error": "no such route: GET /api/what"})
+        assert (await on.ask("GET", "/api/v1/what"))[1]["error"]["code"] == "not_found"
+        assert (await on.ask("POST", "/api/show", json={"model": "nope"}))[0] == 404
+        assert await on.ask("POST", "/api/show", json={}) == (400, {"error": "model: is required"})
+
+
+async def test_pull() -> None:
+    """The way of a download line by line, or its end; under either name of the field."""
+    async with stage() as on:
+        on.cluster.fetchable = {"org/Llama-1B": [("fetching", 5, 10), ("hashing", 0, 10)], "llama-3.2-1b": []}
+        status, lines = await on.ask("POST", "/api/pull", json={"model": "org/Llama-1B", "insecure": True})
+        assert status == 200
+        assert [line["status"].split()[0] for line in lines] == ["pulling", "pulling", "verifying", "success"]
+        assert (lines[1]["completed"], lines[1]["total"], len(lines[1]["digest"])) == (5, 10, 71)
+        assert await on.ask("POST", "/api/pull", json={"name": "llama3.2:1b", "stream": False}) == (
+            200,
+            {"status": "success"},
+        )
+        assert on.cluster.fetched == ["org/Llama-1B", "llama-3.2-1b"]
+        assert (await on.ask("POST", "/api/pull", json={"model": "fast"}))[1] == [{"status": "success"}]
+
+
+async def test_a_pull_that_fails() -> None:
+    """Before the first line with its status, after it with an error's line."""
+
+    class Broken(ScriptedCluster):
+        async def fetch_model(self, model: str, on_progress: Any) -> str:
+            on_progress("fetching", 1, 2)
+            raise DownloadError("the hub is gone")
+
+    async with stage() as on:
+        assert await on.ask("POST", "/api/pull", json={"model": "a/b"}) == (404, {"error": "no model 'a/b'"})
+    async with (
+        serve_api(ScriptedBackend([]), Broken(), ScriptedRouting()) as url,
+        aiohttp.ClientSession(url) as http,
+        http.post("/api/pull", json={"model": "a/b"}) as answer,
+    ):
+        assert json.loads((await answer.text()).splitlines()[-1]) == {"error": "the hub is gone"}
+
+
+async def test_delete() -> None:
+    """Files go with the admin's key only; a provider's model has none."""
+    async with stage(api_key="boss") as on:
+        on.cluster.fetched = ["org/name"]
+        on.routing.keys = {"guest": Principal("g")}
+        guest, boss = ({"Authorization": f"Bearer {key}"} for key in ("guest", "boss"))
+        body = {"model": "org/name"}
+        assert (await on.ask("DELETE", "/api/delete", json=body, headers=guest))[0] == 403
+        assert await on.ask("DELETE", "/api/delete", json=body, headers=boss) == (200, {})
+        assert on.cluster.fetched == []
+        assert (await on.ask("DELETE", "/api/delete", json=body, headers=boss))[0] == 404
+        assert (await on.ask("DELETE", "/api/delete", json={"model": "fast"}, headers=boss))[0] == 400
+
+
+async def test_a_keys_models() -> None:
+    """A key sees, shows, loads and fetches what it may ask for."""
+    async with stage(api_key="boss") as on:
+        on.routing.keys = {"guest": Principal("g", may_ask=lambda model: model == "fast")}
+        guest = {"Authorization": "Bearer guest"}
+        on.cluster.placed = [{"id": "i", "model": "demo", "state": "ready"}]
+        listed = (await on.ask("GET", "/api/tags", headers=guest))[1]["models"]
+        assert [model["name"] for model in listed] == ["fast"]
+        assert (await on.ask("GET", "/api/ps", headers=guest))[1] == {"models": []}
+        for path in ("show", "pull", "generate", "chat"):
+            assert (await on.ask("POST", f"/api/{path}", json={"model": "demo"}, headers=guest))[0] == 403
+        assert (await on.ask("POST", "/api/generate", json={"model": "demo", "keep_alive": 0}, headers=guest))[0] == 403
+        assert len(on.cluster.placed) == 1
+        assert (await on.ask("GET", "/api/tags"))[0] == 401
