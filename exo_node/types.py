@@ -156,6 +156,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)  # for the chat template: enable_thinking, ...
+    ignore_eos: bool = False  # the model's own ends are never drawn: the answer has `max_tokens` tokens
     template_hints: Mapping[str, Any] = field(default_factory=dict)  # the same, but for templates that know them
     echo: bool = False  # `prompt` only: its text comes back in `TokenDelta.echo`
     prompt_logprobs: int | None = None  # `prompt` only: its tokens come back too, with so many alternatives each
@@ -264,6 +265,10 @@ class Backend(Protocol):
         ...
 
     async def models(self) -> list[ModelCard]: ...
+
+    async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
+        """The prompt's ids as the model would read them, and their text with its markers. Raises as `count_tokens`."""
+        ...
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Tokens of the prompt, as the model would read it (chat template, tools and `prefix` included).

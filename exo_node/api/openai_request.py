@@ -126,6 +126,9 @@ def _parsed(
     if n * len(prompts) > MAX_SEQUENCES:
         raise bad("prompt", f"asks for {n * len(prompts)} answers at once; at most {MAX_SEQUENCES} are made")
     stream, grammar = fields.boolean("stream") or False, grammar_of(fields.body)
+    endless = fields.boolean("ignore_eos") or False
+    if endless and grammar is not None:
+        raise bad("ignore_eos", "cannot go with a grammar, which says where the answer ends")
     requests = tuple(
         GenerationRequest(
             request_id=f"{request_id}-{index}",
@@ -140,6 +143,7 @@ def _parsed(
             stop=stop,
             timeout_s=settings.response_timeout,
             grammar=grammar,
+            ignore_eos=endless,
         )
         for index in range(n * len(prompts))
     )

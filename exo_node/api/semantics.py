@@ -31,7 +31,6 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
     "guided_whitespace_pattern": (),
-    "ignore_eos": (False,),
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),
     "min_tokens": (0,),

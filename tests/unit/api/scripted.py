@@ -68,6 +68,12 @@ class ScriptedBackend:
         finally:
             self.open -= 1
 
+    async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
+        """An id for each word."""
+        self.requests.append(request)
+        text = " ".join(str(message["content"]) for message in request.messages or ())
+        return list(range(len(text.split()))), text
+
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Three for a message, and a text's words."""
         self.requests.append(request)

@@ -74,7 +74,6 @@ BOTH: list[tuple[str, Any]] = [
     ("metadata", "x"),
     ("response_format", {"type": "json_object"}),
     ("store", True),
-    ("ignore_eos", True),
     ("grammar", "root ::= x"),
 ]
 CHAT: list[tuple[str, Any]] = [
