@@ -18,10 +18,10 @@ from exo_node.api.dialects.ollama_facts import Facts, FactsReader, digest_of
 from exo_node.api.dialects.ollama_idle import IdleUnloader
 from exo_node.api.dialects.ollama_known import KnownModels, check_allowed, may_ask
 from exo_node.api.dialects.ollama_models import FOR_EVER_NS, remote_show, remote_tag, running, show, tag
-from exo_node.api.dialects.ollama_routes import NDJSON
-from exo_node.api.fields import Fields
 from exo_node.api.guard import require_admin
+from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas import ollama as schemas
 from exo_node.api.serving import read_object
 from exo_node.errors import ExoError, InvalidRequest
 
@@ -64,9 +64,12 @@ class OllamaModelRoutes:
             ("POST", "/api/blobs/{digest}", blobs),
         ]
 
+    @operation("Ollama", answer=schemas.Version)
     async def version(self, request: web.Request) -> web.Response:
+        """The version of Ollama whose API this is, and ours."""
         return web.json_response({"version": VERSION, "exo_version": exo_node.__version__})
 
+    @operation("Ollama", answer=schemas.ModelList)
     async def tags(self, request: web.Request) -> web.Response:
         """The cluster's models first, then the providers', as far as the key may ask for them."""
         cards, rows = await self._known.lists(fresh=True)
@@ -79,13 +82,16 @@ class OllamaModelRoutes:
     async def _all_facts(self, cards: list[Any]) -> list[Facts]:
         return [await self._facts.of(card) for card in cards]
 
+    @operation("Ollama", body=schemas.Named, answer=schemas.Shown)
     async def show(self, request: web.Request) -> web.Response:
+        """What is known of a model."""
         found = await self._known.of_cluster(model_name(await read_object(request)))
         if found.card is not None:
             return web.json_response(show(found.card, await self._facts.of(found.card)))
         assert found.row is not None
         return web.json_response(remote_show(found.row))
 
+    @operation("Ollama", answer=schemas.ModelList)
     async def ps(self, request: web.Request) -> web.Response:
         """What is loaded anywhere in the cluster; sizes as its runners report them."""
         cards, _ = await self._known.lists()
@@ -104,15 +110,15 @@ class OllamaModelRoutes:
             rows.append(running(one, facts, stages or (), expires))
         return web.json_response({"models": rows})
 
+    @operation("Ollama", body=schemas.PullRequest, answer=schemas.Status, answers=(JSON, NDJSON))
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Fetches a model onto this node. A stream of how far it is, unless `stream` is false."""
         body = await read_object(request)
-        fields = Fields(body)
-        fields.boolean("insecure")  # says something of Ollama's registry only
+        # `insecure` says something of Ollama's registry only
         found = await self._known.find(model_name(body))
         check_allowed(found.name)
         lines = self._pulling(found.name, remote=found.row is not None)
-        if fields.boolean("stream") is not False:
+        if body.get("stream") is not False:
             style = sse.Style(
                 headers={**sse.HEADERS, "Content-Type": NDJSON},
                 keep_alive=b"",
@@ -153,7 +159,9 @@ class OllamaModelRoutes:
                 await asyncio.gather(task, return_exceptions=True)
         yield _line({"status": "success"})
 
+    @operation("Ollama", body=schemas.Named)
     async def delete(self, request: web.Request) -> web.Response:
+        """Delete a fetched model's files on this node; needs the admin's key."""
         require_admin(request)
         found = await self._known.find(model_name(await read_object(request)))
         if found.row is not None:
@@ -168,7 +176,9 @@ class OllamaModelRoutes:
 def not_here(why: str) -> Any:
     """A handler that answers 501."""
 
+    @operation("Ollama", status=501)
     async def refuse(request: web.Request) -> web.Response:
+        """Not done here."""
         raise NotDone(f"{request.path} is not done by exo-node: {why}")
 
     return refuse

@@ -20,14 +20,15 @@ from exo_node.api.dialects.ollama_options import keep_alive
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.embeddings import encoded
 from exo_node.api.fields import Fields, bad
+from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas import ollama as schemas
 from exo_node.api.serving import read_object, whole_of
 from exo_node.config import Settings
 from exo_node.errors import ExoError
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.answer_cache import events_in
 
-NDJSON = "application/x-ndjson"
 WIRE = Wire(content_type=NDJSON, keep_alive=b"")  # a line that is no answer would be taken for one
 
 
@@ -56,29 +57,34 @@ class OllamaRoutes:
             ("POST", "/api/embeddings", self.embeddings),
         ]
 
+    @operation("Ollama", body=schemas.ChatRequest, answer=schemas.ChatAnswer, answers=(JSON, NDJSON))
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        """Chat as Ollama does it."""
         asked = decode_chat(await read_object(request))
         return await self._answer(request, asked, OllamaEncoder("chat", asked.model))
 
+    @operation("Ollama", body=schemas.GenerateRequest, answer=schemas.GenerateAnswer, answers=(JSON, NDJSON))
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Answer one prompt as Ollama does it."""
         asked = decode_generate(await read_object(request), self._no_limit)
         return await self._answer(request, asked, OllamaEncoder("generate", asked.model))
 
+    @operation("Ollama", body=schemas.EmbedRequest, answer=schemas.Embedded)
     async def embed(self, request: web.Request) -> web.Response:
-        """`input`: a text or several. What is too long is an error whatever `truncate` says: nothing is cut unseen."""
+        """Vectors of a text or of several.
+
+        What is too long is an error whatever `truncate` says: nothing is cut unseen.
+        """
         began = time.perf_counter_ns()
         body = await read_object(request)
-        fields = Fields(body)
-        fields.boolean("truncate")
-        given = body.get("input")
-        if given is None:
-            raise bad("input", "is required", code="missing_required_parameter")
+        given = body["input"]
         dimensions = {"dimensions": body["dimensions"]} if body.get("dimensions") is not None else {}
         vectors, tokens, load_ns = await self._embedded(request, body, given, dimensions)
         total = time.perf_counter_ns() - began
         made = {"model": model_name(body), "embeddings": vectors, "total_duration": total, "load_duration": load_ns}
         return web.json_response({**made, **({} if tokens is None else {"prompt_eval_count": tokens})})
 
+    @operation("Ollama", body=schemas.EmbeddingsRequest, answer=schemas.Embedding)
     async def embeddings(self, request: web.Request) -> web.Response:
         """The older route: one `prompt`, one vector."""
         body = await read_object(request)
