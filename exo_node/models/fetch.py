@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from exo_node.models.headers import INDEX, SINGLE
+from exo_node.models.pooling import MODULES, POOLING
 
 # Only what running a model needs, at the top of the repository: no .bin, .pth, .gguf, onnx, no original/ folder.
 WANTED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*",
-          "*.safetensors", INDEX)  # fmt: skip
+          "*.safetensors", INDEX, MODULES, POOLING)  # fmt: skip
 _POLL_SECONDS = 0.25
 
 
@@ -41,7 +42,9 @@ def choose(paths: Sequence[str]) -> list[str]:
 
     Where an index is, `consolidated.safetensors` (the same weights once more) and a lone file beside it stay out.
     """
-    names = [p for p in paths if "/" not in p and any(fnmatch.fnmatchcase(p, want) for want in WANTED)]
+    names = [
+        p for p in paths if ("/" not in p or p == POOLING) and any(fnmatch.fnmatchcase(p, want) for want in WANTED)
+    ]
     weights = [p for p in names if p.endswith(".safetensors")]
     if SINGLE in weights:
         keep = {SINGLE}

@@ -12,6 +12,7 @@ from exo_node.errors import CheckpointError, InvalidRequest
 from exo_node.models.chat_format import ChatFormat
 from exo_node.models.chat_template import ChatTemplate, read_template
 from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, NamingDetokenizer, WindowDetokenizer
+from exo_node.models.fim import Fim, fim_of
 from exo_node.models.headers import read_json
 from exo_node.models.pieces import piece_rule
 from exo_node.types import ToolUse
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # The longest text one token may stand for, in bytes per byte that the vocabulary shows: NFC shrinks at most threefold
 # (Unicode's worst case, conjoining jamo), 4 leaves room. Other normalizers may delete text: no bound then.
 _NFC_SHRINK = 4
+_GUARD = "\u263a"  # a sign that merges with nothing, as Meta's code for CodeLlama puts before a suffix
 _METASPACE = "\u2581"  # SentencePiece's sign for a space: three bytes of text, one byte of token
 _DEFAULT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -115,6 +117,43 @@ class Tokenizer:
                     f"prompt holds {token!r}, not a token id of this model (0 to {self.vocab_size - 1})", param="prompt"
                 )
         return list(prompt)
+
+    def infill_ids(self, before: str, after: str) -> tuple[list[int], frozenset[int]]:
+        """Ids of a prompt that asks for the text between the two, and the ids that end such an answer.
+
+        Raises `InvalidRequest` where the vocabulary has no marks for it.
+        """
+        if self._fim is None:
+            raise InvalidRequest(
+                "suffix needs a model that fills in the middle, and this one's vocabulary has no marks for it",
+                param="suffix",
+                code="unsupported_parameter",
+            )
+        ids = self._fim.ids(self.encode(before, add_special_tokens=False), self._continued(after))
+        return [*self._prefix, *ids], self._fim.ends
+
+    @cached_property
+    def _fim(self) -> Fim | None:
+        return fim_of(self._backend.token_to_id)
+
+    def _continued(self, text: str) -> list[int]:
+        """Ids of a text that other text stands before: without the space that SentencePiece puts at a beginning."""
+        if self._rule is None or not (self._rule.strip_text or self._rule.strip_token):
+            return self.encode(text, add_special_tokens=False)
+        guard = self.encode(_GUARD, add_special_tokens=False)
+        ids = self.encode(_GUARD + text, add_special_tokens=False)
+        return ids[len(guard) :] if ids[: len(guard)] == guard else self.encode(text, add_special_tokens=False)
+
+    def input_ids(self, value: str | tuple[int, ...], param: str) -> list[int]:
+        """Ids of a text that is only read (an embedding's): with all that the tokenizer puts before and behind one."""
+        if not isinstance(value, str):
+            return self.prompt_ids(value)
+        ids = self.encode(value, add_special_tokens=True)
+        if ids[: len(self._prefix)] != list(self._prefix):
+            ids = [*self._prefix, *ids]
+        if not ids:
+            raise InvalidRequest(f"{param} is empty, and this model has no BOS token to start from", param=param)
+        return ids
 
     def chat_text(
         self,

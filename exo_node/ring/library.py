@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFo
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
 from exo_node.models.digest import compute_digest
 from exo_node.models.download import ShardDownloader
+from exo_node.models.pooling import MODULES, POOLING, ModelPooling, read_pooling
 from exo_node.models.spec import read_spec
 from exo_node.models.tokenizer import Tokenizer, generation_defaults
 from exo_node.types import ModelCard, ModelSpec
@@ -34,6 +35,8 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    MODULES,
+    POOLING,
 )
 TOKENIZERS_KEPT = 4  # parsed tokenizers in memory; one of a 128k vocabulary is some 60 MB
 
@@ -56,10 +59,11 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTokenizer:
-    """A parsed tokenizer with the sampling defaults that its model's authors gave."""
+    """A parsed tokenizer with the sampling defaults that its model's authors gave, and how it makes vectors."""
 
     tokenizer: Tokenizer
     defaults: Mapping[str, Any]
+    pooling: ModelPooling = field(default_factory=ModelPooling)
 
 
 class ModelLibrary:
@@ -137,7 +141,7 @@ class ModelLibrary:
             loaded = self._tokenizers.pop(key, None)
             if loaded is None:
                 loaded = await asyncio.to_thread(
-                    lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder))
+                    lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder), read_pooling(folder))
                 )
                 while len(self._tokenizers) >= TOKENIZERS_KEPT:
                     del self._tokenizers[next(iter(self._tokenizers))]
@@ -168,6 +172,7 @@ def store_tokenizer_files(folder: Path, files: Mapping[str, bytes]) -> None:
     staged = Path(tempfile.mkdtemp(dir=folder.parent))
     for name in TOKENIZER_FILES:
         if name in files:
+            (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(files[name])
     try:
         os.replace(staged, folder)

@@ -12,16 +12,20 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.models.answer_reader import AnswerReader
 from exo_node.models.tokenizer import Tokenizer
+from exo_node.ring import embedding
 from exo_node.ring.library import LoadedTokenizer
+from exo_node.ring.ports import Instances
+from exo_node.ring.prompt_echo import PromptEcho, token_logprob
 from exo_node.ring.text import Detokenizer, TextAssembler, TextPiece
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.transport.ring_client import RingClient
 from exo_node.types import (
+    EmbeddingRequest,
+    Embeddings,
     GenerationRequest,
     Grammar,
     Instance,
@@ -38,27 +42,8 @@ NOTHING: tuple[str, tuple[ToolCallDelta, ...]] = ("", ())  # came aside of the t
 
 THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
 COUNTED_TOKENS = 10_000_000  # a longer prompt is not even counted
+NEVER = -1e9  # a bias that no logit makes up for
 SEED_BITS = 63  # seeds travel as uint64 and are shown as JSON integers
-
-
-class Instances(Protocol):
-    """What the backend needs of the cluster (ring/instances.py)."""
-
-    async def ready_instance(self, model: str) -> Instance:
-        """A ready instance of the model, placed first if there is none. Raises `ModelNotFound`, `NoCapacity`..."""
-        ...
-
-    async def tokenizer(self, instance: Instance) -> LoadedTokenizer: ...
-
-    def client(self, instance: Instance) -> RingClient:
-        """A connection to the instance's head, shared between requests."""
-        ...
-
-    def models(self) -> list[ModelCard]: ...
-
-    def lost(self, instance: Instance) -> None:
-        """The head could not be reached: do not offer this instance again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +73,17 @@ class LocalBackend:
         prompt = await self._prompt_ids(request, loaded.tokenizer, roomy)
         return len(prompt.ids) + len(await self._prefix_ids(request, loaded.tokenizer, roomy, prompt))
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """See `types.Backend.embed`."""
+        return await embedding.embed(self._instances, request)
+
+    async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
+        """See `types.Backend.encode`."""
+        instance = await self._instances.ready_instance(request.model)
+        tokenizer = (await self._instances.tokenizer(instance)).tokenizer
+        ids = (await self._prompt_ids(request, tokenizer, replace(instance, context=COUNTED_TOKENS))).ids
+        return ids, b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
         """See `types.Backend.generate`."""
         deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
@@ -100,7 +96,12 @@ class LocalBackend:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
         request = replace(request, grammar=_bound(request, loaded.tokenizer, prompt))
-        message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline)
+        echo = PromptEcho(request, loaded.tokenizer, prompt.ids)
+        if request.max_tokens == 0 and request.prompt_logprobs is None:
+            yield echo.ahead(TokenDelta(finish_reason="length", usage=Usage(len(prompt.ids), 0)))
+            return
+        ends = loaded.tokenizer.eos_ids | prompt.ends
+        message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline, ends)
         stream = self._instances.client(instance).generate(message)
         detokenizer = _detokenizer(request, loaded.tokenizer, prompt)
         detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
@@ -109,23 +110,31 @@ class LocalBackend:
             reader.aside()
         assembler = TextAssembler(detokenizer, request.stop)
         count = thoughts = 0
+        drawn = 0.0
         try:
             async for delta in stream:
                 if delta.index != count:
                     raise RingBroken(f"the head sent token {delta.index} where {count} was next")
+                echo.hear(delta)
                 for offset, token_id in enumerate(delta.ids):
                     count += 1
-                    logprob = _logprob(loaded.tokenizer, token_id, delta.logprobs[offset]) if delta.logprobs else None
+                    logprob = None
+                    if delta.logprobs:
+                        logprob = token_logprob(loaded.tokenizer, token_id, delta.logprobs[offset])
+                        drawn += logprob.logprob
                     thoughts += reader is not None and reader.thinking
-                    piece = _skip_end(loaded.tokenizer, assembler, token_id, logprob)
+                    piece = _skip_end(ends, assembler, token_id, logprob)
                     aside = NOTHING if reader is None else reader.aside()
                     if piece.stopped or (reader is not None and reader.done):
                         reason = "stop" if piece.stopped else "tool_calls"
-                        yield _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                        last = _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                        yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                         return
                     if piece.text or piece.token_ids or aside != NOTHING:
-                        yield TokenDelta(
-                            piece.text, piece.token_ids, piece.logprobs, reasoning=aside[0], tool_calls=aside[1]
+                        yield echo.ahead(
+                            TokenDelta(
+                                piece.text, piece.token_ids, piece.logprobs, reasoning=aside[0], tool_calls=aside[1]
+                            )
                         )
                 if delta.finish_reason:
                     piece = assembler.finish()
@@ -135,7 +144,8 @@ class LocalBackend:
                     elif reader is not None:
                         aside = reader.aside()
                         reason = "tool_calls" if reader.calls and reason == "stop" else reason
-                    yield _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                    last = _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                    yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                     return
             raise RingBroken("the head ended the stream without a finish reason")
         except (RingBroken, PeerUnavailable):
@@ -147,6 +157,7 @@ class LocalBackend:
     async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> _Prompt:
         """The prompt's ids, refused before tokenizing when it cannot fit."""
         inside = False
+        ends: frozenset[int] = frozenset()
         if request.messages is not None:
             messages: list[Any] = list(request.messages)
             if self._defaults.system_prompt and not any(one.get("role") == "system" for one in messages):
@@ -154,7 +165,7 @@ class LocalBackend:
             field, texts = "messages", [text for one in messages for text in _texts(one.get("content"))]
         else:
             assert request.prompt is not None
-            field, texts = "prompt", [request.prompt] if isinstance(request.prompt, str) else []
+            field, texts = "prompt", [request.prompt, request.suffix] if isinstance(request.prompt, str) else []
         # A 10 MB prompt would take seconds to tokenize only to be refused: no token is longer than the longest one.
         at_least = sum(tokenizer.min_tokens(text) for text in texts)
         if at_least > instance.context:
@@ -170,12 +181,17 @@ class LocalBackend:
         else:
             prompt = request.prompt
             assert prompt is not None
-            ids = await _in_thread(lambda: tokenizer.prompt_ids(prompt), texts)
+            if request.suffix:
+                assert isinstance(prompt, str), "the API takes a suffix with texts only"
+                before = prompt
+                ids, ends = await _in_thread(lambda: tokenizer.infill_ids(before, request.suffix), texts)
+            else:
+                ids = await _in_thread(lambda: tokenizer.prompt_ids(prompt), texts)
         if not ids:
             raise InvalidRequest("the prompt is empty and this model has no BOS token: send some text", param=field)
-        if len(ids) >= instance.context:
+        if len(ids) + (request.max_tokens != 0) > instance.context:
             raise too_long(field, str(len(ids)), instance.context)
-        return _Prompt(ids, inside)
+        return _Prompt(ids, inside, ends)
 
     async def _prefix_ids(
         self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: _Prompt
@@ -198,7 +214,7 @@ class LocalBackend:
             if at_least > instance.context:
                 raise too_long(field, f"at least {at_least}", instance.context)
             ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
-        if len(prompt.ids) + len(ids) >= instance.context:
+        if len(prompt.ids) + len(ids) + (request.max_tokens != 0) > instance.context:
             raise too_long(field, str(len(prompt.ids) + len(ids)), instance.context)
         return ids
 
@@ -210,6 +226,7 @@ class LocalBackend:
         prompt: Sequence[int],
         begun: int,
         deadline: float | None,
+        ends: frozenset[int],
     ) -> ring_pb2.GenerateRequest:
         sampling = request.sampling
         vocabulary = loaded.tokenizer.vocab_size
@@ -223,6 +240,9 @@ class LocalBackend:
             given = loaded.defaults.get("temperature", self._defaults.temperature)
             temperature = sampling.temperature if given is None else float(given)
         seed = request.seed if request.seed is not None else secrets.randbits(SEED_BITS)
+        bias = dict(sampling.logit_bias)
+        if request.ignore_eos:
+            bias |= {one: NEVER for one in ends if one < vocabulary}
         room = instance.context - len(prompt)
         wanted = request.max_tokens if request.max_tokens is not None else self._defaults.max_generate_tokens
         return ring_pb2.GenerateRequest(
@@ -237,14 +257,15 @@ class LocalBackend:
                 frequency_penalty=sampling.frequency_penalty,
                 presence_penalty=sampling.presence_penalty,
                 repetition_penalty=sampling.repetition_penalty,
-                logit_bias=sampling.logit_bias,
+                logit_bias=bias,
                 top_logprobs=sampling.top_logprobs,
                 seed=seed % 2**64,
             ),
             max_tokens=min(wanted, room),
-            stop_ids=sorted(loaded.tokenizer.eos_ids),
+            stop_ids=sorted(ends),
             timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
             grammar=_grammar(request.grammar, begun),
+            prompt_logprobs=request.prompt_logprobs,
         )
 
 
@@ -257,10 +278,12 @@ def _grammar(grammar: Grammar | None, begun: int) -> ring_pb2.Grammar | None:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """`inside`: it ends within the model's thoughts, which the answer goes on with."""
+    """`inside`: it ends within the model's thoughts, which the answer goes on with. `ends`: what ends that answer
+    beside the model's own ends."""
 
     ids: list[int]
     inside: bool = False
+    ends: frozenset[int] = frozenset()
 
 
 def _detokenizer(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Detokenizer:
@@ -304,11 +327,16 @@ def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
     )
 
 
-def _skip_end(tokenizer: Tokenizer, assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None) -> TextPiece:
+def _skip_end(ends: frozenset[int], assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None) -> TextPiece:
     """Add a token to the text; an end-of-text token has none."""
-    if token_id in tokenizer.eos_ids:
+    if token_id in ends:
         return TextPiece("", (token_id,), ())
     return assembler.push(token_id, logprob)
+
+
+def _mean(request: GenerationRequest, drawn: float, count: int) -> float | None:
+    """The mean log-probability of `count` tokens, where they were asked for."""
+    return drawn / count if count and request.sampling.top_logprobs is not None else None
 
 
 def _last(piece: TextPiece, aside: tuple[str, tuple[ToolCallDelta, ...]], reason: Any, usage: Usage) -> TokenDelta:
@@ -321,17 +349,4 @@ def _last(piece: TextPiece, aside: tuple[str, tuple[ToolCallDelta, ...]], reason
         reasoning=aside[0],
         tool_calls=aside[1],
         stopped_by=piece.stopped_by,
-    )
-
-
-def _logprob(tokenizer: Tokenizer, token_id: int, entry: ring_pb2.TokenLogprobs) -> TokenLogprob:
-    return TokenLogprob(
-        tokenizer.token_text(token_id),
-        token_id,
-        entry.logprob,
-        tokenizer.token_bytes(token_id),
-        tuple(
-            (tokenizer.token_text(top_id), tokenizer.token_bytes(top_id), logprob)
-            for top_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
-        ),
     )

@@ -1,0 +1,29 @@
+"""What requests need of the cluster. Protocols only."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from exo_node.ring.library import LoadedTokenizer
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import Instance, ModelCard
+
+
+class Instances(Protocol):
+    """What the backend needs of the cluster (ring/instances.py)."""
+
+    async def ready_instance(self, model: str) -> Instance:
+        """A ready instance of the model, placed first if there is none. Raises `ModelNotFound`, `NoCapacity`..."""
+        ...
+
+    async def tokenizer(self, instance: Instance) -> LoadedTokenizer: ...
+
+    def client(self, instance: Instance) -> RingClient:
+        """A connection to the instance's head, shared between requests."""
+        ...
+
+    def models(self) -> list[ModelCard]: ...
+
+    def lost(self, instance: Instance) -> None:
+        """The head could not be reached: do not offer this instance again."""
+        ...
