@@ -32,12 +32,12 @@ def needs_prefill(body: Mapping[str, Any]) -> bool:
 
 
 class ForRing(NamedTuple):
-    """A body as the ring's parser takes it, the beginning of the answer that the caller has ("": none), and what chat
-    templates are told of thinking; those that do not know it do not look."""
+    """A body as the ring's parser takes it, the beginning of the answer that the caller has ("": none), and what
+    chat templates are told of thinking, if they know of it."""
 
     body: Mapping[str, Any]
     prefix: str
-    template_options: dict[str, Any]
+    template_hints: dict[str, Any]
 
 
 def for_ring(body: Mapping[str, Any]) -> ForRing:
@@ -48,18 +48,17 @@ def for_ring(body: Mapping[str, Any]) -> ForRing:
         return ForRing(body, "", {})
     made = {name: value for name, value in body.items() if name != KEY}
     prefix = ""
-    options: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     if goes_on or (extras is not None and extras.get("prefill") is True):
         made.pop("continue_final_message", None)
         made.pop("add_generation_prompt", None)
         made["messages"], prefix = _split(body.get("messages"))
     if extras is not None:
         made["messages"] = [_plain(message, thoughts=True) for message in made.get("messages") or ()]
-        if (kind := _thinking(extras).get("type")) in ("enabled", "disabled"):
-            options["enable_thinking"] = kind == "enabled"
-        if (effort := _effort(extras)) is not None:
-            options["reasoning_effort"] = effort
-    return ForRing(made, prefix, options)
+        effort = "none" if _thinking(extras).get("type") == "disabled" else _effort(extras)
+        if effort is not None:
+            hints["reasoning_effort"] = effort
+    return ForRing(made, prefix, hints)
 
 
 def for_provider(body: dict[str, Any], provider: str, model: str) -> str:
