@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exo_node.api.dialects.responses_items import Item, item_id
+from exo_node.api.dialects.responses_items import Item, item_id, joined, sealed
 from exo_node.api.dialects.responses_request import Asked
 from exo_node.api.dialects.responses_shapes import (
     REASONING,
@@ -57,6 +57,7 @@ class ResponsesEncoder:
         self._echo = dict(asked.echo)
         self._clock = clock
         self._thoughts = SUMMARY if asked.summary else REASONING
+        self._sealed = asked.sealed
         self._padded = asked.obfuscated
         self._number = 0
         self._opened = False
@@ -269,6 +270,8 @@ class ResponsesEncoder:
     def _close_item(self, frames: list[bytes], index: int, status: str) -> None:
         item = self._output[index]
         item["status"] = status
+        if self._sealed and item["type"] == "reasoning":
+            item["encrypted_content"] = sealed(joined(item["content"]) or joined(item["summary"]))
         frames.append(self._frame("response.output_item.done", {"output_index": index, "item": item}))
 
     def _close_text_item(self, frames: list[bytes]) -> None:

@@ -5,6 +5,7 @@ Shapes: https://platform.openai.com/docs/api-reference/responses/create#response
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ Item = dict[str, Any]
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text", "text")
 _DETAILS = ("auto", "low", "high")
+_SEAL = "exo1."  # before our own `encrypted_content`
 
 
 def item_id(response: str, place: str, prefix: str) -> str:
@@ -34,6 +36,22 @@ def reference_of(value: Any) -> str | None:
         return None
     bare = value.get("type") is None and value.get("role") is None
     return str(value["id"]) if bare or value.get("type") == "item_reference" else None
+
+
+def sealed(text: str) -> str:
+    """Reasoning as the `encrypted_content` that clients without stored responses send back. It hides nothing: the text
+    is beside it, but some clients send only this."""
+    return _SEAL + base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _opened(value: str, param: str) -> str:
+    """What `sealed` made it of; "" for one of OpenAI's, which nobody else can read."""
+    if not value.startswith(_SEAL):
+        return ""
+    try:
+        return base64.urlsafe_b64decode(value.removeprefix(_SEAL)).decode()
+    except ValueError as e:
+        raise bad(param, "is damaged") from e
 
 
 def references(value: Any) -> list[str]:
@@ -175,6 +193,11 @@ def _reasoning(value: Mapping[str, Any], param: str, ident: str) -> Item:
             raise bad(f"{param}.{field}", "must be an array of objects", code="invalid_type")
         texts = [checked_text(part.get("text"), f"{param}.{field}[{i}].text") for i, part in enumerate(parts)]
         read[field] = [{"type": sort, "text": text} for text in texts]
+    hidden = value.get("encrypted_content")
+    if hidden is not None and not read["summary"] and not read["content"]:
+        place = f"{param}.encrypted_content"
+        if text := _opened(checked_text(hidden, place), place):
+            read["content"] = [{"type": "reasoning_text", "text": text}]
     return read
 
 
@@ -199,7 +222,7 @@ def messages_of(instructions: str | None, items: Iterable[Item]) -> list[dict[st
         match item["type"]:
             case "reasoning":
                 end_turn()
-                text = _joined(item["content"]) or _joined(item["summary"])
+                text = joined(item["content"]) or joined(item["summary"])
                 if text:
                     turn["reasoning_content"] = text
             case "function_call":
@@ -214,12 +237,12 @@ def messages_of(instructions: str | None, items: Iterable[Item]) -> list[dict[st
                     problem = f"no function call with call_id {item['call_id'][:80]!r} comes before its output"
                     raise InvalidRequest(problem, param="input", code="invalid_value")
                 output = item["output"]
-                content = output if isinstance(output, str) else _joined(output)
+                content = output if isinstance(output, str) else joined(output)
                 messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
             case _ if item["role"] == "assistant":
                 if "content" in turn or "tool_calls" in turn:
                     end_turn()
-                turn["content"] = _joined(item["content"])
+                turn["content"] = joined(item["content"])
             case _:
                 end_turn()
                 messages.append({"role": _ROLE_IN_CHAT[item["role"]], "content": _content(item["content"])})
@@ -231,7 +254,7 @@ def messages_of(instructions: str | None, items: Iterable[Item]) -> list[dict[st
 _ROLE_IN_CHAT = {"user": "user", "system": "system", "developer": "system"}
 
 
-def _joined(parts: Iterable[Mapping[str, Any]]) -> str:
+def joined(parts: Iterable[Mapping[str, Any]]) -> str:
     return "".join(part.get("text") or part.get("refusal") or "" for part in parts)
 
 

@@ -17,12 +17,11 @@ from exo_node.api.fields import Fields, bad, checked_text, kind, stream_options
 
 MAX_METADATA = 16  # pairs, OpenAI's
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-LOGPROBS = "message.output_text.logprobs"
-# What may be asked to be in an answer. All but the log-probabilities is there anyway, or is a built-in tool's.
+LOGPROBS, SEALED = "message.output_text.logprobs", "reasoning.encrypted_content"
+# What may be asked to be in an answer. All but the first two is there anyway, or is a built-in tool's.
 INCLUDABLE = (
-    LOGPROBS, "message.input_image.image_url", "reasoning.encrypted_content", "file_search_call.results",
-    "web_search_call.results", "web_search_call.action.sources", "computer_call_output.output.image_url",
-    "code_interpreter_call.outputs",
+    LOGPROBS, SEALED, "message.input_image.image_url", "file_search_call.results", "web_search_call.results",
+    "web_search_call.action.sources", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
 )  # fmt: skip
 _REFUSED: Mapping[str, str] = {
     "conversation": "conversations are not kept; use previous_response_id",
@@ -56,7 +55,8 @@ class Given:
 class Asked:
     """A decoded request. `chat` is its body as a chat; `echo` the answer's fields that the request settles.
 
-    `items` are its own input; `summary`: reasoning goes into `summary` and not into `content`.
+    `items` are its own input; `summary`: reasoning goes into `summary` and not into `content`; `sealed`: it is there as
+    `encrypted_content` too.
     """
 
     chat: dict[str, Any]
@@ -66,6 +66,7 @@ class Asked:
     store: bool
     background: bool
     summary: bool
+    sealed: bool
     obfuscated: bool
 
 
@@ -104,7 +105,8 @@ def decode(body: Mapping[str, Any], given: Given) -> Asked:
         chat["reasoning_effort"] = effort
     if limit is not None:
         chat["max_completion_tokens"] = limit
-    if LOGPROBS in includes(fields.texts("include")) or top:
+    included = includes(fields.texts("include"))
+    if LOGPROBS in included or top:
         chat |= {"logprobs": True, "top_logprobs": top or 0}
     echo = {
         "id": given.id,
@@ -141,6 +143,7 @@ def decode(body: Mapping[str, Any], given: Given) -> Asked:
         store=store,
         background=background,
         summary=summary is not None,
+        sealed=SEALED in included,
         obfuscated=_obfuscated(fields, stream),
     )
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_items import sealed
 from exo_node.api.dialects.responses_request import Given, decode
 from exo_node.errors import ExoError, RateLimited
 from tests.unit.api.dialects.responses_events import names, parsed, response
@@ -104,6 +105,13 @@ def test_summaries() -> None:
         "reasoning_summary_part.done",
     ]
     assert [part.text for part in events[-1].response.output[0].summary] == ["Hm"]
+
+
+def test_sealed_reasoning() -> None:
+    """What a client without stored responses sends back says the same as the reasoning beside it."""
+    one = encoder(include=["reasoning.encrypted_content"])
+    final = stream(one, event(reasoning_content="H"), event(reasoning_content="m"), event("stop", content="x"))[-1]
+    assert final.response.output[0].encrypted_content == sealed("Hm")
 
 
 def test_logprobs() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exo_node.api.dialects.responses_items import messages_of, read_items, references, response_of
+from exo_node.api.dialects.responses_items import messages_of, read_items, references, response_of, sealed
 from exo_node.errors import InvalidRequest
 
 ID = "resp_" + "a" * 32
@@ -77,6 +77,15 @@ def test_a_turn_with_calls_is_one_message() -> None:
         {"role": "tool", "tool_call_id": "c2", "content": "43"},
     ]
     assert chat([CALL, OUTPUT])[0] == {"role": "assistant", "content": None, "tool_calls": calls[:1]}
+
+
+def test_sealed_reasoning_is_read() -> None:
+    """Reasoning that comes back as `encrypted_content` only is read, where it is ours."""
+    for hidden, content in ((sealed("Hm\u00e4"), "Hm\u00e4"), ("gAAA", None), (None, None)):
+        thought: Any = {"type": "reasoning", "summary": [], "content": None, "encrypted_content": hidden}
+        assert chat([thought, CALL])[0].get("reasoning_content") == content
+    with pytest.raises(InvalidRequest, match="encrypted_content: is damaged"):
+        chat([{"type": "reasoning", "summary": [], "encrypted_content": "exo1.x"}])
 
 
 def test_references() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exo_node.api.dialects.responses_request import Asked, Given, decode
 from exo_node.errors import InvalidRequest
@@ -22,6 +24,7 @@ def test_the_least() -> None:
     one = asked()
     assert one.chat == {"messages": [HELLO], "model": "m", "stream": False}
     assert (one.store, one.background, one.stream, one.summary, one.obfuscated) == (True, False, False, False, False)
+    assert not one.sealed
     assert one.echo == {
         "id": GIVEN.id, "object": "response", "created_at": 1700000000, "background": False, "instructions": None,
         "max_output_tokens": None, "max_tool_calls": None, "metadata": {}, "model": "m", "parallel_tool_calls": True,
@@ -59,7 +62,7 @@ def test_everything() -> None:
         "exo": {"strategy": "cost"}, "stream": True, "stream_options": {"include_usage": True},
         "reasoning_effort": "low", "max_completion_tokens": 20, "logprobs": True, "top_logprobs": 2,
     }  # fmt: skip
-    assert (one.store, one.summary, one.obfuscated) == (False, True, True)
+    assert (one.store, one.summary, one.sealed, one.obfuscated) == (False, True, True, True)
     told = ("metadata", "user", "max_tool_calls", "truncation", "reasoning")
     assert {name: one.echo[name] for name in told} == {
         "metadata": {"a": "b"}, "user": "u", "max_tool_calls": 3, "truncation": "auto",
@@ -74,6 +77,31 @@ def test_history_comes_first_and_instructions_are_this_requests() -> None:
     assert one.chat["messages"] == [HELLO, {"role": "user", "content": "More"}]
     assert (one.chat["stream"], one.stream) == (True, False)
     assert [item["content"][0]["text"] for item in one.items] == ["More"]
+
+
+NAMES = st.sampled_from([
+    "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata", "store", "stream",
+    "background", "truncation", "type", "role", "content", "id", "name", "parameters", "strict", "format", "schema",
+    "mode", "effort", "summary", "call_id", "arguments", "output", "detail", "input_text", "message", "function_call",
+    "function_call_output", "item_reference", "function", "allowed_tools", "user", "assistant", "json_schema", "auto",
+    "required", "input_image", "image_url", "stream_options", "encrypted_content",
+])  # fmt: skip
+ANYTHING = st.recursive(
+    NAMES | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(NAMES, ANYTHING, max_size=4), st.lists(st.dictionaries(NAMES, ANYTHING, max_size=5), max_size=3))
+def test_anything_is_decoded_or_refused(body: dict[str, Any], items: list[Any]) -> None:
+    """Whatever JSON comes, the answer is a request or a 400, never a bug."""
+    for sent in (body, {**body, "input": items}):
+        try:
+            assert decode(sent, GIVEN).chat["messages"]
+        except InvalidRequest as refused:
+            assert refused.param
 
 
 @pytest.mark.parametrize(
