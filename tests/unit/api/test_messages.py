@@ -35,7 +35,9 @@ def test_messages_become_plain_text() -> None:
         ({}, "messages[0].role"),
         ({"role": "robot", "content": "a"}, "messages[0].role"),
         ({"role": ["user"], "content": "a"}, "messages[0].role"),
-        ({"role": "tool", "content": "a", "tool_call_id": "1"}, "messages[0].role"),
+        ({"role": "tool", "content": "a"}, "messages[0].tool_call_id"),
+        ({"role": "user", "content": "a", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": [{"type": "custom", "id": "1"}]}, "messages[0].tool_calls[0].type"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": None}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
@@ -43,7 +45,7 @@ def test_messages_become_plain_text() -> None:
         ({"role": "user", "content": ["a"]}, "messages[0].content[0]"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
-        ({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0].function"),
         ({"role": "user", "content": "a", "name": 5}, "messages[0].name"),
     ],
 )
@@ -52,3 +54,25 @@ def test_refused(message: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_messages([message])
     assert caught.value.param == param
+
+
+def test_calls_and_results() -> None:
+    """Calls keep OpenAI's form with arguments as text; the older form gets ids; results name their call."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    parsed = parse_messages(
+        [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "2"}]},
+            {"role": "assistant", "content": "", "function_call": {"name": "g", "arguments": {"b": 2}}},
+            {"role": "function", "name": "g", "content": "3"},
+            {"role": "assistant", "content": None, "refusal": "No."},
+        ]
+    )
+    old = {"id": "call_of_g", "type": "function", "function": {"name": "g", "arguments": '{"b": 2}'}}
+    assert parsed == (
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "", "tool_calls": [old]},
+        {"role": "tool", "content": "3", "name": "g", "tool_call_id": "call_of_g"},
+        {"role": "assistant", "content": "No."},
+    )

@@ -73,7 +73,7 @@ BOTH: list[tuple[str, Any]] = [
     ("user", 5),
     ("metadata", "x"),
     ("response_format", {"type": "json_object"}),
-    ("store", True),
+    ("store", 1),
     ("grammar", "root ::= x"),
 ]
 CHAT: list[tuple[str, Any]] = [
@@ -83,14 +83,19 @@ CHAT: list[tuple[str, Any]] = [
     ("logprobs", 1),
     ("top_logprobs", 2),
     ("max_completion_tokens", 0),
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("tools", [{"type": "function"}]),
+    ("tools", [{"type": "custom", "custom": {"name": "f"}}]),
     ("tool_choice", "required"),
-    ("functions", [{"name": "f"}]),
+    ("tool_choice", "required"),
+    ("functions", [{"name": ""}]),
     ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x"}),
-    ("prediction", {"type": "content"}),
-    ("reasoning_effort", "high"),
-    ("chat_template_kwargs", {"enable_thinking": False}),
+    ("prediction", "content"),
+    ("reasoning_effort", "much"),
+    ("chat_template_kwargs", [1]),
+    ("enable_thinking", "yes"),
+    ("web_search_options", {}),
+    ("audio", {"voice": "alloy"}),
     ("prompt", "Hello"),
     ("echo", True),
     ("best_of", 2),
@@ -265,3 +270,23 @@ def test_choices() -> None:
     assert len({request.request_id for request in parsed.requests}) == 4
     assert parsed.echo == ("a", "a", "b", "b")
     assert [request.seed for request in chat(seed=-1, n=2).requests] == [2**64 - 1, 0]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"$schema": "x", "properties": {}}}}
+
+
+def test_tools_and_template_options() -> None:
+    """Tools and what the template is to be told travel with every choice; the older form is remembered."""
+    parsed = chat(tools=[TOOL], n=2, reasoning_effort="low", chat_template_kwargs={"k": 1}, enable_thinking=True)
+    assert not parsed.functions
+    for one in parsed.requests:
+        assert one.tool_use is not None
+        assert one.tool_use.tools[0]["function"] == {"name": "f", "parameters": {"type": "object", "properties": {}}}
+        assert one.template_options == {"k": 1, "enable_thinking": True, "reasoning_effort": "low"}
+    assert chat(functions=[{"name": "f"}]).functions
+
+
+def test_fields_that_only_speed_up_or_are_wishes_pass() -> None:
+    """OpenAI's fields that change no answer are taken."""
+    chat(prediction={"type": "content", "content": "x"}, verbosity="low", store=True, metadata={"a": "b"}, user="u",
+         service_tier="flex", safety_identifier="s", prompt_cache_key="k", tools=None, tool_choice=None)  # fmt: skip

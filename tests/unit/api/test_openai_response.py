@@ -8,7 +8,7 @@ from typing import Any
 from exo_node.api.openai_request import parse_chat, parse_completion
 from exo_node.api.openai_response import LOWEST_LOGPROB, Answer
 from exo_node.config import Settings
-from exo_node.types import TokenDelta, TokenLogprob, Usage
+from exo_node.types import TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tests.unit.api.scripted import logprob
 
 SETTINGS = Settings(home=Path("unused"))
@@ -40,6 +40,7 @@ def test_whole_chat() -> None:
             "completion_tokens": 2,
             "total_tokens": 5,
             "prompt_tokens_details": {"cached_tokens": 1},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 
@@ -120,3 +121,68 @@ def test_the_stop_string_is_told_in_vllms_field() -> None:
     answer = chat_answer()
     answer.add(0, delta)
     assert answer.whole()["choices"][0]["stop_reason"] == "END"
+
+
+CALLING = (
+    TokenDelta(reasoning="hm"),
+    TokenDelta(tool_calls=(ToolCallDelta(0, "call_1", "f"),)),
+    TokenDelta(tool_calls=(ToolCallDelta(0, arguments='{"a"'), ToolCallDelta(0, arguments=": 1}"))),
+    TokenDelta(
+        tool_calls=(ToolCallDelta(1, "call_2", "g"), ToolCallDelta(1, arguments="{}")),
+        finish_reason="tool_calls",
+        usage=Usage(3, 9, 0, 2),
+    ),
+)
+
+
+def test_whole_tool_calls() -> None:
+    """Calls and thoughts of a whole answer: no content, what was thought, how many tokens it took."""
+    answer = chat_answer()
+    for delta in CALLING:
+        answer.add(0, delta)
+    whole = answer.whole()
+    choice = whole["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "reasoning_content": "hm",
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"id": "call_2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+    assert whole["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
+def test_streamed_tool_calls() -> None:
+    """The first piece of a call says who is called, the others carry arguments by index."""
+    answer = chat_answer()
+    choices = [chunk["choices"][0] for delta in CALLING for chunk in answer.chunks(0, delta)]
+    assert [choice["delta"] for choice in choices] == [
+        {"reasoning_content": "hm"},
+        {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]},
+        {"tool_calls": [{"index": 1, "id": "call_2", "type": "function", "function": {"name": "g", "arguments": ""}}]},
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
+        {},
+    ]
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def test_the_older_form_of_calls() -> None:
+    """Who asked with `functions` is answered with `function_call`."""
+    request = chat_answer(functions=[{"name": "f"}])
+    for delta in CALLING[1:3]:
+        request.add(0, delta)
+    request.add(0, TokenDelta(finish_reason="tool_calls", usage=Usage(1, 1)))
+    choice = request.whole()["choices"][0]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "f", "arguments": '{"a": 1}'}
+    streamed = chat_answer(functions=[{"name": "f"}])
+    deltas = [chunk["choices"][0]["delta"] for delta in CALLING[1:3] for chunk in streamed.chunks(0, delta)]
+    assert deltas[:2] == [
+        {"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": '{"a"'}}
+    ]  # fmt: skip

@@ -89,8 +89,8 @@ async def test_what_is_the_requests_fault_stays(tmp_path: Path) -> None:
         await upstream.whole(attempt(temperature=9))
     assert caught.value.param == "temperature"
     with pytest.raises(UpstreamError) as lacking:
-        await upstream.whole(attempt(tools=[{"type": "function"}]))
-    assert (lacking.value.cause, lacking.value.status, lacking.value.param) == ("unavailable", 400, "tools")
+        await upstream.whole(attempt(tools=[{"type": "custom"}]))
+    assert (lacking.value.cause, lacking.value.status, lacking.value.param) == ("unavailable", 400, "tools[0].type")
     assert cause_of(InvalidRequest("x")) is None
     assert cause_of(ExoError("a bug")) is None
 
