@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from exo_node.api.ports import Principal
-from exo_node.api.views import instance_view, spend_view, topology_view
+from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
 from exo_node.errors import PeerUnavailable
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
@@ -103,6 +105,7 @@ class NodeView:
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
         reuse: bool = False,
+        instance_id: str = "",
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         assert self._instances is not None
@@ -119,9 +122,24 @@ class NodeView:
                 )
 
         request = node_pb2.PlaceModelRequest(
-            model=model, min_nodes=min_nodes, nodes=nodes, engines=engines, reuse=reuse
+            model=model, min_nodes=min_nodes, nodes=nodes, engines=engines, reuse=reuse, instance_id=instance_id
         )
         return instance_view(await self._instances.place(request, report))
+
+    async def preview(self, model: str, *, min_nodes: int) -> dict[str, Any]:
+        assert self._instances is not None
+        spec, plan = await self._instances.preview(model, min_nodes)
+        shards = [shard_view(one) for one in plan.assignments]
+        return {"model": spec.model_id, "context": plan.context, "slots": plan.slots, "shards": shards,
+                "stage_bytes": list(plan.stage_bytes)}  # fmt: skip
+
+    async def describe_at(self, node_id: str, model: str, *, fetch: bool) -> dict[str, Any]:
+        assert self._instances is not None
+        spec = await self._instances.describe_at(node_id, model, fetch=fetch)
+        return {"model": spec.model_id, "bytes": spec.total_bytes, "n_layers": spec.n_layers}
+
+    def quit(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # as the user would: the daemon's own handler ends it in order
 
     async def remove(self, instance_id: str) -> bool:
         assert self._instances is not None

@@ -40,14 +40,30 @@ class ClusterPort(Protocol):
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
         reuse: bool = False,
+        instance_id: str = "",
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Place a model; returns the instance when it is ready. Cancelling the call gives the memory back.
 
-        With `reuse` an instance that is ready already is good enough.
+        With `reuse` an instance that is ready already is good enough. `instance_id`: the UUID that a new one gets.
 
         `on_progress` gets JSON-ready objects: `stage`, `detail`, `done`, `total` (bytes), and what else there is.
         """
+        ...
+
+    async def preview(self, model: str, *, min_nodes: int) -> dict[str, Any]:
+        """What `place` would do now: `model`, `context`, `slots`, `shards` as an instance's, `stage_bytes`.
+
+        Nothing is fetched for it. Raises as `place` does.
+        """
+        ...
+
+    async def describe_at(self, node_id: str, model: str, *, fetch: bool) -> dict[str, Any]:
+        """A model as a node holds it: `model`, `bytes`, `n_layers`. With `fetch` it is downloaded there if need be."""
+        ...
+
+    def quit(self) -> None:
+        """End this node in order, soon."""
         ...
 
     async def remove(self, instance_id: str) -> bool:

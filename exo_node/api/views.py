@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from exo_node.store import SpendRow
-from exo_node.types import Instance, ModelCard, NodeInfo
+from exo_node.types import Assignment, Instance, ModelCard, NodeInfo
 
 
 def node_view(node: NodeInfo) -> dict[str, Any]:
@@ -51,17 +51,19 @@ def instance_view(instance: Instance) -> dict[str, Any]:
         "epoch": instance.epoch,
         "context": instance.context,
         "slots": instance.slots,
-        "shards": [
-            {
-                "node_id": assignment.node_id,
-                "engine": assignment.engine,
-                "device": assignment.device,
-                "start_layer": assignment.shard.start_layer,
-                "end_layer": assignment.shard.end_layer,
-                "n_layers": assignment.shard.n_layers,
-            }
-            for assignment in instance.assignments
-        ],
+        "shards": [shard_view(assignment) for assignment in instance.assignments],
+    }
+
+
+def shard_view(assignment: Assignment) -> dict[str, Any]:
+    """A shard, or one that is only planned."""
+    return {
+        "node_id": assignment.node_id,
+        "engine": assignment.engine,
+        "device": assignment.device,
+        "start_layer": assignment.shard.start_layer,
+        "end_layer": assignment.shard.end_layer,
+        "n_layers": assignment.shard.n_layers,
     }
 
 

@@ -11,10 +11,11 @@ import contextlib
 import itertools
 import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from exo_node.cluster.placement import rendezvous
+from exo_node.cluster.placement import PlacementPlan, rendezvous
 from exo_node.errors import (
     CheckpointError,
     DigestMismatch,
@@ -23,6 +24,7 @@ from exo_node.errors import (
     ModelNotFound,
     PeerUnavailable,
     UnsupportedModel,
+    error_from_code,
 )
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.caretaker import Caretaker
@@ -33,14 +35,14 @@ from exo_node.ring.library import (
     spec_from_json,
     store_tokenizer_files,
 )
-from exo_node.ring.members import UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
+from exo_node.ring.members import DESCRIBE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
-from exo_node.types import Instance, ModelCard
+from exo_node.types import Instance, ModelCard, ModelSpec
 
 log = logging.getLogger("exo.instances")
 
@@ -48,6 +50,8 @@ CLOSE_EVERY_S = 5.0
 # A node appears to the others within some 50 ms, and tells its links with its next state.
 SETTLE_S = 2.0
 SETTLE_POLL_S = 0.05
+
+FETCH_TIMEOUT_S = 24 * 3600.0  # of a model at a peer, which tells no progress
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
 
@@ -185,6 +189,7 @@ class InstanceManager:
 
     async def place(self, request: node_pb2.PlaceModelRequest, on_progress: ProgressCallback) -> Instance:
         """Place a model through the node that coordinates it; answers with the ready instance."""
+        _check_id(request.instance_id, self.all())
         await self._may_place.wait()
         found = self._find_ready(request.model, request.exclude) if request.reuse else None
         if found is not None:
@@ -208,6 +213,22 @@ class InstanceManager:
         if instance is None:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance
+
+    async def preview(self, model: str, min_nodes: int) -> tuple[ModelSpec, PlacementPlan]:
+        """What `place` would do now, as far as this node sees. Nothing is fetched for it."""
+        return await self._placer.preview(node_pb2.PlaceModelRequest(model=self._canonical(model), min_nodes=min_nodes))
+
+    async def describe_at(self, node_id: str, model: str, *, fetch: bool) -> ModelSpec:
+        """A model as a node holds it; with `fetch`, once it does. Raises `ModelNotFound`, `PeerUnavailable`, ..."""
+        request = node_pb2.DescribeModelRequest(model=self._canonical(model), fetch=fetch)
+        if node_id == self._cluster.node_id:
+            answer = await self._host.describe_model(request)
+        else:
+            timeout = FETCH_TIMEOUT_S if fetch else DESCRIBE_TIMEOUT_S
+            answer = await self._cluster.peer(node_id).call("DescribeModel", request, timeout=timeout)
+        if not answer.spec_json:
+            raise error_from_code(answer.code or "model_not_found", answer.detail or f"no model {model} on {node_id}")
+        return spec_from_json(answer.spec_json)
 
     async def coordinate(self, request: node_pb2.PlaceModelRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
@@ -329,6 +350,20 @@ class InstanceManager:
                 )
             await asyncio.to_thread(store_tokenizer_files, folder, dict(answer.tokenizer_files))
         return folder
+
+
+def _check_id(wanted: str, there: Sequence[Instance]) -> None:
+    """Raises `InvalidRequest` for an id that a new instance cannot have."""
+    if not wanted:
+        return
+    try:
+        well_formed = str(uuid.UUID(wanted)) == wanted
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise InvalidRequest(f"the instance's id must be a UUID, got {wanted[:60]!r}", param="instance")
+    if any(one.instance_id == wanted for one in there):
+        raise InvalidRequest(f"there is an instance {wanted} already", param="instance", status=409)
 
 
 def connected(cluster: ClusterView, node_ids: Sequence[str]) -> bool:

@@ -80,20 +80,9 @@ class Placer:
         nodes = self._candidates(request.nodes)
         spec, holders = await self._describe(request, nodes)
         usable = {node_id: node for node_id, node in nodes.items() if node_id in holders}
-        plan = plan_placement(
-            spec,
-            list(usable.values()),
-            min_nodes=request.min_nodes or 1,
-            node_ids=tuple(request.nodes),
-            engines=tuple(request.engines),
-            slots=self._pool.slots,
-            context=min(self._pool.context, spec.max_context),
-            overhead=RUNNER_BYTES,
-        )
-        for one in plan.assignments:
-            check_supported(one.engine, spec.config, one.shard)
+        plan = self._plan(request, spec, usable)
         instance = Instance(
-            instance_id=str(uuid.uuid4()),
+            instance_id=request.instance_id or str(uuid.uuid4()),
             model_id=spec.model_id,
             digest=spec.digest,
             assignments=tuple(plan.assignments),
@@ -136,6 +125,29 @@ class Placer:
             self._changed()
         yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(instance))
 
+    async def preview(self, request: node_pb2.PlaceModelRequest) -> tuple[ModelSpec, PlacementPlan]:
+        """What `place` would do now. Nothing is fetched for it. Raises as `place` does before it reserves anything."""
+        nodes = self._candidates(request.nodes)
+        spec, holders = await self._describe(request, nodes, fetch=False)
+        return spec, self._plan(request, spec, {one: node for one, node in nodes.items() if one in holders})
+
+    def _plan(
+        self, request: node_pb2.PlaceModelRequest, spec: ModelSpec, nodes: Mapping[str, NodeInfo]
+    ) -> PlacementPlan:
+        plan = plan_placement(
+            spec,
+            list(nodes.values()),
+            min_nodes=request.min_nodes or 1,
+            node_ids=tuple(request.nodes),
+            engines=tuple(request.engines),
+            slots=self._pool.slots,
+            context=min(self._pool.context, spec.max_context),
+            overhead=RUNNER_BYTES,
+        )
+        for one in plan.assignments:
+            check_supported(one.engine, spec.config, one.shard)
+        return plan
+
     def _candidates(self, wanted: Sequence[str]) -> Mapping[str, NodeInfo]:
         nodes = self._cluster.nodes()
         unknown = [node_id for node_id in wanted if node_id not in nodes]
@@ -146,7 +158,7 @@ class Placer:
         return {node_id: nodes[node_id] for node_id in wanted} if wanted else nodes
 
     async def _describe(
-        self, request: node_pb2.PlaceModelRequest, nodes: Mapping[str, NodeInfo]
+        self, request: node_pb2.PlaceModelRequest, nodes: Mapping[str, NodeInfo], *, fetch: bool = True
     ) -> tuple[ModelSpec, set[str]]:
         """The model's spec, and which nodes hold it or can fetch it. Raises `ModelNotFound`, `DigestMismatch`."""
 
@@ -162,6 +174,8 @@ class Placer:
         answers = dict(zip(node_ids, await asyncio.gather(*(ask(one, False) for one in node_ids)), strict=True))
         local = {one: spec_from_json(answer.spec_json) for one, answer in answers.items() if answer.spec_json}
         fetchable = [one for one in node_ids if answers[one].availability == "fetchable"]
+        if not local and fetchable and not fetch:
+            raise ModelNotFound(f"{request.model} was not fetched yet: POST /v1/download does it", code="not_fetched")
         if not local and fetchable:
             first = self._cluster.node_id if self._cluster.node_id in fetchable else fetchable[0]
             answer = await ask(first, True)

@@ -74,6 +74,9 @@ class Ring:
         self.hazard = hazard
         self.asked = 0
 
+    async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
+        raise NotImplementedError
+
     async def count_tokens(self, request: GenerationRequest) -> int:
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
 from exo_node.config import Settings
-from exo_node.errors import ExoError, ModelNotFound
+from exo_node.errors import ExoError, ModelNotFound, NoCapacity
 from exo_node.store import Store, store_path
 from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
 from tests.unit.api.scripted_routing import ScriptedRouting
@@ -101,6 +101,8 @@ class ScriptedCluster:
         self.status = "ok"
         self.fetchable: dict[str, list[tuple[str, int, int]]] = {}  # model -> what a fetch of it reports
         self.fetched: list[str] = []
+        self.elsewhere: dict[str, list[str]] = {}  # node -> the models that it holds
+        self.ended = False
 
     def topology(self) -> dict[str, Any]:
         node = {
@@ -133,6 +135,7 @@ class ScriptedCluster:
         nodes: tuple[str, ...],
         engines: tuple[str, ...],
         reuse: bool = False,
+        instance_id: str = "",
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         call = {"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines}
@@ -151,10 +154,26 @@ class ScriptedCluster:
         if model == "nope":
             raise ModelNotFound("no model 'nope'; there are: demo", param="model")
         shard = {"node_id": "node-a", "engine": "mlx", "device": "CPU", "start_layer": 0, "end_layer": 8, "n_layers": 8}
-        instance = {"id": f"inst-{len(self.placed)}", "object": "instance", "model": model, "state": "ready",
+        instance = {"id": instance_id or f"inst-{len(self.placed)}", "object": "instance", "model": model, "state": "ready",
                     "context": 512, "slots": 8, "epoch": 1, "shards": [shard], "error": None}  # fmt: skip
         self.placed.append(instance)
         return instance
+
+    async def preview(self, model: str, *, min_nodes: int) -> dict[str, Any]:
+        if model == "nope":
+            raise ModelNotFound("no model 'nope'; there are: demo", param="model")
+        if min_nodes > 1:
+            raise NoCapacity("not enough nodes")
+        shard = {"node_id": "node-a", "engine": "mlx", "device": "CPU", "start_layer": 0, "end_layer": 8, "n_layers": 8}
+        return {"model": model, "context": 512, "slots": 8, "shards": [shard], "stage_bytes": [1000]}
+
+    async def describe_at(self, node_id: str, model: str, *, fetch: bool) -> dict[str, Any]:
+        if model not in self.elsewhere.get(node_id, ()):
+            raise ModelNotFound(f"no model {model!r}", param="model")
+        return {"model": model, "bytes": 1000, "n_layers": 8}
+
+    def quit(self) -> None:
+        self.ended = True
 
     async def remove(self, instance_id: str) -> bool:
         kept = [instance for instance in self.placed if instance["id"] != instance_id]

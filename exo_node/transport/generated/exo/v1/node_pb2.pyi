@@ -539,7 +539,7 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -547,6 +547,7 @@ class PlaceModelRequest(_message.Message):
     REUSE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -554,7 +555,8 @@ class PlaceModelRequest(_message.Message):
     reuse: bool
     exclude: _containers.RepeatedScalarFieldContainer[str]
     seen: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ...) -> None: ...
+    instance_id: str
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")
