@@ -33,6 +33,8 @@ ELSEWHERE = {
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",
     "models/layout.py": "names and shapes of tensors; test_spec.py and test_weights.py hold it to real checkpoints",
     "engine/base.py": "a contract; the engines' tests hold it",
+    "api/dialects/base.py": "a contract; the dialects' tests hold it",
+    "api/dialects/serving.py": "the dialects' way to the adapter; test_anthropic.py and test_ollama_routes.py go it",
 }
 # 3 s and 250 MB that a daemon must not pay (ARCHITECTURE 2).
 NOT_IN_A_DAEMON = {"mlx", "mlx_lm", "tinygrad", "torch", "transformers", "litellm"}
