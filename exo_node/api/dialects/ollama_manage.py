@@ -51,7 +51,7 @@ class OllamaModelRoutes:
             "create": "models are not made here: put a folder with one into --models-dir",
             "copy": "models get other names in model_aliases.toml of the exo home folder, or in the configuration",
         }
-        blobs = not_here("models are not made here: put a folder with one into --models-dir")
+        blobs = not_here("blobs", "models are not made here: put a folder with one into --models-dir")
         return [
             ("GET", "/api/tags", self.tags),
             ("POST", "/api/show", self.show),
@@ -59,17 +59,17 @@ class OllamaModelRoutes:
             ("POST", "/api/pull", self.pull),
             ("DELETE", "/api/delete", self.delete),
             ("GET", "/api/version", self.version),
-            *(("POST", f"/api/{name}", not_here(why)) for name, why in not_done.items()),
+            *(("POST", f"/api/{name}", not_here(name, why)) for name, why in not_done.items()),
             ("HEAD", "/api/blobs/{digest}", blobs),
             ("POST", "/api/blobs/{digest}", blobs),
         ]
 
-    @operation("Ollama", answer=schemas.Version)
+    @operation("Ollama", answer=schemas.OllamaVersion)
     async def version(self, request: web.Request) -> web.Response:
         """The version of Ollama whose API this is, and ours."""
         return web.json_response({"version": VERSION, "exo_version": exo_node.__version__})
 
-    @operation("Ollama", answer=schemas.ModelList)
+    @operation("Ollama", answer=schemas.OllamaModels)
     async def tags(self, request: web.Request) -> web.Response:
         """The cluster's models first, then the providers', as far as the key may ask for them."""
         cards, rows = await self._known.lists(fresh=True)
@@ -82,7 +82,7 @@ class OllamaModelRoutes:
     async def _all_facts(self, cards: list[Any]) -> list[Facts]:
         return [await self._facts.of(card) for card in cards]
 
-    @operation("Ollama", body=schemas.Named, answer=schemas.Shown)
+    @operation("Ollama", body=schemas.OllamaNamed, answer=schemas.OllamaModel)
     async def show(self, request: web.Request) -> web.Response:
         """What is known of a model."""
         found = await self._known.of_cluster(model_name(await read_object(request)))
@@ -91,7 +91,7 @@ class OllamaModelRoutes:
         assert found.row is not None
         return web.json_response(remote_show(found.row))
 
-    @operation("Ollama", answer=schemas.ModelList)
+    @operation("Ollama", answer=schemas.OllamaModels)
     async def ps(self, request: web.Request) -> web.Response:
         """What is loaded anywhere in the cluster; sizes as its runners report them."""
         cards, _ = await self._known.lists()
@@ -110,7 +110,7 @@ class OllamaModelRoutes:
             rows.append(running(one, facts, stages or (), expires))
         return web.json_response({"models": rows})
 
-    @operation("Ollama", body=schemas.PullRequest, answer=schemas.Status, answers=(JSON, NDJSON))
+    @operation("Ollama", body=schemas.OllamaPullRequest, answer=schemas.OllamaStatus, answers=(JSON, NDJSON))
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Fetches a model onto this node. A stream of how far it is, unless `stream` is false."""
         body = await read_object(request)
@@ -159,7 +159,7 @@ class OllamaModelRoutes:
                 await asyncio.gather(task, return_exceptions=True)
         yield _line({"status": "success"})
 
-    @operation("Ollama", body=schemas.Named)
+    @operation("Ollama", body=schemas.OllamaNamed)
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a fetched model's files on this node; needs the admin's key."""
         require_admin(request)
@@ -173,7 +173,7 @@ class OllamaModelRoutes:
         return web.json_response({})
 
 
-def not_here(why: str) -> Any:
+def not_here(name: str, why: str) -> Any:
     """A handler that answers 501."""
 
     @operation("Ollama", status=501)
@@ -181,6 +181,7 @@ def not_here(why: str) -> Any:
         """Not done here."""
         raise NotDone(f"{request.path} is not done by exo-node: {why}")
 
+    refuse.__name__, refuse.__qualname__ = name, f"not_here.{name}"  # the API's description tells handlers apart by it
     return refuse
 
 

@@ -57,19 +57,19 @@ class OllamaRoutes:
             ("POST", "/api/embeddings", self.embeddings),
         ]
 
-    @operation("Ollama", body=schemas.ChatRequest, answer=schemas.ChatAnswer, answers=(JSON, NDJSON))
+    @operation("Ollama", body=schemas.OllamaChatRequest, answer=schemas.OllamaChat, answers=(JSON, NDJSON))
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Chat as Ollama does it."""
         asked = decode_chat(await read_object(request))
         return await self._answer(request, asked, OllamaEncoder("chat", asked.model))
 
-    @operation("Ollama", body=schemas.GenerateRequest, answer=schemas.GenerateAnswer, answers=(JSON, NDJSON))
+    @operation("Ollama", body=schemas.OllamaGenerateRequest, answer=schemas.OllamaGenerated, answers=(JSON, NDJSON))
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Answer one prompt as Ollama does it."""
         asked = decode_generate(await read_object(request), self._no_limit)
         return await self._answer(request, asked, OllamaEncoder("generate", asked.model))
 
-    @operation("Ollama", body=schemas.EmbedRequest, answer=schemas.Embedded)
+    @operation("Ollama", body=schemas.OllamaEmbedRequest, answer=schemas.OllamaEmbeddings)
     async def embed(self, request: web.Request) -> web.Response:
         """Vectors of a text or of several.
 
@@ -84,7 +84,7 @@ class OllamaRoutes:
         made = {"model": model_name(body), "embeddings": vectors, "total_duration": total, "load_duration": load_ns}
         return web.json_response({**made, **({} if tokens is None else {"prompt_eval_count": tokens})})
 
-    @operation("Ollama", body=schemas.EmbeddingsRequest, answer=schemas.Embedding)
+    @operation("Ollama", body=schemas.OllamaEmbeddingsRequest, answer=schemas.OllamaEmbedding)
     async def embeddings(self, request: web.Request) -> web.Response:
         """The older route: one `prompt`, one vector."""
         body = await read_object(request)

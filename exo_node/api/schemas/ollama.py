@@ -16,14 +16,14 @@ Think = Annotated[bool | str, Meta(description="Whether the model thinks first, 
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 
 
-class Named(Struct, kw_only=True):
+class OllamaNamed(Struct, kw_only=True):
     """A model, by either name of the field."""
 
     model: str | None = None
     name: Annotated[str, Meta(description="Older name of model.")] | None = None
 
 
-class Asking(Named, kw_only=True):
+class OllamaGeneration(OllamaNamed, kw_only=True):
     """What chat and generate share."""
 
     stream: Annotated[bool, Meta(description="Lines of JSON unless false.")] | None = None
@@ -35,24 +35,26 @@ class Asking(Named, kw_only=True):
     top_logprobs: TopLogprobs | None = None
 
 
-class ChatRequest(Asking, kw_only=True):
+class OllamaChatRequest(OllamaGeneration, kw_only=True):
     """`POST /api/chat`. Without messages the model is only loaded, or with `keep_alive` 0 unloaded."""
 
     messages: list[Object] | None = None
     tools: list[Object] | None = None
 
 
-class GenerateRequest(Asking, kw_only=True):
+class OllamaGenerateRequest(OllamaGeneration, kw_only=True):
     """`POST /api/generate`. Without a prompt the model is only loaded, or with `keep_alive` 0 unloaded."""
 
     prompt: str | None = None
     suffix: str | None = None
     system: str | None = None
+    template: Annotated[str, Meta(description="Not done but for an empty one.")] | None = None
+    context: Annotated[list[int], Meta(description="Not done but for an empty one.")] | None = None
     raw: Annotated[bool, Meta(description="Complete the prompt as it stands.")] | None = None
     images: Annotated[list[str], Meta(description="PNG, JPEG, GIF or WebP in base64.")] | None = None
 
 
-class EmbedRequest(Named, kw_only=True):
+class OllamaEmbedRequest(OllamaNamed, kw_only=True):
     """`POST /api/embed`."""
 
     input: str | list[str]
@@ -62,7 +64,7 @@ class EmbedRequest(Named, kw_only=True):
     keep_alive: KeepAlive | None = None
 
 
-class EmbeddingsRequest(Named, kw_only=True):
+class OllamaEmbeddingsRequest(OllamaNamed, kw_only=True):
     """`POST /api/embeddings`, the older form."""
 
     prompt: str | None = None
@@ -70,14 +72,14 @@ class EmbeddingsRequest(Named, kw_only=True):
     keep_alive: KeepAlive | None = None
 
 
-class PullRequest(Named, kw_only=True):
+class OllamaPullRequest(OllamaNamed, kw_only=True):
     """`POST /api/pull`."""
 
     stream: bool | None = None
     insecure: bool | None = None
 
 
-class Measured(Struct, kw_only=True):
+class OllamaMeasured(Struct, kw_only=True):
     """Durations in nanoseconds."""
 
     model: str
@@ -93,23 +95,23 @@ class Measured(Struct, kw_only=True):
     logprobs: list[Object] | None = None
 
 
-class Said(Struct, kw_only=True):
+class OllamaMessage(Struct, kw_only=True):
     role: str
     content: str
     thinking: str | None = None
     tool_calls: list[Object] | None = None
 
 
-class ChatAnswer(Measured, kw_only=True):
-    message: Said
+class OllamaChat(OllamaMeasured, kw_only=True):
+    message: OllamaMessage
 
 
-class GenerateAnswer(Measured, kw_only=True):
+class OllamaGenerated(OllamaMeasured, kw_only=True):
     response: str
     thinking: str | None = None
 
 
-class Embedded(Struct, kw_only=True):
+class OllamaEmbeddings(Struct, kw_only=True):
     model: str
     embeddings: list[list[float]]
     total_duration: int
@@ -117,15 +119,15 @@ class Embedded(Struct, kw_only=True):
     prompt_eval_count: int | None = None
 
 
-class Embedding(Struct, kw_only=True):
+class OllamaEmbedding(Struct, kw_only=True):
     embedding: list[float]
 
 
-class ModelList(Struct, kw_only=True):
+class OllamaModels(Struct, kw_only=True):
     models: list[Object]
 
 
-class Shown(Struct, kw_only=True):
+class OllamaModel(Struct, kw_only=True):
     modelfile: str
     parameters: str
     template: str
@@ -135,10 +137,10 @@ class Shown(Struct, kw_only=True):
     modified_at: str
 
 
-class Status(Struct, kw_only=True):
+class OllamaStatus(Struct, kw_only=True):
     status: str
 
 
-class Version(Struct, kw_only=True):
+class OllamaVersion(Struct, kw_only=True):
     version: str
     exo_version: str

@@ -23,7 +23,7 @@ def test_what_clients_send(keep_alive: Any) -> None:
         "tools": [],
         "shift": True,
     }
-    assert check({**sent, "keep_alive": keep_alive}, ollama.ChatRequest).name == "m"
+    assert check({**sent, "keep_alive": keep_alive}, ollama.OllamaChatRequest).name == "m"
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_what_clients_send(keep_alive: Any) -> None:
 def test_wrong_types(body: Any, param: str) -> None:
     """They are named."""
     with pytest.raises(InvalidRequest) as caught:
-        check({"model": "m", **body}, ollama.ChatRequest)
+        check({"model": "m", **body}, ollama.OllamaChatRequest)
     assert caught.value.param == param
