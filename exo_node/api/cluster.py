@@ -12,7 +12,9 @@ from aiohttp import web
 from exo_node.api import sse
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import principal
+from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
+from exo_node.api.schemas import answers, node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 
@@ -89,6 +91,7 @@ class ClusterRoutes:
             ("DELETE", "/instances/{id}", self.remove),
         ]
 
+    @operation("Node", answer=node.Health)
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
@@ -96,22 +99,31 @@ class ClusterRoutes:
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
 
+    @operation("Node", answer=node.Health)
     async def healthcheck(self, request: web.Request) -> web.Response:
+        """The process answers (exo's own path)."""
         return web.json_response({"status": "ok"})  # exo's: the process answers
 
+    @operation("Cluster")
     async def topology(self, request: web.Request) -> web.Response:
+        """Nodes, how they reach each other, and instances."""
         return web.json_response(self._cluster.topology())
 
+    @operation("Cluster", answer=answers.Listing)
     async def instances(self, request: web.Request) -> web.Response:
+        """Models that are placed or being placed."""
         return web.json_response({"object": "list", "data": self._cluster.instances()})
 
+    @operation("Cluster")
     async def instance(self, request: web.Request) -> web.Response:
+        """One instance."""
         wanted = request.match_info["id"]
         for instance in self._cluster.instances():
             if instance["id"] == wanted:
                 return web.json_response(instance)
         raise _no_instance(wanted)
 
+    @operation("Cluster")
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
@@ -120,12 +132,15 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
+    @operation("Cluster")
     async def remove(self, request: web.Request) -> web.Response:
+        """Unload an instance."""
         wanted = request.match_info["id"]
         if not await self._cluster.remove(wanted):
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
+    @operation("Cluster", body=node.PlaceRequest, answers=(JSON, SSE), status=201)
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 

@@ -10,7 +10,9 @@ from aiohttp import web
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.guard import principal, require_admin
+from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
+from exo_node.api.schemas import answers, node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 
@@ -28,10 +30,14 @@ class DeploymentRoutes:
             ("DELETE", "/deployments/{id:.+}", self.remove),
         ]
 
+    @operation("Routing", answer=answers.Listing)
     async def deployments(self, request: web.Request) -> web.Response:
+        """Deployments of the configuration and added ones."""
         return web.json_response({"object": "list", "data": self._rows()})
 
+    @operation("Routing")
     async def deployment(self, request: web.Request) -> web.Response:
+        """One deployment, or all of one name."""
         wanted = request.match_info["id"]
         for row in self._rows():
             if row["id"] == wanted:
@@ -43,6 +49,7 @@ class DeploymentRoutes:
         rows, caller = self._routing.deployments(), principal()
         return [row for row in rows if caller is None or caller.may_ask(row["model_name"])]
 
+    @operation("Routing", body=node.DeploymentRequest, status=201)
     async def add(self, request: web.Request) -> web.Response:
         """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:
         `{"model_name", "pricing", "rate_limits", "metadata"}`."""
@@ -55,7 +62,9 @@ class DeploymentRoutes:
             raise bad("litellm_params", f"must be an object, not {kind(record['litellm_params'])}", code="invalid_type")
         return web.json_response(await self._routing.add_deployment(record))
 
+    @operation("Routing")
     async def remove(self, request: web.Request) -> web.Response:
+        """Take a deployment away until the node ends."""
         require_admin(request)
         wanted = request.match_info["id"]
         if not await self._routing.remove_deployment(wanted):

@@ -10,6 +10,7 @@ from aiohttp import web
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
+from exo_node.api.operations import operation
 from exo_node.api.schemas.openai import REQUESTS
 from exo_node.api.serving import CallServer, read_object
 from exo_node.routing.configuration.runtime import NAMES
@@ -29,9 +30,12 @@ class RouterRoutes:
             ("POST", "/config/reload", self.reload),
         ]
 
+    @operation("Routing")
     async def stats(self, request: web.Request) -> web.Response:
+        """Backends, breakers, latency profile, limits and cache, as they are now."""
         return web.json_response(self._routing.stats())
 
+    @operation("Routing")
     async def explain(self, request: web.Request) -> web.Response:
         """Takes any route's body; `?kind=` says which one where its fields do not (speech, image, moderation)."""
         body = await read_object(request)
@@ -45,16 +49,21 @@ class RouterRoutes:
             kind = guess_kind(body)
         return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
 
+    @operation("Routing")
     async def update(self, request: web.Request) -> web.Response:
+        """Change defaults until the node ends."""
         require_admin(request)
         return web.json_response(await self._routing.update_config(parse_defaults(await read_object(request))))
 
+    @operation("Routing")
     async def reload(self, request: web.Request) -> web.Response:
         """What SIGHUP does. A wrong configuration changes nothing and is told with file and line."""
         require_admin(request)
         return web.json_response(await self._routing.reload())
 
+    @operation("Node", answers=("text/plain",))
     async def metrics(self, request: web.Request) -> web.Response:
+        """Metrics for Prometheus."""
         body, content_type = self._routing.metrics()
         return web.Response(body=body, headers={"Content-Type": content_type})
 

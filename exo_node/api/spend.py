@@ -12,7 +12,9 @@ from aiohttp import web
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import bad
 from exo_node.api.guard import require_admin
+from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
+from exo_node.api.schemas import node
 from exo_node.store_spend import GROUPS, GroupBy, SpendQuery
 
 MAX_ROWS = 10_000
@@ -28,6 +30,7 @@ class SpendRoutes:
         """(method, path without /v1, handler)."""
         return [("GET", "/spend", self.spend)]
 
+    @operation("Routing", query=node.SpendQuestion)
     async def spend(self, request: web.Request) -> web.Response:
         """Calls, the newest first; with `group_by` their sums. `total` is of all that the question means, whatever
         `limit` cuts off."""

@@ -10,6 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.operations import JSON, SSE, operation
+from exo_node.api.schemas import answers, node
 from exo_node.api.serving import CallServer, read_object
 
 _OURS = ("prompt", "image_url", "image", "image_base64", "detail")
@@ -25,7 +27,9 @@ class VisionRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/vision", self.vision)]
 
+    @operation("OpenAI", body=node.VisionRequest, answer=answers.ChatCompletion, answers=(JSON, SSE))
     async def vision(self, request: web.Request) -> web.StreamResponse:
+        """A question about pictures."""
         return await self._serving.answer(request, "chat", as_chat(await read_object(request)))
 
 

@@ -17,6 +17,8 @@ from exo_node.api.dialects.base import Wire
 from exo_node.api.dialects.counting import ESTIMATED, count_prompt
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.errors import REQUEST_ID, ErrorShape
+from exo_node.api.operations import JSON, SSE, operation
+from exo_node.api.schemas import anthropic as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.config import Settings
 from exo_node.types import Backend
@@ -38,10 +40,13 @@ class AnthropicRoutes:
         """(method, path, handler)."""
         return [("POST", MESSAGES, self.messages), ("POST", f"{MESSAGES}/count_tokens", self.count_tokens)]
 
+    @operation("Anthropic", body=schemas.MessagesRequest, answer=schemas.AnthropicMessage, answers=(JSON, SSE))
     async def messages(self, request: web.Request) -> web.StreamResponse:
+        """An answer to a chat as Anthropic gives it, whole or streamed."""
         decoded = decode(await read_object(request), f"msg_{random.getrandbits(96):024x}")
         return await self._server.answer(request, decoded, WIRE)
 
+    @operation("Anthropic", body=schemas.CountTokensRequest, answer=schemas.TokenCount)
     async def count_tokens(self, request: web.Request) -> web.Response:
         """A header says where they are an estimate."""
         serving = self._server.serving

@@ -24,6 +24,9 @@ from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
 from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
 from exo_node.api.guard import principal
+from exo_node.api.operations import JSON, SSE, operation
+from exo_node.api.schemas import answers as listed
+from exo_node.api.schemas import responses as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
@@ -75,7 +78,9 @@ class ResponsesRoutes:
         """Ends what is made in the background; aiohttp's `on_cleanup`."""
         await self._background.close()
 
+    @operation("Responses", body=schemas.ResponseRequest, answer=schemas.Response, answers=(JSON, SSE))
     async def create(self, request: web.Request) -> web.StreamResponse:
+        """A response, whole or as its events, stored unless `store` is false."""
         begun = await self._begin(await read_object(request), _owner())
         if begun.asked.background:
             return await self._in_background(request, begun)
@@ -100,6 +105,7 @@ class ResponsesRoutes:
         response: dict[str, Any] = encoder.whole(answer_of(reply))
         return response
 
+    @operation("Responses", body=schemas.ResponseInput, answer=schemas.InputTokens)
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
         begun = await self._begin(await read_object(request), _owner())
@@ -108,6 +114,7 @@ class ResponsesRoutes:
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
         return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
+    @operation("Responses", answer=schemas.Response, answers=(JSON, SSE))
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
         query = request.query
@@ -127,6 +134,7 @@ class ResponsesRoutes:
             raise bad("stream", problem, code="unsupported_parameter")
         return await sse.respond(request, _replay(row.events, after), self._serving.timeout_s, style=_style(0))
 
+    @operation("Responses", answer=schemas.Deleted)
     async def delete(self, request: web.Request) -> web.Response:
         """Forget the response; one in the making ends."""
         ident, owner = request.match_info["id"], _owner()
@@ -136,6 +144,7 @@ class ResponsesRoutes:
         await self._kept.remove(ident, owner)
         return web.json_response({"id": ident, "object": "response", "deleted": True})
 
+    @operation("Responses", answer=schemas.Response)
     async def cancel(self, request: web.Request) -> web.Response:
         """End a response in the background; one that has ended is as it is."""
         ident, owner = request.match_info["id"], _owner()
@@ -150,6 +159,7 @@ class ResponsesRoutes:
             raise InvalidRequest(f"{ident} is made by node {row.node}: cancel it there", status=409)
         return web.json_response(row.response)
 
+    @operation("Responses", answer=listed.Listing)
     async def input_items(self, request: web.Request) -> web.Response:
         """All that the response was made from, earlier responses' items too; the newest first unless `order=asc`."""
         query = request.query

@@ -1,0 +1,75 @@
+"""Requests that are this node's own: the cluster, routing, and routes of the documents behind the mission."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from exo_node.api.schemas.openai import Model
+
+Object = dict[str, Any]
+
+
+class Health(Struct, kw_only=True):
+    status: str
+    node_id: str | None = None
+    nodes: int | None = None
+    instances: int | None = None
+
+
+class PlaceRequest(Struct, kw_only=True):
+    """`POST /v1/instances`."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    min_nodes: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    nodes: Annotated[list[str], Meta(description="Node ids in ring order.")] | None = None
+    engines: Annotated[list[str], Meta(description="mlx or tinygrad: one, or one for each node.")] | None = None
+    reuse: Annotated[bool, Meta(description="An instance that is ready already is good enough.")] | None = None
+    stream: bool | None = None
+
+
+class DeploymentRequest(Struct, kw_only=True):
+    """An entry of LiteLLM's `model_list`; `id` may name it."""
+
+    model_name: str | None = None
+    litellm_params: Object | None = None
+    model_info: Object | None = None
+    id: str | None = None
+
+
+class CostQuery(Struct, kw_only=True):
+    model: str | None = None
+    models: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    provider: str | None = None
+
+
+class SpendQuestion(Struct, kw_only=True):
+    since: Annotated[str, Meta(description='A date, a time, or an age such as "7d".')] | None = None
+    until: str | None = None
+    key: str | None = None
+    model: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    group_by: Literal["day", "key", "model", "provider", "user"] | None = None
+
+
+class BatchRequest(Struct, kw_only=True):
+    """`POST /v1/batch/completions`: many chats or completions at once, answered together in order."""
+
+    requests: Annotated[list[Any], Meta(min_length=1)]
+    model: Model | None = None
+    max_concurrency: Annotated[int, Meta(ge=1)] | None = None
+
+
+class VisionRequest(Struct, kw_only=True):
+    """`POST /v1/vision`; other fields are a chat's."""
+
+    prompt: Annotated[str, Meta(min_length=1)]
+    model: Model | None = None
+    image_url: Annotated[str | list[str], Meta(description="A URL, or a data: URL.")] | None = None
+    image: Annotated[str | list[str], Meta(description="Base64.")] | None = None
+    image_base64: str | list[str] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
+    stream: bool | None = None
