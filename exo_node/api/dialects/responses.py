@@ -6,7 +6,8 @@ A response is stored for 30 days unless the request says `store: false`, and onl
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from exo_node.api.dialects.counting import ESTIMATED, count_prompt
 from exo_node.api.dialects.responses_background import Background, Job
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
-from exo_node.api.dialects.responses_request import Asked, Given, decode, includes
+from exo_node.api.dialects.responses_request import Asked, Given, decode, includes, name_origin
 from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
 from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
@@ -84,33 +85,26 @@ class ResponsesRoutes:
         begun = await self._begin(await read_object(request), _owner())
         if begun.asked.background:
             return await self._in_background(request, begun)
-        encoder: Encoder = begun.encoder
-        if begun.asked.store:
-            encoder = KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
-        try:
-            return await self._server.answer(request, Decoded(begun.asked.chat, encoder), WIRE)
-        except ExoError as error:
-            if begun.asked.echo["truncation"] == "auto" and _is_too_long(error):
-                problem = f"{error.message}; truncation: auto drops nothing here, leave out older items"
-                raise InvalidRequest(problem, param="truncation", code="context_length_exceeded") from error
-            raise
+        with _naming_origins(begun.asked):
+            return await self._server.answer(request, Decoded(begun.asked.chat, self._encoder(begun)), WIRE)
 
     async def respond(self, owner: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The response to a request of `owner`'s that is not streamed. Raises `ExoError`."""
         begun = await self._begin(body, owner)
-        encoder: Encoder = begun.encoder
-        if begun.asked.store:
-            encoder = KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
-        reply = await self._serving.reply(self._serving.call_of(owner, "chat", begun.asked.chat))
-        response: dict[str, Any] = encoder.whole(answer_of(reply))
+        if begun.asked.chat["stream"]:
+            raise bad("background" if begun.asked.background else "stream", "is not done here")
+        with _naming_origins(begun.asked):
+            reply = await self._serving.reply(self._serving.call_of(owner, "chat", begun.asked.chat))
+        response: dict[str, Any] = self._encoder(begun).whole(answer_of(reply))
         return response
 
     @operation("Responses", body=schemas.ResponseInput, answer=schemas.InputTokens)
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
         begun = await self._begin(await read_object(request), _owner())
-        call = self._serving.call(request, "chat", begun.asked.chat)
-        tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
+        with _naming_origins(begun.asked):
+            call = self._serving.call(request, "chat", begun.asked.chat)
+            tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
         return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
@@ -188,6 +182,11 @@ class ResponsesRoutes:
         asked = decode(body, given)
         return _Begun(given, asked, ResponsesEncoder(asked), owner)
 
+    def _encoder(self, begun: _Begun) -> Encoder:
+        if not begun.asked.store:
+            return begun.encoder
+        return KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
+
     def _keep(self, begun: _Begun, response: dict[str, Any], **more: Any) -> None:
         self._kept.put(begun.given, begun.asked.items, begun.owner, response, **more)
 
@@ -198,7 +197,8 @@ class ResponsesRoutes:
     async def _in_background(self, request: web.Request, begun: _Begun) -> web.StreamResponse:
         asked, encoder = begun.asked, begun.encoder
         self._background.check_room()
-        call = self._serving.call(request, "chat", asked.chat)
+        with _naming_origins(asked):
+            call = self._serving.call(request, "chat", asked.chat)
 
         def keep(job: Job) -> None:
             self._keep(begun, encoder.response(), events=job.frames if asked.stream else None)
@@ -227,6 +227,19 @@ async def _replay(events: Sequence[bytes], after: int) -> AsyncGenerator[bytes, 
 def _owner() -> str:
     caller = principal()
     return "" if caller is None else caller.key_id
+
+
+@contextmanager
+def _naming_origins(asked: Asked) -> Iterator[None]:
+    """What is wrong with the chat, said of the request that became it."""
+    try:
+        yield
+    except ExoError as error:
+        name_origin(error)
+        if asked.echo["truncation"] == "auto" and _is_too_long(error):
+            problem = f"{error.message}; truncation: auto drops nothing here, leave out older items"
+            raise InvalidRequest(problem, param="truncation", code="context_length_exceeded") from error
+        raise
 
 
 def _is_too_long(error: ExoError) -> bool:

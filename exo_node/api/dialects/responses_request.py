@@ -7,6 +7,7 @@ What differs from OpenAI: `truncation: "auto"` drops nothing (an input that is t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from exo_node.api.dialects.responses_items import Item, messages_of, read_items
 from exo_node.api.dialects.responses_tools import read_tools, text_fields, tool_fields
 from exo_node.api.fields import Fields, bad, checked_text, kind, stream_options
+from exo_node.errors import ExoError
 
 MAX_METADATA = 16  # pairs, OpenAI's
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -36,6 +38,16 @@ _AS_THEY_ARE = (
     "model", "seed", "stop", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "logit_bias", "exo", "provider",
 )  # fmt: skip
+
+# A chat's fields -> where they came from. Places in `messages` are not those in `input`.
+_ORIGINS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"^messages\b.*"), "input"),
+    (re.compile(r"^max_completion_tokens\b"), "max_output_tokens"),
+    (re.compile(r"^reasoning_effort\b"), "reasoning.effort"),
+    (re.compile(r"^verbosity\b"), "text.verbosity"),
+    (re.compile(r"^response_format(\.json_schema)?\b"), "text.format"),
+    (re.compile(r"^(tools\[\d+\]|tool_choice)\.function\b"), r"\1"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +166,18 @@ def includes(names: Sequence[str]) -> Sequence[str]:
         if name not in INCLUDABLE:
             raise bad("include", f"{name[:60]!r} is none of {', '.join(INCLUDABLE)}")
     return names
+
+
+def name_origin(error: ExoError) -> None:
+    """An error about the chat that a request became: let it name the request's field."""
+    if error.param is None:
+        return
+    for pattern, origin in _ORIGINS:
+        named = pattern.sub(origin, error.param)
+        if named != error.param:
+            error.message = error.message.replace(error.param, named)
+            error.param = named
+            return
 
 
 def _or_one(value: float | None) -> float:
