@@ -130,9 +130,9 @@ def token_ids(value: Any, param: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def answer_limit(fields: Fields) -> int | None:
+def answer_limit(fields: Fields, low: int = 1) -> int | None:
     """`max_completion_tokens`, or `max_tokens`, its older name."""
-    old, new = fields.integer("max_tokens", 1), fields.integer("max_completion_tokens", 1)
+    old, new = fields.integer("max_tokens", low), fields.integer("max_completion_tokens", low)
     if old is not None and new is not None and old != new:
         raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
     return new if new is not None else old

@@ -29,6 +29,7 @@ from exo_node.models.chat_format import EFFORTS
 from exo_node.types import GenerationRequest, SamplingParams
 
 MAX_CHOICES = 16  # n
+MAX_BEST_OF = 20  # OpenAI's
 MAX_SEQUENCES = 256  # prompts x n in one request: a bound on memory, not OpenAI's
 MAX_STOPS = 4
 COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions, and vLLM's
@@ -39,7 +40,7 @@ INT64 = 2**63
 class ParsedRequest:
     """What a client asked for. `requests[i]` makes the choice of index i; `n` consecutive ones share a prompt.
 
-    `echo[i]` is put before the text of choice i. `top_logprobs` None: no logprobs in the answer.
+    `top_logprobs` None: no logprobs in the answer. `best` (best_of): only so many of the `n` are shown, the likeliest.
     """
 
     kind: Literal["chat", "completion"]
@@ -49,8 +50,8 @@ class ParsedRequest:
     n: int
     stream: bool
     include_usage: bool
-    echo: tuple[str, ...]
     top_logprobs: int | None
+    best: int | None = None
     functions: bool = False  # the older form of tools: its answers have it too
 
 
@@ -68,7 +69,7 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     limit = answer_limit(fields)
     use, options = parse_tool_use(body), _template_options(fields)
     parsed = _parsed(
-        "chat", fields, request_id, settings, [messages], [""], top_logprobs=(top or 0) if wanted else None, limit=limit
+        "chat", fields, request_id, settings, [messages], top_logprobs=(top or 0) if wanted else None, limit=limit
     )
     requests = tuple(replace(one, tool_use=use, template_options=options) for one in parsed.requests)
     return replace(parsed, requests=requests, functions=bool(body.get("functions")))
@@ -93,18 +94,27 @@ def parse_completion(body: Mapping[str, Any], request_id: str, settings: Setting
     refuse_misplaced(body, OF_CHATS, "/v1/chat/completions")
     prompts = _prompts(body.get("prompt"))
     top = fields.integer("logprobs", 0, 5)
-    echo = [""] * len(prompts)
-    if fields.boolean("echo"):
-        if top is not None:
-            raise bad("echo", "together with logprobs asks for the prompt's own, which local models do not give yet")
-        if not all(isinstance(prompt, str) for prompt in prompts):
-            raise bad("echo", "is done for text prompts only, not for token ids")
-        echo = [str(prompt) for prompt in prompts]
-    best_of = fields.integer("best_of", 1, 20)
-    if best_of is not None and best_of != (fields.integer("n", 1, MAX_CHOICES) or 1):
-        raise bad("best_of", "other than n is not supported by local models yet", code="unsupported_parameter")
-    limit = answer_limit(fields) or COMPLETION_TOKENS
-    return _parsed("completion", fields, request_id, settings, prompts, echo, top_logprobs=top, limit=limit)
+    echo, suffix, limit = fields.boolean("echo") or False, fields.text("suffix") or "", answer_limit(fields, 0)
+    if limit == 0 and not echo:
+        name = "max_completion_tokens" if body.get("max_tokens") is None else "max_tokens"
+        raise bad(name, "must be at least 1, or 0 with echo: true, which asks for the prompt alone")
+    if suffix and echo:
+        raise bad("suffix", "cannot go with echo: the answer stands between the two", code="unsupported_parameter")
+    if suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise bad("suffix", "goes with prompts that are texts, not token ids", code="unsupported_parameter")
+    parsed = _parsed(
+        "completion",
+        fields,
+        request_id,
+        settings,
+        prompts,
+        top_logprobs=top,
+        limit=COMPLETION_TOKENS if limit is None else limit,
+        best_of=fields.integer("best_of", 1, MAX_BEST_OF),
+    )
+    scored = top if echo else None
+    requests = (replace(one, echo=echo, prompt_logprobs=scored, suffix=suffix) for one in parsed.requests)
+    return replace(parsed, requests=tuple(requests))
 
 
 def _parsed(
@@ -113,19 +123,26 @@ def _parsed(
     request_id: str,
     settings: Settings,
     prompts: list[Any],
-    echo: list[str],
     *,
     top_logprobs: int | None,
     limit: int | None,
+    best_of: int | None = None,
 ) -> ParsedRequest:
     model = fields.text("model") or settings.default_model
     if not model:
         raise bad("model", "is required", code="missing_required_parameter")
-    sampling, given = _sampling(fields, top_logprobs)
-    seed, stop, n = fields.integer("seed", -INT64, INT64 - 1), _stop(fields), fields.integer("n", 1, MAX_CHOICES) or 1
+    shown = fields.integer("n", 1, MAX_CHOICES) or 1
+    n = best_of or shown
+    stream, grammar = fields.boolean("stream") or False, grammar_of(fields.body)
+    if n < shown:
+        raise bad("best_of", f"must be at least n, which is {shown}")
+    if n > shown and stream:
+        raise bad("best_of", "above n cannot be streamed: which answer is best is known when all are there")
+    # Without logprobs in the answer the best are chosen by them all the same.
+    sampling, given = _sampling(fields, 0 if top_logprobs is None and n > shown else top_logprobs)
+    seed, stop = fields.integer("seed", -INT64, INT64 - 1), _stop(fields)
     if n * len(prompts) > MAX_SEQUENCES:
         raise bad("prompt", f"asks for {n * len(prompts)} answers at once; at most {MAX_SEQUENCES} are made")
-    stream, grammar = fields.boolean("stream") or False, grammar_of(fields.body)
     endless = fields.boolean("ignore_eos") or False
     if endless and grammar is not None:
         raise bad("ignore_eos", "cannot go with a grammar, which says where the answer ends")
@@ -155,8 +172,8 @@ def _parsed(
         n=n,
         stream=stream,
         include_usage=_include_usage(fields, stream),
-        echo=tuple(echo[index // n] for index in range(len(requests))),
         top_logprobs=top_logprobs,
+        best=shown if n > shown else None,
     )
 
 

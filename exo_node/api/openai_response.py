@@ -5,6 +5,7 @@ Shapes: https://platform.openai.com/docs/api-reference/chat/object and .../chat-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class Answer:
         self._chat = request.kind == "chat"
         count = len(request.requests)
         self._created = created
-        self._texts = [[echo] if echo else [] for echo in request.echo]
+        self._texts: list[list[str]] = [[] for _ in range(count)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
         self._finish: list[str | None] = [None] * count
         self._stopped_by = [""] * count
@@ -33,23 +34,25 @@ class Answer:
         self._thoughts: list[list[str]] = [[] for _ in range(count)]
         self._calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._offsets = [0] * count  # characters of the tokens so far, for text_offset
+        self._means: list[float | None] = [None] * count
 
     # -- streaming
 
     def opening(self) -> list[dict[str, Any]]:
-        """First chunks: the role of each chat choice, or the echoed prompts."""
-        if self._chat:
-            return [self._chunk(i, {"role": "assistant", "content": ""}) for i in range(len(self._texts))]
-        return [self._chunk(i, echo) for i, echo in enumerate(self._request.echo) if echo]
+        """First chunks: the role of each chat choice."""
+        count = len(self._texts) if self._chat else 0
+        return [self._chunk(i, {"role": "assistant", "content": ""}) for i in range(count)]
 
     def chunks(self, index: int, delta: TokenDelta) -> Iterable[dict[str, Any]]:
         """The chunks of one delta: its text (if any), and the end of its choice."""
         self._usage[index] = delta.usage or self._usage[index]
         if delta.reasoning:
             yield self._chunk(index, {"reasoning_content": delta.reasoning})
-        if delta.text or (delta.logprobs and self._request.top_logprobs is not None):
-            piece: Any = {"content": delta.text} if self._chat else delta.text
-            yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, delta.logprobs))
+        self._offsets[index] += len(delta.echo)
+        text, tokens = delta.echo + delta.text, (*delta.echoed, *delta.logprobs)
+        if text or (tokens and self._request.top_logprobs is not None):
+            piece: Any = {"content": text} if self._chat else text
+            yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, tokens))
         for call in delta.tool_calls:
             yield self._chunk(index, self._call_piece(call))
         if delta.finish_reason is not None:
@@ -70,21 +73,37 @@ class Answer:
 
     def add(self, index: int, delta: TokenDelta) -> None:
         """Collect a delta for `whole()`."""
-        if delta.text:
-            self._texts[index].append(delta.text)
+        self._offsets[index] += len(delta.echo)
+        if text := delta.echo + delta.text:
+            self._texts[index].append(text)
         if delta.reasoning:
             self._thoughts[index].append(delta.reasoning)
         for call in delta.tool_calls:
             self._collect(index, call)
-        self._logprobs[index].extend(delta.logprobs)
+        self._logprobs[index].extend((*delta.echoed, *delta.logprobs))
+        self._means[index] = delta.mean_logprob
         self._finish[index] = delta.finish_reason or self._finish[index]
         self._stopped_by[index] = delta.stopped_by or self._stopped_by[index]
         self._usage[index] = delta.usage or self._usage[index]
 
     def whole(self) -> dict[str, Any]:
-        return {**self._head(""), "choices": [self._choice(i) for i in range(len(self._texts))], "usage": self._total()}
+        choices = [self._choice(number, index) for number, index in enumerate(self._shown())]
+        return {**self._head(""), "choices": choices, "usage": self._total()}
 
-    def _choice(self, index: int) -> dict[str, Any]:
+    def _shown(self) -> list[int]:
+        """The sequences that become choices: all, or of each prompt's those whose tokens are likeliest in the mean."""
+        count, best = self._request.n, self._request.best
+        every = range(len(self._texts))
+        if best is None:
+            return [*every]
+
+        def unlikely(index: int) -> float:
+            mean = self._means[index]
+            return math.inf if mean is None else -mean
+
+        return [i for at in every[::count] for i in sorted(range(at, at + count), key=unlikely)[:best]]
+
+    def _choice(self, number: int, index: int) -> dict[str, Any]:
         text = "".join(self._texts[index])
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if thoughts := "".join(self._thoughts[index]):
@@ -95,7 +114,7 @@ class Answer:
         body: dict[str, Any] = {"message": message} if self._chat else {"text": text}
         logprobs = self._encode_logprobs(index, self._logprobs[index])
         reason = self._reason(self._finish[index])
-        return {"index": index, **body, "logprobs": logprobs, "finish_reason": reason, **self._stop(index)}
+        return {"index": number, **body, "logprobs": logprobs, "finish_reason": reason, **self._stop(index)}
 
     def _collect(self, index: int, piece: ToolCallDelta) -> None:
         """A call grows piece by piece."""
@@ -149,12 +168,18 @@ class Answer:
             return {"content": [_chat_logprob(token, top) for token in tokens], "refusal": None}
         offsets = []
         for token in tokens:
+            if token.offset is not None:
+                offsets.append(token.offset)
+                continue
             offsets.append(self._offsets[index])
             self._offsets[index] += len(token.token)
+        first = [math.isnan(token.logprob) for token in tokens]  # a prompt's first token follows nothing
         return {
             "tokens": [token.token for token in tokens],
-            "token_logprobs": [_finite(token.logprob) for token in tokens],
-            "top_logprobs": [_top_map(token, top) for token in tokens] if top else None,
+            "token_logprobs": [None if one else _finite(t.logprob) for t, one in zip(tokens, first, strict=True)],
+            "top_logprobs": [None if one else _top_map(t, top) for t, one in zip(tokens, first, strict=True)]
+            if top
+            else None,
             "text_offset": offsets,
         }
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from exo_node import errors
 from exo_node.api import sse
 from exo_node.api.fanout import Fanout
+from exo_node.api.local_embeddings import embeddings_object, parse_embedding
 from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_completion
 from exo_node.api.openai_response import Answer
 from exo_node.config import Settings
@@ -38,7 +39,7 @@ CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
 
 
 class RingUpstream:
-    """`routing.call.Upstream` over a `types.Backend`, for chat and completion."""
+    """`routing.call.Upstream` over a `types.Backend`, for chat, completion and embedding."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
@@ -64,14 +65,22 @@ class RingUpstream:
 
     async def whole(self, attempt: Attempt) -> Whole:
         with _failing_over():
+            if attempt.call.kind == "embedding":
+                return _whole(await self._embeddings(attempt))
             parsed = parse_call(attempt, self._settings)
             answer = Answer(parsed, int(time.time()))
             async with Fanout(self._backend, parsed.requests) as fanout:
                 while fanout.running:
                     for index, delta in await fanout.take():
                         answer.add(index, delta)
-        data = answer.whole()
-        return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
+        return _whole(answer.whole())
+
+    async def _embeddings(self, attempt: Attempt) -> dict[str, object]:
+        call = attempt.call
+        model = call.model or self._settings.default_model or ""
+        asked = parse_embedding(call.body, call.id, model, attempt.timeout_s)
+        encoding = "base64" if call.body.get("encoding_format") == "base64" else "float"
+        return embeddings_object(await self._backend.embed(asked), model, encoding)
 
 
 def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
@@ -97,6 +106,10 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
         for one in parsed.requests
     )
     return replace(parsed, requests=requests)
+
+
+def _whole(data: dict[str, object]) -> Whole:
+    return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
 
 
 def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:

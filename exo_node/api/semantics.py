@@ -16,8 +16,6 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "reasoning": (),
     "web_search_options": (),
-    # OpenAI, completions
-    "suffix": ("",),
     # What vLLM, llama.cpp, mlx_lm, Ollama and exo v2 add
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
@@ -49,7 +47,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 _INSTEAD: Mapping[str, str] = {"repeat_penalty": "; use repetition_penalty", "reasoning": "; use reasoning_effort"}
 
 # Fields of one route that would say something on the other, and what they may be there.
-OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"prompt": (), "echo": (False,), "best_of": (1,)}
+OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"prompt": (), "echo": (False,), "best_of": (1,), "suffix": ("",)}
 OF_CHATS: Mapping[str, tuple[Any, ...]] = {
     "messages": (),
     "top_logprobs": (),

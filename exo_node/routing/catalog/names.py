@@ -41,7 +41,7 @@ class LocalModel:
     slots: int | None = None
     cold_s: float = 0.0
     aliases: tuple[str, ...] = ()
-    capabilities: frozenset[Capability] = frozenset({"prefill", "logprobs", "json_schema", "tools"})
+    capabilities: frozenset[Capability] = frozenset({"prefill", "logprobs", "json_schema", "tools", "embedding"})
     reason: str = ""
 
 

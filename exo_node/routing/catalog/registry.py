@@ -20,7 +20,7 @@ from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.pricing import FREE, Estimate, Priced, PriceLookup, Pricing, cost_of
 from exo_node.routing.catalog.resolution import AUTO, Backend, Resolver, backend_id
 from exo_node.routing.catalog.tables import Tables
-from exo_node.routing.catalog.tiers import Place, Tiers, of_record
+from exo_node.routing.catalog.tiers import RING, Place, Tiers, of_record
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.plan import Candidate
 from exo_node.types import SharedDeployment
@@ -380,13 +380,13 @@ class Registry:
         if call.wishes.provider in names.RING:
             return "the ring has none of that name"
         if names.find_local(name, self._state.local) is not None:
-            return f"it is a local model, and those do chat and completions only, not {call.kind}"
+            return f"it is a local model, and those do chat, completions and embeddings only, not {call.kind}"
         return ""
 
     def _only_local(self, state: _State, call: Call, name: str) -> list[Candidate]:
         """External models are off, whatever the name says."""
         model = names.find_local(name, state.local) or self._fetchable(name) or names.find_near(name, state.local)
-        if model is None or call.kind not in ("chat", "completion"):
+        if model is None or call.kind not in RING:
             off = "external models are off (--no-enable-litellm)"
             raise self.not_found(name, off if call.wishes.provider not in names.RING else "")
         return [self._candidate(state, Place(model, 0, False, ""))]

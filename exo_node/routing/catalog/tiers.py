@@ -15,7 +15,8 @@ from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.resolution import Backend, Found, Resolver, backend_id
 from exo_node.routing.deployment import Deployment, RoutingConfig
 
-TEXT = ("chat", "completion")  # what the ring does, and where another model's answer may stand in
+TEXT = ("chat", "completion")  # where another model's answer may stand in
+RING = (*TEXT, "embedding")  # what the ring does
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,16 @@ class Tiers:
         elif self._shipped == "failover":
             tiers += alike
         last = [] if self._shipped == "off" else self._last(call)
-        return self._place(call, tiers, last, asked_id)
+        named = [*asked, *(one for fallback in call.wishes.fallbacks or () for one in self._follow(fallback))]
+        able = {backend_id(one.backend) for one in named} if call.kind in RING else set()
+        return self._place(call, tiers, last, asked_id, able)
 
     def _asked(self, call: Call, name: str) -> tuple[list[Found], list[str]]:
         """The name's own backends, and its alias's other targets. An alias that is no deployment is its first target
         that there is."""
         provider = call.wishes.provider
         if provider is not None or name not in self._resolver.aliases:
-            return self._resolver.find(name, provider), []
+            return self._resolver.find(name, provider, near=call.kind in TEXT), []
         found = [] if self._resolver.is_mere_alias(name) else self._resolver.find(name)
         targets = expand(self._resolver.aliases[name], self._resolver.aliases)
         targets = [one for one in targets if one != name]
@@ -150,14 +153,19 @@ class Tiers:
             loaded = [found] if found is not None and found.loadable else []
         return [Found(model) for model in loaded]
 
-    def _place(self, call: Call, tiers: list[list[Found]], last: list[Found], asked_id: str) -> list[Place]:
+    def _place(
+        self, call: Call, tiers: list[list[Found]], last: list[Found], asked_id: str, able: set[str]
+    ) -> list[Place]:
+        """`able`: backends that the request itself names, and whose kind of call the ring does. No others of the ring
+        make vectors: their weights or pooling are not what made the caller's other ones."""
         places: dict[str, Place] = {}
         number = 0
         for tier in (*tiers, last):
             new = 0
             for one in tier:
                 key = backend_id(one.backend)
-                if key in places or (isinstance(one.backend, LocalModel) and call.kind not in TEXT):
+                ours = isinstance(one.backend, LocalModel)
+                if key in places or (ours and call.kind not in TEXT and key not in able):
                     continue
                 model_id = self._resolver.id_of_backend(one.backend)
                 other = model_id != asked_id
