@@ -28,7 +28,12 @@ TOOL: Any = {
     "type": "function",
     "name": "get_weather",
     "description": "The weather",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Paris"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
     "strict": None,
 }
 BOTH = pytest.mark.parametrize("model", ["demo", "fast"])
@@ -127,24 +132,28 @@ def test_structured_output(client: openai.OpenAI, model: str, form: type[pydanti
     assert isinstance(answer.output_parsed, form)
 
 
-def test_tools(node: NodeProcess, client: openai.OpenAI, provider: Standin) -> None:
+@BOTH
+def test_tools(node: NodeProcess, client: openai.OpenAI, provider: Standin, model: str) -> None:
     """A tool's whole way: the call, whole and streamed; its output, by the items or by the response before."""
-    asked: Any = {"model": "fast", "input": "Weather?", "tools": [TOOL], "tool_choice": "required"}
+    tools: Any = {"model": model, "tools": [TOOL], "temperature": 0}
+    asked: Any = {**tools, "input": "Weather?", "tool_choice": "required", "parallel_tool_calls": False}
     made = client.responses.create(**asked)
     (call,) = made.output
     assert call.type == "function_call"
-    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
-    assert provider.requests[-1].body["tools"][0]["function"]["name"] == "get_weather"
+    assert (call.name, json.loads(call.arguments), call.status) == ("get_weather", {"city": "Paris"}, "completed")
     events = parsed(raw_stream(node, {**asked, "stream": True}))
     assert names(events)[-3:] == ["function_call_arguments.done", "output_item.done", "completed"]
     assert "".join(e.delta for e in events if e.type.endswith("arguments.delta")) == call.arguments
     output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}
-    by_id = client.responses.create(model="fast", tools=[TOOL], input=[output], previous_response_id=made.id)
+    by_id = client.responses.create(**tools, input=[output], previous_response_id=made.id)
     user: Any = {"role": "user", "content": "Weather?"}
-    by_items = client.responses.create(model="fast", tools=[TOOL], input=[user, call.to_dict(), output], store=False)
+    by_items = client.responses.create(**tools, input=[user, call.to_dict(), output], store=False)
     reference: Any = {"type": "item_reference", "id": call.id}
-    by_reference = client.responses.create(model="fast", tools=[TOOL], input=[user, reference, output])
-    assert by_id.output_text == by_items.output_text == by_reference.output_text == answer_to("Sunny")
+    by_reference = client.responses.create(**tools, input=[user, reference, output])
+    assert by_id.output_text == by_items.output_text == by_reference.output_text != ""
+    if model == "demo":
+        return
+    assert by_id.output_text == answer_to("Sunny")
     sent = [received.body["messages"] for received in provider.requests[-3:]]
     assert sent[0] == sent[1] == sent[2]
     assert [message["role"] for message in sent[0]] == ["user", "assistant", "tool"]
