@@ -23,6 +23,7 @@ from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
 from exo_node.api.media import MediaRoutes
 from exo_node.api.openai import OpenAIRoutes
+from exo_node.api.operations import JSON, operation
 from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
@@ -48,13 +49,18 @@ WELCOME = {
 }
 
 
+@operation("Node")
 async def welcome(request: web.Request) -> web.Response:
     """What answers here, for people who try the address in a browser and for clients that look for life."""
     return web.json_response(WELCOME)
 
 
+@operation("Node", answers=("text/plain", JSON))
 async def root(request: web.Request) -> web.Response:
-    """Who does not say that it takes JSON or HTML may be looking for Ollama."""
+    """What answers here.
+
+    Who does not say that it takes JSON or HTML may be looking for Ollama.
+    """
     return await (welcome if ollama_api.asks_for_data(request) else ollama_api.is_running)(request)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.errors import MAX_BODY
@@ -82,7 +83,7 @@ async def read_form(request: web.Request) -> tuple[dict[str, Any], tuple[FormFil
                 files.append(FormFile(part.name, part.filename, sort, bytes(data)))
             else:
                 fields.setdefault(part.name, []).append(_text(bytes(data), part.name))
-    except (ValueError, web.RequestPayloadError) as e:  # ValueError: aiohttp's, for bad boundaries and headers
+    except (ValueError, web.RequestPayloadError, HttpProcessingError) as e:  # aiohttp's, for bad boundaries and headers
         raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
     return _typed(fields), tuple(files)
 

@@ -16,6 +16,11 @@ REF = "#/components/schemas/{name}"
 INFO = "One API over the models of a cluster of your own machines and over external providers."
 # Canonical first: a route that is served under several prefixes is described once.
 CANONICAL = re.compile(r"^/(v1|metrics|health|openapi|docs|api/(?!v1)|quit|state|bench)\b|^/$")
+_FILE = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+    "required": ["file"],
+}
 _NAME = re.compile(r"{(\w+)(:[^}]*)?}")
 
 
@@ -111,7 +116,10 @@ def _entry(one: _Described, shown: Mapping[int, Any], errors: Mapping[str, Any])
         entry["parameters"] = parameters
     if operation.body is not None:
         media = "multipart/form-data" if operation.form else JSON
-        entry["requestBody"] = {"required": True, "content": {media: {"schema": shown[id(operation.body)]}}}
+        schema = shown[id(operation.body)]
+        if operation.form:
+            schema = {"allOf": [schema, _FILE]}
+        entry["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
     answer = shown[id(operation.answer)] if operation.answer is not None else {}
     content = {media: {"schema": answer} if media == JSON else {} for media in operation.answers}
     wrong = next((each for prefix, each in errors.items() if prefix and one.route.path.startswith(prefix)), errors[""])

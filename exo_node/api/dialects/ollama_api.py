@@ -14,6 +14,7 @@ from exo_node.api.dialects.ollama_manage import OllamaModelRoutes, error_shape
 from exo_node.api.dialects.ollama_routes import OllamaRoutes
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.errors import ErrorShape, error_body
+from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.serving import CallServer
 from exo_node.config import Settings
@@ -42,6 +43,7 @@ class OllamaAPI:
         await self._idle.close()
 
 
+@operation("Ollama", answers=("text/plain",))
 async def is_running(request: web.Request) -> web.Response:
     """What Ollama answers at its address."""
     return web.Response(text=RUNNING)
