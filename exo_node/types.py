@@ -252,6 +252,7 @@ class ModelCard:
     loaded: bool
     local_path: str | None = None
     aliases: tuple[str, ...] = ()
+    size: int | None = None  # bytes of its weights' files on this node
 
 
 class Backend(Protocol):

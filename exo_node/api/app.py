@@ -19,6 +19,10 @@ from exo_node.api.dialects import anthropic, ollama_api, responses
 from exo_node.api.documents import DocumentRoutes
 from exo_node.api.embeddings import EmbeddingRoutes
 from exo_node.api.errors import ERROR_SHAPES, MAX_BODY, error_middleware, is_ours
+from exo_node.api.exo.bench import BenchRoutes
+from exo_node.api.exo.downloads import Downloads
+from exo_node.api.exo.v1 import V1Routes
+from exo_node.api.exo.v2 import V2Routes
 from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
 from exo_node.api.media import MediaRoutes
@@ -98,7 +102,14 @@ class ChatGPTAPI:
         table, area = BatchTable(store), FileArea(settings.home / "files")
         self._batches = BatchWorker(table, area, asker(serving, answers.respond), routing.in_flight)
         batches = [*FileRoutes(table, area).routes(), *BatchesRoutes(table, self._batches).routes()]
-        self._add([*ClusterRoutes(cluster).routes(), *batches], PREFIXES)
+        downloads = Downloads(cluster)
+        exo = [
+            *V1Routes(settings, backend, cluster, downloads).routes(),
+            *V2Routes(settings, backend, cluster, downloads).routes(),
+            *BenchRoutes(serving, backend, cluster).routes(),
+        ]
+        self.app.on_cleanup.append(downloads.close)
+        self._add([*ClusterRoutes(cluster).routes(), *batches, *exo], PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", anthropic.PREFIX))
         self._add([route for route in openai.routes() if route[0] == "GET"], (f"{anthropic.PREFIX}/v1",))

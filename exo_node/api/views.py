@@ -9,6 +9,8 @@ from typing import Any
 from exo_node.store import SpendRow
 from exo_node.types import Assignment, Instance, ModelCard, NodeInfo
 
+MEBIBYTE = 1024 * 1024
+
 
 def node_view(node: NodeInfo) -> dict[str, Any]:
     """`model`, `chip`, `memory` (MB) are exo v1's device capabilities; the rest is ours, in bytes."""
@@ -86,7 +88,8 @@ def topology_view(
 
 
 def model_view(card: ModelCard) -> dict[str, Any]:
-    """OpenAI's model object, and what else we know."""
+    """OpenAI's model object, what exo's tools read (the last two), and what else we know."""
+    size = None if card.size is None else max(1, card.size // MEBIBYTE)
     return {
         "id": card.id,
         "object": "model",
@@ -96,6 +99,8 @@ def model_view(card: ModelCard) -> dict[str, Any]:
         "context_length": card.context_length,
         "loaded": card.loaded,
         "aliases": list(card.aliases),
+        "hugging_face_id": card.id,
+        "storage_size_megabytes": size,
     }
 
 

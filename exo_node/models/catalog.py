@@ -123,6 +123,7 @@ class Catalog:
                 loaded=entry.model_id in loaded,
                 local_path=str(entry.path),
                 aliases=entry.aliases,
+                size=_weights_bytes(entry.path),
             )
             for entry in self.list()
         ]
@@ -245,6 +246,13 @@ def _context_length(path: Path) -> int | None:
     except (CheckpointError, UnsupportedModel):
         return None  # the card still lists the model; loading it says what is wrong
     return value if isinstance(value, int) else None
+
+
+def _weights_bytes(path: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    except OSError:  # being deleted just now
+        return 0
 
 
 def _parse_aliases(text: str, where: str) -> dict[str, str]:
