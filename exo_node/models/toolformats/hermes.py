@@ -43,6 +43,7 @@ class HermesParser(CallParser):
         while True:
             yield from self.space()
             if not (yield from self.take("<parameter=")):
+                yield from self.literal("</function>")
                 break
             key = (yield from self.until(">", limit=_NAME_LIMIT)).strip()
             raw = yield from self.until("</parameter>")
@@ -51,8 +52,6 @@ class HermesParser(CallParser):
             text = ", "
         self.argue("{}" if text == "{" else "}")
         self.close()
-        yield from self.literal("</function>")
-        self.drop()
 
 
 def typed(raw: str, schema: Mapping[str, Any], key: str) -> str:

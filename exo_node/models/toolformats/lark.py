@@ -57,7 +57,7 @@ def of_answer(grammar: Grammar) -> str:
 
 
 def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema without what binds nothing (descriptions are most of a large one), and with our rules for white space."""
+    """The schema without what binds nothing (descriptions are most of a large one), with our rules for white space."""
     return {**_bare(schema), "x-guidance": _STYLE}
 
 

@@ -22,6 +22,7 @@ _GO_ON = frozenset({"anthropic", "deepseek", "hosted_vllm", "vllm"})
 # it; shorter meetings of two texts are chance ("ha" after "ha").
 MIN_OVERLAP, MAX_OVERLAP = 12, 2000  # characters
 _LIMITS = ("max_tokens", "max_completion_tokens")
+_CALLS = frozenset({"tool_calls", "function_call"})
 _THOUGHTS = frozenset(
     {"reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "provider_specific_fields"}
 )
@@ -55,6 +56,11 @@ class Delivered:
         self.extras |= transcript.extras
         self.head = self.head or transcript.head
 
+    @property
+    def only(self) -> str:
+        """The only ring model that can go on, since it alone can read the calls begun from their tokens; "" for any."""
+        return self.ids_model if self.extras & _CALLS else ""
+
     def partial(self, candidate: Candidate) -> Partial:
         """For `candidate`: exact ids for a ring of the same model; no trailing blanks for others, some refuse them."""
         if candidate.kind == "ring":
@@ -71,19 +77,24 @@ def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:
         return "it has logprobs"
     if call.body.get("echo"):
         return "it echoes its prompt"
-    if odd := (delivered.extras | transcript.extras) - _THOUGHTS:
+    readable = _CALLS if delivered.ids else frozenset()
+    if odd := (delivered.extras | transcript.extras) - _THOUGHTS - readable:
         return f"it holds {', '.join(sorted(odd))}"
     if transcript.characters + len(delivered.text) > MAX_PARTIAL:
         return "it is too long"
     return ""
 
 
-def may_continue(candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str) -> bool:
+def may_continue(
+    candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str, only: str = ""
+) -> bool:
     """Whether `candidate` may go on from `said`, which `model_id` answered (not always the asked model: it may be a
     fallback). A completion's text is simply part of the prompt; where there were only thoughts so far, anybody can
-    answer."""
+    answer. `only`: see `Delivered.only`."""
     if mode == "off" or (mode == "same-model" and candidate.model_id != model_id):
         return False
+    if only:
+        return candidate.kind == "ring" and candidate.model == only
     if not said.strip():
         return True
     return candidate.kind == "ring" or call.kind == "completion" or "prefill" in candidate.capabilities
@@ -112,6 +123,8 @@ class Continuer:
         self._cut = _Cut(before, repeats=candidate.provider not in _GO_ON)
         self.parts: list[str] = []
         self.reason: str | None = None
+        goes_on = candidate.kind == "ring" and bool(delivered.ids) and candidate.model == delivered.ids_model
+        self._dropped = {"role", "content"} | (frozenset() if goes_on else _THOUGHTS)  # others think anew
         self._chat = "chat" in str(self._head.get("object", "chat"))
 
     def rewrite(self, batch: Batch) -> bytes:
@@ -122,7 +135,7 @@ class Continuer:
                 delta = choice.get("delta")
                 source: Mapping[str, Any] = choice if delta is None else delta
                 text = self._cut.push(_text_in(source.get("text" if delta is None else "content")))
-                extra = {} if delta is None else _extras(delta)
+                extra = {name: value for name, value in (delta or {}).items() if value and name not in self._dropped}
                 self.reason = choice.get("finish_reason") or self.reason
                 if self.reason is not None:
                     text += self._cut.finish()
@@ -152,11 +165,6 @@ def _text_in(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(one.get("text") or "") for one in content if isinstance(one, Mapping))
     return content or ""
-
-
-def _extras(delta: Mapping[str, Any]) -> dict[str, Any]:
-    drop = _THOUGHTS | {"role", "content"}
-    return {name: value for name, value in delta.items() if value and name not in drop}
 
 
 def total_usage(delivered: Delivered, last: Usage | None, fallback: Usage, candidate: Candidate) -> tuple[Usage, bool]:

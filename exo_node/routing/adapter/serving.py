@@ -271,7 +271,9 @@ class Serving:
             return await self._until_answered(
                 lambda step: self._open(step, rest, delivered.partial(step.candidate)),
                 self._discard_live,
-                lambda candidate: may_continue(candidate, self.call, mode, delivered.text, delivered.model_id),
+                lambda candidate: may_continue(
+                    candidate, self.call, mode, delivered.text, delivered.model_id, delivered.only
+                ),
                 hedge=False,
             )
         return None
