@@ -225,6 +225,8 @@ def messages_of(instructions: str | None, items: Iterable[Item]) -> list[dict[st
                 text = joined(item["content"]) or joined(item["summary"])
                 if text:
                     turn["reasoning_content"] = text
+            case "function_call" if item["status"] == "incomplete":
+                continue  # of a response that was cut off: nobody can read its arguments
             case "function_call":
                 calls.add(item["call_id"])
                 function = {"name": item["name"], "arguments": item["arguments"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,6 +146,17 @@ async def test_cancelled_and_deleted(tmp_path: Path) -> None:
     async with node(tmp_path) as ask:  # the node has been stopped meanwhile
         failed = (await ask("GET", f"/{left['id']}"))[1]
         assert (failed["status"], failed["error"]["message"][:20]) == ("failed", "the node was stopped")
+
+
+async def test_who_hangs_up_cancels(tmp_path: Path) -> None:
+    """Without `background`, a client that leaves a stream ends the ring's sequence, and nothing is stored."""
+    backend = ScriptedBackend([WORDS[0], asyncio.Event()])
+    async with serve_api(backend, home=tmp_path) as url, aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/v1/responses", json={**HELLO, "stream": True}) as answer:
+            first = json.loads((await answer.content.readuntil(b"\n\n")).split(b"data: ")[1])
+            await until(lambda: backend.open == 1)
+        await until(lambda: backend.open == 0)
+        assert (await Client(session, url)("GET", f"/{first['response']['id']}"))[0] == 404
 
 
 async def test_failures(tmp_path: Path) -> None:

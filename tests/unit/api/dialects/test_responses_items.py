@@ -79,6 +79,13 @@ def test_a_turn_with_calls_is_one_message() -> None:
     assert chat([CALL, OUTPUT])[0] == {"role": "assistant", "content": None, "tool_calls": calls[:1]}
 
 
+def test_a_call_that_was_cut_off_is_none() -> None:
+    """What a stored response has of an incomplete call is left out of the next chat."""
+    user, call = read_items([{"role": "user", "content": "x"}, CALL], ID, {})
+    cut = {**call, "arguments": '{"a', "status": "incomplete"}
+    assert messages_of(None, [user, cut, user]) == [{"role": "user", "content": "x"}] * 2
+
+
 def test_sealed_reasoning_is_read() -> None:
     """Reasoning that comes back as `encrypted_content` only is read, where it is ours."""
     for hidden, content in ((sealed("Hm\u00e4"), "Hm\u00e4"), ("gAAA", None), (None, None)):
