@@ -158,7 +158,10 @@ def test_pull_and_delete(stage: Stage) -> None:
     names = [one["name"] for one in stage.ask("GET", "/api/tags")[2][0]["models"]]
     assert names == ["demo", REPO, "fast", "vectors"]
     info = stage.ask("POST", "/api/show", {"model": f"{REPO}:latest"})[2][0]
-    assert (info["capabilities"], info["model_info"]["llama.context_length"]) == (["completion"], 1024)
+    assert (info["capabilities"], info["model_info"]["llama.context_length"]) == (
+        ["completion", "tools", "embedding"],
+        1024,
+    )
     assert stage.post("chat", model=REPO, messages=HELLO, options={"num_predict": 2})["eval_count"] == 2
     assert stage.ask("DELETE", "/api/delete", {"model": REPO})[0] == 200
     assert REPO not in {one["name"] for one in stage.ask("GET", "/api/tags")[2][0]["models"]}

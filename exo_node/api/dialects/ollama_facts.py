@@ -38,10 +38,6 @@ class Facts:
     parameters: Mapping[str, float] = field(default_factory=dict)  # the authors' sampling defaults
 
     @property
-    def calls_tools(self) -> bool:
-        return "tools" in self.template
-
-    @property
     def thinks(self) -> bool:
         return any(word in self.template for word in _THOUGHTS)
 

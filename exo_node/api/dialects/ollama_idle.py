@@ -10,8 +10,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from exo_node.api.ports import ClusterPort
 from exo_node.errors import ExoError
@@ -28,10 +28,16 @@ class IdleUnloader:
         self._timers: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._expiry_ns: dict[str, int] = {}
         self._used: Counter[str] = Counter()  # requests of this dialect that run now
+        self._going: dict[str, asyncio.Event] = {}  # models that are being taken down
 
-    @contextmanager
-    def use(self, model: str, keep_alive_s: float | None) -> Iterator[None]:
-        """While a request uses the model it stays; then the time runs, anew where the request says nothing of it."""
+    @asynccontextmanager
+    async def use(self, model: str, keep_alive_s: float | None) -> AsyncIterator[None]:
+        """While a request uses the model it stays; then the time runs, anew where the request says nothing of it.
+
+        Where the model is just going it is gone first: the request has it loaded again.
+        """
+        while (going := self._going.get(model)) is not None:
+            await going.wait()
         self._used[model] += 1
         try:
             yield
@@ -50,13 +56,16 @@ class IdleUnloader:
 
         Raises `ExoError`.
         """
+        while (going := self._going.get(model)) is not None:
+            await going.wait()
         instances = self._instances(model)
         busy, _ = await self._activity(instances)
-        if busy:
+        if busy or self._used[model]:
             self._set(model, 0)
-            return True
-        self._stop(model)
-        return any([await self._cluster.remove(one) for one in instances])
+        else:
+            self._stop(model)
+            await self._remove(model, instances)
+        return bool(instances)
 
     async def close(self) -> None:
         tasks = [task for _, task in self._timers.values()]
@@ -94,13 +103,21 @@ class IdleUnloader:
         while (instances := self._instances(model)) or self._used[model]:
             busy, steps = await self._activity(instances)
             if not busy and not self._used[model] and (steps == before or not seconds):
-                for one in instances:
-                    await self._cluster.remove(one)
+                await self._remove(model, instances)
                 return
             before = steps
             wait = seconds or AGAIN_S
             self._expiry_ns[model] = time.time_ns() + int(wait * 1e9)
             await asyncio.sleep(wait)
+
+    async def _remove(self, model: str, instances: list[str]) -> None:
+        gone = self._going[model] = asyncio.Event()
+        try:
+            for one in instances:
+                await self._cluster.remove(one)
+        finally:
+            del self._going[model]
+            gone.set()
 
     def _instances(self, model: str) -> list[str]:
         return [one["id"] for one in self._cluster.instances() if one["model"] == model and one["state"] == "ready"]

@@ -75,7 +75,7 @@ def show(card: ModelCard, facts: Facts) -> dict[str, Any]:
     if facts.template:
         said.append(f'TEMPLATE """{facts.template}"""')
     said += [f"PARAMETER {name} {value:g}" for name, value in sorted(facts.parameters.items())]
-    can = ["completion", *(["tools"] if facts.calls_tools else []), *(["thinking"] if facts.thinks else [])]
+    can = ["completion", "tools", "embedding", *(["thinking"] if facts.thinks else [])]  # what the ring does with any
     return {
         "modelfile": "\n".join(said) + "\n",
         "parameters": parameters,

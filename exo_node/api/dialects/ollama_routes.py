@@ -96,7 +96,7 @@ class OllamaRoutes:
     ) -> tuple[list[Any], int | None, int]:
         """Vectors, the tokens of their texts (None: not told), and nanoseconds for loading. No text loads the model."""
         found = await self._known.find(model_name(body))
-        with self._idle.use(found.placed_as, keep_alive(body.get("keep_alive"))):
+        async with self._idle.use(found.placed_as, keep_alive(body.get("keep_alive"))):
             if given in ("", []):
                 return [], 0, await self._load(found)
             sent = {"model": found.name, "input": given, "encoding_format": "float", **more}
@@ -111,7 +111,7 @@ class OllamaRoutes:
         if asked.kind is None:
             return await self._only_load(asked, found, encoder)
         await self._check_thinking(found, asked)
-        with self._idle.use(found.placed_as, asked.keep_alive_s):
+        async with self._idle.use(found.placed_as, asked.keep_alive_s):
             encoder.load_ns = await self._load_quietly(found)
             body = addressed(asked, found.name, local=found.card is not None)
             if asked.stream:
@@ -136,7 +136,7 @@ class OllamaRoutes:
             there = await self._known.of_cluster(asked.model)
             await self._idle.unload(there.placed_as)
             return web.json_response(encoder.nothing("unload"))
-        with self._idle.use(found.placed_as, asked.keep_alive_s):
+        async with self._idle.use(found.placed_as, asked.keep_alive_s):
             encoder.load_ns = await self._load(found)
         return web.json_response(encoder.nothing("load"))
 

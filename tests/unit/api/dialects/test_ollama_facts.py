@@ -17,12 +17,12 @@ async def test_facts_follow_the_files(tmp_path: Path) -> None:
     """They are read once and again when a file changes; another file, another digest."""
     folder, reader = write_model(tmp_path / "tiny"), FactsReader()
     first = await reader.of(card(folder))
-    assert (first.size > 0, len(first.digest), first.thinks, first.calls_tools) == (True, 64, False, False)
+    assert (first.size > 0, len(first.digest), first.thinks) == (True, 64, False)
     assert first.spec is not None
     assert await reader.of(card(folder)) is first
     (folder / "chat_template.jinja").write_text("{{ tools }}<think>")
     second = await reader.of(card(folder))
-    assert (second.thinks, second.calls_tools) == (True, True)
+    assert second.thinks
     assert second.digest != first.digest
 
 

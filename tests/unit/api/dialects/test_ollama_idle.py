@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -43,7 +44,7 @@ async def idle(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 async def test_at_once_when_nobody_uses_it(cluster: Cluster, idle: IdleUnloader) -> None:
     """With 0 the model goes after the answer, but not while another sequence runs on it."""
     cluster.busy = 1
-    with idle.use("m", 0):
+    async with idle.use("m", 0):
         pass
     await until(lambda: cluster.looks > 3)
     assert cluster.placed
@@ -55,7 +56,7 @@ async def test_at_once_when_nobody_uses_it(cluster: Cluster, idle: IdleUnloader)
 async def test_after_a_while(cluster: Cluster, idle: IdleUnloader) -> None:
     """A time begins anew as long as the model makes steps, for whomever."""
     cluster.moving = True
-    with idle.use("m", 0.002):
+    async with idle.use("m", 0.002):
         pass
     await until(lambda: cluster.looks > 3)
     assert cluster.placed
@@ -66,8 +67,8 @@ async def test_after_a_while(cluster: Cluster, idle: IdleUnloader) -> None:
 
 async def test_it_stays_while_a_request_runs(cluster: Cluster, idle: IdleUnloader) -> None:
     """A request of ours holds it, whatever another one said."""
-    with idle.use("m", None):
-        with idle.use("m", 0):
+    async with idle.use("m", None):
+        async with idle.use("m", 0):
             pass
         await until(lambda: cluster.looks > 3)
         assert cluster.placed
@@ -77,10 +78,35 @@ async def test_it_stays_while_a_request_runs(cluster: Cluster, idle: IdleUnloade
 async def test_it_stays_for_ever(cluster: Cluster, idle: IdleUnloader) -> None:
     """Without a word, and with a negative time, nothing ends; the latter ends an earlier time."""
     for said in (None, 60.0, math.inf):
-        with idle.use("m", said):
+        async with idle.use("m", said):
             pass
     assert idle.expires_ns("m") is None
     assert cluster.looks == 0
+
+
+async def test_a_request_while_it_goes(cluster: Cluster, idle: IdleUnloader) -> None:
+    """It waits until the model is gone, so that it is loaded anew and not asked while it falls."""
+    going, gone = asyncio.Event(), asyncio.Event()
+    remove = cluster.remove
+
+    async def slowly(instance_id: str) -> bool:
+        going.set()
+        await gone.wait()
+        return await remove(instance_id)
+
+    cluster.remove = slowly  # type: ignore[method-assign]
+    unloading = asyncio.create_task(idle.unload("m"))
+    await going.wait()
+
+    async def ask() -> bool:
+        async with idle.use("m", None):
+            return bool(cluster.placed)
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    gone.set()
+    assert not await asking
+    assert await unloading
 
 
 async def test_unload(cluster: Cluster, idle: IdleUnloader) -> None:

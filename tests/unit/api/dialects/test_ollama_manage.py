@@ -52,9 +52,8 @@ async def test_lists(prefix: str) -> None:
         models = (await on.ask("GET", f"{prefix}/api/tags"))[1]["models"]
         assert [model["name"] for model in models] == ["demo", "org/name", "fast"]
         assert (await on.ask("GET", f"{prefix}/api/ps"))[1] == {"models": []}
-        assert (await on.ask("POST", f"{prefix}/api/show", json={"model": "demo:latest"}))[1]["capabilities"] == [
-            "completion"
-        ]
+        shown = (await on.ask("POST", f"{prefix}/api/show", json={"model": "demo:latest"}))[1]
+        assert shown["capabilities"] == ["completion", "tools", "embedding"]
         assert (await on.ask("POST", f"{prefix}/api/show", json={"name": "fast"}))[1]["remote_host"] == "openai"
         assert "version" in (await on.ask("GET", f"{prefix}/api/version"))[1]
         async with on.http.get("/ollama") as answer:

@@ -56,7 +56,7 @@ def test_ours(facts: Facts) -> None:
     assert row["details"]["quantization_level"] == "F32"
     shown = show(CARD, facts)
     info = shown["model_info"]
-    assert shown["capabilities"] == ["completion", "tools", "thinking"]
+    assert shown["capabilities"] == ["completion", "tools", "embedding", "thinking"]
     assert (info["general.architecture"], info["llama.context_length"], info["llama.block_count"]) == ("llama", 64, 4)
     assert (shown["parameters"].split(), shown["template"]) == (["temperature", "0.5"], facts.template)
     assert shown["modelfile"].startswith("FROM tiny\n")
@@ -65,7 +65,7 @@ def test_ours(facts: Facts) -> None:
 def test_unknown_files() -> None:
     """A model whose files are elsewhere has what its card says."""
     shown = show(CARD, Facts())
-    assert (shown["capabilities"], shown["details"]["family"]) == (["completion"], "")
+    assert (shown["capabilities"], shown["details"]["family"]) == (["completion", "tools", "embedding"], "")
     assert shown["model_info"]["exo.context_length"] == 64
 
 
