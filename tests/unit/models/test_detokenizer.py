@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
+from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, NamingDetokenizer, WindowDetokenizer
 from exo_node.models.pieces import piece_rule
 from exo_node.models.tokenizer import Tokenizer
 from tests.tiny_models import TEXT, write_byte_level, write_metaspace
@@ -130,3 +130,13 @@ def test_many_tokens_in_linear_time(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(TEXT * 20, add_special_tokens=False)
     assert "".join(pieces(BytesDetokenizer(piece), ids))
     assert len(seen) == len(ids)
+
+
+def test_named_special_tokens() -> None:
+    """Some special tokens show their names, and a character cut in half by one is not held back for what follows."""
+    inner = {1: b"a", 2: "é".encode()[:1], 3: b"b"}
+    stream = NamingDetokenizer({9: "<tool>"}, lambda: BytesDetokenizer(lambda token: inner[token]))
+    assert stream.push([1, 9, 3]) == "a<tool>b"
+    assert stream.push([2]) == ""
+    assert stream.push([9]) == "\ufffd<tool>"
+    assert stream.finish() == ""

@@ -59,3 +59,16 @@ def cut(text: str, places: Iterable[int]) -> list[str]:
     """`text` in pieces, cut at the places (modulo its length)."""
     ends = sorted({place % (len(text) + 1) for place in places} | {0, len(text)})
     return [text[a:b] for a, b in itertools.pairwise(ends)]
+
+
+class Words:
+    """A detokenizer of which every id is a text."""
+
+    def __init__(self, *texts: str) -> None:
+        self._texts = texts
+
+    def push(self, ids: Any) -> str:
+        return "".join(self._texts[i] for i in ids)
+
+    def finish(self) -> str:
+        return ""
