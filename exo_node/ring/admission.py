@@ -24,8 +24,8 @@ def check_job(job: Job, context: int, vocab_size: int) -> None:
         raise InvalidRequest(f"the prompt holds a token id outside 0 to {vocab_size - 1}", param="prompt")
     if job.max_tokens < 1 and job.draws:
         raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
-    if job.generated and not job.draws:
-        raise InvalidRequest("a prompt that is only read has no tokens after it", param="generated_ids")
+    if job.reads and (job.generated or job.complete):
+        raise InvalidRequest("a prompt that is read has no answer behind it yet", param="generated_ids")
     if job.pooling is not None and job.prompt_logprobs is not None:
         raise InvalidRequest("a prompt is scored or made a vector, not both", param="prompt_logprobs")
     if not 0 <= (job.prompt_logprobs or 0) <= vocab_size:

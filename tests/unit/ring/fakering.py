@@ -57,6 +57,15 @@ def oracle_logits(tokens: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4096)
+def oracle_vector(tokens: tuple[int, ...], mode: str) -> bytes:
+    """The mean or the last of the whole model's final hidden states, at length 1."""
+    whole = engine(0, LAYERS, head=True, slots=1)
+    states = whole.forward([EngineRow(0, 0, len(tokens), np.asarray(tokens, np.int32), len(tokens))], None)
+    vector = states.astype(np.float64).mean(axis=0) if mode == "mean" else states[-1].astype(np.float64)
+    return (vector / np.sqrt((vector**2).sum())).astype("<f4").tobytes()
+
+
+@lru_cache(maxsize=4096)
 def oracle(
     prompt: tuple[int, ...], max_tokens: int, stop_ids: frozenset[int], context: int = CONTEXT
 ) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pytest
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
 from exo_node.ring.head import Head, Outgoing, RingSetup
 from exo_node.ring.messages import Drop, Epoch, Report
-from exo_node.ring.sequences import Delta, Failed, Job, Notice, TokenChoice
+from exo_node.ring.sequences import Delta, Failed, Job, Notice, Pooling, Reading, TokenChoice, Want
 
 SETUP = RingSetup(
     epoch=Epoch(1, "c"), n_stages=1, slots=2, context=64, max_chunk=4, vocab_size=100, vector_bytes=16, max_waiting=3
@@ -69,6 +69,42 @@ def test_chunks_end_at_absolute_multiples_whatever_the_company() -> None:
         seen += spans(send(head))
         home(head, number)
     assert seen == [(1, 0, 4, 0), (1, 4, 4, 0), (1, 8, 2, 1)]
+
+
+def readings(head: Head, number: int) -> list[Any]:
+    entry = head._in_flight[0]
+    return head.home(number, [Report(0, 0, 0, 0, entry.sequences, entry.cached_tokens)], 0.0)
+
+
+def test_a_scored_prompt_asks_for_every_output_and_goes_on() -> None:
+    """Every token's distribution is read; that of the last one is drawn from too."""
+    head = started()
+    head.submit(1, job(tuple(range(6)), prompt_logprobs=1), 0.0)
+    assert spans(send(head)) == [(1, 0, 4, 4)]
+    assert readings(head, 2) == [Reading(1, 0, 4, 0)]
+    assert head.read(Reading(1, 0, 4, 0), (TokenChoice(1, -1.0),), b"").finish is None
+    assert spans(send(head)) == [(1, 4, 2, 2)]
+    assert readings(head, 3) == [Reading(1, 0, 2, 4), Want(1, 1, 6)]
+    assert head.read(Reading(1, 0, 2, 4), (), b"").finish is None
+    head.token(1, TokenChoice(9), 0.0)
+    assert spans(send(head)) == [(1, 6, 1, 1)]
+    assert readings(head, 4) == [Want(1, 0, 7)]
+
+
+def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
+    """Scored without an answer, or made a vector: the slot is given back; of a pooling by the last, one output."""
+    head = started()
+    head.submit(1, job(tuple(range(6)), prompt_logprobs=0, max_tokens=0, request_id="a"), 0.0)
+    head.submit(2, job(tuple(range(6)), pooling=Pooling("last"), max_tokens=0, request_id="b"), 0.0)
+    seen = []
+    for number in range(2, 6):
+        seen += spans(send(head))
+        for reading in readings(head, number):
+            told = head.read(reading, (), b"")
+            assert told.finish == {3: "length", 5: "stop"}.get(number)
+    assert seen == [(1, 0, 4, 4), (1, 4, 2, 2), (2, 0, 4, 0), (2, 4, 2, 1)]
+    assert [type(op) for op in send(head).step.ops] == [Drop]
+    assert head.running == 0
 
 
 def test_a_step_holds_the_ready_decode_rows_and_one_chunk() -> None:

@@ -16,13 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from exo_node.errors import PeerUnavailable
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
-from exo_node.ring.sequences import Failed, Job
+from exo_node.ring.prompt_reading import scored
+from exo_node.ring.sequences import Failed, Job, Pooling
 from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage, output_offsets
 from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Dtype, SamplingParams
-from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, stages
+from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector, stages
 
 TOKENS = st.integers(0, VOCAB - 1)
 PROMPTS = st.lists(TOKENS, min_size=1, max_size=14).map(tuple)
@@ -52,12 +53,25 @@ class RingMachine(RuleBasedStateMachine):
         for length in first:
             self.submit(tuple(range(1, length + 1)), 6, frozenset(), 0)
 
-    @rule(
-        prompt=PROMPTS, max_tokens=st.integers(1, 8), stop=st.frozensets(TOKENS, max_size=3), resume=st.integers(0, 5)
-    )
-    def submit(self, prompt: tuple[int, ...], max_tokens: int, stop: frozenset[int], resume: int) -> None:
+    @rule(prompt=PROMPTS, reading=st.sampled_from(["mean", "last", "scores"]))
+    def read(self, prompt: tuple[int, ...], reading: str) -> None:
+        """A job that ends with its prompt."""
         ticket = len(self.jobs) + 1
-        before = oracle(prompt, max_tokens, stop)[:resume]
+        scores = 2 if reading == "scores" else None
+        pooling = None if reading == "scores" else Pooling("last" if reading == "last" else "mean")
+        job = Job(request_id=str(ticket), prompt=prompt, max_tokens=0, prompt_logprobs=scores, pooling=pooling)
+        self.jobs[ticket] = job
+        self.ring.head.handle(Submit(ticket, job))
+
+    @rule(
+        prompt=PROMPTS, max_tokens=st.integers(1, 8), stop=st.frozensets(TOKENS, max_size=3), resume=st.integers(0, 5),
+        scores=st.booleans(),
+    )  # fmt: skip
+    def submit(
+        self, prompt: tuple[int, ...], max_tokens: int, stop: frozenset[int], resume: int, scores: bool = False
+    ) -> None:
+        ticket = len(self.jobs) + 1
+        before = () if scores else oracle(prompt, max_tokens, stop)[:resume]
         job = Job(
             request_id=str(ticket),
             prompt=prompt,
@@ -65,6 +79,7 @@ class RingMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             stop_ids=stop,
             sampling=GREEDY,
+            prompt_logprobs=0 if scores else None,
         )
         self.jobs[ticket] = job
         self.ring.head.handle(Submit(ticket, job))
@@ -170,11 +185,18 @@ class RingMachine(RuleBasedStateMachine):
     def never_a_wrong_token(self) -> None:
         for ticket, job in self.jobs.items():
             got = job.generated + tuple(self.new_tokens(ticket))
-            wanted = oracle(job.prompt, job.max_tokens, job.stop_ids)
+            wanted = oracle(job.prompt, job.max_tokens, job.stop_ids) if job.draws else ()
             assert got == wanted[: len(got)]
+            told = [choice for notice in self.ring.notices.get(ticket, []) for choice in getattr(notice, "prompt", ())]
+            for at, choice in enumerate(told):
+                logits = oracle_logits(job.prompt[: at + 1])[None]
+                assert [choice] == scored(logits, job.prompt[at + 1 : at + 2], job.prompt_logprobs or 0)
             end = self.ring.ended(ticket)
             if end is not None and not isinstance(end, Failed):
                 assert got == wanted
+                assert len(told) == (0 if job.prompt_logprobs is None else len(job.prompt) - 1)
+                vector = b"" if job.pooling is None else oracle_vector(job.prompt, job.pooling.mode)
+                assert end.vector == vector
 
     def new_tokens(self, ticket: int) -> list[int]:
         """Like FakeRing.tokens, with indexes that begin after the resumed tokens."""
