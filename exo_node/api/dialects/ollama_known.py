@@ -19,11 +19,15 @@ SHOWN = 40  # models that an error lists
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """`name` is ours. `card`: a model of the cluster; `row`: a provider's; neither: perhaps one that can be fetched."""
+    """`name` is ours. `card`: a model of the cluster; `row`: a provider's; neither: perhaps one that can be fetched.
+
+    `remote`: a provider's, listed or not.
+    """
 
     name: str
     card: ModelCard | None = None
     row: Mapping[str, Any] | None = None
+    remote: bool = False
 
     @property
     def placed_as(self) -> str:
@@ -59,9 +63,15 @@ class KnownModels:
         name = our_name(asked, [*(row["id"] for row in rows), *(card.id for card in cards), *by_name, *aliases])
         row = next((row for row in rows if row["id"] == name), None)
         if row is not None:
-            return Found(name=name, row=row)
-        exact = next((card for card in cards if card.id == name), None)
-        return Found(name=name, card=exact or by_name.get(name.lower()))
+            return Found(name=name, row=row, remote=True)
+        card = next((card for card in cards if card.id == name), None) or by_name.get(name.lower())
+        if card is not None:
+            return Found(name=name, card=card)
+        if "/" not in name:  # gpt-4o, where a provider with a key has it
+            row = next((row for row in rows if row["id"] == f"{row['owned_by']}/{name}"), None)
+            return Found(name=name, row=row, remote=row is not None)
+        prefix = name.partition("/")[0].lower()
+        return Found(name=name, remote=any(one["id"] == prefix for one in self._routing.providers()))
 
     async def of_cluster(self, asked: str) -> Found:
         """A model that there is, ours or a provider's. Raises `ModelNotFound`, `ModelNotAllowed`."""

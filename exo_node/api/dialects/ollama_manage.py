@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -73,14 +74,14 @@ class OllamaModelRoutes:
     async def tags(self, request: web.Request) -> web.Response:
         """The cluster's models first, then the providers', as far as the key may ask for them."""
         cards, rows = await self._known.lists(fresh=True)
-        cards = [card for card in cards if may_ask(card.id)]
-        found = [tag(card, facts) for card, facts in zip(cards, await self._all_facts(cards), strict=True)]
+        found = []
+        for card in cards:
+            name = next((name for name in (card.id, *card.aliases) if may_ask(name)), None)
+            if name is not None:
+                found.append(tag(replace(card, id=name), await self._facts.of(card)))
         seen = {card.id for card in cards}
         found += [remote_tag(row) for row in rows if row["id"] not in seen and may_ask(row["id"])]
         return web.json_response({"models": found})
-
-    async def _all_facts(self, cards: list[Any]) -> list[Facts]:
-        return [await self._facts.of(card) for card in cards]
 
     @operation("Ollama", body=schemas.OllamaNamed, answer=schemas.OllamaModel)
     async def show(self, request: web.Request) -> web.Response:

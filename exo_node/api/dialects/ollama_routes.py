@@ -156,7 +156,7 @@ class OllamaRoutes:
     async def _load(self, found: Found) -> int:
         """Nanoseconds until the model is loaded: 0 where it is, and for a provider's. Raises `ExoError`."""
         check_allowed(found.name)
-        if found.row is not None or self._known.is_loaded(found):
+        if found.remote or self._known.is_loaded(found):
             return 0
         began = time.perf_counter_ns()
         try:

@@ -34,8 +34,13 @@ async def test_find() -> None:
         found = await known.find(asked)
         assert (found.name, found.card.id if found.card else None) == (name, model)
         assert (found.row is not None) == (name == "fast")
+    known.routing.rows = [{"id": "openai/gpt-4o", "owned_by": "openai"}]
+    known.now = 3.0
+    for asked, listed, remote in (("gpt-4o", True, True), ("openai/new", False, True), ("org/new", False, False)):
+        found = await known.find(asked)
+        assert (found.name, found.row is not None, found.remote) == (asked, listed, remote)
     known.routing.rows = [ROW, {"id": "demo", "owned_by": "openai"}]
-    known.now = 5.0
+    known.now = 6.0
     assert (await known.find("demo")).card is None
 
 

@@ -124,11 +124,11 @@ async def test_delete() -> None:
 async def test_a_keys_models() -> None:
     """A key sees, shows, loads and fetches what it may ask for."""
     async with stage(api_key="boss") as on:
-        on.routing.keys = {"guest": Principal("g", may_ask=lambda model: model == "fast")}
+        on.routing.keys = {"guest": Principal("g", may_ask=lambda model: model in ("fast", "exo-demo"))}
         guest = {"Authorization": "Bearer guest"}
         on.cluster.placed = [{"id": "i", "model": "demo", "state": "ready"}]
         listed = (await on.ask("GET", "/api/tags", headers=guest))[1]["models"]
-        assert [model["name"] for model in listed] == ["fast"]
+        assert [model["name"] for model in listed] == ["exo-demo", "fast"]
         assert (await on.ask("GET", "/api/ps", headers=guest))[1] == {"models": []}
         for path in ("show", "pull", "generate", "chat"):
             assert (await on.ask("POST", f"/api/{path}", json={"model": "demo"}, headers=guest))[0] == 403
