@@ -32,7 +32,7 @@ from exo_node.routing.plan import Candidate
 from exo_node.routing.policy.policy import choose
 from exo_node.routing.upstream.connections import Connections
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.types import GenerationRequest, ModelCard, TokenDelta, Usage
+from exo_node.types import EmbeddingRequest, Embeddings, GenerationRequest, ModelCard, TokenDelta, Usage
 from tests.standins import Script, Standin, answer_to, no_such_host_url, refused_url, self_signed, standin
 from tests.standins.answers import pieces
 
@@ -78,6 +78,9 @@ class Ring:
         raise NotImplementedError
 
     async def count_tokens(self, request: GenerationRequest) -> int:
+        raise NotImplementedError
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
         raise NotImplementedError
 
     async def models(self) -> list[ModelCard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,16 @@ from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound, NoCapacity
 from exo_node.store import Store, store_path
-from exo_node.types import Backend, GenerationRequest, ModelCard, TokenDelta, TokenLogprob, Usage
+from exo_node.types import (
+    Backend,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    ModelCard,
+    TokenDelta,
+    TokenLogprob,
+    Usage,
+)
 from tests.unit.api.scripted_routing import ScriptedRouting
 
 Step = TokenDelta | float | Exception | asyncio.Event  # a delta, seconds to wait, a failure, or wait for an event
@@ -79,6 +89,10 @@ class ScriptedBackend:
         self.requests.append(request)
         said = [str(message["content"]) for message in request.messages or ()]
         return 3 * len(said) + sum(len(text.split()) for text in (*said, request.prefix))
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """(0.6, 0.8) for each input; a token each."""
+        return Embeddings((struct.pack("<2f", 0.6, 0.8),) * len(request.inputs), len(request.inputs))
 
     async def models(self) -> list[ModelCard]:
         if self.models_error is not None:

@@ -99,6 +99,7 @@ CHAT: list[tuple[str, Any]] = [
     ("prompt", "Hello"),
     ("echo", True),
     ("best_of", 2),
+    ("suffix", "end"),
 ]
 COMPLETION: list[tuple[str, Any]] = [
     ("prompt", None),
@@ -110,9 +111,10 @@ COMPLETION: list[tuple[str, Any]] = [
     ("logprobs", 6),
     ("logprobs", True),
     ("logprobs", -1),
-    ("suffix", "end"),
-    ("best_of", 2),
+    ("suffix", 5),
+    ("best_of", 21),
     ("echo", "yes"),
+    ("max_tokens", 0),
     ("messages", [{"role": "user", "content": "Hello"}]),
     ("top_logprobs", 2),
     ("max_completion_tokens", 0),
@@ -164,9 +166,11 @@ def test_chat_refuses_combinations(fields: dict[str, Any], param: str) -> None:
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": [True]}, "prompt[0]"),
         ({"prompt": ["a"] * (MAX_SEQUENCES + 1)}, "prompt"),
-        ({"prompt": [1, 2], "echo": True}, "echo"),
-        ({"echo": True, "logprobs": 0}, "echo"),
-        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": [1, 2], "suffix": "end"}, "suffix"),
+        ({"echo": True, "suffix": "end"}, "suffix"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"stream": True, "best_of": 2}, "best_of"),
+        ({"prompt": ["a"] * 20, "best_of": 20}, "prompt"),
     ],
 )
 def test_completion_refuses_combinations(fields: dict[str, Any], param: str) -> None:
@@ -268,8 +272,27 @@ def test_choices() -> None:
     assert [request.prompt for request in parsed.requests] == ["a", "a", "b", "b"]
     assert [request.seed for request in parsed.requests] == [5, 6, 5, 6]
     assert len({request.request_id for request in parsed.requests}) == 4
-    assert parsed.echo == ("a", "a", "b", "b")
+    assert all(one.echo and one.prompt_logprobs is None for one in parsed.requests)
     assert [request.seed for request in chat(seed=-1, n=2).requests] == [2**64 - 1, 0]
+
+
+def test_prompts_given_back_and_filled_in() -> None:
+    """echo with logprobs asks for the prompt's own, max_tokens 0 for nothing else; a suffix goes with its prompt."""
+    (scored,) = completion(echo=True, logprobs=3, max_tokens=0).requests
+    assert (scored.echo, scored.prompt_logprobs, scored.sampling.top_logprobs, scored.max_tokens) == (True, 3, 3, 0)
+    (plain,) = completion(logprobs=3, suffix="end").requests
+    assert (plain.echo, plain.prompt_logprobs, plain.suffix, plain.max_tokens) == (False, None, "end", 16)
+
+
+def test_best_of_makes_more_than_it_shows() -> None:
+    """best_of sequences are made for each prompt, with what is needed to choose; best_of = n is nothing special."""
+    parsed = completion(prompt=["a", "b"], n=2, best_of=3, seed=5)
+    assert [one.prompt for one in parsed.requests] == ["a"] * 3 + ["b"] * 3
+    assert [one.seed for one in parsed.requests] == [5, 6, 7] * 2
+    assert (parsed.n, parsed.best, parsed.top_logprobs) == (3, 2, None)
+    assert {one.sampling.top_logprobs for one in parsed.requests} == {0}
+    same = completion(n=2, best_of=2, stream=True)
+    assert (same.n, same.best, same.requests[0].sampling.top_logprobs) == (2, None, None)
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"$schema": "x", "properties": {}}}}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from exo_node.api.openai_request import parse_chat, parse_completion
 from exo_node.api.openai_response import LOWEST_LOGPROB, Answer
@@ -72,10 +76,46 @@ def test_chat_chunks() -> None:
 def test_completion_chunks_echo_first() -> None:
     """A completion stream starts with the echoed prompt and has the same object name as the whole."""
     answer = completion_answer(echo=True, stream=True)
-    events = [*answer.opening(), *answer.chunks(0, TokenDelta(" x", finish_reason="stop"))]
-    assert [event["choices"][0]["text"] for event in events] == ["hi", " x", ""]
+    events = [*answer.opening(), *answer.chunks(0, TokenDelta(" x", echo="hi"))]
+    events += answer.chunks(0, TokenDelta(" y", finish_reason="stop"))
+    assert [event["choices"][0]["text"] for event in events] == ["hi x", " y", ""]
     assert {event["object"] for event in events} == {"text_completion"}
     assert "usage" not in events[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echoed_prompt_has_logprobs_too(stream: bool) -> None:
+    """The prompt's tokens come first, the first of them without a probability; offsets go on behind the prompt."""
+    prompt = (
+        replace(logprob("<s>", math.nan), offset=0),
+        replace(logprob("hi", -2.0, "ho"), offset=0),
+    )
+    answer = completion_answer(echo=True, logprobs=1, stream=stream)
+    delta = TokenDelta(" x", logprobs=(logprob(" x"),), echo="hi", echoed=prompt)
+    if stream:
+        choice = next(iter(answer.chunks(0, delta)))["choices"][0]
+    else:
+        answer.add(0, replace(delta, finish_reason="stop"))
+        choice = answer.whole()["choices"][0]
+    assert choice["text"] == "hi x"
+    assert choice["logprobs"] == {
+        "tokens": ["<s>", "hi", " x"],
+        "token_logprobs": [None, -2.0, -0.5],
+        "top_logprobs": [None, {"hi": -2.0}, {" x": -0.5}],
+        "text_offset": [0, 0, 2],
+    }
+
+
+def test_the_best_are_the_likeliest_per_token() -> None:
+    """Of each prompt's sequences the n with the highest mean are shown, renumbered; usage counts all."""
+    answer = completion_answer(prompt=["a", "b"], n=2, best_of=3)
+    means = [-3.0, -1.0, -2.0, None, -5.0, -4.0]
+    for i, mean in enumerate(means):
+        answer.add(i, TokenDelta(f"t{i}", finish_reason="stop", usage=Usage(2, 10), mean_logprob=mean))
+    whole = answer.whole()
+    shown = [(choice["index"], choice["text"], choice["logprobs"]) for choice in whole["choices"]]
+    assert shown == [(0, "t1", None), (1, "t2", None), (2, "t5", None), (3, "t4", None)]
+    assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (4, 60)
 
 
 def test_chat_logprobs() -> None:

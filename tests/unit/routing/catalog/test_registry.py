@@ -301,12 +301,16 @@ def test_the_last_resort_is_a_loaded_model_or_the_default() -> None:
     assert ask(world, "gpt-new")[-1] == {"ring:cold"}
 
 
-def test_embeddings_have_no_equivalents_of_another_model_and_no_ring() -> None:
-    """Vectors of different models must not be mixed."""
-    world = World(env={**OPENAI, "COHERE_API_KEY": "c"}, local=(DEMO,))
+def test_embeddings_have_no_equivalents_of_another_model_and_the_ring_only_by_name() -> None:
+    """Vectors of different models must not be mixed: a local model makes them where the request names it."""
+    world = World(env={**OPENAI, "COHERE_API_KEY": "c"}, local=(DEMO,), config={"default_fallbacks": ("demo",)})
     assert ask(world, "text-embedding-3-small", kind="embedding") == [{"auto:openai/text-embedding-3-small"}]
-    with pytest.raises(ModelNotFound, match="those do chat and completions only"):
-        ask(world, "demo", kind="embedding")
+    assert ask(world, "demo", kind="embedding") == [{"ring:demo"}]
+    assert ask(world, "text-embedding-3-small", kind="embedding", fallbacks=("demo",))[-1] == {"ring:demo"}
+    with pytest.raises(ModelNotFound):  # a near name is good enough for words only
+        ask(World(local=(DEMO,)), "dem", kind="embedding")
+    with pytest.raises(ModelNotFound, match="those do chat, completions and embeddings only"):
+        ask(world, "demo", kind="rerank")
 
 
 def test_own_aliases_may_answer_at_once() -> None:
