@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from exo_node import __version__
-from exo_node.api import docs_page, openapi
 from exo_node.api.operations import operation
 from exo_node.api.schemas.answers import AnthropicError, Error, OllamaError
 
@@ -25,7 +23,7 @@ ERRORS = {
 
 
 class DocumentRoutes:
-    """Made when it is first asked for: nobody needs it to start."""
+    """Made, and its modules imported, when it is first asked for: nobody needs it to start."""
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
@@ -42,16 +40,17 @@ class DocumentRoutes:
     @operation("Node", answers=("text/html",))
     async def docs(self, request: web.Request) -> web.Response:
         """This API as a page to read."""
+        from exo_node.api import docs_page
+
         headers = {"Content-Security-Policy": docs_page.CSP, "X-Content-Type-Options": "nosniff"}
         return web.Response(text=docs_page.page(self.document()), content_type="text/html", headers=headers)
 
     def document(self) -> dict[str, Any]:
         if self._document is None:
-            self._document = openapi.document(_routes(self._app), __version__, ERRORS)
+            from exo_node.api import openapi
+
+            routes = [
+                (one.method, one.resource.canonical, one.handler) for one in self._app.router.routes() if one.resource
+            ]
+            self._document = openapi.document([openapi.Route(*one) for one in routes], __version__, ERRORS)
         return self._document
-
-
-def _routes(app: web.Application) -> Iterator[openapi.Route]:
-    for route in app.router.routes():
-        if route.resource is not None:
-            yield openapi.Route(route.method, route.resource.canonical, route.handler)
