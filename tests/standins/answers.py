@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,11 +66,13 @@ def say(
     limit: int | None = None,
     tools: Sequence[tuple[str, dict[str, Any]]] = (),
     json_object: bool = False,
+    schema: Any = None,
 ) -> Said:
     """Answer `messages` ((role, text) pairs). A last assistant message is a prefix: the answer goes on from it.
 
     `limit` is max_tokens. `tools` are (name, JSON schema of the parameters): the first one is called unless the last
-    message is a tool's result or the script says otherwise.
+    message is a tool's result or the script says otherwise. The answer is an object of the JSON schema `schema`, where
+    there is one with properties, else a `json_object` with the text in it.
     """
     prompt_tokens = sum(len(pieces(text)) for _, text in messages)
     role, last = messages[-1] if messages else ("user", "")
@@ -85,7 +88,9 @@ def say(
         text = " ".join(NUMBERS[i % len(NUMBERS)] for i in range(script.chunks))
     if text is None:
         text = answer_to(heard[-1] if heard else "")
-        if json_object:
+        if isinstance(schema, dict) and schema.get("properties"):
+            text = json.dumps(arguments(schema))
+        elif json_object:
             text = '{"answer": "' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"}'
     # A provider that strips the end of a prefix still goes on in the right place.
     rest = text[len(prefix) :] if text.startswith(prefix) else text

@@ -68,8 +68,10 @@ class OpenAI(Standin):
         if body.get("tool_choice") == "none":
             tools = []
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
-        wants_json = (body.get("response_format") or {}).get("type") in ("json_object", "json_schema")
-        said = say(script, messages, limit=limit, tools=tools, json_object=wants_json)
+        wanted = body.get("response_format") or {}
+        wants_json = wanted.get("type") in ("json_object", "json_schema")
+        schema = (wanted.get("json_schema") or {}).get("schema")
+        said = say(script, messages, limit=limit, tools=tools, json_object=wants_json, schema=schema)
         if body.get("stream"):
             return Frames(self._chat_frames(received, script, said))
         message: dict[str, Any] = {"role": "assistant", "content": said.text if not said.tools else None}

@@ -1,0 +1,71 @@
+"""What the clients' programs share: the questions, and a loop that runs the scenarios that stdin names.
+
+A program prints one JSON line when it is up, {"package", "scenarios"}, and one for each line that it reads,
+{"scenario", "url", "model", "key"}: {"facts": ...}, or {"error": traceback}. It runs in the client's own environment
+and knows nothing of the project; what the facts must be, tests/clients/contract.py says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+INPUTS: dict[str, Any] = json.loads((Path(__file__).resolve().parent.parent / "inputs.json").read_text())
+MESSAGES: list[Any] = [{"role": "user", "content": INPUTS["question"]}]
+TOOL_MESSAGES: list[Any] = [{"role": "user", "content": INPUTS["tool_question"]}]
+# As the Chat API, Ollama and LiteLLM take a tool.
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": INPUTS["tool_name"],
+        "description": INPUTS["tool_description"],
+        "parameters": INPUTS["schema"],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask: the node's address without a path, a model, the key."""
+
+    url: str
+    model: str
+    key: str
+
+    def but(self, **changed: str) -> Target:
+        return Target(**{**self.__dict__, **changed})
+
+
+Scenario = Callable[[Target], Any]
+
+
+def main(package: str, scenarios: Mapping[str, Scenario]) -> None:
+    """Serve scenarios until the end of standard input; one may be a coroutine function."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    hello = {"package": f"{package} {version(package)}", "scenarios": sorted(scenarios)}
+    print(json.dumps(hello), file=answers, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        scenario = scenarios[asked.pop("scenario")]
+        try:
+            facts = scenario(Target(**asked))
+            answer = {"facts": asyncio.run(facts) if isinstance(facts, Coroutine) else facts}
+        except Exception:
+            answer = {"error": traceback.format_exc(limit=3, chain=False)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def failure(call: Callable[[], Any]) -> dict[str, Any]:
+    """What a call that must fail raises: class, HTTP status, text."""
+    try:
+        answer = call()
+    except Exception as e:
+        return {"kind": type(e).__name__, "status": getattr(e, "status_code", None), "message": str(e)}
+    return {"kind": "none", "status": None, "message": repr(answer)}

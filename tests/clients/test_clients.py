@@ -1,0 +1,114 @@
+"""Other projects' client packages against a ring and against a cloud: the same assertions for both (contract.py)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.clients.contract import check_of
+from tests.clients.stage import HERE, Backend, Program, Stage, staged
+from tests.integration.harness import wait_until
+from tests.standins import Script
+
+PYTHON = HERE.parents[1] / "build" / "clients" / "bin" / "python"
+NODE = HERE / "node" / "node_modules"
+CHAT = ("chat", "stream", "tools", "tools_stream", "structured", "errors", "cancel")
+OPENAI = (
+    *(*CHAT, "stream_helper", "stream_async", "structured_stream", "timeout", "models", "headers", "choices", "seed"),
+    *("completions", "embeddings", "retries", "broken_stream"),
+)
+# What a stand-in does meanwhile. Only where there is one: a ring has no quota of another.
+SCRIPTED = {"retries": Script(status=429, retry_after="1"), "broken_stream": Script(error_after=3)}
+ENDLESS = Script(chunks=5000, gap_s=0.02)
+LEAVES = ("cancel", "timeout")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A program: the environment that it needs, what it must be able to do, and with which backends."""
+
+    file: str
+    scenarios: tuple[str, ...]
+    own: bool = True  # build/clients; False: the test environment
+    backends: tuple[str, ...] = ("ring", "cloud")
+
+    def command(self) -> list[str]:
+        """Skips where the environment is not there."""
+        if self.file.endswith(".mjs"):
+            if shutil.which("node") is None or not NODE.is_dir():
+                pytest.skip("no Node.js, or its packages are not installed: scripts/clients does it where there is npm")
+            return ["node", str(HERE / "node" / self.file)]
+        if self.own and not PYTHON.exists():
+            pytest.skip("build/clients is not there: scripts/clients makes it")
+        return [str(PYTHON) if self.own else sys.executable, str(HERE / "python" / self.file)]
+
+
+CLIENTS = {
+    "openai2": Client("openai_chat.py", OPENAI, own=False),
+    "openai3": Client("openai_chat.py", OPENAI),
+}
+CASES = [
+    pytest.param(client, backend, scenario, id=f"{client}-{backend}-{scenario}")
+    for client, it in CLIENTS.items()
+    for backend in it.backends
+    for scenario in it.scenarios
+    if backend != "ring" or scenario not in SCRIPTED
+]
+pytestmark = pytest.mark.clients
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("clients")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Program]]:
+    """Those that are running, by the client's name: importing some packages takes seconds."""
+    running: dict[str, Program] = {}
+    yield running
+    for program in running.values():
+        program.stop()
+
+
+def started(name: str, programs: dict[str, Program], folder: Path) -> Program:
+    if name not in programs:
+        programs[name] = Program(CLIENTS[name].command(), folder / "log.txt")
+    return programs[name]
+
+
+@pytest.mark.parametrize(("client", "backend", "scenario"), CASES)
+def test_client(
+    client: str, backend: str, scenario: str, stage: Stage, programs: dict[str, Program], tmp_path: Path
+) -> None:
+    """The client's program reports what the contract says."""
+    program = started(client, programs, tmp_path)
+    behind = stage.backends[backend]
+    if behind.cloud is not None and scenario in SCRIPTED:
+        behind.cloud.queue.append(SCRIPTED[scenario])
+    if behind.cloud is not None and scenario in LEAVES:
+        behind.cloud.queue.append(ENDLESS)
+    vectors = scenario == "embeddings" and behind.cloud is not None  # a provider has models of their own for them
+    facts = program.run(scenario, stage.node.api, "org/vectors" if vectors else behind.model)
+    if scenario in LEAVES:
+        wait_until(lambda: has_stopped(stage, behind), 5)
+    check_of(scenario)(facts, behind)
+
+
+def has_stopped(stage: Stage, backend: Backend) -> bool:
+    """Whether nothing is being generated any more for a client that has left."""
+    if backend.cloud is not None:
+        return backend.cloud.requests[-1].outcome == "disconnected"
+    return not any(stage.slots())
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_program(client: str, programs: dict[str, Program], tmp_path: Path) -> None:
+    """A client's program has the scenarios that the table above says, none of them for nothing."""
+    assert started(client, programs, tmp_path).scenarios == set(CLIENTS[client].scenarios)
