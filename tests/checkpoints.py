@@ -155,6 +155,15 @@ def reference_logits(path: Path, token_ids: list[int]) -> npt.NDArray[np.float32
     return np.asarray(out.float().numpy())
 
 
+def reference_states(path: Path, token_ids: list[int]) -> npt.NDArray[np.float32]:
+    """Final hidden states [len(token_ids), hidden_size], after the final norm, as `reference_logits`."""
+    import torch
+
+    with torch.no_grad():
+        out = _reference(path).model(torch.tensor([token_ids]), use_cache=False).last_hidden_state[0]
+    return np.asarray(out.float().numpy())
+
+
 def plain_config(path: Path) -> dict[str, Any]:
     """The folder's config.json with transformers 5's `rope_parameters` spread as models/config.py does it."""
     config: dict[str, Any] = json.loads((path / "config.json").read_text())

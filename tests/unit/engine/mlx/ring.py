@@ -64,6 +64,7 @@ class LocalRing:
             self.reports.append(engine.load(plan, source, lambda done, total: None))
             self.engines.append(engine)
         self.lengths = [0] * slots
+        self.home: Any = None  # what came home of the newest step
 
     def step(self, *rows: tuple[int, Sequence[int], int]) -> Logits:
         """Rows of (slot, token ids, n_outputs), all in one step."""
@@ -81,6 +82,7 @@ class LocalRing:
             self.lengths[slot] += len(ids)
         out: Any = self.engines[0].forward(made, None)
         if len(self.engines) == 1:
+            self.home = out
             return self.engines[0].logits(out)
         hidden = self.engines[0].export(out, self.wire)
         for engine in self.engines[1:]:
@@ -88,6 +90,7 @@ class LocalRing:
                 engine.forward([EngineRow(r.slot, r.position, r.length, None, r.n_outputs) for r in made], hidden),
                 self.wire,
             )
+        self.home = hidden
         return self.engines[0].logits(hidden)
 
     def truncate(self, slot: int, length: int) -> None:

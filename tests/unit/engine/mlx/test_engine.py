@@ -12,7 +12,7 @@ import pytest
 
 from exo_node.engine.base import EngineRow, Hidden
 from exo_node.errors import RingBroken
-from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint, reference_logits
+from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint, reference_logits, reference_states
 from tests.unit.engine.mlx.ring import LocalRing, ids_of
 
 pytest.importorskip("mlx.core")
@@ -26,12 +26,19 @@ CUTS = {"whole": (0, 7), "three": (0, 3, 5, 7), "head without layers": (0, 0, 4,
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
 def test_logits_equal_transformers(family: str, cut: str, checkpoints: Path) -> None:
-    """Every family, whole and cut: transformers' float32 logits, over two chunks past the window, then decode."""
+    """Every family, whole and cut: transformers' float32 logits, over two chunks past the window, then decode;
+    the same read off a prompt in one product, and its hidden states behind the final norm."""
     path = make_checkpoint(family, checkpoints)
     ids = ids_of(46)
     ring = LocalRing(path, CUTS[cut])
     got = ring.run(0, ids, (23, 17))
-    assert np.abs(got - reference_logits(path, ids)).max() <= 5e-4
+    wanted = reference_logits(path, ids)
+    assert np.abs(got - wanted).max() <= 5e-4
+    ring.step((1, ids, 46))
+    head = ring.engines[0]
+    assert np.abs(head.scores(ring.home, range(3, 46)) - wanted[3:]).max() <= 5e-4
+    assert np.abs(head.states(ring.home, range(3, 46)) - reference_states(path, ids)[3:]).max() <= 5e-4
+    assert np.array_equal(head.logits(ring.home, [5, 2]), head.logits(ring.home)[[5, 2]])
 
 
 @pytest.mark.parametrize("cut", ((0, 7), (0, 1, 7)))

@@ -71,6 +71,7 @@ class Ring:
             hidden = engine.export(engine.forward(built, hidden), self.wire)
         self.lengths = at
         assert hidden is not None
+        self.home = hidden
         return self.engines[0].logits(hidden)
 
     def prefill(self, slot: int, ids: Sequence[int]) -> npt.NDArray[np.float32]:
