@@ -35,6 +35,9 @@ def _tool(value: Any, param: str) -> dict[str, Any]:
     if value.get("type") != "function":
         problem = f"{str(value.get('type'))[:40]!r} is a tool that only OpenAI runs; this server takes function tools"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
+    nested = value.get("function")
+    if isinstance(nested, dict) and "name" not in value:  # a chat's shape, which exo's tool-call evaluation sends here
+        value, param = {"type": "function", **nested}, f"{param}.function"
     for other, neutral in _NEUTRAL.items():
         if value.get(other) not in neutral:
             raise bad(f"{param}.{other}", "is not done by this server", code="unsupported_parameter")

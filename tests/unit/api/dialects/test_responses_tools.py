@@ -20,11 +20,12 @@ def fields(choice: Any = None, parallel: bool | None = None) -> tuple[dict[str, 
 
 
 def test_flat_tools_are_nested_in_a_chat() -> None:
-    """The chat gets what is set; the answer repeats the flat form."""
+    """The chat gets what is set; the answer repeats the flat form, also of a tool that came as chats have it."""
     body, choice = fields()
     both = [NESTED, {"type": "function", "function": {"name": "g"}}]
     assert (body, choice) == ({"tools": both, "tool_choice": "auto"}, "auto")
     assert read_tools([TOOL, OTHER]) == [TOOL, OTHER]
+    assert read_tools([NESTED]) == [TOOL]
     assert fields("required", False)[0] == {"tools": both, "tool_choice": "required", "parallel_tool_calls": False}
 
 
