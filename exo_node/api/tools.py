@@ -10,7 +10,7 @@ from exo_node.api.fields import Fields, bad, checked_text, kind
 from exo_node.types import ToolUse
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")  # OpenAI's rule, and the dot that MCP servers use
-_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 def parse_tool_use(body: Mapping[str, Any]) -> ToolUse | None:

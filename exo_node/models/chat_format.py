@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from exo_node.errors import InvalidRequest
 from exo_node.models.answer_reader import AnswerReader, Detokenizer
@@ -22,6 +22,7 @@ from exo_node.models.toolformats.phi import PHI
 from exo_node.models.toolformats.thoughts import ThoughtSplitter
 from exo_node.types import Grammar, ToolUse
 
+Stage = Literal["before", "inside", "after"]  # of the thoughts
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 # Variables of templates that switch thinking on and off: Qwen3 and many others; DeepSeek V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")
@@ -72,9 +73,11 @@ class ChatFormat:
         marks = () if self.marks is None else (self.marks.open, self.marks.close)
         return frozenset((*self.tools.markers, *marks))
 
-    def inside(self, prompt: str) -> bool:
-        """Whether the prompt has opened the thoughts, so that the answer begins with them."""
-        return self.marks is not None and prompt.rstrip().endswith(self.marks.open)
+    def stage(self, prompt: str) -> Stage:
+        """Where an answer to the prompt begins: many templates open the thoughts themselves, or leave none to think."""
+        if self.marks is not None and prompt.rstrip().endswith(self.marks.open):
+            return "inside"
+        return "after" if self.marks is not None and prompt.rstrip().endswith(self.marks.close) else "before"
 
     # -- the prompt
 
@@ -154,7 +157,7 @@ class ChatFormat:
     # -- the answer
 
     def reader(
-        self, detokenizer: Callable[[], Detokenizer], use: ToolUse | None, *, inside: bool
+        self, detokenizer: Callable[[], Detokenizer], use: ToolUse | None, *, stage: Stage
     ) -> AnswerReader | None:
         """What splits the answer; None where all of it is text."""
         offered = {} if use is None else {one["function"]["name"]: one["function"]["parameters"] for one in use.tools}
@@ -163,21 +166,21 @@ class ChatFormat:
         if not offered and not self.thinks:
             return None
         marks = self.marks
-        splitter = ThoughtSplitter(marks, inside=inside) if marks is not None else None
+        splitter = ThoughtSplitter(marks, inside=stage == "inside") if marks is not None and stage != "after" else None
         options = Options(schemas=offered, parallel=use is None or use.parallel)
         parser = self.tools.parser(options) if offered or self.is_harmony else None
         return AnswerReader(detokenizer(), splitter, parser)
 
-    def lead(self, text: str, *, inside: bool) -> str:
+    def lead(self, text: str, *, stage: Stage) -> str:
         """`text`, known to be the answer's beginning, as the model would have written it after this prompt."""
         if not text:
             return ""
         if self.is_harmony:
             return f"{harmony.CHANNEL}final{harmony.MESSAGE}{text}"
-        return f"\n{self.marks.close}\n\n{text}" if inside else text
+        return f"\n{self.marks.close}\n\n{text}" if stage == "inside" else text
 
     def grammar(
-        self, answer: Grammar | None, use: ToolUse | None, special: Mapping[str, int], *, inside: bool
+        self, answer: Grammar | None, use: ToolUse | None, special: Mapping[str, int], *, stage: Stage
     ) -> Grammar | None:
         """What the whole of a sequence must match: thoughts are free, then the calls that must be, or the answer.
 
@@ -200,9 +203,9 @@ class ChatFormat:
         if self.is_harmony:
             thoughts = "thoughts "
             rules.append(_harmony_thoughts(special))
-        elif self.marks is not None:
+        elif self.marks is not None and stage != "after":
             thoughts = "thoughts "
-            rules.append(lark.after_thoughts(self.marks, special, inside=inside))
+            rules.append(lark.after_thoughts(self.marks, special, inside=stage == "inside"))
         text = "\n".join([f"start: {thoughts}({' | '.join(starts)})", *rules]) + "\n"
         return Grammar("lark", text, "tools" if forced or answer is None else answer.field)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.models.answer_reader import AnswerReader
+from exo_node.models.chat_format import Stage
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring import embedding
 from exo_node.ring.library import LoadedTokenizer
@@ -156,7 +157,7 @@ class LocalBackend:
 
     async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> _Prompt:
         """The prompt's ids, refused before tokenizing when it cannot fit."""
-        inside = False
+        stage: Stage = "before"
         ends: frozenset[int] = frozenset()
         if request.messages is not None:
             messages: list[Any] = list(request.messages)
@@ -177,7 +178,7 @@ class LocalBackend:
                 texts = [*texts, *map(str, use.tools)]
             text = await _in_thread(lambda: tokenizer.chat_text(messages, use=use, options=options), texts)
             ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
-            inside = tokenizer.chat_format(use).inside(text)
+            stage = tokenizer.chat_format(use).stage(text)
         else:
             prompt = request.prompt
             assert prompt is not None
@@ -191,7 +192,7 @@ class LocalBackend:
             raise InvalidRequest("the prompt is empty and this model has no BOS token: send some text", param=field)
         if len(ids) + (request.max_tokens != 0) > instance.context:
             raise too_long(field, str(len(ids)), instance.context)
-        return _Prompt(ids, inside, ends)
+        return _Prompt(ids, stage, ends)
 
     async def _prefix_ids(
         self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: _Prompt
@@ -209,7 +210,7 @@ class LocalBackend:
             if isinstance(reader, AnswerReader):
                 if reader.calls:
                     raise RingBroken("the answer broke off in a tool call, of which not every token is known")
-                text = tokenizer.chat_format(request.tool_use).lead(text, inside=prompt.inside)
+                text = tokenizer.chat_format(request.tool_use).lead(text, stage=prompt.stage)
             at_least = tokenizer.min_tokens(text)
             if at_least > instance.context:
                 raise too_long(field, f"at least {at_least}", instance.context)
@@ -278,11 +279,11 @@ def _grammar(grammar: Grammar | None, begun: int) -> ring_pb2.Grammar | None:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """`inside`: it ends within the model's thoughts, which the answer goes on with. `ends`: what ends that answer
+    """`stage`: whether it ends before, within or after the model's thoughts. `ends`: what ends that answer
     beside the model's own ends."""
 
     ids: list[int]
-    inside: bool = False
+    stage: Stage = "before"
     ends: frozenset[int] = frozenset()
 
 
@@ -292,7 +293,7 @@ def _detokenizer(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prom
     if request.messages is None:
         return tokenizer.detokenizer(prompt.ids)
     speech = tokenizer.chat_format(request.tool_use)
-    reader = speech.reader(lambda: tokenizer.detokenizer(shown=speech.markers), request.tool_use, inside=prompt.inside)
+    reader = speech.reader(lambda: tokenizer.detokenizer(shown=speech.markers), request.tool_use, stage=prompt.stage)
     return tokenizer.detokenizer() if reader is None else reader
 
 
@@ -301,7 +302,7 @@ def _bound(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) ->
     if request.messages is None or (request.grammar is None and request.tool_use is None):
         return request.grammar
     speech = tokenizer.chat_format(request.tool_use)
-    return speech.grammar(request.grammar, request.tool_use, tokenizer.special_tokens, inside=prompt.inside)
+    return speech.grammar(request.grammar, request.tool_use, tokenizer.special_tokens, stage=prompt.stage)
 
 
 def _texts(content: Any) -> list[str]:

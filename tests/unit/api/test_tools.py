@@ -18,7 +18,11 @@ def test_tools_are_normalised() -> None:
     use = parse_tool_use({"tools": [F, G]})
     assert use is not None
     assert [tool["function"] for tool in use.tools] == [
-        {"name": "f", "parameters": {"type": "object", "properties": {}}, "description": "d"},
+        {
+            "name": "f",
+            "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+            "description": "d",
+        },
         {"name": "g", "parameters": {"type": "object", "required": ["a"]}},
     ]
     assert (use.choice, use.named, use.parallel) == ("auto", False, True)

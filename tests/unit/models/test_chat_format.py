@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exo_node.errors import InvalidRequest
-from exo_node.models.chat_format import nine
+from exo_node.models.chat_format import Stage, nine
 from exo_node.models.chat_template import ChatTemplate
 from exo_node.types import Grammar, ToolUse
 from tests.chat_templates import (
@@ -133,16 +133,17 @@ def test_options_that_would_do_nothing(template: str, asked: dict[str, Any]) -> 
 def test_where_an_answer_begins() -> None:
     """Inside thoughts only where the prompt has opened them; a known beginning is put after them."""
     messages = [{"role": "user", "content": "Say <think>"}]
-    for source, options, inside, lead in (
-        (R1, {}, True, "\n</think>\n\nHi"),
-        (QWEN3, {"enable_thinking": False}, False, "Hi"),
-        (GPT_OSS, {}, False, "<|channel|>final<|message|>Hi"),
-        (PLAIN, {}, False, "Hi"),
-    ):
+    cases: tuple[tuple[str, dict[str, Any], Stage, str], ...] = (
+        (R1, {}, "inside", "\n</think>\n\nHi"),
+        (QWEN3, {"enable_thinking": False}, "after", "Hi"),
+        (GPT_OSS, {}, "before", "<|channel|>final<|message|>Hi"),
+        (PLAIN, {}, "before", "Hi"),
+    )
+    for source, options, stage, lead in cases:
         template = ChatTemplate(source, {})
         prompt = template.render(messages, options=options)
-        assert template.format.inside(prompt) == inside
-        assert template.format.lead("Hi", inside=inside) == lead
+        assert template.format.stage(prompt) == stage
+        assert template.format.lead("Hi", stage=stage) == lead
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_where_an_answer_begins() -> None:
 )
 def test_only_what_must_be_split_is(template: str, use: ToolUse | None, splits: bool) -> None:
     """A plain answer of a model without thoughts goes past all of this."""
-    reader = ChatTemplate(template, {}).format.reader(lambda: Words(), use, inside=False)
+    reader = ChatTemplate(template, {}).format.reader(lambda: Words(), use, stage="before")
     assert (reader is not None) == splits
 
 
@@ -160,17 +161,17 @@ def test_grammars() -> None:
     schema = Grammar("json_schema", json.dumps({"type": "object"}), "response_format")
     forced = ToolUse(tools=(TOOL,), choice="required")
     plain, thinking, oss, llama = (ChatTemplate(one, {}).format for one in (PLAIN, QWEN3, GPT_OSS, LLAMA))
-    assert plain.grammar(None, USE, {}, inside=False) is None
-    assert plain.grammar(schema, None, {}, inside=False) is schema
+    assert plain.grammar(None, USE, {}, stage="before") is None
+    assert plain.grammar(schema, None, {}, stage="before") is schema
     for speech in (plain, thinking, oss, llama):
-        made = speech.grammar(None, forced, {}, inside=False)
+        made = speech.grammar(None, forced, {}, stage="before")
         assert made is not None
         assert (made.kind, made.field) == ("lark", "tools")
         assert ("thoughts" in made.text) == (speech.thinks)
-    both = thinking.grammar(schema, USE, {}, inside=True)
+    both = thinking.grammar(schema, USE, {}, stage="inside")
     assert both is not None
     assert both.field == "response_format"
     assert both.text.startswith("start: thoughts (calls | answer)")
-    final = oss.grammar(schema, None, {}, inside=False)
+    final = oss.grammar(schema, None, {}, stage="before")
     assert final is not None
     assert 'start: thoughts ("<|channel|>final<|message|>" answer)' in final.text

@@ -1,0 +1,179 @@
+"""Tools in a real runner: every family's template over the bundled model's weights, and calls that broke off."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import tokenizers
+
+from exo_node.api.ring_upstream import RingUpstream
+from exo_node.config import Settings
+from exo_node.models.config import normalise
+from exo_node.models.headers import read_json
+from exo_node.models.tokenizer import Tokenizer
+from exo_node.ring.library import LoadedTokenizer
+from exo_node.ring.local_backend import BackendDefaults, LocalBackend
+from exo_node.routing.call import Attempt, Call, Partial
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import Instance, ModelCard
+from tests.chat_templates import TEMPLATES
+from tests.integration.runners import INSTANCE, TOKEN, Ring, config, start
+
+DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
+CONTEXT = 1024
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}, "n": {"enum": [1, 2]}},
+    "required": ["city", "n"],
+    "additionalProperties": False,
+}
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "rain", "parameters": SCHEMA}}]
+STOP = {"type": "function", "function": {"name": "stop"}}
+ROUND = [
+    {"role": "user", "content": "Rain?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "call_a", "type": "function", "function": {"name": "rain", "arguments": '{"city": "Rome"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_a", "content": "No."},
+]
+
+
+class OneRunner:
+    """A cluster of one instance: one runner that is head and all. `template` replaces the model's own."""
+
+    def __init__(self, client: RingClient) -> None:
+        self._client = client
+        self._own = Tokenizer.load(DEMO)
+        self.template: str | None = None
+
+    async def ready_instance(self, model: str) -> Instance:
+        return Instance(
+            instance_id=INSTANCE, model_id="demo", digest="", assignments=(), addresses=(), coordinator="", epoch=1,
+            context=CONTEXT, slots=1, state="ready",
+        )  # fmt: skip
+
+    async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
+        if self.template is None:
+            return LoadedTokenizer(self._own, {})
+        backend = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+        special = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+        changed = Tokenizer(backend, special=special, template=self.template, eos_ids=self._own.eos_ids, add_bos=True)
+        return LoadedTokenizer(changed, {})
+
+    def client(self, instance: Instance) -> RingClient:
+        return self._client
+
+    def models(self) -> list[ModelCard]:
+        return []
+
+    def lost(self, instance: Instance) -> None:
+        raise AssertionError("the runner was lost")
+
+
+@asynccontextmanager
+async def ring(tmp_path: Path) -> AsyncIterator[tuple[OneRunner, RingUpstream]]:
+    layers = normalise(read_json(DEMO / "config.json"))["num_hidden_layers"]
+    shard = {"start_layer": 0, "end_layer": layers, "n_layers": layers}
+    runner = await start(config(DEMO, 0, 1, model_id="demo", shard=shard, engine="mlx", context=CONTEXT, max_chunk=256))
+    client = RingClient(runner.address, TOKEN)
+    try:
+        configuration = Ring([runner], [client]).configuration(0, 1)
+        configuration.context, configuration.max_chunk = CONTEXT, 256
+        await client.configure(configuration)
+        one = OneRunner(client)
+        yield one, RingUpstream(LocalBackend(one, BackendDefaults(200, None, None)), Settings(home=tmp_path))
+    finally:
+        await client.close()
+        runner.process.terminate()
+        await runner.ended()
+
+
+def attempt(partial: Partial | None = None, **body: Any) -> Attempt:
+    body = {"model": "demo", "temperature": 0, "max_tokens": 120, **body}
+    call = Call(
+        id="c",
+        kind="chat",
+        model="demo",
+        body=body,
+        stream=True,
+        deadline=float("inf"),
+        prompt_tokens=3,
+        max_tokens=120,
+    )
+    return Attempt(call=call, timeout_s=60, partial=partial)
+
+
+async def deltas(upstream: RingUpstream, asked: Attempt) -> list[tuple[dict[str, Any], tuple[int, ...]]]:
+    """(what came: content, arguments, reason; ids) of each batch."""
+    found = []
+    async with contextlib.aclosing(upstream.stream(asked)) as batches:
+        async for batch in batches:
+            came: dict[str, Any] = {"content": "", "arguments": "", "names": [], "reason": None}
+            for choice in (choice for event in batch.events for choice in event["choices"]):
+                came["content"] += choice["delta"].get("content") or ""
+                for piece in choice["delta"].get("tool_calls", ()):
+                    came["arguments"] += piece["function"]["arguments"]
+                    came["names"] += [piece["function"]["name"]] if "id" in piece else []
+                came["reason"] = choice["finish_reason"] or came["reason"]
+            found.append((came, batch.token_ids))
+    return found
+
+
+@pytest.mark.engine_mlx
+async def test_every_family_calls_what_it_must(tmp_path: Path) -> None:
+    """With each family's template, after a round of tools: a named or required call's arguments match its schema,
+    and no text beside it."""
+    named = {"type": "function", "function": {"name": "rain"}}
+    async with ring(tmp_path) as (one, upstream):
+        for index, (name, (template, _)) in enumerate(TEMPLATES.items()):
+            if name in ("r1", "gpt-oss"):
+                continue  # thoughts are free, and this model's have no end; gpt-oss' end of them is its end of text
+            one.template = template
+            choice, quiet = (named, "required")[index % 2], {"enable_thinking": False} if name == "qwen3" else {}
+            body: dict[str, Any] = {"messages": ROUND, "tools": [*TOOLS, STOP], "tool_choice": choice, **quiet}
+            answer = (await upstream.whole(attempt(parallel_tool_calls=False, **body))).data
+            assert answer is not None
+            (made,) = answer["choices"]
+            assert made["finish_reason"] == "tool_calls", (name, made)
+            (call,) = made["message"]["tool_calls"]
+            assert made["message"]["content"] is None, name
+            function = call["function"]
+            assert function["name"] == "rain" or choice == "required"
+            wanted = SCHEMA if function["name"] == "rain" else {"type": "object"}
+            jsonschema.validate(json.loads(function["arguments"]), wanted)
+
+
+@pytest.mark.engine_mlx
+async def test_a_call_that_broke_off_goes_on(tmp_path: Path) -> None:
+    """Cut after any token, the rest of the very same call follows: no name twice, the arguments complete."""
+    body: dict[str, Any] = {
+        "messages": ROUND[:1],
+        "tools": TOOLS,
+        "tool_choice": {"type": "function", "function": {"name": "rain"}},
+    }
+    async with ring(tmp_path) as (_, upstream):
+        whole = await deltas(upstream, attempt(**body))
+        text = "".join(came["arguments"] for came, _ in whole)
+        jsonschema.validate(json.loads(text), SCHEMA)
+        for cut in range(1, len(whole) - 1, 5):
+            ids = tuple(token for _, some in whole[:cut] for token in some)
+            if not ids:
+                continue
+            rest = await deltas(upstream, attempt(Partial("", ids, len(ids)), **body))
+            both = whole[:cut] + rest
+            assert "".join(came["arguments"] for came, _ in both) == text, f"cut after {len(ids)} tokens"
+            assert [name for came, _ in both for name in came["names"]] == ["rain"]
+            assert "".join(came["content"] for came, _ in both) == ""
+            assert rest[-2][0]["reason"] == "tool_calls"
