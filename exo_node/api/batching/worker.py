@@ -65,6 +65,7 @@ class BatchWorker:
 
     async def run(self) -> None:
         """For ever."""
+        await asyncio.to_thread(self._area.sweep)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._news.clear()
@@ -131,6 +132,15 @@ class BatchWorker:
     async def _answer(self, row: BatchRow) -> None:
         """Until all is answered, the batch is cancelled, or its time is over."""
         progress = await asyncio.to_thread(self._resume, row)
+        if await self._may_go_on(row) and await self._worked(row, progress):
+            await self._table.move(row.id, ("in_progress",), "finalizing", {"finalizing_at": int(time.time())})
+        elif time.time() >= row.expires:
+            await asyncio.to_thread(self._write_expired, row, progress)
+            self._table.count(row.id, progress.counts())
+            await self._end(row, "expired")
+
+    async def _worked(self, row: BatchRow, progress: _Progress) -> bool:
+        """Whether all is answered; False where that may not go on."""
         work = asyncio.create_task(self._all(row, progress))
         try:
             while not work.done() and await self._may_go_on(row):
@@ -138,13 +148,10 @@ class BatchWorker:
         finally:
             work.cancel()
             await asyncio.wait((work,))
-        if not work.cancelled():
-            work.result()
-            await self._table.move(row.id, ("in_progress",), "finalizing", {"finalizing_at": int(time.time())})
-        elif time.time() >= row.expires:
-            await asyncio.to_thread(self._write_expired, row, progress)
-            self._table.count(row.id, progress.counts())
-            await self._end(row, "expired")
+        if work.cancelled():
+            return False
+        work.result()
+        return True
 
     async def _may_go_on(self, row: BatchRow) -> bool:
         self._running[row.id].clear()
