@@ -63,7 +63,7 @@ class NotFound(ExoError):
 
 
 class Unauthorized(ExoError):
-    """Missing or wrong API key."""
+    """Missing or wrong API key. LiteLLM knows it by OpenAI's words "Incorrect API key provided"."""
 
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 

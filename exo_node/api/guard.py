@@ -63,7 +63,9 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
         if known is not None:
             return known
         if settings.api_key is not None:
-            raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+            raise Unauthorized(
+                "Incorrect API key provided, or none: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )
         if loopback:
             _check_local(request, origins)
             return Principal(admin=True)

@@ -109,7 +109,9 @@ class ApiKeys:
             return KeyInfo(id=ADMIN_ID, name=ADMIN_ID, admin=True)
         info = self._by_digest.get(found)
         if info is None:
-            raise Unauthorized("missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+            raise Unauthorized(
+                "Incorrect API key provided, or none: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            )
         return info
 
     def info(self, key_id: str) -> KeyInfo | None:

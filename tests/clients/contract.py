@@ -31,13 +31,19 @@ def stream(facts: Any, backend: Backend) -> None:
 
 
 def tools(facts: Any, backend: Backend) -> None:
-    """One call of the tool with arguments that its schema allows; a text once it has the result."""
+    """One call of the tool with arguments that its schema allows; a text once it has the result.
+
+    Ollama's API cannot demand a call, and the bundled model is too small to see what a tool is good for: there it may
+    do without, and the client goes on with a call that it has made up.
+    """
+    assert facts["text"]
+    if backend.cloud is None and facts.get("may_do_without") and facts["calls"] == 0:
+        return
     assert facts["name"] == INPUTS["tool_name"]
     jsonschema.validate(facts["arguments"], INPUTS["schema"])
     assert facts["id"]
     assert facts["calls"] == 1
     assert facts["finish"] in CALLED
-    assert facts["text"]
     assert facts.get("pieces", 1) > 0
 
 
@@ -59,7 +65,7 @@ def errors(facts: Mapping[str, Any], backend: Backend) -> None:
             assert fault != "unknown"
             continue
         found = facts[fault]
-        assert found["kind"] in (KINDS[status], "ResponseError"), found
+        assert {KINDS[status], "ResponseError"} & set(found["kind"]), found
         assert found["status"] in (status, None), found
         assert word in found["message"], found
 
@@ -70,7 +76,8 @@ def cancel(facts: Any, backend: Backend) -> None:
 
 
 def timeout(facts: Any, backend: Backend) -> None:
-    assert "imeout" in facts["kind"] or "imed out" in facts["message"], facts
+    """It was the client's own."""
+    assert any("Timeout" in kind for kind in facts["kind"]), facts
 
 
 def models(facts: Any, backend: Backend) -> None:
@@ -115,12 +122,19 @@ def embeddings(facts: Any, backend: Backend) -> None:
 def broken(facts: Any, backend: Backend) -> None:
     """What had come is kept, and the end is the client's own error, no cut connection."""
     assert facts["text"]
-    assert facts["kind"] in facts["api_errors"], facts
+    assert facts["api_error"] in facts["kind"], facts
     assert "scripted error" in facts["message"], facts
 
 
 def count(facts: Any, backend: Backend) -> None:
     assert facts["tokens"] > 0
+
+
+def stored(facts: Any, backend: Backend) -> None:
+    """What was answered can be read again, until it is deleted."""
+    assert facts["text"] == backend.answer
+    assert facts["items"] == ["message"]
+    assert facts["deleted"]["status"] == 404, facts
 
 
 CHECKS: dict[str, Callable[[Any, Backend], None]] = {
@@ -140,6 +154,8 @@ CHECKS: dict[str, Callable[[Any, Backend], None]] = {
     "retries": text,
     "broken": broken,
     "count": count,
+    "bearer": text,
+    "stored": stored,
 }
 
 

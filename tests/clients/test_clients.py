@@ -15,12 +15,28 @@ from tests.clients.stage import HERE, Backend, Program, Stage, staged
 from tests.integration.harness import wait_until
 from tests.standins import Script
 
-PYTHON = HERE.parents[1] / "build" / "clients" / "bin" / "python"
+BUILD = HERE.parents[1] / "build"
 NODE = HERE / "node" / "node_modules"
 CHAT = ("chat", "stream", "tools", "tools_stream", "structured", "errors", "cancel")
 OPENAI = (
     *(*CHAT, "stream_helper", "stream_async", "structured_stream", "timeout", "models", "headers", "choices", "seed"),
     *("completions", "embeddings", "retries", "broken_stream"),
+)
+RESPONSES = (*CHAT, "stream_helper", "stored", "broken_stream")
+ANTHROPIC = (*CHAT, "bearer", "stream_async", "structured_parse", "models", "count", "retries", "broken_stream")
+OLLAMA = (
+    *(*CHAT, "stream_async", "chat_generate", "stream_generate", "structured_generate", "models", "embeddings"),
+    "broken_stream",
+)
+LANGCHAIN = (
+    *("chat", "chat_batch", "stream", "stream_async", "tools", "structured", "structured_dict", "errors", "cancel"),
+    "embeddings",
+)
+LITELLM = ("chat", "stream", "stream_async", "tools", "structured", "errors", "cancel", "embeddings")
+AGENTS = tuple(
+    f"{what}_{api}"
+    for what in ("chat", "stream", "tools", "structured", "errors")
+    for api in ("responses", "completions")
 )
 # What a stand-in does meanwhile. Only where there is one: a ring has no quota of another.
 SCRIPTED = {"retries": Script(status=429, retry_after="1"), "broken_stream": Script(error_after=3)}
@@ -34,7 +50,8 @@ class Client:
 
     file: str
     scenarios: tuple[str, ...]
-    own: bool = True  # build/clients; False: the test environment
+    arguments: tuple[str, ...] = ()
+    environment: str | None = "clients"  # below build; None: the test environment
     backends: tuple[str, ...] = ("ring", "cloud")
 
     def command(self) -> list[str]:
@@ -43,14 +60,23 @@ class Client:
             if shutil.which("node") is None or not NODE.is_dir():
                 pytest.skip("no Node.js, or its packages are not installed: scripts/clients does it where there is npm")
             return ["node", str(HERE / "node" / self.file)]
-        if self.own and not PYTHON.exists():
-            pytest.skip("build/clients is not there: scripts/clients makes it")
-        return [str(PYTHON) if self.own else sys.executable, str(HERE / "python" / self.file)]
+        python = Path(sys.executable) if self.environment is None else BUILD / self.environment / "bin" / "python"
+        if not python.exists():
+            pytest.skip(f"no build/{self.environment}: scripts/clients makes it")
+        return [str(python), str(HERE / "python" / self.file), *self.arguments]
 
 
 CLIENTS = {
-    "openai2": Client("openai_chat.py", OPENAI, own=False),
+    "openai2": Client("openai_chat.py", OPENAI, environment=None),
     "openai3": Client("openai_chat.py", OPENAI),
+    "responses2": Client("openai_responses.py", RESPONSES, environment=None),
+    "responses3": Client("openai_responses.py", RESPONSES),
+    "anthropic": Client("anthropic_messages.py", ANTHROPIC),
+    "ollama": Client("ollama_api.py", OLLAMA),
+    "langchain-openai": Client("langchain_chat.py", LANGCHAIN, ("langchain-openai",)),
+    "langchain-ollama": Client("langchain_chat.py", LANGCHAIN, ("langchain-ollama",)),
+    "litellm": Client("litellm_chat.py", LITELLM, environment="clients-litellm"),
+    "agents": Client("agents_run.py", AGENTS),
 }
 CASES = [
     pytest.param(client, backend, scenario, id=f"{client}-{backend}-{scenario}")
@@ -96,6 +122,8 @@ def test_client(
         behind.cloud.queue.append(ENDLESS)
     vectors = scenario == "embeddings" and behind.cloud is not None  # a provider has models of their own for them
     facts = program.run(scenario, stage.node.api, "org/vectors" if vectors else behind.model)
+    if behind.cloud is not None:
+        behind.cloud.queue.clear()
     if scenario in LEAVES:
         wait_until(lambda: has_stopped(stage, behind), 5)
     check_of(scenario)(facts, behind)

@@ -51,21 +51,26 @@ def main(package: str, scenarios: Mapping[str, Scenario]) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     hello = {"package": f"{package} {version(package)}", "scenarios": sorted(scenarios)}
     print(json.dumps(hello), file=answers, flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        scenario = scenarios[asked.pop("scenario")]
-        try:
-            facts = scenario(Target(**asked))
-            answer = {"facts": asyncio.run(facts) if isinstance(facts, Coroutine) else facts}
-        except Exception:
-            answer = {"error": traceback.format_exc(limit=3, chain=False)}
-        print(json.dumps(answer), file=answers, flush=True)
+    with asyncio.Runner() as runner:  # one loop for all: some packages keep connections beyond a call
+        for line in sys.stdin:
+            asked = json.loads(line)
+            scenario = scenarios[asked.pop("scenario")]
+            try:
+                facts = scenario(Target(**asked))
+                answer = {"facts": runner.run(facts) if isinstance(facts, Coroutine) else facts}
+            except Exception:
+                answer = {"error": traceback.format_exc(limit=3, chain=False)}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def failure(call: Callable[[], Any]) -> dict[str, Any]:
-    """What a call that must fail raises: class, HTTP status, text."""
+    """What a call that must fail raises: its classes, HTTP status, text."""
     try:
         answer = call()
     except Exception as e:
-        return {"kind": type(e).__name__, "status": getattr(e, "status_code", None), "message": str(e)}
-    return {"kind": "none", "status": None, "message": repr(answer)}
+        return {
+            "kind": [one.__name__ for one in type(e).__mro__],
+            "status": getattr(e, "status_code", None),
+            "message": str(e),
+        }
+    return {"kind": [], "status": None, "message": repr(answer)}

@@ -243,7 +243,7 @@ def broken_stream(target: Target) -> Any:
             pieces.append(chunk.choices[0].delta.content or "")
 
     pieces: list[str] = []
-    return {**failure(read), "api_errors": ["APIError"], "text": "".join(pieces)}
+    return {**failure(read), "api_error": "APIError", "text": "".join(pieces)}
 
 
 main(
