@@ -31,7 +31,8 @@ class _Wrapped:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         known = (tokenizer.token_bytes(token) for token in range(vocab_size))
         self.tokens = [text if len(text) <= LONGEST_TOKEN else b"" for text in known]  # b"" matches nothing
-        self.special_token_ids = sorted(token for token in tokenizer.special_ids if token < vocab_size)
+        self._special = tokenizer.special_ids
+        self.special_token_ids = sorted(token for token in self._special if token < vocab_size)
         self.eos_token_id = min(tokenizer.eos_ids)
         self.bos_token_id = tokenizer.bos_id
         self._tokenizer = tokenizer
@@ -40,9 +41,10 @@ class _Wrapped:
     def __call__(self, text: str) -> list[int]:
         """Ids whose bytes are exactly the text's, which llguidance offers where the grammar leaves no choice."""
         ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if b"".join(self.tokens[token] for token in ids if token < len(self.tokens)) == text.encode():
+        known = all(token < len(self.tokens) for token in ids) and self._special.isdisjoint(ids)
+        if known and b"".join(self.tokens[token] for token in ids) == text.encode():
             return ids
-        cut: list[int] = self.greedy(text)  # SentencePiece puts a space before a text
+        cut: list[int] = self.greedy(text)  # SentencePiece puts a space before a text; a sign's name is no sign here
         return cut
 
 
