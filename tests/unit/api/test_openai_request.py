@@ -72,9 +72,9 @@ BOTH: list[tuple[str, Any]] = [
     ("stream_options", {"include_usage": True}),
     ("user", 5),
     ("metadata", "x"),
-    ("response_format", {"type": "json_object"}),
+    ("response_format", []),
     ("store", 1),
-    ("grammar", "root ::= x"),
+    ("grammar", 5),
 ]
 CHAT: list[tuple[str, Any]] = [
     ("messages", None),
@@ -83,11 +83,8 @@ CHAT: list[tuple[str, Any]] = [
     ("logprobs", 1),
     ("top_logprobs", 2),
     ("max_completion_tokens", 0),
-    ("tools", [{"type": "function"}]),
-    ("tools", [{"type": "custom", "custom": {"name": "f"}}]),
     ("tool_choice", "required"),
     ("tool_choice", "required"),
-    ("functions", [{"name": ""}]),
     ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x"}),
     ("prediction", "content"),
@@ -208,6 +205,13 @@ def test_neutral_defaults() -> None:
     assert request.sampling_given == frozenset()
     assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_logprobs) == (1.0, 1.0, None)
     assert (request.seed, request.stop, request.max_tokens) == (None, (), None)
+
+
+def test_a_form_of_the_answer_goes_with_every_choice() -> None:
+    """The grammar is each choice's own, in chats and completions."""
+    wanted = [Grammar("json_schema", "{}", "guided_json")] * 2
+    assert [request.grammar for request in chat(guided_json={}, n=2).requests] == wanted
+    assert [request.grammar for request in completion(prompt=["a", "b"], guided_json={}).requests] == wanted
 
 
 def test_null_is_absent() -> None:

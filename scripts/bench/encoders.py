@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""CPU time of turning the ring's deltas into a dialect's events. Prints one JSON line: microseconds per token.
+
+    scripts/bench/encoders.py [--tokens N] [--rounds N]
+
+`text` is an answer in words, one token a delta; `tools` one call whose arguments come token by token; `reasoning` as
+many thoughts as words. What is timed is what the daemon does for each delta: the event, its JSON, its frame. The best
+of the rounds counts: others share the machine. `parser_us_per_token` is what the ring's backend spends before on reading
+an answer of a model that was offered tools (Hermes' format).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from exo_node.api import sse
+from exo_node.api.openai_request import parse_chat
+from exo_node.api.openai_response import Answer
+from exo_node.config import Settings
+from exo_node.models.toolformats import hermes
+from exo_node.models.toolformats.base import Options, ToolFormat
+from exo_node.types import TokenDelta, ToolCallDelta, Usage
+
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+T = TypeVar("T")
+Deltas = Sequence[TokenDelta]
+
+
+def text(count: int) -> Deltas:
+    return [TokenDelta(" token", (i,)) for i in range(count)] + [
+        TokenDelta(finish_reason="stop", usage=Usage(9, count))
+    ]
+
+
+def tools(count: int) -> Deltas:
+    begun = TokenDelta(tool_calls=(ToolCallDelta(0, "call_0123456789abcdefghijABCD", "get_weather"),))
+    pieces = [TokenDelta("", (i,), tool_calls=(ToolCallDelta(0, arguments=' "city"'),)) for i in range(count)]
+    return [begun, *pieces, TokenDelta(finish_reason="tool_calls", usage=Usage(9, count))]
+
+
+def reasoning(count: int) -> Deltas:
+    thoughts = [TokenDelta("", (i,), reasoning=" hm") for i in range(count // 2)]
+    return [*thoughts, *text(count - count // 2)]
+
+
+def openai(deltas: Deltas) -> int:
+    """Frames of an OpenAI stream; their bytes."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], "stream": True}
+    answer = Answer(parse_chat(body, "chatcmpl-0", Settings(home=Path("unused"))), 1)
+    size = sum(len(sse.frame(event)) for event in answer.opening())
+    for delta in deltas:
+        size += len(b"".join(map(sse.frame, answer.chunks(0, delta))))
+    return size + len(sse.frame(answer.usage_chunk()))
+
+
+def parse(family: ToolFormat, pieces: Sequence[str]) -> int:
+    """What the ring's own backend does before: an answer read by the family's parser."""
+    parser = family.parser(Options(schemas={"get_weather": {}}))
+    for piece in pieces:
+        parser.feed(piece)
+    return parser.calls
+
+
+ENCODERS: dict[str, Callable[[Deltas], int]] = {"openai": openai}
+
+
+def best(work: Callable[[Sequence[T]], int], items: Sequence[T], rounds: int) -> float:
+    """Microseconds of CPU per item, of the fastest round."""
+    found = []
+    for _ in range(rounds):
+        began = time.process_time()
+        work(items)
+        found.append(time.process_time() - began)
+    return round(min(found) / len(items) * 1e6, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    kinds = {"text": text, "tools": tools, "reasoning": reasoning}
+    measured = {
+        name: {kind: best(encode, make(options.tokens), options.rounds) for kind, make in kinds.items()}
+        for name, encode in ENCODERS.items()
+    }
+    words = [" token"] * options.tokens
+    call = [*hermes.FRAME.before("get_weather"), *(['{"city": "'] + [" Paris"] * options.tokens + ['"}']), hermes.CLOSE]
+    read = {
+        kind: best(lambda pieces: parse(hermes.HERMES, pieces), pieces, options.rounds)
+        for kind, pieces in (("text", words), ("tools", call))
+    }
+    print(json.dumps({"cpu_us_per_token": measured, "parser_us_per_token": read, "tokens": options.tokens}))
+
+
+if __name__ == "__main__":
+    main()
