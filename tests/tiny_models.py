@@ -132,6 +132,15 @@ def write_metaspace(folder: Path, **config: Any) -> Path:
     return _save(folder, made, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **config})
 
 
+def with_marks(folder: Path, target: Path, *marks: str) -> Path:
+    """A copy of a tokenizer with special tokens for filling in the middle."""
+    import tokenizers
+
+    made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_special_tokens(list(marks))
+    return _save(target, made, json.loads((folder / "tokenizer_config.json").read_text()))
+
+
 def _save(folder: Path, made: Any, config: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))

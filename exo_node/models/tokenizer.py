@@ -95,7 +95,7 @@ class Tokenizer:
         encoded = self._backend.encode_batch_fast([_whole(text)], add_special_tokens=add_special_tokens)[0]
         return list(encoded.ids)
 
-    def prompt_ids(self, prompt: str | tuple[int, ...]) -> list[int]:
+    def prompt_ids(self, prompt: str | tuple[int, ...], param: str = "prompt") -> list[int]:
         """Ids of a completions prompt: a text gets what the tokenizer puts before one (BOS), ids are taken as they are.
 
         An empty text is BOS alone. Raises `InvalidRequest` for ids outside the vocabulary, for no ids, and for an empty
@@ -110,11 +110,11 @@ class Tokenizer:
                 return [self.bos_id]
             raise InvalidRequest("prompt is empty and this model has no BOS token to start from", param="prompt")
         if not prompt:
-            raise InvalidRequest("prompt holds no token ids; give at least one", param="prompt")
+            raise InvalidRequest(f"{param} holds no token ids; give at least one", param=param)
         for token in prompt:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
-                    f"prompt holds {token!r}, not a token id of this model (0 to {self.vocab_size - 1})", param="prompt"
+                    f"{param} holds {token!r}, not a token id of this model (0 to {self.vocab_size - 1})", param=param
                 )
         return list(prompt)
 
@@ -147,7 +147,7 @@ class Tokenizer:
     def input_ids(self, value: str | tuple[int, ...], param: str) -> list[int]:
         """Ids of a text that is only read (an embedding's): with all that the tokenizer puts before and behind one."""
         if not isinstance(value, str):
-            return self.prompt_ids(value)
+            return self.prompt_ids(value, param)
         ids = self.encode(value, add_special_tokens=True)
         if ids[: len(self._prefix)] != list(self._prefix):
             ids = [*self._prefix, *ids]

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",
     "models/layout.py": "names and shapes of tensors; test_spec.py and test_weights.py hold it to real checkpoints",
+    "ring/ports.py": "a contract; test_local_backend.py holds it",
     "engine/base.py": "a contract; the engines' tests hold it",
     "api/dialects/base.py": "a contract; the dialects' tests hold it",
     "api/dialects/serving.py": "the dialects' way to the adapter; test_anthropic.py and test_ollama_routes.py go it",

@@ -17,6 +17,13 @@ def test_single_file_wins_over_shards() -> None:
     assert set(choose(paths)) == {*BASE, "model.safetensors", "tokenizer.model"}
 
 
+def test_what_says_how_vectors_are_made_comes_too() -> None:
+    """sentence-transformers' two files; no other folder."""
+    extra = ["modules.json", "1_Pooling/config.json"]
+    paths = [*BASE, "model.safetensors", *extra, "2_Dense/config.json", "2_Dense/model.safetensors"]
+    assert set(choose(paths)) == {*BASE, "model.safetensors", *extra}
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json"])
 def test_a_repository_that_cannot_run(missing: str) -> None:
     """Without config, tokenizer or safetensors weights nothing is fetched, and what is missing is named."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from exo_node.errors import CheckpointError, InvalidRequest
 from exo_node.models.tokenizer import Tokenizer, generation_defaults
-from tests.tiny_models import TEXT, write_byte_level, write_metaspace
+from tests.tiny_models import TEXT, with_marks, write_byte_level, write_metaspace
 
 WRITERS = {"byte_level": write_byte_level, "metaspace": write_metaspace}
 
@@ -184,3 +184,33 @@ def test_import_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_prompts_with_a_suffix(folder: Path, tmp_path: Path) -> None:
+    """BOS, then the texts between their marks; the suffix has no space of its own before it."""
+    marks = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
+    tokenizer = Tokenizer.load(with_marks(folder, tmp_path / "fim", *marks))
+    ids, ends = tokenizer.infill_ids("def step(", "return x")
+    pre, suf, mid, eot = (tokenizer.encode(mark, add_special_tokens=False)[-1] for mark in marks)
+    assert ids[:2] == [tokenizer.bos_id, pre]
+    assert ids[-1] == mid
+    at = ids.index(suf)
+    assert ids[2:at] == tokenizer.encode("def step(", add_special_tokens=False)
+    assert b"".join(map(tokenizer.token_bytes, ids[at + 1 : -1])) == b"return x"
+    assert ends == {pre, suf, mid, eot}
+
+
+def test_a_vocabulary_without_marks_takes_no_suffix(tokenizer: Tokenizer) -> None:
+    """The field is named, as one that another backend may be able to do."""
+    with pytest.raises(InvalidRequest) as caught:
+        tokenizer.infill_ids("a", "b")
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
+
+
+def test_ids_of_texts_that_are_only_read(tokenizer: Tokenizer) -> None:
+    """As the post-processor frames a text; ids are taken as they are, within the vocabulary."""
+    assert tokenizer.input_ids("Hello", "input") == tokenizer.encode("Hello", add_special_tokens=True)
+    assert tokenizer.input_ids((5, 6), "input") == [5, 6]
+    with pytest.raises(InvalidRequest, match=r"input\[1\] holds 999999") as caught:
+        tokenizer.input_ids((5, 999999), "input[1]")
+    assert caught.value.param == "input[1]"

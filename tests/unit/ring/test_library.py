@@ -10,6 +10,7 @@ import pytest
 from exo_node.errors import ModelNotFound
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
+from exo_node.models.pooling import POOLING, read_pooling
 from exo_node.ring.library import (
     ModelLibrary,
     spec_from_json,
@@ -90,4 +91,7 @@ def test_a_peer_picks_no_paths(models: Path, tmp_path: Path) -> None:
     store_tokenizer_files(folder, {**files, "../../evil": b"x", "model.safetensors": b"x"})
     assert sorted(path.name for path in folder.iterdir()) == sorted(files)
     store_tokenizer_files(folder, files)  # again: kept
+    pooled = tmp_path / "tokenizers" / "e"
+    store_tokenizer_files(pooled, {**files, POOLING: b'{"pooling_mode_lasttoken": true}'})
+    assert read_pooling(pooled).mode == "last"
     assert not (tmp_path / "evil").exists()

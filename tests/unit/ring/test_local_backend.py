@@ -13,7 +13,8 @@ from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.types import GenerationRequest, Instance, ModelCard, SamplingParams, TokenDelta
+from exo_node.types import GenerationRequest, Instance, ModelCard, SamplingParams, TokenDelta, Usage
+from tests.tiny_models import with_marks, write_byte_level
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories260K"
 pytestmark = pytest.mark.skipif(not STORIES.is_dir(), reason="the folder ../shared/models/stories260K is not here")
@@ -253,3 +254,52 @@ async def test_counting_a_prompts_tokens() -> None:
     long = GenerationRequest(request_id="r", model="m", prompt="Once upon a time " * 9, prefix="Once upon")
     assert await counting.count_tokens(long) > 30
     assert instances.head.asked == []
+
+
+def scored(ids: Sequence[int], *values: float) -> list[ring_pb2.GenerateDelta]:
+    entries = [ring_pb2.TokenLogprobs(logprob=value) for value in values]
+    return [ring_pb2.GenerateDelta(ids=ids, logprobs=entries, finish_reason="stop")]
+
+
+async def test_the_mean_logprob_counts_the_end_too() -> None:
+    """What best_of chooses by: every token drawn, the end of the text among them."""
+    head = ScriptedHead(scored([403, 407, 2], -1.0, -2.0, -6.0))
+    found = await collect(backend(OneInstance(head)), request(sampling=SamplingParams(top_logprobs=0)))
+    assert found[-1].mean_logprob == -3.0
+    assert [one.logprob for delta in found for one in delta.logprobs] == [-1.0, -2.0]
+
+
+async def test_a_prompt_alone_is_given_back_without_the_head() -> None:
+    """echo and max_tokens 0: its text and its tokens' number; the whole context may be prompt."""
+    head = ScriptedHead([])
+    one = backend(OneInstance(head, context=5))
+    (delta,) = await collect(one, request(prompt="Once upon a time", echo=True, max_tokens=0))
+    assert (delta.echo, delta.finish_reason, delta.usage) == ("Once upon a time", "length", Usage(5, 0))
+    assert head.asked == []
+
+
+async def test_a_scored_prompt_comes_with_the_first_delta() -> None:
+    """The head is asked for the prompt's logprobs; they come back as tokens before the answer."""
+    told = ring_pb2.GenerateDelta(prompt_logprobs=[ring_pb2.TokenLogprobs(logprob=-0.5)] * 4)
+    head = ScriptedHead([told, *deltas(ONCE)])
+    found = await collect(backend(OneInstance(head)), request(prompt="Once upon a time", echo=True, prompt_logprobs=2))
+    assert head.asked[0].prompt_logprobs == 2
+    assert (found[0].echo, [one.logprob for one in found[0].echoed[1:]]) == ("Once upon a time", [-0.5] * 4)
+    assert not any(delta.echo or delta.echoed for delta in found[1:])
+    assert found[-1].usage == Usage(5, 4)
+
+
+async def test_a_suffix_stands_in_the_prompt_and_its_marks_end_the_answer(tmp_path: Path) -> None:
+    """The prompt is made of both texts; a mark that the model writes is an end, and no text."""
+    marks = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>")
+    tokenizer = Tokenizer.load(with_marks(write_byte_level(tmp_path / "plain"), tmp_path / "fim", *marks))
+    pre, suf, mid, end = (tokenizer.encode(mark, add_special_tokens=False)[0] for mark in marks)
+    inside = tokenizer.encode("(x)", add_special_tokens=False)
+    head = ScriptedHead(deltas([*inside, end], finish="stop"))
+    instances = OneInstance(head)
+    instances.loaded = LoadedTokenizer(tokenizer, {})
+    found = await collect(backend(instances), request(prompt="def step", suffix=": return x"))
+    before, after = (tokenizer.encode(text, add_special_tokens=False) for text in ("def step", ": return x"))
+    assert list(head.asked[0].prompt_ids) == [tokenizer.bos_id, pre, *before, suf, *after, mid]
+    assert set(head.asked[0].stop_ids) >= {pre, suf, mid, end, *tokenizer.eos_ids}
+    assert "".join(delta.text for delta in found) == "(x)"
