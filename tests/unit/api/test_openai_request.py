@@ -10,6 +10,7 @@ import pytest
 from exo_node.api.openai_request import MAX_SEQUENCES, ParsedRequest, parse_chat, parse_completion
 from exo_node.config import Settings
 from exo_node.errors import InvalidRequest
+from exo_node.types import Grammar
 
 HELLO = [{"role": "user", "content": "hi"}]
 SETTINGS = Settings(home=Path("unused"))

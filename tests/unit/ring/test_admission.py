@@ -68,3 +68,10 @@ def test_complete_jobs_are_seen() -> None:
     assert finished_already(replace(JOB, generated=(1, 2, 3, 4)), 16) == "length"
     assert finished_already(replace(JOB, generated=(1, 2)), 4) == "length"
     assert finished_already(replace(JOB, generated=(1, 9), stop_ids=frozenset({9})), 16) == "stop"
+
+
+def test_a_grammar_that_is_complete_ends_the_job() -> None:
+    """Its answer may not go on; and it cannot cover more than the prompt."""
+    assert finished_already(replace(JOB, complete=True), 16) == "stop"
+    with pytest.raises(InvalidRequest, match="grammar covers 3 tokens"):
+        check_job(replace(JOB, begun=3), 16, 10)

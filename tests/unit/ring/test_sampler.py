@@ -206,3 +206,50 @@ def test_the_short_cut_through_large_vocabularies_draws_the_same() -> None:
     drawn = [noisy_argmax(lone, hash_bits(9, position, ids)) for position in range(50)]
     assert drawn == [int(np.argmax(lone + gumbel(9, position, ids))) for position in range(50)]
     assert len(set(drawn)) > 1
+
+
+class Only:
+    """A constraint that allows some tokens, and ends with the one that it is told."""
+
+    def __init__(self, allowed: Sequence[int], last: int = -1) -> None:
+        self.ended = False
+        self._mask = np.isin(np.arange(LOGITS.size), allowed)
+        self._last = last
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        return self._mask
+
+    def advance(self, token: int) -> None:
+        assert self._mask[token]
+        self.ended = token == self._last
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"top_k": 1},
+        {"top_p": 0.1},
+        {"min_p": 0.9},
+        {"logit_bias": {0: 100.0, 3: -100.0}},
+        {"repetition_penalty": 1.9, "frequency_penalty": 2.0},
+    ],
+)
+def test_a_constraint_wins_over_every_parameter(params: dict[str, Any]) -> None:
+    """What it forbids is never drawn, and it leaves the filters something to choose from."""
+    for position in range(50):
+        choice = Sampler(SamplingParams(seed=7, **params), (3,), (3,), Only([3])).draw(LOGITS, position)
+        assert choice.token == 3
+
+
+def test_a_constraint_changes_no_other_draw() -> None:
+    """Noise is each token's own: where the token drawn without one is allowed, it is drawn with one too; logprobs stay
+    the model's."""
+    for position in range(200):
+        params = SamplingParams(seed=7, top_logprobs=2)
+        free = Sampler(params).draw(LOGITS, position)
+        bound = Sampler(params, constraint=Only([1, 3], last=3)).draw(LOGITS, position)
+        if free.token in (1, 3):
+            assert (bound.token, bound.logprob, bound.top) == (free.token, free.logprob, free.top)
+        assert bound.ended is (bound.token == 3)
+        assert bound.top == free.top

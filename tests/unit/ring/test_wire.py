@@ -12,7 +12,7 @@ from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
 from exo_node.ring.wire import add_report, delta_message, pass_on, read_job, read_step, step_message
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.types import SamplingParams
+from exo_node.types import Grammar, SamplingParams
 
 STEP = Step(
     Epoch(3, "node"),
@@ -87,6 +87,9 @@ def test_a_request_becomes_a_job() -> None:
     assert job.sampling == SamplingParams(
         temperature=0.5, top_p=0.75, top_k=4, repetition_penalty=1.5, logit_bias={3: -1.0}, seed=2**64 - 1
     )
+    assert (job.grammar, job.begun) == (None, 0)
+    request.grammar.CopyFrom(ring_pb2.Grammar(kind="regex", text="a", field="f", begun=1))
+    assert (read_job(request, 10.0).grammar, read_job(request, 10.0).begun) == (Grammar("regex", "a", "f"), 1)
     request.sampling.top_logprobs = 0
     request.timeout_ms = 0
     assert read_job(request, 10.0).sampling.top_logprobs == 0

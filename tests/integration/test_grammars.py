@@ -1,0 +1,73 @@
+"""A head's grammars: checked and compiled once, for the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import InvalidRequest
+from exo_node.models.tokenizer import Tokenizer
+from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, Grammars
+from exo_node.types import Grammar
+
+DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
+
+
+@asynccontextmanager
+async def grammars(folder: Path = DEMO) -> AsyncIterator[Grammars]:
+    made = Grammars(folder, 1280)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_the_same_grammar_starts_anew_for_each_answer() -> None:
+    """One answer's tokens do not show in another's; more grammars than are kept do no harm."""
+    async with grammars() as made:
+        first = await made.constraint(Grammar("regex", "ab"), ())
+        first.advance(70)
+        again = await made.constraint(Grammar("regex", "ab"), ())
+        assert again.allowed()[70]
+        assert not first.allowed()[70]
+        for number in range(KEPT + 2):
+            await made.constraint(Grammar("regex", f"a{{{number}}}"), ())
+        assert (await made.constraint(Grammar("regex", "ab"), ())).allowed()[70]
+
+
+async def test_what_another_backend_began_may_have_its_own_white_space() -> None:
+    """Our own style first; any other is gone on with, unless it does not match the schema."""
+    ids = Tokenizer.load(DEMO).encode('{\n   "a" :\t', add_special_tokens=False)
+    async with grammars() as made:
+        schema = Grammar("json_schema", '{"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}')
+        assert (await made.constraint(schema, ids)).allowed()[ids[-1]]
+        with pytest.raises(InvalidRequest, match="beginning of the answer"):
+            await made.constraint(Grammar("json_schema", '{"type": "array"}'), ids)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "words"),
+    [
+        (Grammar("json_schema", '{"type": "object", "not": {}}', "f"), "f: the keyword not is not supported"),
+        (Grammar("regex", "(", "f"), "f: .*unclosed group"),
+        (Grammar("lark", "start: <|nope|>", "f"), 'f: .*unknown special token: "<|nope|>"'),
+        (Grammar("regex", "a" * (MAX_GRAMMAR + 1), "f"), f"f: has {MAX_GRAMMAR + 1} characters"),
+    ],
+)
+async def test_a_wrong_grammar_is_the_callers(grammar: Grammar, words: str) -> None:
+    """A 400 that names the field, whoever finds out."""
+    async with grammars() as made:
+        with pytest.raises(InvalidRequest, match=words) as caught:
+            await made.constraint(grammar, ())
+        assert caught.value.param == "f"
+
+
+async def test_a_model_without_a_fast_tokenizer_serves_no_grammar(tmp_path: Path) -> None:
+    """It says so, and nothing else of it is touched."""
+    async with grammars(tmp_path) as made:
+        with pytest.raises(InvalidRequest, match="cannot be bound to a grammar"):
+            await made.constraint(Grammar("json"), ())
