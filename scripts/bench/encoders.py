@@ -5,8 +5,8 @@
 
 `text` is an answer in words, one token a delta; `tools` one call whose arguments come token by token; `reasoning` as
 many thoughts as words. What is timed is what the daemon does for each delta: the event, its JSON, its frame. The best
-of the rounds counts: others share the machine. `parser_us_per_token` is what the ring's backend spends before on reading
-an answer of a model that was offered tools (Hermes' format).
+of the rounds counts: others share the machine. `parser_us_per_token` is what the ring's backend spends before on
+reading an answer of a model that was offered tools (Hermes' format).
 """
 
 from __future__ import annotations
