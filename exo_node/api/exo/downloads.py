@@ -70,6 +70,8 @@ class Downloads:
             return False
         found.task.cancel()
         await asyncio.wait((found.task,))
+        if found.state == "running":  # it had not even begun
+            found.state, found.ended = "cancelled", time.monotonic()
         return True
 
     def all(self) -> list[Download]:

@@ -1,0 +1,114 @@
+"""State and instances as tools of exo's second version see them; tests/integration/test_exo_tools.py runs those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve_api
+
+
+async def call(http: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    async with http.request(method, path, json=body) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_an_instances_life() -> None:
+    """Previewed, placed under the preview's id, seen in the state, deleted, gone."""
+    cluster = ScriptedCluster()
+    async with serve_api(ScriptedBackend([END]), cluster) as url, aiohttp.ClientSession(url) as http:
+        status, found = await call(http, "GET", "/instance/previews?model_id=demo")
+        assert (status, [row["error"] for row in found["previews"]]) == (200, [None])
+        instance = found["previews"][0]["instance"]
+        ident = instance["MlxRingInstance"]["instanceId"]
+        assert (await call(http, "GET", f"/state/instances/{ident}"))[0] == 404
+        assert (await call(http, "POST", "/instance", {"instance": instance}))[1]["command_id"] == ident
+        assert cluster.calls == [{"model": "demo", "min_nodes": 1, "nodes": ("node-a",), "engines": ()}]
+        assert await call(http, "GET", f"/state/instances/{ident}") == (200, instance)
+        assert await call(http, "GET", f"/v1/instance/{ident}") == (200, instance)
+        assert await call(http, "GET", f"/state/runners/{ident}-0") == (200, {"RunnerReady": {}})
+        assert (await call(http, "DELETE", f"/instance/{ident}"))[0] == 200
+        for method in ("GET", "DELETE"):
+            assert (await call(http, method, f"/instance/{ident}"))[0] == 404
+
+
+async def test_state() -> None:
+    """The whole of it, and parts by their keys."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        _, state = await call(http, "GET", "/state")
+        assert {"instances", "runners", "downloads", "topology", "nodeIdentities", "nodeMemory", "nodeDisk"} == set(
+            state
+        )
+        assert (await call(http, "GET", "/v1/state/nodeMemory/node-a"))[1]["ramTotal"]["inBytes"] == 8_000_000_000
+        assert (await call(http, "GET", "/state/nodeDisk/node-a"))[1]["available"]["inBytes"] > 0
+        assert (await call(http, "GET", "/node_id")) == (200, "node-a")
+        for path in ("nodeSystem/node-a", "topology/nodes/0", "instances/x/y", "downloads/node-x"):
+            assert (await call(http, "GET", f"/state/{path}"))[0] == 404
+
+
+async def test_downloads() -> None:
+    """A node's own models, those that it is told to fetch, and what peers hold of the models that were named."""
+    cluster = ScriptedCluster()
+    cluster.fetchable = {"org/new": []}
+    cluster.elsewhere = {"node-b": ["demo"]}
+    nodes = cluster.topology()
+    nodes["nodes"]["node-b"] = nodes["nodes"]["node-a"]
+    cluster.topology = lambda: nodes  # type: ignore[method-assign]
+    shard = {"PipelineShardMetadata": {"modelCard": {"modelId": "org/new"}}}
+    async with serve_api(ScriptedBackend([END]), cluster) as url, aiohttp.ClientSession(url) as http:
+        _, rows = await call(http, "GET", "/state/downloads/node-a")
+        assert [name for row in rows for name in row] == ["DownloadCompleted"]  # demo; org/name is elsewhere
+        assert await call(http, "GET", "/state/downloads/node-b") == (200, [])
+        await call(http, "GET", "/instance/previews?model_id=demo")
+        _, rows = await call(http, "GET", "/state/downloads/node-b")
+        assert rows[0]["DownloadCompleted"]["total"] == {"inBytes": 1000}
+        body = {"targetNodeId": "node-b", "shardMetadata": shard}
+        assert (await call(http, "POST", "/download/start", body))[0] == 200
+        _, rows = await call(http, "GET", "/state/downloads/node-b")
+        assert "no model 'org/new'" in rows[1]["DownloadFailed"]["errorMessage"]
+        for wrong in ({**body, "targetNodeId": "x"}, {**body, "shardMetadata": 5}, {**body, "more": 1}):
+            assert (await call(http, "POST", "/download/start", wrong))[0] == 400
+        cancel = {"targetNodeId": "node-a", "modelId": "org/new"}
+        assert (await call(http, "POST", "/download/cancel", cancel))[0] == 404
+        assert (await call(http, "DELETE", "/download/node-b/org%2Fnew"))[0] == 400
+        cluster.fetched.append("org/new")
+        assert (await call(http, "DELETE", "/download/node-a/org%2Fnew"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "wanted"),
+    [
+        ("GET", "/instance/previews", None, 400),
+        ("GET", "/instance/previews?model_id=nope", None, 404),
+        ("GET", "/instance/previews?model_id=demo&sharding=Tensor", None, 400),
+        ("GET", "/instance/placement?model_id=demo&sharding=Tensor", None, 400),
+        ("GET", "/instance/placement?model_id=demo&min_nodes=x", None, 400),
+        ("GET", "/instance/placement?model_id=demo&min_nodes=2", None, 503),
+        ("GET", "/instance/placement?model_id=demo", None, 200),
+        ("POST", "/place_instance", {}, 400),
+        ("POST", "/place_instance", {"model_id": "demo", "instance_meta": "MlxJaccl"}, 400),
+        ("POST", "/place_instance", {"model_id": "demo", "sharding": "Pipeline", "min_nodes": 1}, 200),
+        ("POST", "/instance", {"instance": {}}, 400),
+        ("POST", "/models/add", {"model_id": "org/name"}, 404),
+        ("POST", "/v1/cancel/chatcmpl-1", {}, 501),
+        ("GET", "/models/search", None, 501),
+        ("GET", "/events", None, 501),
+    ],
+)
+async def test_answers(method: str, path: str, body: Any, wanted: int) -> None:
+    """What is wrong is a 400, what is not done a 501 in OpenAI's shape that says what to do instead."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        status, answer = await call(http, method, path, body)
+    assert status == wanted, answer
+    assert status == 200 or answer["error"]["message"]
+
+
+async def test_a_model_is_added() -> None:
+    """Fetched, then shown as in the list."""
+    cluster, backend = ScriptedCluster(), ScriptedBackend([END])
+    cluster.fetchable = {"org/name": []}
+    async with serve_api(backend, cluster) as url, aiohttp.ClientSession(url) as http:
+        status, row = await call(http, "POST", "/models/add", {"model_id": "org/name"})
+    assert (status, row["name"], row["hugging_face_id"]) == (200, "org/name", "org/name")
