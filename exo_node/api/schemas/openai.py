@@ -132,6 +132,7 @@ class EmbeddingRequest(Request, kw_only=True):
     input: Annotated[Text | NonEmpty, Meta(description="Text, token ids, or an array of either.")]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Positive | None = None
+    pooling: Annotated[str, Meta(description="Not OpenAI's: mean or last, for local models.")] | None = None
     stream: bool | None = None
 
 

@@ -307,6 +307,7 @@ def test_embeddings_have_no_equivalents_of_another_model_and_the_ring_only_by_na
     assert ask(world, "text-embedding-3-small", kind="embedding") == [{"auto:openai/text-embedding-3-small"}]
     assert ask(world, "demo", kind="embedding") == [{"ring:demo"}]
     assert ask(world, "text-embedding-3-small", kind="embedding", fallbacks=("demo",))[-1] == {"ring:demo"}
+    assert ask(World(local=(DEMO,), config={"embedding_model": "demo"}), "", kind="embedding") == [{"ring:demo"}]
     with pytest.raises(ModelNotFound):  # a near name is good enough for words only
         ask(World(local=(DEMO,)), "dem", kind="embedding")
     with pytest.raises(ModelNotFound, match="those do chat, completions and embeddings only"):
