@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -53,9 +54,9 @@ ROUND = [
 class OneRunner:
     """A cluster of one instance: one runner that is head and all. `template` replaces the model's own."""
 
-    def __init__(self, client: RingClient) -> None:
+    def __init__(self, client: RingClient, folder: Path) -> None:
         self._client = client
-        self._own = Tokenizer.load(DEMO)
+        self._own = Tokenizer.load(folder)
         self.template: str | None = None
 
     async def ready_instance(self, model: str) -> Instance:
@@ -83,16 +84,18 @@ class OneRunner:
 
 
 @asynccontextmanager
-async def ring(tmp_path: Path) -> AsyncIterator[tuple[OneRunner, RingUpstream]]:
+async def ring(tmp_path: Path, folder: Path = DEMO) -> AsyncIterator[tuple[OneRunner, RingUpstream]]:
     layers = normalise(read_json(DEMO / "config.json"))["num_hidden_layers"]
     shard = {"start_layer": 0, "end_layer": layers, "n_layers": layers}
-    runner = await start(config(DEMO, 0, 1, model_id="demo", shard=shard, engine="mlx", context=CONTEXT, max_chunk=256))
+    runner = await start(
+        config(folder, 0, 1, model_id="demo", shard=shard, engine="mlx", context=CONTEXT, max_chunk=256)
+    )
     client = RingClient(runner.address, TOKEN)
     try:
         configuration = Ring([runner], [client]).configuration(0, 1)
         configuration.context, configuration.max_chunk = CONTEXT, 256
         await client.configure(configuration)
-        one = OneRunner(client)
+        one = OneRunner(client, folder)
         yield one, RingUpstream(LocalBackend(one, BackendDefaults(200, None, None)), Settings(home=tmp_path))
     finally:
         await client.close()
@@ -177,3 +180,49 @@ async def test_a_call_that_broke_off_goes_on(tmp_path: Path) -> None:
             assert [name for came, _ in both for name in came["names"]] == ["rain"]
             assert "".join(came["content"] for came, _ in both) == ""
             assert rest[-2][0]["reason"] == "tool_calls"
+
+
+@pytest.mark.engine_mlx
+async def test_marks_that_are_special_tokens(tmp_path: Path) -> None:
+    """Where the mark of calls is one special token, as in Mistral's models, it is forced and read as that."""
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        file = folder / name
+        file.write_text(file.read_text().replace("<|pad|>", "[TOOL_CALLS]"))
+    own = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**own, "chat_template": TEMPLATES["mistral"][0]}))
+    async with ring(tmp_path, folder) as (_, upstream):
+        body = {"messages": ROUND, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+        answer = (await upstream.whole(attempt(None, **body))).data
+    assert answer is not None
+    (made,) = answer["choices"]
+    assert (made["finish_reason"], made["message"]["content"]) == ("tool_calls", None)
+    jsonschema.validate(json.loads(made["message"]["tool_calls"][0]["function"]["arguments"]), SCHEMA)
+
+
+@pytest.mark.engine_mlx
+async def test_thoughts(tmp_path: Path) -> None:
+    """A template that opens the thoughts: they are told apart and counted; an answer known only by its text goes on
+    after them, and one known by its tokens goes on within them."""
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "What is exo?"}],
+        "logit_bias": {"2": -100},
+    }  # no end
+    async with ring(tmp_path) as (one, upstream):
+        one.template = TEMPLATES["r1"][0]
+        answer = (await upstream.whole(attempt(None, **body, max_tokens=12))).data
+        assert answer is not None
+        (made,) = answer["choices"]
+        assert (made["message"]["content"], made["finish_reason"]) == ("", "length")
+        thought = made["message"]["reasoning_content"]
+        assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 12
+        after = (await upstream.whole(attempt(Partial("Exo is"), **body, max_tokens=6))).data
+        assert after is not None
+        assert after["choices"][0]["message"]["content"]
+        assert "reasoning_content" not in after["choices"][0]["message"]
+        ids = [token async for batch in upstream.stream(attempt(None, **body, max_tokens=12))
+               for token in batch.token_ids]  # fmt: skip
+        within = (await upstream.whole(attempt(Partial("", tuple(ids[:5]), 5), **body, max_tokens=7))).data
+        assert within is not None
+        assert thought.endswith(within["choices"][0]["message"]["reasoning_content"])
