@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,12 @@ from tests.integration.runners import CONTEXT, INSTANCE, TOKEN, Ring, config, st
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 QUESTION = "What is exo?"
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 30}, "tall": {"type": "boolean"}},
+    "required": ["name", "tall"],
+    "additionalProperties": False,
+}
 
 
 class OneRunner:
@@ -49,26 +57,30 @@ class OneRunner:
         raise AssertionError("the runner was lost")
 
 
-def call() -> Call:
+def call(fields: Mapping[str, Any]) -> Call:
     messages = [{"role": "user", "content": QUESTION}]
-    body = {"model": "demo", "messages": messages, "temperature": 0, "stream": True, "max_tokens": 60}
+    body = {"model": "demo", "messages": messages, "temperature": 0, "stream": True, "max_tokens": 60, **fields}
     return Call(
         id="c", kind="chat", model="demo", body=body, stream=True, deadline=float("inf"), prompt_tokens=3, max_tokens=60
     )
 
 
-async def ask(upstream: RingUpstream, partial: Partial | None = None) -> list[tuple[str, tuple[int, ...]]]:
+async def ask(
+    upstream: RingUpstream, fields: Mapping[str, Any], partial: Partial | None = None
+) -> list[tuple[str, tuple[int, ...]]]:
     """(text, ids) of each batch."""
     found = []
-    async for batch in upstream.stream(Attempt(call=call(), timeout_s=60, partial=partial)):
+    async for batch in upstream.stream(Attempt(call=call(fields), timeout_s=60, partial=partial)):
         deltas = [choice["delta"] for event in batch.events for choice in event["choices"]]
         found.append(("".join(delta.get("content") or "" for delta in deltas), batch.token_ids))
     return found
 
 
 @pytest.mark.engine_mlx
-async def test_a_greedy_answer_goes_on_after_any_token(tmp_path: Path) -> None:
-    """With exact ids the continuation is the rest of the very answer, spaces included, wherever it was cut."""
+@pytest.mark.parametrize("fields", [{}, {"guided_json": PERSON, "temperature": 1, "seed": 4}])
+async def test_an_answer_goes_on_after_any_token(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """With exact ids the continuation is the rest of the very answer, spaces included, wherever it was cut: greedy, and
+    drawn under a grammar that the whole answer matches."""
     layers = normalise(read_json(DEMO / "config.json"))["num_hidden_layers"]
     shard = {"start_layer": 0, "end_layer": layers, "n_layers": layers}
     runner = await start(config(DEMO, 0, 1, model_id="demo", shard=shard, engine="mlx"))
@@ -77,13 +89,13 @@ async def test_a_greedy_answer_goes_on_after_any_token(tmp_path: Path) -> None:
         await Ring([runner], [client]).configure(1)
         backend = LocalBackend(OneRunner(client), BackendDefaults(60, None, None))
         upstream = RingUpstream(backend, Settings(home=tmp_path))
-        whole = await ask(upstream)
+        whole = await ask(upstream, fields)
         text = "".join(piece for piece, _ in whole)
         assert len(text) > 40
-        for cut in range(1, len(whole) - 1):
+        for cut in range(1, len(whole) - (0 if fields else 1)):  # a complete form has nothing to go on with
             had = "".join(piece for piece, _ in whole[:cut])
             ids = tuple(token for _, some in whole[:cut] for token in some)
-            rest = await ask(upstream, Partial(had, ids, len(ids)))
+            rest = await ask(upstream, fields, Partial(had, ids, len(ids)))
             assert had + "".join(piece for piece, _ in rest) == text, f"cut after {len(ids)} tokens"
     finally:
         await client.close()

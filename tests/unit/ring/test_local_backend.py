@@ -13,7 +13,7 @@ from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.types import GenerationRequest, Instance, ModelCard, SamplingParams, TokenDelta, Usage
+from exo_node.types import GenerationRequest, Grammar, Instance, ModelCard, SamplingParams, TokenDelta, Usage
 from tests.tiny_models import with_marks, write_byte_level
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories260K"
@@ -228,6 +228,17 @@ async def test_an_answer_cut_anywhere_goes_on_with_the_same_text() -> None:
             assert rest[-1].usage.completion_tokens == len(ids) - len(given)
 
 
+async def test_a_grammar_covers_the_part_that_is_there() -> None:
+    """The head is told which of the prompt's ids are the answer's."""
+    head = ScriptedHead(deltas(ONCE))
+    grammar = Grammar("regex", "Once.*", "guided_regex")
+    await collect(backend(OneInstance(head)), request(prompt="Tom said:", grammar=grammar, prefix_ids=ONCE[:2]))
+    await collect(backend(OneInstance(head)), request(prompt="Tom said:"))
+    assert head.asked[0].grammar == ring_pb2.Grammar(kind="regex", text="Once.*", field="guided_regex", begun=2)
+    assert list(head.asked[0].prompt_ids[-2:]) == ONCE[:2]
+    assert not head.asked[1].HasField("grammar")
+
+
 async def test_a_prefix_without_ids_or_with_others_is_tokenized() -> None:
     """Text of another backend, or ids that are not that text's (a stop string was held back): the text counts."""
     for given in ((), (403,)):
@@ -254,6 +265,21 @@ async def test_counting_a_prompts_tokens() -> None:
     long = GenerationRequest(request_id="r", model="m", prompt="Once upon a time " * 9, prefix="Once upon")
     assert await counting.count_tokens(long) > 30
     assert instances.head.asked == []
+
+
+async def test_a_prompt_as_the_model_reads_it() -> None:
+    """Its ids and their text, markers included."""
+    ids, text = await backend(OneInstance(ScriptedHead([]))).encode(request(prompt="Once upon a time"))
+    assert ids == [1, *ONCE]
+    assert text.endswith("Once upon a time")
+    assert text.startswith("<s>")
+
+
+async def test_an_answer_without_an_end() -> None:
+    """ignore_eos bans the ends of text, beside the request's own biases."""
+    head = ScriptedHead(deltas(ONCE))
+    await collect(backend(OneInstance(head)), request(ignore_eos=True, sampling=SamplingParams(logit_bias={5: 1.0})))
+    assert dict(head.asked[0].sampling.logit_bias) == {2: -1e9, 5: 1.0}
 
 
 def scored(ids: Sequence[int], *values: float) -> list[ring_pb2.GenerateDelta]:
