@@ -15,6 +15,7 @@ from exo_node.routing.adapter.continuation import (
     Continuer,
     Delivered,
     may_continue,
+    refusal,
     rest_of,
     total_usage,
 )
@@ -184,3 +185,31 @@ def test_usage_adds_up() -> None:
     assert total_usage(delivered, Usage(10, 3), Usage(0, 0), candidate("ring:a")) == (Usage(10, 8), False)
     assert total_usage(delivered, Usage(15, 3), Usage(0, 0), candidate("b")) == (Usage(10, 8), True)
     assert total_usage(delivered, None, Usage(15, 2), candidate("b")) == (Usage(10, 7), True)
+
+
+def test_calls_go_on_where_their_tokens_can_be_read() -> None:
+    """A call begun by a ring is continued by a ring of that model only; begun elsewhere, by nobody."""
+    other, provider = candidate("ring:b", kind="ring", model="m2"), candidate("b")
+    calling = Transcript(call())
+    calling.take(batch({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}, ids=(5, 6)))
+    delivered = Delivered()
+    delivered.add(RING, calling, "", 2)
+    assert refusal(call(), delivered, calling) == ""
+    assert delivered.only == RING.model
+    assert may_continue(RING, call(), "any", "", "m1", delivered.only)
+    assert not may_continue(other, call(), "any", "", "m1", delivered.only)
+    assert not may_continue(provider, call(), "any", "", "m1", delivered.only)
+    elsewhere = Delivered()
+    elsewhere.add(provider, calling, "", 2)
+    assert refusal(call(), elsewhere, calling) == "it holds tool_calls"
+
+
+def test_thoughts_go_on_with_their_tokens() -> None:
+    """A ring that goes on from the tokens thinks on; one that begins anew thinks anew, which nobody wants twice."""
+    thinking = Transcript(call())
+    thinking.take(batch({"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]}, ids=(5,)))
+    delivered = Delivered()
+    delivered.add(RING, thinking, "", 1)
+    more = batch({"choices": [{"index": 0, "delta": {"reasoning_content": ", so"}, "finish_reason": None}]})
+    assert b", so" in Continuer(delivered, RING).rewrite(more)
+    assert Continuer(delivered, OTHER).rewrite(more) == b""
