@@ -12,23 +12,24 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.batching.lines import ENDPOINTS
 from exo_node.api.batching.worker import Ask, BatchWorker
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.embeddings import encoded
-from exo_node.api.fields import Fields, bad, kind
-from exo_node.api.files import kept_for, owner
+from exo_node.api.fields import bad
+from exo_node.api.files import owner
+from exo_node.api.operations import operation
 from exo_node.api.pages import known_only, page, whole_number
+from exo_node.api.schemas.batches import Batch, BatchList, BatchQuery, BatchRequest
+from exo_node.api.schemas.core import check
 from exo_node.api.serving import CallServer, object_of, read_object, whole_of
 from exo_node.errors import InvalidRequest, NotFound, Unauthorized
 from exo_node.routing.call import CallKind
 from exo_node.store_batches import BatchRow, BatchTable
 
 WINDOWS = {"24h": 86400.0}
-MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters, characters: OpenAI's
+MAX_KEY = 64  # characters of a key of the metadata, OpenAI's
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 CANCELLABLE = ("validating", "in_progress")
-_FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 _TIMES = ("in_progress", "expires", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 _KINDS: Mapping[str, CallKind] = {
     "/v1/chat/completions": "chat",
@@ -54,7 +55,9 @@ class BatchesRoutes:
             ("POST", "/batches/{id}/cancel", self.cancel),
         ]
 
+    @operation("Batches", body=BatchRequest, answer=Batch, checked_later=True)
     async def create(self, request: web.Request) -> web.Response:
+        """Have the requests of an uploaded file answered, within a day."""
         row = batch_row(await read_object(request), owner(), time.time())
         file = await self._table.file(row.input_id, row.owner, time.time())
         if file is None:
@@ -65,18 +68,22 @@ class BatchesRoutes:
         self._worker.notice(row.id)
         return web.json_response(batch_view(row))
 
+    @operation("Batches", answer=BatchList, query=BatchQuery)
     async def list(self, request: web.Request) -> web.Response:
-        """The newest first."""
+        """Batches of this key, the newest first."""
         known_only(request.query, ("limit", "after"))
         limit = whole_number(request.query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         rows = await self._table.batches(owner(), after=request.query.get("after"), limit=limit + 1)
         return web.json_response(page([batch_view(row) for row in rows], limit))
 
+    @operation("Batches", answer=Batch)
     async def retrieve(self, request: web.Request) -> web.Response:
+        """A batch, and how far it is."""
         return web.json_response(batch_view(await self._batch(request)))
 
+    @operation("Batches", answer=Batch)
     async def cancel(self, request: web.Request) -> web.Response:
-        """What was answered until now stays; requests under way end."""
+        """End a batch: what was answered until now stays, requests under way end."""
         row = await self._batch(request)
         moved = await self._table.move(row.id, CANCELLABLE, "cancelling", {"cancelling_at": int(time.time())})
         if not moved:
@@ -96,23 +103,14 @@ class BatchesRoutes:
 
 def batch_row(body: Mapping[str, Any], key_id: str, now: float) -> BatchRow:
     """Raises `InvalidRequest` that names the field."""
-    refuse_unknown(body, _FIELDS)
-    fields = Fields(body)
-    said = {}
-    for name in _FIELDS[:3]:
-        value = fields.text(name)
-        if not value:
-            raise bad(name, "is required", code="missing_required_parameter")
-        said[name] = value
-    if said["endpoint"] not in ENDPOINTS:
-        raise bad("endpoint", f"must be one of {', '.join(ENDPOINTS)}; got {said['endpoint'][:60]!r}")
-    if said["completion_window"] not in WINDOWS:
-        raise bad("completion_window", f"must be {', '.join(WINDOWS)}; got {said['completion_window'][:40]!r}")
-    expires = now + WINDOWS[said["completion_window"]]
-    after = body.get("output_expires_after")
-    if after is not None and not isinstance(after, dict):
-        raise bad("output_expires_after", f"must be an object, not {kind(after)}", code="invalid_type")
-    kept_s = kept_for(after, "output_expires_after")
+    refuse_unknown(body, BatchRequest.__struct_fields__)
+    asked = check(dict(body), BatchRequest)
+    for key in asked.metadata or ():
+        if len(key) > MAX_KEY:
+            raise bad("metadata", f"a key has more than {MAX_KEY} characters")
+    said = {name: body[name] for name in ("input_file_id", "endpoint", "completion_window")}
+    expires = now + WINDOWS[asked.completion_window]
+    kept = asked.output_expires_after
     ident = f"batch_{random.getrandbits(96):024x}"
     batch = {
         "id": ident,
@@ -122,8 +120,8 @@ def batch_row(body: Mapping[str, Any], key_id: str, now: float) -> BatchRow:
         "created_at": int(now),
         "expires_at": int(expires),
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
-        **({"metadata": found} if (found := _metadata(body.get("metadata"))) is not None else {}),
-        **({} if kept_s is None else {"output_expires_s": kept_s}),
+        **({} if asked.metadata is None else {"metadata": asked.metadata}),
+        **({} if kept is None else {"output_expires_s": kept.seconds}),
     }
     return BatchRow(
         id=ident,
@@ -131,26 +129,11 @@ def batch_row(body: Mapping[str, Any], key_id: str, now: float) -> BatchRow:
         status="validating",
         created=now,
         expires=expires,
-        input_id=said["input_file_id"],
+        input_id=asked.input_file_id,
         output_id=f"file-{random.getrandbits(96):024x}",
         error_id=f"file-{random.getrandbits(96):024x}",
         batch=batch,
     )
-
-
-def _metadata(value: Any) -> dict[str, str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise bad("metadata", f"must be an object, not {kind(value)}", code="invalid_type")
-    if len(value) > MAX_METADATA:
-        raise bad("metadata", f"takes at most {MAX_METADATA} pairs, got {len(value)}")
-    for key, text in value.items():
-        if len(key) > MAX_KEY:
-            raise bad("metadata", f"a key has more than {MAX_KEY} characters")
-        if not isinstance(text, str) or len(text) > MAX_VALUE:
-            raise bad(f"metadata.{key}", f"must be a string of at most {MAX_VALUE} characters")
-    return value
 
 
 def batch_view(row: BatchRow) -> dict[str, Any]:

@@ -18,7 +18,17 @@ from aiohttp.multipart import BodyPartReader
 from exo_node.api.batching.area import Arriving, FileArea
 from exo_node.api.fields import bad
 from exo_node.api.guard import principal
+from exo_node.api.operations import BYTES, operation
 from exo_node.api.pages import known_only, page, whole_number
+from exo_node.api.schemas.batches import (
+    LONGEST_S,
+    SHORTEST_S,
+    FileDeleted,
+    FileList,
+    FileObject,
+    FileQuery,
+    UploadForm,
+)
 from exo_node.errors import InvalidRequest, NotFound
 from exo_node.store_batches import BatchTable, FileRow
 
@@ -29,7 +39,6 @@ MAX_FIELD = 1024  # bytes of a form's other fields
 MAX_FILENAME = 255
 PURPOSES = ("batch",)
 OTHER_PURPOSES = ("assistants", "fine-tune", "vision", "user_data", "evals")  # of OpenAI's
-SHORTEST_S, LONGEST_S = 3600, 30 * 86400  # of `expires_after`, OpenAI's
 DEFAULT_LIMIT, MAX_LIMIT = 10_000, 10_000
 _FORM = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
@@ -51,8 +60,9 @@ class FileRoutes:
             ("DELETE", "/files/{id}", self.delete),
         ]
 
+    @operation("Batches", body=UploadForm, answer=FileObject, form=True, checked_later=True)
     async def upload(self, request: web.Request) -> web.Response:
-        """multipart/form-data: `file`, `purpose`, `expires_after[anchor]` and `[seconds]`."""
+        """Upload a file: `file`, `purpose`, `expires_after[anchor]` and `[seconds]`."""
         if request.content_type != "multipart/form-data":
             problem = "the request body must be multipart/form-data with a file"
             raise InvalidRequest(problem, code="invalid_content_type")
@@ -68,7 +78,9 @@ class FileRoutes:
         await self._table.add_file(row)
         return web.json_response(file_view(row))
 
+    @operation("Batches", answer=FileList, query=FileQuery)
     async def list(self, request: web.Request) -> web.Response:
+        """Files of this key."""
         query = request.query
         known_only(query, ("purpose", "limit", "order", "after"))
         limit, order = whole_number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT), query.get("order", "desc")
@@ -84,15 +96,20 @@ class FileRoutes:
         )
         return web.json_response(page([file_view(row) for row in rows], limit))
 
+    @operation("Batches", answer=FileObject)
     async def retrieve(self, request: web.Request) -> web.Response:
+        """What is known of a file."""
         return web.json_response(file_view(await self._file(request)))
 
+    @operation("Batches", answers=(BYTES,))
     async def content(self, request: web.Request) -> web.StreamResponse:
-        """The bytes."""
+        """A file's bytes."""
         row = await self._file(request)
         return web.FileResponse(self._area.path(row.id), headers={"Content-Type": "application/octet-stream"})
 
+    @operation("Batches", answer=FileDeleted)
     async def delete(self, request: web.Request) -> web.Response:
+        """Delete a file."""
         row = await self._file(request)
         batch = await self._table.using(row.id)
         if batch is not None:
@@ -187,18 +204,16 @@ def file_row(form: Form, ident: str, size: int, key_id: str, now: float) -> File
     )
 
 
-def kept_for(after: Mapping[str, Any] | None, param: str) -> int | None:
-    """Seconds of `{"anchor": "created_at", "seconds"}`; None where it is not given. Raises `InvalidRequest`."""
+def kept_for(after: Mapping[str, str], param: str) -> int | None:
+    """Seconds of a form's `anchor` and `seconds`; None where they are not given. Raises `InvalidRequest`."""
     if not after:
         return None
-    seconds = after.get("seconds")
-    if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit() and len(seconds) < 10:  # a form's
-        seconds = int(seconds)
+    seconds = after.get("seconds", "")
     if after.get("anchor") != "created_at":
         raise bad(f"{param}.anchor", "must be created_at")
-    if type(seconds) is not int or not SHORTEST_S <= seconds <= LONGEST_S:
+    if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 10 and SHORTEST_S <= int(seconds) <= LONGEST_S):
         raise bad(f"{param}.seconds", f"must be a whole number from {SHORTEST_S} to {LONGEST_S}")
-    return seconds
+    return int(seconds)
 
 
 def file_view(row: FileRow) -> dict[str, Any]:

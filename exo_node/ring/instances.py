@@ -189,7 +189,7 @@ class InstanceManager:
 
     async def place(self, request: node_pb2.PlaceModelRequest, on_progress: ProgressCallback) -> Instance:
         """Place a model through the node that coordinates it; answers with the ready instance."""
-        _check_id(request.instance_id, self.all())
+        check_id(request.instance_id, self.all())
         await self._may_place.wait()
         found = self._find_ready(request.model, request.exclude) if request.reuse else None
         if found is not None:
@@ -352,7 +352,7 @@ class InstanceManager:
         return folder
 
 
-def _check_id(wanted: str, there: Sequence[Instance]) -> None:
+def check_id(wanted: str, there: Sequence[Instance]) -> None:
     """Raises `InvalidRequest` for an id that a new instance cannot have."""
     if not wanted:
         return

@@ -13,7 +13,6 @@ from typing import Any
 from exo_node.api.fields import kind, parse_object
 from exo_node.errors import ExoError
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MAX_LINES = 50_000  # OpenAI's
 MAX_ERRORS = 100  # that are told of one file
 MAX_CUSTOM_ID = 512  # characters; a bound on memory

@@ -18,7 +18,9 @@ from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.fields import Fields, bad
+from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import ExoError, ModelNotFound
 from exo_node.routing.cache.answer_cache import events_in
@@ -38,6 +40,7 @@ class BenchRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/bench/chat/completions", self.chat)]
 
+    @operation("exo", body=ChatRequest, answers=(JSON, SSE), checked_later=True)
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """OpenAI's chat with `generation_stats`; as the comment before `[DONE]` where it is streamed."""
         body = await read_object(request)

@@ -15,7 +15,9 @@ from exo_node.api.exo.downloads import Download, Downloads
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import principal, require_admin
 from exo_node.api.openai_request import parse_chat
+from exo_node.api.operations import SSE, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import read_object
 from exo_node.config import Settings
 from exo_node.errors import ModelNotAllowed
@@ -43,6 +45,7 @@ class V1Routes:
             ("POST", "/quit", self.quit),
         ]
 
+    @operation("exo", body=ChatRequest, checked_later=True)
     async def encode(self, request: web.Request) -> web.Response:
         """A chat's prompt as a local model would read it: `encoded_tokens`, `encoded_prompt`, `num_tokens`, `length`
         (characters)."""
@@ -56,10 +59,12 @@ class V1Routes:
             {"length": len(text), "num_tokens": len(ids), "encoded_tokens": ids, "encoded_prompt": text}
         )
 
+    @operation("exo")
     async def initial_models(self, request: web.Request) -> web.Response:
         """Every local model by name."""
         return web.json_response(await self._pool())
 
+    @operation("exo", answers=(SSE,))
     async def modelpool(self, request: web.Request) -> web.StreamResponse:
         """The same as events, one a model."""
 
@@ -69,24 +74,28 @@ class V1Routes:
 
         return await sse.respond(request, frames(), self._settings.response_timeout)
 
+    @operation("exo")
     async def progress(self, request: web.Request) -> web.Response:
         """By node: the download that runs there, the latest where there are several."""
         now = time.monotonic()
         running = [one for one in self._downloads.all() if one.state == "running"]
         return web.json_response({one.node_id: progress_view(one, now) for one in running})
 
+    @operation("exo")
     async def download(self, request: web.Request) -> web.Response:
         """Begin to fetch a model to this node; `/v1/download/progress` tells how far it is."""
         model = model_named(await read_object(request))
         self._downloads.start(model, self._cluster.node_id)
         return web.json_response({"status": "success", "message": f"Download started for model: {model}"})
 
+    @operation("exo")
     async def delete(self, request: web.Request) -> web.Response:
         """Delete the files of a model that was fetched."""
         require_admin(request)
         model = await self._cluster.delete_model(request.match_info["name"])
         return web.json_response({"status": "success", "message": f"Model {model} deleted successfully"})
 
+    @operation("exo")
     async def quit(self, request: web.Request) -> web.Response:
         """End this node in order."""
         require_admin(request)

@@ -21,6 +21,7 @@ from exo_node.api.exo.downloads import Downloads
 from exo_node.api.exo.v1 import model_named
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
+from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.serving import read_object
 from exo_node.api.views import model_view
@@ -68,14 +69,17 @@ class V2Routes:
             *((method, path, _refuse(instead)) for (method, path), instead in _INSTEAD.items()),
         ]
 
+    @operation("exo")
     async def node_id(self, request: web.Request) -> web.Response:
         """This node's id."""
         return web.json_response(self._cluster.node_id)
 
+    @operation("exo")
     async def state(self, request: web.Request) -> web.Response:
         """Instances, runners, nodes; disk and downloads of this node only."""
         return web.json_response(await self._state())
 
+    @operation("exo")
     async def state_at(self, request: web.Request) -> web.Response:
         """A part of the state, by its keys. 404 where there is none."""
         found: Any = await self._state()
@@ -85,6 +89,7 @@ class V2Routes:
             found = found[key]
         return web.json_response(found)
 
+    @operation("exo")
     async def held(self, request: web.Request) -> web.Response:
         """The downloads of a node. A peer is asked for the models that a preview or a download has named here."""
         node = request.match_info["node"]
@@ -97,6 +102,7 @@ class V2Routes:
         found = await asyncio.gather(*(self._completed_at(node, model) for model in self._named))
         return web.json_response([row for row in (*found, *rows) if row is not None])
 
+    @operation("exo")
     async def previews(self, request: web.Request) -> web.Response:
         """Where a model would go: one row for each number of nodes, with its reason where that cannot be."""
         model = _asked(request.query, ("model_id",))
@@ -119,6 +125,7 @@ class V2Routes:
                 rows.append(shapes.preview(planned["model"], planned, str(uuid.uuid4())))
         return web.json_response({"previews": rows})
 
+    @operation("exo")
     async def placement(self, request: web.Request) -> web.Response:
         """The instance that would be placed."""
         model = _asked(request.query, ("model_id", "sharding", "instance_meta", "min_nodes"))
@@ -128,9 +135,12 @@ class V2Routes:
         planned = await self._cluster.preview(model, min_nodes=int(count))
         return web.json_response(shapes.instance({**planned, "id": str(uuid.uuid4())}))
 
+    @operation("exo")
     async def instance(self, request: web.Request) -> web.Response:
+        """An instance in exo's shape."""
         return web.json_response(shapes.instance(self._find(request.match_info["id"])))
 
+    @operation("exo")
     async def create(self, request: web.Request) -> web.Response:
         """Place a preview's instance under its id; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -139,6 +149,7 @@ class V2Routes:
         made = await self._cluster.place(model, min_nodes=1, nodes=nodes, engines=(), instance_id=ident)
         return web.json_response(_placed(made))
 
+    @operation("exo")
     async def place(self, request: web.Request) -> web.Response:
         """Place a model; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -151,17 +162,21 @@ class V2Routes:
         count = fields.integer("min_nodes", 1, 1024) or 1
         return web.json_response(_placed(await self._cluster.place(model, min_nodes=count, nodes=(), engines=())))
 
+    @operation("exo")
     async def remove(self, request: web.Request) -> web.Response:
+        """Take an instance down."""
         ident = request.match_info["id"]
         if not await self._cluster.remove(ident):
             raise _no_instance(ident)
         return web.json_response({"message": "Instance deleted", "command_id": ident, "instance_id": ident})
 
+    @operation("exo")
     async def add_model(self, request: web.Request) -> web.Response:
         """Fetch a model of the hub's to this node; answers when it is here. Disconnecting cancels."""
         model = await self._cluster.fetch_model(model_named(await read_object(request), "model_id"), _ignore)
         return web.json_response(model_view(await self._card(model)))
 
+    @operation("exo")
     async def start_download(self, request: web.Request) -> web.Response:
         """Have a node fetch a model, if it has not; `/state/downloads/{node}` tells how far it is."""
         body = await read_object(request)
@@ -174,6 +189,7 @@ class V2Routes:
         self._downloads.start(model, node)
         return web.json_response({"command_id": str(uuid.uuid4())})
 
+    @operation("exo")
     async def cancel_download(self, request: web.Request) -> web.Response:
         """End a download; what came is kept."""
         body = await read_object(request)
@@ -184,6 +200,7 @@ class V2Routes:
             raise NotFound(f"no download of {model[:80]!r} runs on node {node[:80]!r}")
         return web.json_response({"command_id": str(uuid.uuid4())})
 
+    @operation("exo")
     async def delete_download(self, request: web.Request) -> web.Response:
         """Delete the files of a model that was fetched to this node."""
         require_admin(request)
@@ -278,6 +295,7 @@ def _existing(path: Any) -> Any:
 
 
 def _refuse(instead: str) -> Any:
+    @operation("exo")
     async def refuse(request: web.Request) -> Never:
         """Not done here."""
         raise NotFound(f"{request.path} is not done by this node: {instead}", status=501, code="not_implemented")

@@ -64,8 +64,8 @@ def test_wrong_forms(sent: Form, size: int, param: str) -> None:
 
 def test_kept_for() -> None:
     """Absent is for ever."""
-    assert kept_for(None, "x") is None
-    assert kept_for({"anchor": "created_at", "seconds": 7200}, "x") == 7200
+    assert kept_for({}, "x") is None
+    assert kept_for({"anchor": "created_at", "seconds": "7200"}, "x") == 7200
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ def test_short_names(tmp_path: Path) -> None:
     assert catalog.resolve("llama-3.2-1b") == LocalModel(snapshot, "unsloth/Llama-3.2-1B-Instruct")
     card = next(card for card in catalog.cards({"unsloth/Llama-3.2-1B-Instruct"}) if card.owned_by == "unsloth")
     assert (card.aliases, card.loaded, card.context_length) == (("llama-3.2-1b",), True, 64)
+    assert card.local_path is not None
+    assert card.size == sum(file.stat().st_size for file in Path(card.local_path).glob("*.safetensors"))
     with pytest.raises(DownloadError, match="--offline"):
         make(tmp_path, offline=True).resolve("llama-3.2-3b")
 

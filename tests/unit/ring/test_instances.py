@@ -1,12 +1,15 @@
-"""ring/instances.py: which stages of an instance are lost."""
+"""ring/instances.py: which stages of an instance are lost, and which id a new one may have."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
-from exo_node.errors import PeerUnavailable
+import pytest
+
+from exo_node.errors import InvalidRequest, PeerUnavailable
 from exo_node.ring.caretaker import missing_stages
-from exo_node.ring.instances import connected
+from exo_node.ring.instances import check_id, connected
 from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
 
 
@@ -70,6 +73,9 @@ def test_a_gone_node_and_an_ended_runner_are_missing() -> None:
     assert missing(Host(("i", 0)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == [2]
 
 
+TAKEN = "8fe382c3-a4fe-4a6b-8e0a-b9ac973ae6fc"
+
+
 class Cluster:
     """Nodes a and b; `ways` are the links that have been told."""
 
@@ -93,3 +99,12 @@ def test_a_ring_needs_ways_in_both_directions() -> None:
     assert not connected(cast(Any, Cluster(("a", "b"))), ["a", "b"])
     assert not connected(cast(Any, Cluster(("a", "b"), ("b", "a"))), ["a", "b", "c"])
     assert connected(cast(Any, Cluster()), ["a"])
+
+
+@pytest.mark.parametrize("wanted", ["x", "8FE382C3-A4FE-4A6B-8E0A-B9AC973AE6FC", "../../etc", TAKEN])
+def test_an_instances_id_is_a_new_uuid(wanted: str) -> None:
+    """A caller may choose the id of an instance, but neither another's nor what is no UUID."""
+    check_id("", [])
+    check_id(TAKEN, [])
+    with pytest.raises(InvalidRequest):
+        check_id(wanted, [replace(INSTANCE, instance_id=TAKEN)])

@@ -279,7 +279,7 @@ async def test_an_answer_without_an_end() -> None:
     """ignore_eos bans the ends of text, beside the request's own biases."""
     head = ScriptedHead(deltas(ONCE))
     await collect(backend(OneInstance(head)), request(ignore_eos=True, sampling=SamplingParams(logit_bias={5: 1.0})))
-    assert dict(head.asked[0].sampling.logit_bias) == {2: -1e9, 5: 1.0}
+    assert dict(head.asked[0].sampling.logit_bias) == {1: -1e9, 2: -1e9, 5: 1.0}
 
 
 def scored(ids: Sequence[int], *values: float) -> list[ring_pb2.GenerateDelta]:
