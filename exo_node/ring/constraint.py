@@ -121,7 +121,8 @@ class Constraint:
         return self._mask.result()
 
     def advance(self, token: int) -> None:
-        """Take the token that was drawn."""
+        """Take the token that was drawn from what `allowed` has told."""
+        assert self._mask is not None and self._mask.done()
         if not self._matcher.consume_token(token):
             raise ExoError(f"the grammar of {self._grammar.field} stopped at token {token}: {self._problem()}")
         self._next()

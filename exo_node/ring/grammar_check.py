@@ -46,6 +46,7 @@ def serve(cpu_s: float) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the runner's end is ours
     if sys.platform == "linux":
         import resource
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exo_node.ring.constraint import Constraint, Vocabulary
 
 MAX_GRAMMAR = 2**20  # characters
-KEPT = 16  # compiled grammars: the next request with the same one starts from a copy
+KEPT, KEPT_LENGTH = 16, 2**16  # compiled grammars of up to so many characters: the next request starts from a copy
 LINE = 2**16  # bytes of an answer of the checking process
 
 
@@ -142,7 +142,8 @@ class Grammars:
                 matcher = await asyncio.to_thread(vocabulary.compile, grammar, flexible=flexible)
                 while len(self._matchers) >= KEPT:
                     del self._matchers[next(iter(self._matchers))]
-            self._matchers[key] = matcher  # last = most recently used
+            if len(grammar.text) <= KEPT_LENGTH:
+                self._matchers[key] = matcher  # last = most recently used
             return vocabulary, matcher
 
 

@@ -30,6 +30,7 @@ async def test_the_same_grammar_starts_anew_for_each_answer() -> None:
     """One answer's tokens do not show in another's; more grammars than are kept do no harm."""
     async with grammars() as made:
         first = await made.constraint(Grammar("regex", "ab"), ())
+        assert first.allowed()[70]
         first.advance(70)
         again = await made.constraint(Grammar("regex", "ab"), ())
         assert again.allowed()[70]
