@@ -6,7 +6,8 @@ Format: https://huggingface.co/deepseek-ai/DeepSeek-V3-0324 and .../DeepSeek-V3.
 from __future__ import annotations
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
-from exo_node.models.toolformats.reader import CallParser, NotACall, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 BEGIN, END = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
 CALL, CALL_END = "<\uff5ctool\u2581call\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581end\uff5c>"

@@ -11,7 +11,8 @@ import json
 import re
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
-from exo_node.models.toolformats.reader import CallParser, NotACall, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 FUNCTION_MARKS = ("<start_function_call>", "<end_function_call>", "<escape>")
 GEMMA4_MARKS = ("<|tool_call>", "<tool_call|>", '<|"|>')

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 
 from exo_node.models.toolformats.base import Frame, ToolFormat, longest_open_suffix
-from exo_node.models.toolformats.reader import CallParser, NotACall, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 END, RETURN, CALL = "<|end|>", "<|return|>", "<|call|>"

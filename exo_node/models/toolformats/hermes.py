@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
-from exo_node.models.toolformats.reader import CallParser, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import Wait
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION = "<function="

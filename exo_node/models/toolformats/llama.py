@@ -9,7 +9,7 @@ import json
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
 from exo_node.models.toolformats.pythonic import PythonicParser
-from exo_node.models.toolformats.reader import NotACall, Wait
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 TAGS = ("<|python_tag|>", "<|python_start|>")
 _END = "<|python_end|>"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
-from exo_node.models.toolformats.reader import CallParser, NotACall, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _NAME_LIMIT = 256

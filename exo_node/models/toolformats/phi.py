@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 
 from exo_node.models.toolformats.base import Frame, ToolFormat
-from exo_node.models.toolformats.reader import CallParser, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import Wait
 
 OPEN, CLOSE, FUNCTOOLS = "<|tool_call|>", "<|/tool_call|>", "functools["
 

@@ -6,7 +6,8 @@ import ast
 import json
 import re
 
-from exo_node.models.toolformats.reader import CallParser, NotACall, Wait
+from exo_node.models.toolformats.reader import CallParser
+from exo_node.models.toolformats.scanner import NotACall, Wait
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _JSON_WORDS = {"true": True, "false": False, "null": None}
