@@ -18,11 +18,11 @@ from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequ
 from exo_node.models.answer_reader import AnswerReader
 from exo_node.models.chat_format import Stage
 from exo_node.models.tokenizer import Tokenizer
-from exo_node.ring import embedding
+from exo_node.ring import embedding, speech
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.ports import Instances
 from exo_node.ring.prompt_echo import PromptEcho, token_logprob
-from exo_node.ring.text import Detokenizer, TextAssembler, TextPiece
+from exo_node.ring.text import TextAssembler, TextPiece
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import (
     EmbeddingRequest,
@@ -96,7 +96,7 @@ class LocalBackend:
                 prefix = await self._prefix_ids(request, loaded.tokenizer, instance, prompt)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
-        request = replace(request, grammar=_bound(request, loaded.tokenizer, prompt))
+        request = replace(request, grammar=speech.bound(request, loaded.tokenizer, prompt))
         echo = PromptEcho(request, loaded.tokenizer, prompt.ids)
         if request.max_tokens == 0 and request.prompt_logprobs is None:
             yield echo.ahead(TokenDelta(finish_reason="length", usage=Usage(len(prompt.ids), 0)))
@@ -104,7 +104,7 @@ class LocalBackend:
         ends = loaded.tokenizer.eos_ids | prompt.ends
         message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline, ends)
         stream = self._instances.client(instance).generate(message)
-        detokenizer = _detokenizer(request, loaded.tokenizer, prompt)
+        detokenizer = speech.detokenizer(request, loaded.tokenizer, prompt)
         detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
         reader = detokenizer if isinstance(detokenizer, AnswerReader) else None
         if reader is not None:
@@ -155,7 +155,7 @@ class LocalBackend:
         finally:
             await stream.aclose()
 
-    async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> _Prompt:
+    async def _prompt_ids(self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance) -> speech.Prompt:
         """The prompt's ids, refused before tokenizing when it cannot fit."""
         stage: Stage = "before"
         ends: frozenset[int] = frozenset()
@@ -192,10 +192,10 @@ class LocalBackend:
             raise InvalidRequest("the prompt is empty and this model has no BOS token: send some text", param=field)
         if len(ids) + (request.max_tokens != 0) > instance.context:
             raise too_long(field, str(len(ids)), instance.context)
-        return _Prompt(ids, stage, ends)
+        return speech.Prompt(ids, stage, ends)
 
     async def _prefix_ids(
-        self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: _Prompt
+        self, request: GenerationRequest, tokenizer: Tokenizer, instance: Instance, prompt: speech.Prompt
     ) -> list[int]:
         """Ids of the part of the answer that the caller already has: the given ones where they are that text's."""
         field = "messages" if request.messages is not None else "prompt"
@@ -205,7 +205,7 @@ class LocalBackend:
                 raise InvalidRequest(f"prefix_ids holds {token}, not a token id of this model", param="prefix_ids")
         text = request.prefix
         # Text may go out before the token that it is part of (a stop string is held back in its middle).
-        reader = _detokenizer(request, tokenizer, prompt)
+        reader = speech.detokenizer(request, tokenizer, prompt)
         if text and (not ids or reader.push(ids) != text):
             if isinstance(reader, AnswerReader):
                 if reader.calls:
@@ -275,34 +275,6 @@ def _grammar(grammar: Grammar | None, begun: int) -> ring_pb2.Grammar | None:
     if grammar is None:
         return None
     return ring_pb2.Grammar(kind=grammar.kind, text=grammar.text, field=grammar.field, begun=begun)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """`stage`: whether it ends before, within or after the model's thoughts. `ends`: what ends that answer
-    beside the model's own ends."""
-
-    ids: list[int]
-    stage: Stage = "before"
-    ends: frozenset[int] = frozenset()
-
-
-def _detokenizer(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Detokenizer:
-    """What makes text of the answer's tokens: a completion goes on with its prompt's text; a chat's answer is a
-    text of its own, with thoughts and tool calls where the model has any."""
-    if request.messages is None:
-        return tokenizer.detokenizer(prompt.ids)
-    speech = tokenizer.chat_format(request.tool_use)
-    reader = speech.reader(lambda: tokenizer.detokenizer(shown=speech.markers), request.tool_use, stage=prompt.stage)
-    return tokenizer.detokenizer() if reader is None else reader
-
-
-def _bound(request: GenerationRequest, tokenizer: Tokenizer, prompt: _Prompt) -> Grammar | None:
-    """What binds the sequence: the request's grammar, the tools that must be called, the thoughts before either."""
-    if request.messages is None or (request.grammar is None and request.tool_use is None):
-        return request.grammar
-    speech = tokenizer.chat_format(request.tool_use)
-    return speech.grammar(request.grammar, request.tool_use, tokenizer.special_tokens, stage=prompt.stage)
 
 
 def _texts(content: Any) -> list[str]:
