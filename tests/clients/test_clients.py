@@ -38,6 +38,15 @@ AGENTS = tuple(
     for what in ("chat", "stream", "tools", "structured", "errors")
     for api in ("responses", "completions")
 )
+NPM_OPENAI = (
+    *(*CHAT, "stream_helper", "tools_runner", "timeout", "models", "headers", "embeddings", "retries"),
+    *("broken_stream", "chat_responses", "stream_responses"),
+)
+NPM_ANTHROPIC = (*CHAT, "bearer", "timeout", "models", "count", "retries", "broken_stream")
+NPM_OLLAMA = (
+    *("chat", "stream", "stream_generate", "tools", "structured", "errors", "cancel", "models", "embeddings"),
+    "broken_stream",
+)
 # What a stand-in does meanwhile. Only where there is one: a ring has no quota of another.
 SCRIPTED = {"retries": Script(status=429, retry_after="1"), "broken_stream": Script(error_after=3)}
 ENDLESS = Script(chunks=5000, gap_s=0.02)
@@ -77,6 +86,9 @@ CLIENTS = {
     "langchain-ollama": Client("langchain_chat.py", LANGCHAIN, ("langchain-ollama",)),
     "litellm": Client("litellm_chat.py", LITELLM, environment="clients-litellm"),
     "agents": Client("agents_run.py", AGENTS),
+    "npm-openai": Client("openai_chat.mjs", NPM_OPENAI),
+    "npm-anthropic": Client("anthropic_messages.mjs", NPM_ANTHROPIC),
+    "npm-ollama": Client("ollama_api.mjs", NPM_OLLAMA),
 }
 CASES = [
     pytest.param(client, backend, scenario, id=f"{client}-{backend}-{scenario}")

@@ -20,7 +20,7 @@ GREEDY = {"temperature": 0}  # the package has no argument for it any more
 
 class Trip(pydantic.BaseModel):
     city: Literal["Paris", "Rome"]
-    days: int
+    days: Literal[1, 2, 3]  # the package makes comments of bounds
 
 
 def connect(target: Target, **options: Any) -> anthropic.Anthropic:

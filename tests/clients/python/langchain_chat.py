@@ -104,14 +104,10 @@ def structured_dict(target: Target) -> Any:
 
 
 def errors(target: Target) -> Any:
-    def bad() -> Any:
-        more: Any = {"n": 0} if WITH == "langchain-openai" else {"top_p": 9}
-        return connect(target, **more).invoke(INPUTS["question"])
-
     return {
         "unknown": failure(lambda: connect(target.but(model="no-such-model")).invoke(INPUTS["question"])),
         "unknown_stream": failure(lambda: list(connect(target.but(model="no-such-model")).stream(INPUTS["question"]))),
-        "bad": failure(bad),
+        "bad": failure(lambda: connect(target, top_p=9).invoke(INPUTS["question"])),
         "key": failure(lambda: connect(target.but(key="sk-wrong")).invoke(INPUTS["question"])),
     }
 
