@@ -19,7 +19,7 @@ from exo_node.api.batching import lines
 from exo_node.api.batching.area import Claim, FileArea
 from exo_node.api.batching.slots import LIMIT, Slots
 from exo_node.api.errors import REQUEST_ID, error_body, internal
-from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RateLimited, RingBroken, StoreError
+from exo_node.errors import ExoError, NoCapacity, NotFound, PeerUnavailable, RateLimited, RingBroken, StoreError
 from exo_node.store_batches import UNFINISHED, BatchRow, BatchTable, FileRow
 
 log = logging.getLogger("exo.batches")
@@ -79,8 +79,9 @@ class BatchWorker:
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         for ident in await self._table.expired_files(time.time()):
-            await self._table.remove_file(ident)
-            await asyncio.to_thread(self._area.remove, ident)
+            if await self._table.using(ident) is None:
+                await self._table.remove_file(ident)
+                await asyncio.to_thread(self._area.remove, ident)
         for row in await self._table.unfinished():
             if row.id in self._running:
                 continue
@@ -159,6 +160,8 @@ class BatchWorker:
         return now is not None and now.status == row.status and time.time() < row.expires
 
     def _resume(self, row: BatchRow) -> _Progress:
+        if not self._area.size(row.input_id):
+            raise NotFound(f"the bytes of {row.input_id} are gone", code="input_file_gone")
         for ident in (row.output_id, row.error_id):
             self._area.mend(ident)
         completed, failed = (lines.custom_ids(self._area.lines(one)) for one in (row.output_id, row.error_id))

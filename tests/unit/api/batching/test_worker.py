@@ -26,7 +26,7 @@ from exo_node.errors import (
 )
 from exo_node.routing.call import UpstreamError
 from exo_node.store import Store, store_path
-from exo_node.store_batches import BatchRow, BatchTable
+from exo_node.store_batches import BatchRow, BatchTable, FileRow
 
 URL = "/v1/chat/completions"
 
@@ -176,6 +176,40 @@ async def test_a_wrong_file_and_a_broken_disk_fail_the_batch(tmp_path: Path) -> 
         good = await stage.add(content(1))
         stage.worker.notice(good.id)
         await stage.until(good.id, lambda row: row.status == "completed")
+
+
+async def test_files_of_batches_outlive_their_time(tmp_path: Path) -> None:
+    """An input file that expires stays until its batch has ended, then goes; one that is gone fails the batch."""
+    hold = asyncio.Event()
+
+    async def ask(owner: str, endpoint: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        await hold.wait()
+        return {}
+
+    async with running(tmp_path, ask) as stage:
+        row = await stage.add(content(3))
+        await stage.table.add_file(
+            FileRow(id="file-in", owner="", purpose="batch", filename="", bytes=1, created=1.0, expires=2.0)
+        )
+        stage.worker.notice(row.id)
+        await stage.until(row.id, lambda row: row.status == "in_progress")
+        assert await stage.table.expired_files(3.0) == ["file-in"]
+        hold.set()
+        await stage.until(row.id, lambda row: row.status == "completed")
+        assert set(stage.read(row.output_id)) == {"r0", "r1", "r2"}
+        lost = await stage.add(content(1))
+        await stage.table.move(lost.id, ("validating",), "in_progress", {"request_counts": {"total": 1}})
+        stage.area.remove("file-in")
+        stage.worker.notice(lost.id)
+        failed = await stage.until(lost.id, lambda row: row.status == "failed")
+        assert failed.batch["errors"]["data"][0]["code"] == "input_file_gone"
+        other = await stage.add(content(1))
+        stage.worker.notice(other.id)
+        await stage.until(other.id, lambda row: row.status == "completed")
+        while await stage.table.expired_files(3.0):
+            stage.worker.notice("")
+            await asyncio.sleep(0.005)
+        assert stage.area.size("file-in") == 0
 
 
 async def test_limits_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
