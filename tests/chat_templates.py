@@ -87,6 +87,14 @@ PHI = (
     "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+GRANITE = (
+    "{% if tools %}{{ '<|start_of_role|>tools<|end_of_role|>' + tools | tojson + '<|end_of_text|>' }}{% endif %}"
+    + _OPEN
+    + "{{ '<|start_of_role|>' + m.role + '<|end_of_role|>' }}{% if m.tool_calls %}{{ '<|tool_call|>[' }}"
+    "{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}{{ ']' }}{% else %}{{ m.content }}{% endif %}"
+    "{{ '<|end_of_text|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
 FUNCTION_GEMMA = (
     "{% if tools %}{% for t in tools %}{{ '<start_function_declaration>' + t.function.name + t.function.parameters | "
     "tojson + '<end_function_declaration>' }}{% endfor %}{% endif %}"
@@ -129,6 +137,7 @@ TEMPLATES: Mapping[str, tuple[str, str]] = {
     "deepseek": (DEEPSEEK, "deepseek"),
     "deepseek-v3.1": (DEEPSEEK_V31, "deepseek-v3.1"),
     "phi": (PHI, "phi"),
+    "granite": (GRANITE, "phi"),
     "functiongemma": (FUNCTION_GEMMA, "functiongemma"),
     "gemma": (GEMMA, ""),
     "gpt-oss": (GPT_OSS, "harmony"),

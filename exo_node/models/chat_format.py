@@ -97,7 +97,7 @@ class ChatFormat:
         named = _with_names(messages)
         if self.tools in (mistral.MISTRAL_LIST, mistral.MISTRAL_NAMED):
             named = [_short_ids(one) for one in named]
-        if self.tools is PHI:
+        if self.tools is PHI and "tools" not in self.variables:  # Granite writes calls alike, and takes tools as all do
             return self._phi([conversation.calls_as_text(one, PHI.frame) for one in named], offered), None
         return named, None if offered is None else list(offered.tools)
 
