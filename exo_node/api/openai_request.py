@@ -71,6 +71,8 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
     parsed = _parsed(
         "chat", fields, request_id, settings, [messages], top_logprobs=(top or 0) if wanted else None, limit=limit
     )
+    if use is not None and use.choice != "none" and fields.boolean("ignore_eos"):
+        raise bad("ignore_eos", "cannot go with tools, whose calls end an answer")
     requests = tuple(replace(one, tool_use=use, template_options=options) for one in parsed.requests)
     return replace(parsed, requests=requests, functions=bool(body.get("functions")))
 

@@ -71,6 +71,7 @@ class Generation(Request, kw_only=True):
     stream_options: Object | None = None
     top_k: Annotated[int, Meta(ge=-1, description="Not OpenAI's; of vLLM, llama.cpp, mlx_lm.")] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1, description="Not OpenAI's; of vLLM, llama.cpp, mlx_lm.")] | None = None
+    ignore_eos: Annotated[bool, Meta(description="Not OpenAI's: never end before max_tokens.")] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, description="Not OpenAI's; of vLLM and mlx_lm.")] | None = None
 
 

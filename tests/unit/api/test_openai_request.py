@@ -200,6 +200,17 @@ def test_every_sampling_field_arrives() -> None:
     assert request.timeout_s == 900
 
 
+def test_an_answer_without_an_end() -> None:
+    """ignore_eos goes with every choice, and with nothing that ends an answer by itself."""
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "ignore_eos": True}
+    assert [one.ignore_eos for one in parse_chat({**body, "n": 2}, "id", SETTINGS).requests] == [True, True]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    for more in ({"tools": [tool]}, {"response_format": {"type": "json_object"}}, {"ignore_eos": 1}):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_chat({**body, **more}, "id", SETTINGS)
+        assert caught.value.param == "ignore_eos"
+
+
 def test_neutral_defaults() -> None:
     """A bare request is neutral: nothing given, no seed, the backend's limit of tokens."""
     (request,) = chat().requests
