@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class ScriptedBackend:
         self.requests.append(request)
         self.open += 1
         given = "" if callable(self.script) else request.prefix  # the ring goes on after what the caller has
+        echo = str(request.prompt) if request.echo else ""
         try:
             for step in self.script(request) if callable(self.script) else self.script:
                 await asyncio.sleep(self.delay)
@@ -68,7 +70,8 @@ class ScriptedBackend:
                     case TokenDelta() if step.text and given.startswith(step.text):
                         given = given.removeprefix(step.text)
                     case TokenDelta():
-                        yield step
+                        yield replace(step, echo=echo) if echo else step
+                        echo = ""
                     case asyncio.Event():
                         await step.wait()
                     case Exception():
@@ -168,8 +171,9 @@ class ScriptedCluster:
         if model == "nope":
             raise ModelNotFound("no model 'nope'; there are: demo", param="model")
         shard = {"node_id": "node-a", "engine": "mlx", "device": "CPU", "start_layer": 0, "end_layer": 8, "n_layers": 8}
-        instance = {"id": instance_id or f"inst-{len(self.placed)}", "object": "instance", "model": model, "state": "ready",
-                    "context": 512, "slots": 8, "epoch": 1, "shards": [shard], "error": None}  # fmt: skip
+        ident = instance_id or f"inst-{len(self.placed)}"
+        instance = {"id": ident, "object": "instance", "model": model, "state": "ready", "context": 512,
+                    "slots": 8, "epoch": 1, "shards": [shard], "error": None}  # fmt: skip
         self.placed.append(instance)
         return instance
 
