@@ -130,7 +130,8 @@ def _said(body: dict[str, Any], script: Script) -> Said:
     tools = [(t["name"], t.get("input_schema") or {}) for t in body.get("tools") or () if "name" in t]
     if (body.get("tool_choice") or {}).get("type") == "none":
         tools = []
-    return say(script, messages, limit=body["max_tokens"], tools=tools)
+    form = body.get("output_format") or (body.get("output_config") or {}).get("format") or {}
+    return say(script, messages, limit=body["max_tokens"], tools=tools, schema=form.get("schema"))
 
 
 def _prompt_tokens(body: dict[str, Any]) -> int:

@@ -56,7 +56,8 @@ class Ollama(OpenAI):
         body = received.body
         messages = [(str(m.get("role")), str(m.get("content") or "")) for m in body.get("messages") or ()]
         tools = [(t["function"]["name"], t["function"].get("parameters") or {}) for t in body.get("tools") or ()]
-        said = say(script, messages, limit=_limit(body), tools=tools, json_object=bool(body.get("format")))
+        said = say(script, messages, limit=_limit(body), tools=tools, json_object=bool(body.get("format")),
+                   schema=body.get("format"))  # fmt: skip
 
         def message(text: str) -> dict[str, Any]:
             return {"message": {"role": "assistant", "content": text}}

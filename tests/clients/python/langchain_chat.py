@@ -13,8 +13,9 @@ WITH = sys.argv[1]
 
 
 class Trip(pydantic.BaseModel):
-    """Where to, and for how long."""
+    """Where to, and for how long. Closed: a small model fills an open object with names of its own."""
 
+    model_config = pydantic.ConfigDict(extra="forbid")
     city: Literal["Paris", "Rome"]
     days: int = pydantic.Field(ge=1, le=9)
 
