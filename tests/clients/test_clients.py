@@ -1,4 +1,7 @@
-"""Other projects' client packages against a ring and against a cloud: the same assertions for both (contract.py)."""
+"""Other projects' client packages against a ring and against a cloud: the same assertions for both (contract.py).
+
+The default suite runs those that the test environment has; `scripts/clients` makes the others' and runs all.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,11 @@ class Client:
     environment: str | None = "clients"  # below build; None: the test environment
     backends: tuple[str, ...] = ("ring", "cloud", "claude")
 
+    @property
+    def marks(self) -> tuple[pytest.MarkDecorator, ...]:
+        """The default suite has what runs in the test environment, against a ring and one cloud."""
+        return () if self.environment is None and self.file.endswith(".py") else (pytest.mark.clients,)
+
     def command(self) -> list[str]:
         """Skips where the environment is not there."""
         if self.file.endswith(".mjs"):
@@ -100,13 +108,16 @@ def fits(backend: str, scenario: str) -> bool:
 
 
 CASES = [
-    pytest.param(client, backend, scenario, id=f"{client}-{backend}-{scenario}")
+    pytest.param(
+        *(client, backend, scenario),
+        id=f"{client}-{backend}-{scenario}",
+        marks=(pytest.mark.clients,) if backend == "claude" else it.marks,
+    )
     for client, it in CLIENTS.items()
     for backend in it.backends
     for scenario in it.scenarios
     if fits(backend, scenario)
 ]
-pytestmark = pytest.mark.clients
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +168,7 @@ def has_stopped(stage: Stage, backend: Backend) -> bool:
     return not any(stage.slots())
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", [pytest.param(name, marks=it.marks) for name, it in CLIENTS.items()])
 def test_program(client: str, programs: dict[str, Program], tmp_path: Path) -> None:
     """A client's program has the scenarios that the table above says, none of them for nothing."""
     assert started(client, programs, tmp_path).scenarios == set(CLIENTS[client].scenarios)
