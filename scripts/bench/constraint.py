@@ -81,7 +81,8 @@ def large_tokenizer(folder: Path) -> Path:
         vocab_size=LARGE - 256, special_tokens=["<s>", "</s>"], initial_alphabet=byte_level.alphabet(),
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train([str(path) for path in Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")], trainer)
+    sources = Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")
+    tokenizer.train_from_iterator((path.read_text(errors="ignore") for path in sources), trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text('{"eos_token_id": 1, "bos_token_id": 0}')
     return folder
