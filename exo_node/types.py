@@ -103,8 +103,8 @@ class Grammar:
     """What the answer's text must match from its first to its last character (llguidance's grammars).
 
     `text` is a JSON schema as JSON ("json_schema"; "json" is any object and has no text), a regular expression
-    ("regex", the whole text), or a Lark grammar or llama.cpp's GBNF ("lark"). The sequence ends when nothing may follow.
-    `field` is the request's field that asked for it, for errors.
+    ("regex", the whole text), or a Lark grammar or llama.cpp's GBNF ("lark"). The sequence ends when nothing may
+    follow. `field` is the request's field that asked for it, for errors.
     """
 
     kind: Literal["json_schema", "json", "regex", "lark"]

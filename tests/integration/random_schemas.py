@@ -7,7 +7,7 @@ from typing import Any
 
 DEPTH = 3
 FORMATS = ("date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname")
-PATTERNS = ("^[a-f]{2,6}$", "^(yes|no)$", "^[A-Z][a-z]{1,8}$", "^\\d{3}-\\d{4}$", "^x(ab?){1,3}$", "^[^aeiou\"]{1,4}$")
+PATTERNS = ("^[a-f]{2,6}$", "^(yes|no)$", "^[A-Z][a-z]{1,8}$", "^\\d{3}-\\d{4}$", "^x(ab?){1,3}$", '^[^aeiou"]{1,4}$')
 NAMES = ("name", "age", "Tags", "x-y", "caf\u00e9", "is it", "n1", "list")
 WORDS = ("red", "green", "blue", "a b", 'say "hi"', "back\\slash", "\u00e9t\u00e9", "\u96ea", "", "null", "1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +199,7 @@ class ScriptedCluster:
         self.placed = kept
         return found
 
-    def aliases(self) -> dict[str, str]:
+    def aliases(self) -> Mapping[str, str]:
         return {"llama-3.2-1b": "org/Llama-1B"}
 
     async def fetch_model(self, model: str, on_progress: StageProgress) -> str:

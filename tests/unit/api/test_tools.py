@@ -51,7 +51,8 @@ def test_choices(choice: Any, expected: tuple[str, bool, int]) -> None:
 
 def test_nothing_is_offered() -> None:
     """No tools, an empty list or null: nothing to call."""
-    for body in ({}, {"tools": []}, {"tools": None, "tool_choice": "auto"}, {"functions": []}):
+    empty: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": None, "tool_choice": "auto"}, {"functions": []}]
+    for body in empty:
         assert parse_tool_use(body) is None
 
 

@@ -149,7 +149,7 @@ def test_an_answer_without_usage_is_estimated() -> None:
 
 def test_context_edits_are_said_not_to_be_made() -> None:
     """Only where they were asked for."""
-    edits = {"context_management": {"applied_edits": []}}
+    edits: dict[str, Any] = {"context_management": {"applied_edits": []}}
     assert streamed(encoder(edits_context=True))[1].items() >= edits.items()
     assert encoder(edits_context=True).whole({"choices": [{"message": {}}]}).items() >= edits.items()
 
