@@ -83,6 +83,8 @@ def timeout(facts: Any, backend: Backend) -> None:
 def models(facts: Any, backend: Backend) -> None:
     assert {"demo", "org/cloud", "org/claude"} <= set(facts["ids"])
     assert facts["retrieved"] == backend.model
+    if "running" in facts:  # Ollama's list of loaded models: ours
+        assert facts["running"] == ["demo"]
 
 
 def headers(facts: Any, backend: Backend) -> None:

@@ -23,10 +23,11 @@ NODE = HERE / "node" / "node_modules"
 CHAT = ("chat", "stream", "tools", "tools_stream", "structured", "errors", "cancel")
 OPENAI = (
     *(*CHAT, "stream_helper", "stream_async", "structured_stream", "timeout", "models", "headers", "choices", "seed"),
-    *("completions", "embeddings", "retries", "broken_stream"),
+    *("completions", "embeddings", "retries", "retries_overload", "broken_stream"),
 )
 RESPONSES = (*CHAT, "stream_helper", "stored", "broken_stream")
-ANTHROPIC = (*CHAT, "bearer", "stream_async", "structured_parse", "models", "count", "retries", "broken_stream")
+ANTHROPIC = (*CHAT, "bearer", "stream_async", "structured_parse", "models", "count", "retries", "retries_overload",
+             "broken_stream")  # fmt: skip
 OLLAMA = (
     *(*CHAT, "stream_async", "chat_generate", "stream_generate", "structured_generate", "models", "embeddings"),
     "broken_stream",
@@ -51,7 +52,11 @@ NPM_OLLAMA = (
     "broken_stream",
 )
 # What a stand-in does meanwhile. Only where there is one: a ring has no quota of another.
-SCRIPTED = {"retries": Script(status=429, retry_after="1"), "broken_stream": Script(error_after=3)}
+SCRIPTED = {
+    "retries": Script(status=429, retry_after="1"),
+    "retries_overload": Script(status=503, retry_after="1"),
+    "broken_stream": Script(error_after=3),
+}
 ENDLESS = Script(chunks=5000, gap_s=0.02)
 LEAVES = ("cancel", "timeout")
 

@@ -176,6 +176,10 @@ def retries(target: Target) -> Any:
     return whole(client.messages.create(model=target.model, messages=MESSAGES, max_tokens=LIMIT, extra_body=GREEDY))
 
 
+def retries_overload(target: Target) -> Any:
+    return retries(target)
+
+
 def broken_stream(target: Target) -> Any:
     pieces: list[str] = []
 
@@ -193,7 +197,7 @@ main(
         scenario.__name__: scenario
         for scenario in (
             *(chat, bearer, stream, stream_async, tools, tools_stream, structured, structured_parse, errors, cancel),
-            *(models, count, retries, broken_stream),
+            *(models, count, retries, retries_overload, broken_stream),
         )
     },
 )

@@ -237,6 +237,10 @@ def retries(target: Target) -> Any:
     return whole(client.chat.completions.create(model=target.model, messages=MESSAGES, temperature=0))
 
 
+def retries_overload(target: Target) -> Any:
+    return retries(target)
+
+
 def broken_stream(target: Target) -> Any:
     def read() -> None:
         for chunk in connect(target).chat.completions.create(model=target.model, messages=MESSAGES, stream=True):
@@ -252,7 +256,19 @@ main(
         scenario.__name__: scenario
         for scenario in (
             *(chat, stream, stream_helper, stream_async, tools, tools_stream, structured, structured_stream, errors),
-            *(cancel, timeout, models, headers, choices, seed, completions, embeddings, retries, broken_stream),
+            *(
+                cancel,
+                timeout,
+                models,
+                headers,
+                choices,
+                seed,
+                completions,
+                embeddings,
+                retries,
+                retries_overload,
+                broken_stream,
+            ),
         )
     },
 )
