@@ -2,7 +2,7 @@
 
 Called by scripts/environment. A lock on a file makes two starts at once safe: the second waits, then finds the work
 done. A stamp in `.venv` is a copy of the lock that was installed and is written last, so a killed run is repeated.
-The kinds `clients*` are environments of their own below build, without this checkout.
+The kinds `clients*` and `schemathesis` are environments of their own below build, without this checkout.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ KINDS = {
     "runtime": Kind(ROOT / ".venv", ("runtime",)),
     "test": Kind(ROOT / ".venv", ("runtime", "test", "reference")),
     "clients": Kind(ROOT / "build" / "clients", ("clients",), checkout=False),
+    "schemathesis": Kind(ROOT / "build" / "schemathesis", ("schemathesis",), checkout=False),
     "clients-litellm": Kind(ROOT / "build" / "clients-litellm", ("clients-litellm",), checkout=False),
 }
 

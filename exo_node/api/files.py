@@ -18,6 +18,7 @@ from aiohttp.multipart import BodyPartReader
 from exo_node.api.batching.area import Arriving, FileArea
 from exo_node.api.fields import bad
 from exo_node.api.guard import principal
+from exo_node.api.media import BROKEN_FORM
 from exo_node.api.operations import BYTES, operation
 from exo_node.api.pages import known_only, page, whole_number
 from exo_node.api.schemas.batches import (
@@ -71,7 +72,7 @@ class FileRoutes:
         with await asyncio.to_thread(self._area.receive, ident) as arriving:
             try:
                 form = await _receive(request, arriving, room)
-            except (ValueError, web.RequestPayloadError) as e:  # ValueError: aiohttp's, for bad boundaries and headers
+            except BROKEN_FORM as e:
                 raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
             row = file_row(form, ident, arriving.size, owner(), time.time())
             await asyncio.to_thread(arriving.keep)

@@ -21,6 +21,10 @@ from exo_node.routing.call import FormFile
 PIECE = 256 * 1024  # bytes read at once
 
 
+# What aiohttp raises for a form with bad boundaries or headers, or one that breaks off.
+BROKEN_FORM = (ValueError, web.RequestPayloadError, HttpProcessingError)
+
+
 class MediaRoutes:
     def __init__(self, serving: CallServer) -> None:
         self._serving = serving
@@ -83,7 +87,7 @@ async def read_form(request: web.Request) -> tuple[dict[str, Any], tuple[FormFil
                 files.append(FormFile(part.name, part.filename, sort, bytes(data)))
             else:
                 fields.setdefault(part.name, []).append(_text(bytes(data), part.name))
-    except (ValueError, web.RequestPayloadError, HttpProcessingError) as e:  # aiohttp's, for bad boundaries and headers
+    except BROKEN_FORM as e:
         raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
     return _typed(fields), tuple(files)
 

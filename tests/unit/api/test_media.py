@@ -91,3 +91,17 @@ async def test_broken_and_large_forms(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert answer.status == 400, await answer.text()
         async with http.post("/v1/audio/transcriptions", data=form(("model", "m"), file=b"x" * 2000)) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/files"])
+@pytest.mark.parametrize("part", [b"None", b"[]", b"Content-Disposition: form-data; name=x", b""])
+async def test_a_form_that_is_none_is_a_400(path: str, part: bytes) -> None:
+    """A part without headers, or with half of one, is the sender's mistake wherever forms are taken."""
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    body = b"--b\r\n" + part + b"--b--\r\n"
+    async with (
+        serve_api(ScriptedBackend([END])) as url,
+        aiohttp.ClientSession(url) as http,
+        http.post(path, data=body, headers=headers) as answer,
+    ):
+        assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")
