@@ -68,6 +68,11 @@ class Stage:
         stats = self.request("GET", f"/v1/instances/{self.instance}/stats")
         return [stage["slots_used"] for stage in stats["stages"]]
 
+    def left(self) -> int:
+        """Calls whose client went away before their end, by the node's own log."""
+        calls = self.request("GET", "/v1/spend?limit=10000")["data"]
+        return sum(call["error_code"] == "cancelled" for call in calls)
+
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Stage]:

@@ -158,11 +158,12 @@ def test_client(
     if behind.cloud is not None and scenario in LEAVES:
         behind.cloud.queue.append(ENDLESS)
     vectors = scenario == "embeddings" and behind.cloud is not None  # a provider has models of their own for them
+    left = stage.left()
     facts = program.run(scenario, stage.node.api, "org/vectors" if vectors else behind.model)
     if behind.cloud is not None:
         behind.cloud.queue.clear()
     if scenario in LEAVES:
-        wait_until(lambda: has_stopped(stage, behind), 5)
+        wait_until(lambda: stage.left() == left + 1 and has_stopped(stage, behind), 5)
     check_of(scenario)(facts, behind)
 
 
