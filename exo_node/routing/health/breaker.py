@@ -112,7 +112,7 @@ class Breaker:
         allowed = max(1, self._allowed if candidate.allowed_fails is None else candidate.allowed_fails)
         bad = c.now_bad + c.old_bad
         volume = bad + c.now_ok + c.old_ok
-        rate = volume >= self._min_volume and bad > ERROR_RATE * volume
+        rate = volume >= max(self._min_volume, allowed) and bad > ERROR_RATE * volume
         if not c.is_open or was_trial:
             if not (was_trial or c.in_row >= allowed or rate or error.cause in AT_ONCE):
                 return

@@ -46,14 +46,20 @@ def test_a_deployment_says_how_many_and_how_long() -> None:
 
 
 def test_half_failed_of_enough_requests_opens_it() -> None:
-    """More than half of ten requests in a window."""
-    breaker = Breaker(allowed_fails=100)
-    for i in range(4):
-        breaker.succeeded(A, i * 0.1)
-        fail(breaker, 1, i * 0.1)
-    assert breaker.state("a", 1.0)[0] == "closed"
-    fail(breaker, 2, 1.0)
+    """More than half of ten requests in a window, or of as many as `allowed_fails` where that is more."""
+    breaker = Breaker(allowed_fails=10)
+    patient = replace(A, backend="b", allowed_fails=100)
+    for candidate in (A, patient):
+        for i in range(4):
+            breaker.succeeded(candidate, i * 0.1)
+            fail(breaker, 1, i * 0.1, candidate)
+        assert breaker.state(candidate.backend, 1.0)[0] == "closed"
+        fail(breaker, 2, 1.0, candidate)
     assert breaker.state("a", 1.0)[0] == "open"
+    fail(breaker, 89, 1.0, patient)
+    assert breaker.state("b", 1.0)[0] == "closed"
+    fail(breaker, 1, 1.0, patient)
+    assert breaker.state("b", 1.0)[0] == "open"
 
 
 def test_half_open_is_exactly_one_request() -> None:
