@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 from exo_node.api.ports import Principal
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
-from exo_node.errors import PeerUnavailable
+from exo_node.errors import PeerUnavailable, StoreError
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front import Front
@@ -202,6 +203,10 @@ class RoutingView(Front):
     def authenticate(self, token: str) -> Principal | None:
         info = self.verify(token)
         return None if info is None else Principal(info.id, info.admin, info.allows)
+
+    async def look_for_keys(self) -> None:
+        with contextlib.suppress(StoreError):  # the watch says it
+            await self.keys.refresh()
 
     async def spend(self, query: SpendQuery, by: GroupBy | None) -> dict[str, Any]:
         names = {info.id: info.name for info in self.keys.list()}

@@ -71,13 +71,22 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
             return Principal(admin=True)
         return Principal(admin=_is_from_here(request, origins))  # --open
 
+    async def identify_anew(request: web.Request) -> Principal:
+        try:
+            return identify(request)
+        except Unauthorized:
+            if not _token(request):
+                raise
+        await routing.look_for_keys()  # `exo apikey add` may have made it just now
+        return identify(request)
+
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method == "OPTIONS" and (answer := origins.options(request)) is not None:
             return answer
         _PRINCIPAL.set(None)
         try:
-            _PRINCIPAL.set(identify(request))
+            _PRINCIPAL.set(await identify_anew(request))
         except Unauthorized:
             if request.path not in OPEN_PATHS:
                 raise

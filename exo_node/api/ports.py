@@ -176,6 +176,10 @@ class RoutingPort(Protocol):
         """Whom an API key stands for; None while this node has no API key at all. Raises `Unauthorized`."""
         ...
 
+    async def look_for_keys(self) -> None:
+        """Read the keys again if there may be new ones, for one that is not known: it may be a moment old."""
+        ...
+
     def has_key(self, key_id: str) -> bool:
         """Whether a principal's key is still there; so are "" and the admin's."""
         ...

@@ -83,6 +83,7 @@ class ApiKeys:
     def __init__(self, rows: KeyRows, admin_secrets: Iterable[str | None] = ()) -> None:
         self._rows = rows
         self._stamp: tuple[int, ...] | None = None
+        self._reading = asyncio.Lock()  # one at a time: many callers may ask at once
         self._by_id: dict[str, KeyInfo] = {}
         self._by_digest: dict[bytes, KeyInfo] = {}
         self._admins: tuple[bytes, ...] = ()
@@ -124,15 +125,16 @@ class ApiKeys:
 
     async def refresh(self) -> None:
         """Read the keys if the file has changed. Raises `StoreError`."""
-        stamp = self._rows.stamp()
-        if stamp == self._stamp:
-            return
-        by_id, by_digest = {}, {}
-        for row in await self._rows.keys():
-            info = _info(row)
-            by_id[info.id] = info
-            by_digest[bytes(row["hash"])] = info
-        self._by_id, self._by_digest, self._stamp = by_id, by_digest, stamp
+        async with self._reading:
+            stamp = self._rows.stamp()
+            if stamp == self._stamp:
+                return
+            by_id, by_digest = {}, {}
+            for row in await self._rows.keys():
+                info = _info(row)
+                by_id[info.id] = info
+                by_digest[bytes(row["hash"])] = info
+            self._by_id, self._by_digest, self._stamp = by_id, by_digest, stamp
 
     async def watch(self) -> None:
         """Keep up with `exo apikey` of other processes; for a task of the daemon's.

@@ -71,6 +71,7 @@ class ScriptedRouting:
         self.calls: list[Call] = []
         self.open = 0
         self.keys: dict[str, Principal] = {}
+        self.made: dict[str, Principal] = {}  # of another process, not seen yet
         self.defaults: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []  # external models
         self.rejected: dict[str, str] = {}  # what `explain` says of every model
@@ -173,6 +174,10 @@ class ScriptedRouting:
         if token not in self.keys:
             raise Unauthorized("missing or wrong API key")
         return self.keys[token]
+
+    async def look_for_keys(self) -> None:
+        self.keys |= self.made
+        self.made = {}
 
     def has_key(self, key_id: str) -> bool:
         return key_id not in self.revoked

@@ -95,6 +95,16 @@ async def test_api_keys() -> None:
     assert routing.calls[0].caller == Caller("k1", "ann")
 
 
+async def test_a_key_counts_at_once() -> None:
+    """One that another process has just made is looked for before it is refused."""
+    routing = routing_with_keys()
+    routing.made = {"new-key": Principal("k3")}
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url:
+        assert (await get(url, "/v1/models"))[0] == 401
+        assert routing.made
+        assert (await get(url, "/v1/models", x_api_key="new-key"))[0] == 200
+
+
 async def test_the_nodes_own_key_is_an_admins() -> None:
     """--api-key stays valid beside API keys, and may reload the configuration; another's key may not."""
     async with (
