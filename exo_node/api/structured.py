@@ -1,7 +1,7 @@
 """What form an answer must have, as the clients of OpenAI, vLLM and llama.cpp ask for it -> `Grammar`. Pure.
 
-A schema is enforced whether `strict` says so or not. What a grammar cannot hold is refused where it is compiled
-(ring/grammars.py), before anything is generated.
+A schema is enforced whether `strict` says so or not, and its objects end with the properties that it names. What a
+grammar cannot hold is refused where it is compiled (ring/grammars.py), before anything is generated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from exo_node.api.fields import bad, checked_text, kind
+from exo_node.models.closed_schema import closed
 from exo_node.types import Grammar
 
 MAX_CHOICES: Final = 10_000
@@ -40,7 +41,7 @@ def json_schema(value: Any, field: str) -> Grammar:
     if not isinstance(value, dict):
         raise bad(field, f"must be a JSON schema, an object, not {kind(value)}", code="invalid_type")
     try:
-        return Grammar("json_schema", json.dumps(value), field)
+        return Grammar("json_schema", json.dumps(closed(value)), field)
     except RecursionError as error:
         raise bad(field, "is nested too deeply") from error
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.errors import InvalidRequest
+from exo_node.models.closed_schema import closed
 from exo_node.models.toolformats.base import Frame
 from exo_node.models.toolformats.thoughts import Marks
 from exo_node.types import Grammar, ToolUse
@@ -58,7 +59,7 @@ def of_answer(grammar: Grammar) -> str:
 
 def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema without what binds nothing (descriptions are most of a large one), with our rules for white space."""
-    return {**_bare(schema), "x-guidance": _STYLE}
+    return {**closed(_bare(schema)), "x-guidance": _STYLE}
 
 
 def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from exo_node.errors import InvalidRequest
 from exo_node.types import Grammar
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "null"}}}
-TEXT = json.dumps(SCHEMA)
+TEXT = json.dumps({**SCHEMA, "additionalProperties": False})  # objects end with what they name
 
 
 def named(**fields: Any) -> dict[str, Any]:
