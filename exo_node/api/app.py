@@ -18,7 +18,7 @@ from exo_node.api.deployments import DeploymentRoutes
 from exo_node.api.dialects import anthropic, ollama_api, responses
 from exo_node.api.documents import DocumentRoutes
 from exo_node.api.embeddings import EmbeddingRoutes
-from exo_node.api.errors import ERROR_SHAPES, MAX_BODY, error_middleware, is_ours
+from exo_node.api.errors import ERROR_SHAPES, HEADER_SHAPES, MAX_BODY, error_middleware, is_ours
 from exo_node.api.exo.bench import BenchRoutes
 from exo_node.api.exo.downloads import Downloads
 from exo_node.api.exo.v1 import V1Routes
@@ -118,6 +118,7 @@ class ChatGPTAPI:
         self._add([("GET", path, ollama_api.is_running) for path in ("/ollama", "/ollama/")], ("",))
         self.app.on_cleanup.append(ollama.close)
         self.app[ERROR_SHAPES] = {**anthropic.SHAPES, **ollama_api.SHAPES}
+        self.app[HEADER_SHAPES] = anthropic.HEADER_SHAPES
         self.app.on_cleanup.append(answers.close)
         self.app.on_response_prepare.append(origins.add_headers)
         self.app.on_response_prepare.append(anthropic.add_request_id)

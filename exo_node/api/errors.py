@@ -21,6 +21,9 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the req
 ErrorShape = Callable[[ExoError], dict[str, Any]]
 # Shapes of dialects other than OpenAI's by the paths below which they hold, also for wrong paths and missing keys.
 ERROR_SHAPES: web.AppKey[dict[str, ErrorShape]] = web.AppKey("error_shapes", dict)
+# The same by a header that only the dialect's clients send, on paths that it shares with others.
+HEADER_SHAPES: web.AppKey[dict[str, ErrorShape]] = web.AppKey("header_shapes", dict)
+PATIENCE_S = 60  # a longer Retry-After is none to the SDKs of OpenAI and Anthropic: they ask again within seconds
 MAX_BODY = 64 * 1024 * 1024  # bytes, after decompression
 
 
@@ -33,7 +36,10 @@ def error_response(error: ExoError, shape: ErrorShape = error_body) -> web.Respo
     headers = dict(headers_of(error))
     # SDKs obey both headers.
     if error.retry_after is not None or error.status == 429 or (error.status == 503 and error.retryable):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+        seconds = max(1, math.ceil(error.retry_after or 1))
+        headers["Retry-After"] = str(seconds)
+        if seconds > PATIENCE_S:
+            headers["X-Should-Retry"] = "false"  # they would wait for less than that, in vain
     elif error.status == 503:
         headers["X-Should-Retry"] = "false"  # a missing key is still missing in a second
     return web.json_response(shape(error), status=error.status, headers=headers)
@@ -68,12 +74,13 @@ def from_http(error: web.HTTPException, request: web.Request) -> ExoError:
 
 
 def shape_of(request: web.Request) -> ErrorShape:
-    """How the dialect of the request's path says an error."""
-    shapes = request.app.get(ERROR_SHAPES) or {}
+    """How the dialect of the request's path says an error; else that of the client, which its headers tell."""
     path = request.path
-    return next(
-        (shape for prefix, shape in shapes.items() if path == prefix or path.startswith(f"{prefix}/")), error_body
-    )
+    for prefix, shape in (request.app.get(ERROR_SHAPES) or {}).items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return shape
+    by_header = request.app.get(HEADER_SHAPES) or {}
+    return next((shape for name, shape in by_header.items() if name in request.headers), error_body)
 
 
 @web.middleware

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api.dialects.anthropic_models import VERSION, anthropic_model, models_page
+from exo_node.api.dialects.anthropic_models import anthropic_model, is_theirs, models_page
 from exo_node.api.guard import principal
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import Principal
@@ -56,7 +56,7 @@ class OpenAIRoutes:
         """Local models first, then the external ones, as far as the key may ask for them; `?provider=` keeps one
         provider's ("exo": the local ones)."""
         rows = await self._rows(request.query.get("provider"))
-        if VERSION in request.headers:
+        if is_theirs(request.path, request.headers):
             return web.json_response(models_page(rows, request.query))
         return web.json_response({"object": "list", "data": rows})
 
@@ -67,7 +67,7 @@ class OpenAIRoutes:
         rows = await self._rows(None)
         for row in rows:
             if wanted == row["id"] or wanted in row.get("aliases", ()):
-                return web.json_response(anthropic_model(row) if VERSION in request.headers else row)
+                return web.json_response(anthropic_model(row) if is_theirs(request.path, request.headers) else row)
         there = ", ".join(row["id"] for row in rows[:SHOWN]) or "none"
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         raise ModelNotFound(f"no model {wanted!r}; there are: {there}{more}", param="model")

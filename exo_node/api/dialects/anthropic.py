@@ -12,6 +12,7 @@ from aiohttp import web
 
 from exo_node.api.dialects.anthropic_blocks import PING
 from exo_node.api.dialects.anthropic_errors import error_body
+from exo_node.api.dialects.anthropic_models import PREFIX, VERSION, is_theirs
 from exo_node.api.dialects.anthropic_request import decode, decode_prompt
 from exo_node.api.dialects.base import Wire
 from exo_node.api.dialects.counting import ESTIMATED, count_prompt
@@ -24,8 +25,9 @@ from exo_node.config import Settings
 from exo_node.types import Backend
 
 WIRE = Wire(keep_alive=PING)
-MESSAGES, PREFIX = "/v1/messages", "/anthropic"
+MESSAGES = "/v1/messages"
 SHAPES: dict[str, ErrorShape] = {MESSAGES: error_body, PREFIX: error_body}
+HEADER_SHAPES: dict[str, ErrorShape] = {VERSION: error_body}
 
 
 class AnthropicRoutes:
@@ -57,5 +59,5 @@ class AnthropicRoutes:
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Anthropic's name of the header that has it: their SDKs show it."""
-    if request.path.startswith((MESSAGES, PREFIX)):
+    if request.path.startswith(MESSAGES) or is_theirs(request.path, request.headers):
         response.headers["request-id"] = REQUEST_ID.get()

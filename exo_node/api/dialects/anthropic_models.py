@@ -8,8 +8,14 @@ from typing import Any
 
 from exo_node.api.fields import bad
 
+PREFIX = "/anthropic"  # of paths for clients with that address
 VERSION = "anthropic-version"  # the header that their clients send
 MAX_LIMIT = 1000
+
+
+def is_theirs(path: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request for a path that OpenAI's API has too comes from a client of Anthropic's."""
+    return VERSION in headers or path.startswith(f"{PREFIX}/")
 
 
 def anthropic_model(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from exo_node.api import errors
-from exo_node.errors import DigestMismatch, ExoError, NoCapacity
+from exo_node.errors import BudgetExceeded, DigestMismatch, ExoError, NoCapacity
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -73,16 +73,18 @@ def unusable() -> ExoError:
         (NoCapacity("full"), 503, "no_capacity", "1"),
         (DigestMismatch("other files"), 409, "model_digest_mismatch", None),
         (ExoError("slow down", status=429, code="rate_limit_exceeded"), 429, "rate_limit_exceeded", "1"),
+        (BudgetExceeded("spent", retry_after=60), 429, "budget_exceeded", "60"),
+        (BudgetExceeded("spent", retry_after=60.1), 429, "budget_exceeded", "61"),
     ],
 )
 async def test_exo_errors(error: ExoError, status: int, code: str, retry: str | None) -> None:
-    """An error keeps its status, message and code; what may be tried again says when."""
+    """An error keeps its status, message and code; what may be tried again says when, and SDKs are told when not to."""
     async with serve_api(ScriptedBackend([error])) as url, aiohttp.ClientSession(url) as http:
         for stream in (False, True):
             async with http.post("/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
                 assert answer.status == status
                 assert answer.headers.get("Retry-After") == retry
-                assert (answer.headers.get("X-Should-Retry") == "false") == (status == 503 and retry is None)
+                assert (answer.headers.get("X-Should-Retry") == "false") == (retry in (None, "61") and status != 409)
                 told = await error_of(answer)
                 assert (told["message"], told["code"]) == (error.message, code)
 

@@ -114,6 +114,16 @@ async def test_every_error_has_their_shape(method: str, path: str, body: Any, st
     assert made["request_id"] == answer.headers["request-id"]
 
 
+@pytest.mark.parametrize("path", ["/v1/models/nope", "/v1/nothing", "/models?limit=0"])
+async def test_their_clients_get_their_errors_on_shared_paths(path: str) -> None:
+    """The header that they send tells them; without it the error is OpenAI's."""
+    answer, raw = await send(None, path, method="GET", headers={"anthropic-version": "2023-06-01"})
+    made = json.loads(raw)
+    assert (answer.status // 100, made["type"], made["request_id"]) == (4, "error", answer.headers["request-id"])
+    answer, raw = await send(None, "/v1/models/nope", method="GET")
+    assert (answer.status, json.loads(raw).keys()) == (404, {"error"})
+
+
 async def test_keys() -> None:
     """Either header; without a key the error has Anthropic's type."""
     routing = ScriptedRouting(ScriptedBackend(SCRIPT))
@@ -156,12 +166,14 @@ class RingFirst(ScriptedRouting):
 
 
 async def test_models() -> None:
-    """At OpenAI's path, for those who send Anthropic's header; others see nothing of it."""
+    """At OpenAI's path, for those who send Anthropic's header, and below their own; others see nothing of it."""
     headers = {"anthropic-version": "2023-06-01"}
     _, raw = await send(None, "/v1/models?limit=1", method="GET", headers=headers)
     page = json.loads(raw)
     assert (page["has_more"], page["first_id"], page["data"][0]["type"]) == (True, "demo", "model")
-    _, raw = await send(None, "/anthropic/v1/models/demo", method="GET", headers=headers)
+    _, raw = await send(None, "/anthropic/v1/models/demo", method="GET")
     assert json.loads(raw)["display_name"] == "demo"
+    _, raw = await send(None, "/anthropic/v1/models", method="GET")
+    assert json.loads(raw)["has_more"] is False
     _, raw = await send(None, "/v1/models", method="GET")
     assert json.loads(raw).keys() == {"object", "data"}
