@@ -4,9 +4,10 @@
     scripts/bench/encoders.py [--tokens N] [--rounds N]
 
 `text` is an answer in words, one token a delta; `tools` one call whose arguments come token by token; `reasoning` as
-many thoughts as words. What is timed is what the daemon does for each delta: the event, its JSON, its frame. The best
-of the rounds counts: others share the machine. `parser_us_per_token` is what the ring's backend spends before on
-reading an answer of a model that was offered tools (Hermes' format).
+many thoughts as words. The other dialects are made of OpenAI's frames, so theirs include those. What is timed is what
+the daemon does for each delta: the event, its JSON, its frame. The best of the rounds counts: others share the machine.
+`parser_us_per_token` is what the ring's backend spends before on reading an answer of a model that was offered tools
+(Hermes' format).
 """
 
 from __future__ import annotations
@@ -22,14 +23,23 @@ from typing import TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from exo_node.api import sse
+from exo_node.api.dialects.anthropic_response import AnthropicEncoder
+from exo_node.api.dialects.base import Encoder
+from exo_node.api.dialects.ollama_answer import OllamaEncoder
+from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_request import Given
+from exo_node.api.dialects.responses_request import decode as decode_response
 from exo_node.api.openai_request import parse_chat
 from exo_node.api.openai_response import Answer
 from exo_node.config import Settings
 from exo_node.models.toolformats import hermes
 from exo_node.models.toolformats.base import Options, ToolFormat
+from exo_node.routing.cache.answer_cache import events_in
 from exo_node.types import TokenDelta, ToolCallDelta, Usage
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], "stream": True}
+SETTINGS = Settings(home=Path("unused"))
 T = TypeVar("T")
 Deltas = Sequence[TokenDelta]
 
@@ -42,7 +52,8 @@ def text(count: int) -> Deltas:
 
 def tools(count: int) -> Deltas:
     begun = TokenDelta(tool_calls=(ToolCallDelta(0, "call_0123456789abcdefghijABCD", "get_weather"),))
-    pieces = [TokenDelta("", (i,), tool_calls=(ToolCallDelta(0, arguments=' "city"'),)) for i in range(count)]
+    parts = ['{"city": "', *[" Paris"] * (count - 2), '"}']
+    pieces = [TokenDelta("", (i,), tool_calls=(ToolCallDelta(0, arguments=part),)) for i, part in enumerate(parts)]
     return [begun, *pieces, TokenDelta(finish_reason="tool_calls", usage=Usage(9, count))]
 
 
@@ -53,8 +64,7 @@ def reasoning(count: int) -> Deltas:
 
 def openai(deltas: Deltas) -> int:
     """Frames of an OpenAI stream; their bytes."""
-    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], "stream": True}
-    answer = Answer(parse_chat(body, "chatcmpl-0", Settings(home=Path("unused"))), 1)
+    answer = Answer(parse_chat(CHAT, "chatcmpl-0", SETTINGS), 1)
     size = sum(len(sse.frame(event)) for event in answer.opening())
     for delta in deltas:
         size += len(b"".join(map(sse.frame, answer.chunks(0, delta))))
@@ -69,7 +79,30 @@ def parse(family: ToolFormat, pieces: Sequence[str]) -> int:
     return parser.calls
 
 
-ENCODERS: dict[str, Callable[[Deltas], int]] = {"openai": openai}
+def through(make: Callable[[], Encoder]) -> Callable[[Deltas], int]:
+    """A dialect's stream: OpenAI's frames, read again as they come from the adapter, in the dialect's own."""
+
+    def encode(deltas: Deltas) -> int:
+        answer, encoder = Answer(parse_chat(CHAT, "chatcmpl-0", SETTINGS), 1), make()
+        size = 0
+        for events in (answer.opening(), *(answer.chunks(0, delta) for delta in deltas), [answer.usage_chunk()]):
+            raw = b"".join(map(sse.frame, events))
+            size += len(b"".join(map(encoder.feed, events_in(raw))))
+        return size + len(encoder.end())
+
+    return encode
+
+
+def responses() -> Encoder:
+    return ResponsesEncoder(decode_response({"input": "hi", "stream": True}, Given(id="resp_0", created=1)))
+
+
+ENCODERS: dict[str, Callable[[Deltas], int]] = {
+    "openai": openai,
+    "responses": through(responses),
+    "anthropic": through(lambda: AnthropicEncoder("msg_0", "demo")),
+    "ollama": through(lambda: OllamaEncoder("chat", "demo")),
+}
 
 
 def best(work: Callable[[Sequence[T]], int], items: Sequence[T], rounds: int) -> float:
