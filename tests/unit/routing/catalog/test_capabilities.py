@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from exo_node.routing.catalog.capabilities import Facts, ModelInfo, capabilities_of, context_of
 from exo_node.routing.catalog.equivalents import Equivalents
 from exo_node.routing.catalog.tables import load_tables
@@ -27,7 +29,18 @@ def test_capabilities_of_known_models() -> None:
     assert "prefill" in capabilities_of(made("anthropic", "claude-3-opus-20240229"), TABLES, FACTS)
     assert "prefill" not in capabilities_of(made("anthropic", "claude-opus-4-6"), TABLES, FACTS)
     assert "prefill" in capabilities_of(made("deepseek", "deepseek-chat"), TABLES, FACTS)
+    assert "vision" not in capabilities_of(made("ollama", "llama3.2"), TABLES, FACTS)
     assert capabilities_of(made("openai", "text-embedding-3-small"), TABLES, FACTS) == {"embedding"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [("ollama", "llama3.2"), ("ollama", "llama3.1"), ("hosted_vllm", "meta-llama/Llama-3.1-8B-Instruct"),
+     ("lm_studio", "llama-3.1-8b-instruct"), ("exo", "llama-3.2-3b")],
+)  # fmt: skip
+def test_own_servers_do_their_part_for_every_model(provider: str, model: str) -> None:
+    """What another host of the model says of itself takes no JSON schema and no tools from a server of one's own."""
+    assert capabilities_of(made(provider, model), TABLES, FACTS) >= {"json_schema", "tools"}
 
 
 def test_capabilities_of_unknown_models() -> None:
