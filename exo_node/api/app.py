@@ -16,6 +16,7 @@ from exo_node.api.cluster import ClusterRoutes
 from exo_node.api.cors import Origins
 from exo_node.api.deployments import DeploymentRoutes
 from exo_node.api.dialects import anthropic, ollama_api, responses
+from exo_node.api.dialects.anthropic_models import PREFIX
 from exo_node.api.documents import DocumentRoutes
 from exo_node.api.embeddings import EmbeddingRoutes
 from exo_node.api.errors import ERROR_SHAPES, HEADER_SHAPES, MAX_BODY, error_middleware, is_ours
@@ -111,8 +112,8 @@ class ChatGPTAPI:
         self.app.on_cleanup.append(downloads.close)
         self._add([*ClusterRoutes(cluster).routes(), *batches, *exo], PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
-        self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", anthropic.PREFIX))
-        self._add([route for route in openai.routes() if route[0] == "GET"], (f"{anthropic.PREFIX}/v1",))
+        self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", PREFIX))
+        self._add([route for route in openai.routes() if route[0] == "GET"], (f"{PREFIX}/v1",))
         ollama = ollama_api.OllamaAPI(settings, serving, backend, cluster)
         self._add(ollama.routes(), ollama_api.PREFIXES)
         self._add([("GET", path, ollama_api.is_running) for path in ("/ollama", "/ollama/")], ("",))

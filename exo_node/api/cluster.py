@@ -140,7 +140,7 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
-    @operation("Cluster", body=node.PlaceRequest, answers=(JSON, SSE), status=201)
+    @operation("Cluster", body=node.PlaceRequest, answers=(JSON, SSE))
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 

@@ -49,7 +49,7 @@ class DeploymentRoutes:
         rows, caller = self._routing.deployments(), principal()
         return [row for row in rows if caller is None or caller.may_ask(row["model_name"])]
 
-    @operation("Routing", body=node.DeploymentRequest, status=201)
+    @operation("Routing", body=node.DeploymentRequest)
     async def add(self, request: web.Request) -> web.Response:
         """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:
         `{"model_name", "pricing", "rate_limits", "metadata"}`."""

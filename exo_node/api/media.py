@@ -12,7 +12,7 @@ from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import bad
-from exo_node.api.operations import BYTES, operation
+from exo_node.api.operations import operation
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import InvalidRequest
@@ -43,7 +43,7 @@ class MediaRoutes:
         """Images from a prompt."""
         return await self._serving.answer(request, "image", await read_object(request))
 
-    @operation("OpenAI", body=schemas.SpeechRequest, answers=(BYTES,), checked_later=True)
+    @operation("OpenAI", body=schemas.SpeechRequest, answers=("audio/*",), checked_later=True)
     async def speech(self, request: web.Request) -> web.StreamResponse:
         """A text spoken."""
         return await self._serving.answer(request, "speech", await read_object(request))

@@ -295,7 +295,7 @@ def _existing(path: Any) -> Any:
 
 
 def _refuse(instead: str) -> Any:
-    @operation("exo")
+    @operation("exo", status=501)
     async def refuse(request: web.Request) -> Never:
         """Not done here."""
         raise NotFound(f"{request.path} is not done by this node: {instead}", status=501, code="not_implemented")
