@@ -40,7 +40,6 @@ ELSEWHERE = {
     "ring/ports.py": "a contract; test_local_backend.py holds it",
     "engine/base.py": "a contract; the engines' tests hold it",
     "api/dialects/base.py": "a contract; the dialects' tests hold it",
-    "api/dialects/serving.py": "the dialects' way to the adapter; test_anthropic.py and test_ollama_routes.py go it",
 }
 # 3 s and 250 MB that a daemon must not pay (ARCHITECTURE 2).
 NOT_IN_A_DAEMON = {"mlx", "mlx_lm", "tinygrad", "torch", "transformers", "litellm"}

@@ -94,8 +94,9 @@ class ResponsesRoutes:
         if begun.asked.chat["stream"]:
             raise bad("background" if begun.asked.background else "stream", "is not done here")
         with _naming_origins(begun.asked):
-            reply = await self._serving.reply(self._serving.call_of(owner, "chat", begun.asked.chat))
-        response: dict[str, Any] = self._encoder(begun).whole(answer_of(reply))
+            call = self._serving.call_of(owner, "chat", begun.asked.chat)
+            reply = await self._serving.reply(call)
+        response: dict[str, Any] = self._encoder(begun).whole(answer_of(reply, call))
         return response
 
     @operation("Responses", body=schemas.ResponseInput, answer=schemas.InputTokens)

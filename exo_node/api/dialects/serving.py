@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -12,8 +13,11 @@ from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.serving import CallServer, whole_of
 from exo_node.errors import ExoError
+from exo_node.routing.adapter.report import text_of
 from exo_node.routing.cache.answer_cache import events_in
-from exo_node.routing.call import Call, CallKind, Reply
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call, CallKind, Reply
+from exo_node.routing.frames import usage_object
+from exo_node.types import Usage
 
 
 class DialectServer:
@@ -35,7 +39,7 @@ class DialectServer:
             decoded.asked(call)
         if not call.stream:
             reply = await self.serving.reply(call)
-            return web.json_response(encoder.whole(answer_of(reply)), headers=reply.headers)
+            return web.json_response(encoder.whole(answer_of(reply, call)), headers=reply.headers)
         opening = sse.Opening()
         style = sse.Style(
             headers={**sse.HEADERS, "Content-Type": wire.content_type},
@@ -60,9 +64,15 @@ class DialectServer:
         yield encoder.end()
 
 
-def answer_of(reply: Reply) -> Mapping[str, Any]:
-    """The `chat.completion` object that a plain chat was answered with."""
+def answer_of(reply: Reply, call: Call) -> Mapping[str, Any]:
+    """The `chat.completion` object that a plain chat was answered with.
+
+    The other dialects always count tokens: where the backend has not, they are estimated, as at a stream's end.
+    """
     data = whole_of(reply).data
     if data is None:
         raise ExoError("the answer to a chat is no JSON object")
-    return data
+    if data.get("usage"):
+        return data
+    said = math.ceil(len(text_of(data)) / CHARACTERS_PER_TOKEN)
+    return {**data, "usage": usage_object(Usage(call.prompt_tokens, said))}
