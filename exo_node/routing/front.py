@@ -38,7 +38,7 @@ from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.catalog.checks import check_provider
 from exo_node.routing.catalog.listing import of_peer
 from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
-from exo_node.routing.catalog.mentions import check_providers
+from exo_node.routing.catalog.mentions import check_providers, unknown_keys
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.registry import Registry, RegistryOptions
 from exo_node.routing.catalog.tables import OWN_FILE, load_tables
@@ -370,7 +370,7 @@ class Front:
 
     def _notes(self) -> list[str]:
         """What the user should know of the configuration, though nothing is wrong."""
-        return [*self.config.notes, *self.registry.unknown_models()]
+        return [*self.config.notes, *self.registry.unknown_names(), *unknown_keys(self.config, self.has_key)]
 
     def _log_notes(self) -> None:
         for note in self._notes():

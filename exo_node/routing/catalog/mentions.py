@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from exo_node.limits.budgets import EACH
 from exo_node.routing.catalog.names import LocalModel
@@ -56,6 +56,27 @@ def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, lo
             )
             found[f"{mention.where}: {mention.key}: no model {name!r} is known here{_nearest(name, names)}"] = None
     return list(found)
+
+
+def unknown_providers(config: RoutingConfig, tables: Tables) -> list[str]:
+    """A line for each deployment with a provider that the tables do not have. No mistake for certain: LiteLLM may."""
+    lines = []
+    for one in config.deployments:
+        provider = target_of(one.litellm_model, one.params, tables).provider
+        if provider is not None and provider.id not in tables.providers and provider.id not in tables.others:
+            near = _nearest(provider.id, (*tables.providers, *tables.others))
+            lines.append(f"deployment {one.id} ({one.litellm_model}): no provider {provider.id!r} is known here{near}")
+    return lines
+
+
+def unknown_keys(config: RoutingConfig, is_key: Callable[[str], bool]) -> list[str]:
+    """A line for each budget of an API key that there is not (a name, most likely, where the id is wanted)."""
+    named = (name for kind, name in (rule.subject for rule in config.budgets) if kind == "key" and name != EACH)
+    return [
+        f"budgets: key:{name}: no API key has that id at present (exo apikey list)"
+        for name in named
+        if not is_key(name)
+    ]
 
 
 def _might_only_be_fetched(backend: Backend, local: Sequence[LocalModel]) -> bool:

@@ -15,7 +15,7 @@ from exo_node.routing.catalog import listing, names, providers
 from exo_node.routing.catalog.candidates import CandidateMaker, InfoLookup, which_key
 from exo_node.routing.catalog.capabilities import Facts
 from exo_node.routing.catalog.equivalents import Equivalents
-from exo_node.routing.catalog.mentions import unknown_models
+from exo_node.routing.catalog.mentions import unknown_models, unknown_providers
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.pricing import FREE, Estimate, Priced, PriceLookup, Pricing, cost_of
 from exo_node.routing.catalog.resolution import AUTO, Backend, Resolver, backend_id
@@ -258,12 +258,15 @@ class Registry:
             litellm=self._options.litellm_available,
         )
 
-    def unknown_models(self) -> list[str]:
-        """Names in the configuration that nothing here carries at present, one line each with file and line."""
-        if not self.enabled or not (self._config.mentions or self._tables.mentions):
+    def unknown_names(self) -> list[str]:
+        """Providers and models in the configuration that nothing here carries at present, one line each."""
+        if not self.enabled:
             return []
-        state = self._fresh()
-        return unknown_models(state.config, self._tables, self._resolver(state), state.local)
+        lines = unknown_providers(self._config, self._tables)
+        if self._config.mentions or self._tables.mentions:
+            state = self._fresh()
+            lines += unknown_models(state.config, self._tables, self._resolver(state), state.local)
+        return lines
 
     # Changes at run time.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.routing.catalog.mentions import check_providers
+from exo_node.routing.catalog.mentions import check_providers, unknown_keys
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.registry import Registry, RegistryOptions
 from exo_node.routing.catalog.tables import Tables, load_tables
@@ -49,7 +49,7 @@ def registry(folder: Path, *files: str, tables: Tables = TABLES, enabled: bool =
 def test_models_that_nothing_carries(tmp_path: Path) -> None:
     """Each is a line with file, line and the nearest name; deployments, aliases, cloud, local and fetchable names and
     near names of limits are none."""
-    found = [line.replace(f"{tmp_path}/", "") for line in registry(tmp_path, CONFIG).unknown_models()]
+    found = [line.replace(f"{tmp_path}/", "") for line in registry(tmp_path, CONFIG).unknown_names()]
     assert sorted(found, key=lambda line: int(line.split(":")[1])) == [
         "1.yaml:4: router_settings.model_group_alias.alias: no model 'fast-modle' is known here "
         "(did you mean fast-model?)",
@@ -65,16 +65,16 @@ def test_models_that_nothing_carries(tmp_path: Path) -> None:
 
 def test_nothing_to_say(tmp_path: Path) -> None:
     """With external models off, or a proxy that may know every name, there are no remarks."""
-    assert registry(tmp_path, CONFIG, enabled=False).unknown_models() == []
+    assert registry(tmp_path, CONFIG, enabled=False).unknown_names() == []
     proxy = "environment_variables: {LITELLM_BASE_URL: 'http://proxy:4000'}\n"
-    assert registry(tmp_path, CONFIG + proxy).unknown_models() == []
+    assert registry(tmp_path, CONFIG + proxy).unknown_names() == []
 
 
 def test_fallbacks_of_records(tmp_path: Path) -> None:
     """A model record's fallback_models may name records; others are remarked."""
     record = '{{"system_name": "{}", "ai_model": "{}", "routing_config": {{"fallback_models": {}}}}}'
     text = f"[{record.format('a', 'gpt-4o', ['b', 'c'])},\n{record.format('b', 'gpt-4', [])}]".replace("'", '"')
-    assert [line.rpartition("/")[2] for line in registry(tmp_path, text).unknown_models()] == [
+    assert [line.rpartition("/")[2] for line in registry(tmp_path, text).unknown_names()] == [
         "1.json:1: [0].routing_config.fallback_models: no model 'c' is known here"
     ]
 
@@ -108,6 +108,25 @@ def test_providers_that_there_are(tmp_path: Path) -> None:
     check_providers(load(tmp_path, text), TABLES)
 
 
+def test_deployments_of_providers_that_nobody_knows(tmp_path: Path) -> None:
+    """A slip in a provider's name is remarked; LiteLLM's other providers, renames and own servers are known."""
+    models = ("opnai/gpt-4o", "groq/x", "google/gemini-pro", "watsonx/y", "vllm/m", "gpt-4o")
+    text = "model_list:\n" + "".join(
+        f"  - {{model_name: m, litellm_params: {{model: {m}, api_key: k}}}}\n" for m in models
+    )
+    (line,) = registry(tmp_path, text).unknown_names()
+    assert line.startswith("deployment opnai-gpt-4o-")
+    assert line.endswith(" (opnai/gpt-4o): no provider 'opnai' is known here (did you mean openai?)")
+
+
+def test_budgets_of_keys_that_there_are_not(tmp_path: Path) -> None:
+    """An id is wanted; "*" is each key by itself."""
+    text = "budgets: [{subject: 'key:ci', limit: 1}, {subject: 'key:*', limit: 1}, {subject: 'key:key-1', limit: 1}]"
+    assert unknown_keys(load(tmp_path, text), "key-1".__eq__) == [
+        "budgets: key:ci: no API key has that id at present (exo apikey list)"
+    ]
+
+
 def test_the_users_own_equivalents(tmp_path: Path) -> None:
     """A class that names no model is remarked with its line; a host that is no provider is an error."""
     own = tmp_path / "models.toml"
@@ -124,7 +143,7 @@ def test_the_users_own_equivalents(tmp_path: Path) -> None:
             """
         ).lstrip()
     )
-    found = registry(tmp_path, tables=load_tables(own)).unknown_models()
+    found = registry(tmp_path, tables=load_tables(own)).unknown_names()
     assert found == [f"{own}:7: class quick: no model 'gpt4' is known here (did you mean gpt-4?)"]
     own.write_text('[[model]]\nid = "mine"\nhosts = ["olama/mine"]\n')
     with pytest.raises(ConfigurationError, match=r"model.hosts wants \"provider/model\" of a known provider; got"):
