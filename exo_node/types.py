@@ -134,7 +134,8 @@ class GenerationRequest:
     model's generation_config.json (temperature only). `seed` None means: the API node draws one.
 
     `prefix` and `prefix_ids` are the part of the answer that the caller already has: the model goes on after it and
-    only what is new is yielded. The ids (exact) win over the text where both are given.
+    only what is new is yielded. The ids (exact) win over the text where both are given. Its first `prefilled`
+    characters are the request's own (Anthropic's prefill): usage counts them with the prompt, and nowhere the rest.
 
     `grammar` binds the answer proper: what a model says for itself before it (reasoning) is free. `tool_use` and
     `template_options` are for `messages` only; a grammar and a `tool_use` that may call exclude each other unless the
@@ -153,6 +154,7 @@ class GenerationRequest:
     timeout_s: float | None = None
     prefix: str = ""
     prefix_ids: tuple[int, ...] = ()
+    prefilled: int = 0
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)  # for the chat template: enable_thinking, ...

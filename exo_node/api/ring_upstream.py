@@ -91,7 +91,7 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
         raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
     body, prefix, options = anthropic_extras.for_ring(call.body)
     parsed = parse(body, call.id, settings)
-    partial = attempt.partial
+    partial, prefilled = attempt.partial, len(prefix)
     ids: tuple[int, ...] = ()
     if partial is not None:
         prefix, ids = prefix + partial.text, () if prefix else partial.token_ids
@@ -101,6 +101,7 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
             timeout_s=attempt.timeout_s,
             prefix=prefix,
             prefix_ids=ids,
+            prefilled=prefilled,
             template_hints=options,
         )
         for one in parsed.requests

@@ -96,10 +96,11 @@ class LocalBackend:
                 prefix = await self._prefix_ids(request, loaded.tokenizer, instance, prompt)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
+        asked = len(prompt.ids) + _prefilled(request, loaded.tokenizer, prefix)
         request = replace(request, grammar=speech.bound(request, loaded.tokenizer, prompt))
         echo = PromptEcho(request, loaded.tokenizer, prompt.ids)
         if request.max_tokens == 0 and request.prompt_logprobs is None:
-            yield echo.ahead(TokenDelta(finish_reason="length", usage=Usage(len(prompt.ids), 0)))
+            yield echo.ahead(TokenDelta(finish_reason="length", usage=Usage(asked, 0)))
             return
         ends = loaded.tokenizer.eos_ids | prompt.ends
         message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline, ends)
@@ -128,7 +129,7 @@ class LocalBackend:
                     aside = NOTHING if reader is None else reader.aside()
                     if piece.stopped or (reader is not None and reader.done):
                         reason = "stop" if piece.stopped else "tool_calls"
-                        last = _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                        last = _last(piece, aside, reason, Usage(asked, count, 0, thoughts))
                         yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                         return
                     if piece.text or piece.token_ids or aside != NOTHING:
@@ -145,7 +146,7 @@ class LocalBackend:
                     elif reader is not None:
                         aside = reader.aside()
                         reason = "tool_calls" if reader.calls and reason == "stop" else reason
-                    last = _last(piece, aside, reason, Usage(len(prompt.ids), count, 0, thoughts))
+                    last = _last(piece, aside, reason, Usage(asked, count, 0, thoughts))
                     yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                     return
             raise RingBroken("the head ended the stream without a finish reason")
@@ -298,6 +299,13 @@ def too_long(field: str, tokens: str, context: int) -> ContextLengthExceeded:
         "shorten it",
         param=field,
     )
+
+
+def _prefilled(request: GenerationRequest, tokenizer: Tokenizer, prefix: Sequence[int]) -> int:
+    """Tokens of the part of `prefix` that counts as prompt."""
+    if request.prefilled == len(request.prefix):
+        return len(prefix) if request.prefilled else 0
+    return len(tokenizer.encode(request.prefix[: request.prefilled], add_special_tokens=False))
 
 
 def _skip_end(ends: frozenset[int], assembler: TextAssembler, token_id: int, logprob: TokenLogprob | None) -> TextPiece:

@@ -248,6 +248,16 @@ async def test_a_prefix_without_ids_or_with_others_is_tokenized() -> None:
         assert tokenizer.decode(list(head.asked[0].prompt_ids)[1:]) == "Once upon"
 
 
+@pytest.mark.parametrize(("prefilled", "counted"), [(0, 0), (4, 1), (9, 2)])
+async def test_the_requests_own_part_of_a_prefix_is_prompt(prefilled: int, counted: int) -> None:
+    """Usage counts it so; what another backend had already said is its answer, which is counted there."""
+    head = ScriptedHead(deltas(ONCE[2:]))
+    rest = await collect(backend(OneInstance(head)), request(prefix="Once upon", prefilled=prefilled))
+    usage = rest[-1].usage
+    assert usage is not None
+    assert usage.prompt_tokens == len(head.asked[0].prompt_ids) - 2 + counted
+
+
 async def test_a_prefix_that_does_not_fit_is_refused() -> None:
     """Prompt and prefix share the context; ids must be the model's."""
     one = backend(OneInstance(ScriptedHead(()), context=16))

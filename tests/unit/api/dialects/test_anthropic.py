@@ -141,6 +141,7 @@ async def test_a_prefill_reaches_the_ring() -> None:
     await send({**ASKED, "messages": [*HELLO, {"role": "assistant", "content": "Well,"}]}, backend=backend)
     (request,) = backend.requests
     assert (request.prefix, [one["content"] for one in request.messages or ()]) == ("Well,", ["Hello you"])
+    assert request.prefilled == len("Well,")
 
 
 async def test_counting_tokens() -> None:
