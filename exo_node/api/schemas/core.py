@@ -50,15 +50,17 @@ def explain(said: str, value: Any, shape: Any, within: str = "") -> InvalidReque
         name = f"{param}.{unknown[1]}" if path else f"{within}{unknown[1]}"
         return bad(name, f"is unknown here; known: {known}", code="unknown_parameter")
     found = _follow(value, path)
+    somewhere = "[...]" in path  # a value of a table: msgspec does not say which
     wrong = re.fullmatch(r"Expected `(.+?)`, got `(.+?)`", said)
     if wrong and wrong[2] == "null":
         return bad(param or "body", "is required", code="missing_required_parameter")
     if wrong:
-        return bad(param or "body", f"must be {_words(wrong[1])}, not {kind(found)}", code="invalid_type")
+        is_now = _words(wrong[2]) if somewhere else kind(found)
+        return bad(param or "body", f"must be {_words(wrong[1])}, not {is_now}", code="invalid_type")
     bound = re.fullmatch(r"Expected `(int|float)` (>=|<=|>|<) (.+)", said)
     if bound:
         words = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}[bound[2]]
-        return bad(param, f"must be {words} {float(bound[3]):g}, got {_short(found)}")
+        return bad(param, f"must be {words} {float(bound[3]):g}{'' if somewhere else f', got {_short(found)}'}")
     length = re.fullmatch(r"Expected `(array|str|object)` of length (>=|<=) (\d+)", said)
     if length:
         what = {"array": "items", "str": "characters", "object": "fields"}[length[1]]

@@ -31,7 +31,7 @@ def choose(
     try:
         strategy = names.resolve(ask.strategy)
     except ValueError as e:
-        raise InvalidRequest(str(e), param="strategy") from e
+        raise InvalidRequest(str(e), param="exo.strategy") from e
     rejected: dict[str, str] = {}
     usable: dict[str, Option] = {}
     ejected: list[tuple[float, Option]] = []

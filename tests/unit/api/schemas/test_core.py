@@ -21,6 +21,7 @@ class Body(Struct, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=8)] | None = None
     mode: Literal["a", "b"] | dict[str, Any] | None = None
     stream: bool | None = None
+    bias: dict[str, Annotated[float, Meta(le=1)]] | None = None
 
 
 def test_a_right_body_comes_back_typed() -> None:
@@ -44,6 +45,12 @@ def test_a_right_body_comes_back_typed() -> None:
         ({"items": [{"role": "user"}], "mode": "c"}, "mode: must be one of a, b; got 'c'", "invalid_value"),
         ({"items": [{"role": "user"}], "stream": "yes"}, "stream: must be a boolean, not a string", "invalid_type"),
         ([], "body: must be an object, not an array", "invalid_type"),
+        (
+            {"items": [{"role": "user"}], "bias": {"a": "b"}},
+            "bias[...]: must be a number, not a string",
+            "invalid_type",
+        ),
+        ({"items": [{"role": "user"}], "bias": {"a": 2}}, "bias[...]: must be at most 1", "invalid_value"),
     ],
 )
 def test_a_wrong_body_is_named(body: Any, message: str, code: str) -> None:
