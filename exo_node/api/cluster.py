@@ -11,7 +11,7 @@ from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import principal
+from exo_node.api.guard import check_allowed, principal
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
 from exo_node.api.schemas import answers, node
@@ -136,6 +136,7 @@ class ClusterRoutes:
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
         wanted = request.match_info["id"]
+        check_instance(self._cluster, wanted)
         if not await self._cluster.remove(wanted):
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
@@ -147,6 +148,7 @@ class ClusterRoutes:
         Events: `{"object": "instance.progress", "stage", ...}` and last the instance. Disconnecting cancels.
         """
         wanted = parse_place(await read_object(request))
+        check_allowed(wanted.model)
         if wanted.stream:
             return await sse.respond(request, self._progress(wanted), PLACE_TIMEOUT_S)
         return web.json_response(await self._place(wanted, None))
@@ -172,6 +174,13 @@ class ClusterRoutes:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def check_instance(cluster: ClusterPort, wanted: str) -> None:
+    """Raises `ModelNotAllowed` where the instance holds a model that the key may not ask for."""
+    for instance in cluster.instances():
+        if instance["id"] == wanted:
+            check_allowed(instance["model"])
 
 
 def _no_instance(wanted: str) -> NotFound:

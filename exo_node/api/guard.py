@@ -17,7 +17,7 @@ from exo_node.api.cors import Origins
 from exo_node.api.errors import Handler
 from exo_node.api.ports import Principal, RoutingPort
 from exo_node.config import Settings
-from exo_node.errors import ExoError, Unauthorized
+from exo_node.errors import ExoError, ModelNotAllowed, Unauthorized
 from exo_node.values import is_loopback
 
 _PRINCIPAL: ContextVar[Principal | None] = ContextVar(
@@ -35,6 +35,18 @@ class Forbidden(ExoError):
 def principal() -> Principal | None:
     """Whom the key of the request being handled stands for; None on open paths without a right key."""
     return _PRINCIPAL.get()
+
+
+def may_ask(model: str) -> bool:
+    """Whether the request's key may ask for a model of that name."""
+    caller = principal()
+    return caller is None or caller.may_ask(model)
+
+
+def check_allowed(model: str) -> None:
+    """Raises `ModelNotAllowed`."""
+    if not may_ask(model):
+        raise ModelNotAllowed(f"this API key may not ask for {model[:80]!r}", param="model")
 
 
 def require_admin(request: web.Request) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_node.api.dialects.ollama_models import our_name
-from exo_node.api.guard import principal
+from exo_node.api.guard import check_allowed, may_ask
 from exo_node.api.ports import ClusterPort, RoutingPort
-from exo_node.errors import ModelNotAllowed, ModelNotFound
+from exo_node.errors import ModelNotFound
 from exo_node.types import Backend, ModelCard
 
 FRESH_S = 2.0  # a model that appears is found after this long; asking for the lists takes a millisecond
@@ -88,15 +88,3 @@ class KnownModels:
 
     def is_loaded(self, found: Found) -> bool:
         return any(one["model"] == found.placed_as and one["state"] == "ready" for one in self._cluster.instances())
-
-
-def may_ask(model: str) -> bool:
-    """Whether the request's key may ask for a model of that name."""
-    caller = principal()
-    return caller is None or caller.may_ask(model)
-
-
-def check_allowed(model: str) -> None:
-    """Raises `ModelNotAllowed`."""
-    if not may_ask(model):
-        raise ModelNotAllowed(f"this API key may not ask for {model!r}", param="model")

@@ -17,9 +17,9 @@ from exo_node.api.cluster import PLACE_TIMEOUT_S
 from exo_node.api.dialects.ollama import model_name
 from exo_node.api.dialects.ollama_facts import Facts, FactsReader, digest_of
 from exo_node.api.dialects.ollama_idle import IdleUnloader
-from exo_node.api.dialects.ollama_known import KnownModels, check_allowed, may_ask
+from exo_node.api.dialects.ollama_known import KnownModels
 from exo_node.api.dialects.ollama_models import FOR_EVER_NS, remote_show, remote_tag, running, show, tag
-from exo_node.api.guard import require_admin
+from exo_node.api.guard import check_allowed, may_ask, require_admin
 from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import ollama as schemas

@@ -15,11 +15,12 @@ from exo_node.api.dialects.ollama import Asked, addressed, decode_chat, decode_g
 from exo_node.api.dialects.ollama_answer import OllamaEncoder
 from exo_node.api.dialects.ollama_facts import FactsReader
 from exo_node.api.dialects.ollama_idle import IdleUnloader
-from exo_node.api.dialects.ollama_known import Found, KnownModels, check_allowed, may_ask
+from exo_node.api.dialects.ollama_known import Found, KnownModels
 from exo_node.api.dialects.ollama_options import keep_alive
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.embeddings import encoded
 from exo_node.api.fields import Fields, bad
+from exo_node.api.guard import check_allowed, may_ask
 from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import ollama as schemas

@@ -13,14 +13,13 @@ from exo_node.api import sse
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.exo.downloads import Download, Downloads
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import principal, require_admin
+from exo_node.api.guard import check_allowed, may_ask, require_admin
 from exo_node.api.openai_request import parse_chat
 from exo_node.api.operations import SSE, operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import read_object
 from exo_node.config import Settings
-from exo_node.errors import ModelNotAllowed
 from exo_node.types import Backend, ModelCard
 
 
@@ -51,9 +50,7 @@ class V1Routes:
         (characters)."""
         body = await read_object(request)
         parsed = parse_chat(body, f"encode-{random.getrandbits(64):016x}", self._settings)
-        caller = principal()
-        if caller is not None and not caller.may_ask(parsed.model):
-            raise ModelNotAllowed(f"this API key may not ask for {parsed.model[:80]!r}", param="model")
+        check_allowed(parsed.model)
         ids, text = await self._backend.encode(parsed.requests[0])
         return web.json_response(
             {"length": len(text), "num_tokens": len(ids), "encoded_tokens": ids, "encoded_prompt": text}
@@ -61,15 +58,17 @@ class V1Routes:
 
     @operation("exo")
     async def initial_models(self, request: web.Request) -> web.Response:
-        """Every local model by name."""
+        """Every local model that the key may ask for, by name."""
         return web.json_response(await self._pool())
 
     @operation("exo", answers=(SSE,))
     async def modelpool(self, request: web.Request) -> web.StreamResponse:
         """The same as events, one a model."""
 
+        pool = await self._pool()
+
         async def frames() -> AsyncGenerator[bytes, None]:
-            for name, row in (await self._pool()).items():
+            for name, row in pool.items():
                 yield sse.frame({name: row})
 
         return await sse.respond(request, frames(), self._settings.response_timeout)
@@ -85,6 +84,7 @@ class V1Routes:
     async def download(self, request: web.Request) -> web.Response:
         """Begin to fetch a model to this node; `/v1/download/progress` tells how far it is."""
         model = model_named(await read_object(request))
+        check_allowed(model)
         self._downloads.start(model, self._cluster.node_id)
         return web.json_response({"status": "success", "message": f"Download started for model: {model}"})
 
@@ -108,7 +108,7 @@ class V1Routes:
         for one in self._downloads.all():
             if one.state == "running" and one.node_id == self._cluster.node_id:
                 rows[one.model] = _fetched(one)
-        return rows
+        return {name: row for name, row in rows.items() if may_ask(name)}
 
 
 def model_named(body: Mapping[str, Any], field: str = "model") -> str:

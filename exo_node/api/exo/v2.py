@@ -16,11 +16,12 @@ from typing import Any, Never
 from aiohttp import web
 
 from exo_node.api.calls import refuse_unknown
+from exo_node.api.cluster import check_instance
 from exo_node.api.exo import shapes
 from exo_node.api.exo.downloads import Downloads
 from exo_node.api.exo.v1 import model_named
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import require_admin
+from exo_node.api.guard import check_allowed, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.serving import read_object
@@ -146,6 +147,7 @@ class V2Routes:
         body = await read_object(request)
         refuse_unknown(body, ("instance",))
         model, ident, nodes = shapes.wanted_instance(body)
+        check_allowed(model)
         made = await self._cluster.place(model, min_nodes=1, nodes=nodes, engines=(), instance_id=ident)
         return web.json_response(_placed(made))
 
@@ -158,6 +160,7 @@ class V2Routes:
         model = fields.text("model_id")
         if not model:
             raise bad("model_id", "is required", code="missing_required_parameter")
+        check_allowed(model)
         _check_kind(fields.text("sharding"), fields.text("instance_meta"))
         count = fields.integer("min_nodes", 1, 1024) or 1
         return web.json_response(_placed(await self._cluster.place(model, min_nodes=count, nodes=(), engines=())))
@@ -166,6 +169,7 @@ class V2Routes:
     async def remove(self, request: web.Request) -> web.Response:
         """Take an instance down."""
         ident = request.match_info["id"]
+        check_instance(self._cluster, ident)
         if not await self._cluster.remove(ident):
             raise _no_instance(ident)
         return web.json_response({"message": "Instance deleted", "command_id": ident, "instance_id": ident})
@@ -173,7 +177,9 @@ class V2Routes:
     @operation("exo")
     async def add_model(self, request: web.Request) -> web.Response:
         """Fetch a model of the hub's to this node; answers when it is here. Disconnecting cancels."""
-        model = await self._cluster.fetch_model(model_named(await read_object(request), "model_id"), _ignore)
+        asked = model_named(await read_object(request), "model_id")
+        check_allowed(asked)
+        model = await self._cluster.fetch_model(asked, _ignore)
         return web.json_response(model_view(await self._card(model)))
 
     @operation("exo")
@@ -185,6 +191,7 @@ class V2Routes:
         if node not in self._cluster.topology()["nodes"]:
             raise bad("targetNodeId", f"no node {node[:80]!r}; GET /v1/topology lists them")
         model = shapes.model_of(body.get("shardMetadata"))
+        check_allowed(model)
         self._name(model)
         self._downloads.start(model, node)
         return web.json_response({"command_id": str(uuid.uuid4())})
@@ -267,6 +274,7 @@ def _asked(query: Mapping[str, str], known: tuple[str, ...]) -> str:
     model = query.get("model_id")
     if not model:
         raise bad("model_id", "is required", code="missing_required_parameter")
+    check_allowed(model)
     return model
 
 

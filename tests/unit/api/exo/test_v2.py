@@ -7,7 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from exo_node.api.exo import shapes
+from exo_node.api.ports import Principal
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve_api
+from tests.unit.api.scripted_routing import ScriptedRouting
 
 
 async def call(http: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -112,3 +115,36 @@ async def test_a_model_is_added() -> None:
     async with serve_api(backend, cluster) as url, aiohttp.ClientSession(url) as http:
         status, row = await call(http, "POST", "/models/add", {"model_id": "org/name"})
     assert (status, row["name"], row["hugging_face_id"]) == (200, "org/name", "org/name")
+
+
+async def test_a_restricted_key_handles_its_models_only() -> None:
+    """It neither sees, places, fetches nor unloads others, on the paths of either version and on ours."""
+    cluster = ScriptedCluster()
+    routing = ScriptedRouting()
+    routing.keys = {"guest": Principal("g", may_ask=lambda model: model == "org/name"), "all": Principal("a")}
+    shard = {"PipelineShardMetadata": {"modelCard": {"modelId": "demo"}}}
+    asked: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/instances", {"model": "demo"}),
+        ("POST", "/place_instance", {"model_id": "demo"}),
+        ("GET", "/instance/previews?model_id=demo", None),
+        ("GET", "/instance/placement?model_id=demo", None),
+        ("POST", "/models/add", {"model_id": "demo"}),
+        ("POST", "/download", {"model": "demo"}),
+        ("POST", "/download/start", {"targetNodeId": "node-a", "shardMetadata": shard}),
+        ("DELETE", "/v1/instances/inst-0", None),
+        ("DELETE", "/instance/inst-0", None),
+    ]
+    guest = {"x-api-key": "guest"}
+    async with (
+        serve_api(ScriptedBackend([END]), cluster, routing=routing) as url,
+        aiohttp.ClientSession(url, headers=guest) as http,
+    ):
+        async with http.post("/v1/instances", json={"model": "demo"}, headers={"x-api-key": "all"}) as answer:
+            instance = await answer.json()
+        preview = {"instance": shapes.instance(instance)}
+        for method, path, body in [*asked, ("POST", "/instance", preview)]:
+            status, made = await call(http, method, path, body)
+            assert (status, made["error"]["code"]) == (403, "model_not_allowed"), path
+        assert (await call(http, "GET", "/initial_models"))[1].keys() == {"org/name"}
+        assert (await call(http, "DELETE", "/v1/instances/none"))[0] == 404
+    assert [one["id"] for one in cluster.instances()] == ["inst-0"]
