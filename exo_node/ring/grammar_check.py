@@ -23,17 +23,19 @@ def problem_of(line: str) -> str:
     """What is wrong with the grammar in that line; empty where nothing is."""
     import llguidance
 
-    from exo_node.ring.grammar_text import limits, to_llguidance
+    from exo_node.models.unheld_schema import unheld
+    from exo_node.ring.grammar_text import limits, schemas_of, to_llguidance
     from exo_node.types import Grammar
 
     fields = json.loads(line)
+    grammar = Grammar(fields["kind"], fields["text"])
     try:
-        text = to_llguidance(Grammar(fields["kind"], fields["text"]))
+        text = to_llguidance(grammar)
     except ValueError as error:
         return str(error)
     # Special tokens are the model's, which the runner knows: they are not looked at here.
     wrong, said = llguidance.LLMatcher.validate_grammar_with_warnings(text, None, limits=limits())
-    return said[0] if wrong else ""
+    return said[0] if wrong else next(filter(None, map(unheld, schemas_of(grammar))), "")
 
 
 def serve(cpu_s: float) -> None:

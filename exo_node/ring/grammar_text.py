@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import contextlib
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
 from exo_node.errors import InvalidRequest
+from exo_node.models.unheld_schema import with_keyword
 from exo_node.types import Grammar
 
 if TYPE_CHECKING:
@@ -17,12 +21,15 @@ if TYPE_CHECKING:
 # as long as it is. A schema's own `x-guidance` says otherwise.
 STYLE: Final[JsonCompileOptions] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
+MAX_ITEMS: Final = 20_000  # an object takes 4 for each property that may be left out; such a mask takes 30 ms
 MAX_ERROR: Final = 400  # characters
 
 
 def limits() -> llguidance.LLParserLimits:
-    """The library's own, less memory; `verbose_errors` would print the whole grammar."""
-    return llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+    """The library's own, less memory, larger objects; `verbose_errors` would print the whole grammar."""
+    return llguidance.LLParserLimits(
+        max_lexer_states=MAX_LEXER_STATES, max_items_in_row=MAX_ITEMS, verbose_errors=False
+    )
 
 
 def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
@@ -50,16 +57,34 @@ def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
     return matcher.grammar_from_json_schema(text, STYLE)
 
 
+def schemas_of(grammar: Grammar) -> list[dict[str, Any]]:
+    """The JSON schemas in it, as far as they can be read: the grammar of tools has one a line."""
+    texts = re.findall(r"%json (\{.*\})$", grammar.text, re.MULTILINE) if grammar.kind == "lark" else []
+    found = []
+    for text in [grammar.text] if grammar.kind == "json_schema" else texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(text))
+    return [one for one in found if isinstance(one, dict)]
+
+
 def refusal(grammar: Grammar, problem: str) -> InvalidRequest:
     """The 400 for what llguidance says of a grammar, in one line that names the field."""
-    _before, found, keys = problem.partition("Unimplemented keys: ")
-    if found:
-        names = keys.partition("]")[0].strip('["').replace('"', "")
-        return InvalidRequest(
-            f"{grammar.field}: the keyword {names} is not supported by local models",
-            param=grammar.field,
-            code="unsupported_parameter",
-        )
+    if unsupported := _unsupported(problem):
+        *names, why = unsupported
+        place = next(filter(None, (with_keyword(one, names[0]) for one in schemas_of(grammar))), "")
+        said = f"the keyword{'s' * (len(names) > 1)} {', '.join(names)}{place} {why}"
+        return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field, code="unsupported_parameter")
     lines = [line for line in problem.splitlines() if line.strip() and line.strip() not in ("^", "<non-verbose/>")]
     said = " ".join(" ".join(lines).split())[:MAX_ERROR] or "it cannot be read"
     return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field)
+
+
+def _unsupported(problem: str) -> list[str]:
+    """The keywords that a problem is about, and what is to be said of them; empty where it is another one."""
+    if problem.startswith("oneOf constraints are not supported"):
+        return ["oneOf", "is not supported by local models where more than one of its schemas may match: use anyOf"]
+    _before, found, keys = problem.partition("Unimplemented keys: ")
+    if not found:
+        return []
+    names = keys.partition("]")[0].strip('["').replace('"', "").split(", ")
+    return [*names, f"{'is' if len(names) == 1 else 'are'} not supported by local models"]

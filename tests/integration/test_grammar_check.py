@@ -37,6 +37,8 @@ async def test_it_tells_what_is_wrong() -> None:
         assert "unclosed group" in await made.problem(Grammar("regex", "("))
         assert "neither Lark nor GBNF" in await made.problem(Grammar("lark", "a := b"))
         assert await made.problem(Grammar("lark", 'start: <|anything|> "a"')) == ""
+        assert "9007199254740993" in await made.problem(Grammar("json_schema", '{"const": 9007199254740993}'))
+        assert "minProperties" in await made.problem(Grammar("lark", 'start: x\nx: %json {"minProperties": 2}\n'))
         assert (
             await made.problem(
                 Grammar("json_schema", json.dumps({"enum": ["\u00e9\n" * 9 + str(i) for i in range(999)]}))

@@ -45,7 +45,21 @@ def test_an_unsupported_keyword_is_named_with_its_field() -> None:
     """And another backend may be asked: it is no mistake of the caller's."""
     error = refusal(Grammar("json_schema", field="guided_json"), 'Unimplemented keys: ["not", "if"]')
     assert (error.param, error.code, error.status) == ("guided_json", "unsupported_parameter", 400)
-    assert error.message == "guided_json: the keyword not, if is not supported by local models"
+    assert error.message == "guided_json: the keywords not, if are not supported by local models"
+
+
+def test_the_place_of_a_keyword_is_told() -> None:
+    """As a JSON pointer into the schema, for tools too; alternatives that may both match are told what to do."""
+    inner = '{"type": "object", "properties": {"a": {"not": {}}}}'
+    for grammar in (Grammar("json_schema", inner), Grammar("lark", f"start: x\nx: %json {inner}\n", "tools")):
+        message = refusal(grammar, 'Unimplemented keys: ["not"]').message
+        assert message == f"{grammar.field}: the keyword not at /properties/a is not supported by local models"
+    checker = llguidance.LLMatcher
+    both = Grammar("json_schema", '{"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}')
+    error = refusal(both, checker.validate_grammar(to_llguidance(both), None, limits=limits()))
+    assert "the keyword oneOf at /items is not supported" in error.message
+    assert error.message.endswith("use anyOf")
+    assert error.code == "unsupported_parameter"
 
 
 def test_any_other_complaint_is_one_short_line() -> None:
