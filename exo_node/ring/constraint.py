@@ -13,7 +13,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from exo_node.errors import CheckpointError, ExoError, InvalidRequest
+from exo_node.errors import CheckpointError, InvalidRequest
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.grammar_text import limits, refusal, to_llguidance
 from exo_node.types import Grammar
@@ -121,10 +121,10 @@ class Constraint:
         return self._mask.result()
 
     def advance(self, token: int) -> None:
-        """Take the token that was drawn from what `allowed` has told."""
+        """Take the token that was drawn from what `allowed` has told. Raises where this work has reached its limit."""
         assert self._mask is not None and self._mask.done()
         if not self._matcher.consume_token(token):
-            raise ExoError(f"the grammar of {self._grammar.field} stopped at token {token}: {self._problem()}")
+            raise refusal(self._grammar, self._problem())
         self._next()
 
     def _next(self) -> None:

@@ -157,6 +157,20 @@ def test_a_grammar_that_allows_nothing_is_the_callers(vocabulary: Vocabulary, ex
         constraint.allowed()
 
 
+def test_an_object_of_thousands_of_optional_properties(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, vocabulary: Vocabulary, executor: ThreadPoolExecutor
+) -> None:
+    """It is held; where the library's limit is lower than a grammar needs, that is a 400 and no fault of the node."""
+    properties = {f"p{number}": {"const": 1} for number in range(2500)}
+    text = json.dumps({"type": "object", "properties": properties, "additionalProperties": False})
+    grammar = Grammar("json_schema", text, "guided_json")
+    whole = tokenizer.encode('{"p7": 1, "p2499": 1}', add_special_tokens=False)
+    assert begun(vocabulary, executor, grammar, whole).ended
+    monkeypatch.setattr("exo_node.ring.grammar_text.MAX_ITEMS", 2000)
+    with pytest.raises(InvalidRequest, match=r"guided_json: .*max is 2000"):
+        drawn(begun(vocabulary, executor, grammar), 1)
+
+
 def test_tokens_of_a_thousand_bytes_do_no_harm(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
     """The library panics at them: they are never allowed, and the others are."""
     long = "a" * (LONGEST_TOKEN + 400)
