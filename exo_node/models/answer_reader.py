@@ -22,10 +22,19 @@ class AnswerReader:
     A pure function of the ids, but for the calls' own ids: an answer that broke off is read again from its tokens.
     """
 
-    def __init__(self, detokenizer: Detokenizer, splitter: ThoughtSplitter | None, parser: Parser | None) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        splitter: ThoughtSplitter | None,
+        parser: Parser | None,
+        *,
+        calls_only: bool = False,
+    ) -> None:
+        """`calls_only`: the answer is bound to be calls; what is not yet one when it is cut off is no text."""
         self._detokenizer = detokenizer
         self._splitter = splitter
         self._parser = parser
+        self._calls_only = calls_only
         self._reasoning = ""
         self._calls: tuple[ToolCallDelta, ...] = ()
 
@@ -79,4 +88,4 @@ class AnswerReader:
             self._reasoning += parsed.reasoning
         if parsed.calls:
             self._calls += parsed.calls
-        return parsed.text
+        return "" if self._calls_only else parsed.text

@@ -129,11 +129,13 @@ class ChatFormat:
             if name == "reasoning_effort":
                 made.update(self._effort(value))
             elif name in _OWN or name.endswith("_token"):
-                raise InvalidRequest(f"chat_template_kwargs: {name} is not for requests to set", param=name)
+                field = f"chat_template_kwargs.{name}"
+                raise InvalidRequest(f"{field}: is not for requests to set", param=field)
             elif name in self.variables:
                 made[name] = value
             elif name not in _SWITCHES or value is not self.thinks:  # else it is so anyway
-                raise _refused(name, f"this model's chat template knows no {name}")
+                field = name if name == "enable_thinking" else f"chat_template_kwargs.{name}"
+                raise _refused(field, f"this model's chat template knows no {name}")
         return made
 
     def _effort(self, effort: str) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class ChatFormat:
         splitter = ThoughtSplitter(marks, inside=stage == "inside") if marks is not None and stage != "after" else None
         options = Options(schemas=offered, parallel=use is None or use.parallel)
         parser = self.tools.parser(options) if offered or self.is_harmony else None
-        return AnswerReader(detokenizer(), splitter, parser)
+        return AnswerReader(detokenizer(), splitter, parser, calls_only=_forced(use))
 
     def lead(self, text: str, *, stage: Stage) -> str:
         """`text`, known to be the answer's beginning, as the model would have written it after this prompt."""
@@ -187,7 +189,7 @@ class ChatFormat:
         `special`: ids of this tokenizer's special tokens by name. Where tools may be called and nothing else is bound,
         there is no grammar: the model is trained to write calls, and the parser reads them.
         """
-        forced = use is not None and (use.named or use.choice not in ("auto", "none"))
+        forced = _forced(use)
         may = use is not None and use.choice == "auto" and not use.named
         if not forced and (answer is None or not (may or self.thinks)):
             return answer
@@ -208,6 +210,10 @@ class ChatFormat:
             rules.append(lark.after_thoughts(self.marks, special, inside=stage == "inside"))
         text = "\n".join([f"start: {thoughts}({' | '.join(starts)})", *rules]) + "\n"
         return Grammar("lark", text, "tools" if forced or answer is None else answer.field)
+
+
+def _forced(use: ToolUse | None) -> bool:
+    return use is not None and (use.named or use.choice not in ("auto", "none"))
 
 
 def _harmony_thoughts(special: Mapping[str, int]) -> str:

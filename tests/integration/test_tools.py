@@ -95,11 +95,13 @@ def test_a_round_of_tools(node: NodeProcess) -> None:
 
 def test_a_call_cut_by_the_limit(node: NodeProcess) -> None:
     """It is given as far as it came, with the reason length."""
-    answer = node.client().chat.completions.create(
-        model="demo", messages=HELLO, temperature=0, max_tokens=32, tools=TOOLS, tool_choice=NAMED
-    )
-    assert answer.choices[0].finish_reason == "length"
-    assert (answer.usage is not None and answer.usage.completion_tokens) == 32
+    for limit in (8, 32):
+        answer = node.client().chat.completions.create(
+            model="demo", messages=HELLO, temperature=0, max_tokens=limit, tools=TOOLS, tool_choice=NAMED
+        )
+        assert answer.choices[0].finish_reason == "length"
+        assert not answer.choices[0].message.content
+        assert (answer.usage is not None and answer.usage.completion_tokens) == limit
 
 
 def test_the_older_form(node: NodeProcess) -> None:

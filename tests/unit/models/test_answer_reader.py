@@ -46,6 +46,15 @@ def test_an_answer_is_read_again_from_its_tokens() -> None:
         assert second.calls == 1
 
 
+def test_a_forced_call_that_is_cut_off_is_no_text() -> None:
+    """What was to become a call is not shown as words; an answer that may be words shows them."""
+    for calls_only, text in ((True, ""), (False, '<tool_call>{"name": "a')):
+        parser = HERMES.parser(Options(schemas=SCHEMAS))
+        answer = AnswerReader(Words("<tool_", 'call>{"name": "a'), None, parser, calls_only=calls_only)
+        assert answer.push((0, 1)) + answer.finish() == text
+        assert answer.aside() == ("", ())
+
+
 def test_done_after_the_only_call() -> None:
     """Where one call is allowed, its end is the answer's."""
     answer = reader(*WRITTEN, parallel=False)
