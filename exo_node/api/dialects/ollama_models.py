@@ -91,9 +91,9 @@ def remote_show(row: Mapping[str, Any]) -> dict[str, Any]:
     """`/api/show` of a provider's model. Clients look for the context under the "architecture": it is the provider."""
     owner, context = row["owned_by"], row.get("context_length")
     can = set(row.get("capabilities") or ())
-    capabilities = (
-        ["embedding"] if "embedding" in can else ["completion", *(one for one in ("tools", "vision") if one in can)]
-    )
+    # Of a model that nobody knows everything is said: it may well chat.
+    said = [] if can == {"embedding"} else ["completion"]
+    capabilities = [*said, *(one for one in ("tools", "vision", "embedding") if one in can)]
     return {
         "modelfile": f"FROM {row['id']}\n",
         "parameters": "",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -31,6 +33,16 @@ from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.answer_cache import events_in
 
 WIRE = Wire(content_type=NDJSON, keep_alive=b"")  # a line that is no answer would be taken for one
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """`tokens` of the texts (None: not told), nanoseconds for loading, and the reply's headers."""
+
+    vectors: Sequence[Any] = ()
+    tokens: int | None = 0
+    load_ns: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class OllamaRoutes:
@@ -80,32 +92,35 @@ class OllamaRoutes:
         body = await read_object(request)
         given = body["input"]
         dimensions = {"dimensions": body["dimensions"]} if body.get("dimensions") is not None else {}
-        vectors, tokens, load_ns = await self._embedded(request, body, given, dimensions)
-        total = time.perf_counter_ns() - began
-        made = {"model": model_name(body), "embeddings": vectors, "total_duration": total, "load_duration": load_ns}
-        return web.json_response({**made, **({} if tokens is None else {"prompt_eval_count": tokens})})
+        found = await self._embedded(request, body, given, dimensions)
+        durations = {"total_duration": time.perf_counter_ns() - began, "load_duration": found.load_ns}
+        made = {"model": model_name(body), "embeddings": found.vectors, **durations}
+        counted = {} if found.tokens is None else {"prompt_eval_count": found.tokens}
+        return web.json_response({**made, **counted}, headers=found.headers)
 
     @operation("Ollama", body=schemas.OllamaEmbeddingsRequest, answer=schemas.OllamaEmbedding)
     async def embeddings(self, request: web.Request) -> web.Response:
         """The older route: one `prompt`, one vector."""
         body = await read_object(request)
-        vectors, _, _ = await self._embedded(request, body, Fields(body).text("prompt") or "", {})
-        return web.json_response({"embedding": vectors[0] if vectors else []})
+        found = await self._embedded(request, body, Fields(body).text("prompt") or "", {})
+        return web.json_response({"embedding": found.vectors[0] if found.vectors else []}, headers=found.headers)
 
     async def _embedded(
         self, request: web.Request, body: dict[str, Any], given: Any, more: dict[str, Any]
-    ) -> tuple[list[Any], int | None, int]:
-        """Vectors, the tokens of their texts (None: not told), and nanoseconds for loading. No text loads the model."""
+    ) -> _Embedded:
+        """No text loads the model."""
         found = await self._known.find(model_name(body))
         async with self._idle.use(found.placed_as, keep_alive(body.get("keep_alive"))):
             if given in ("", []):
-                return [], 0, await self._load(found)
+                return _Embedded(load_ns=await self._load(found))
             sent = {"model": found.name, "input": given, "encoding_format": "float", **more}
             call = self._serving.call(request, "embedding", sent)
             load_ns = await self._load_quietly(found)
-            data = encoded(whole_of(await self._serving.reply(call)), "float").data or {}
+            reply = await self._serving.reply(call)
+        data = encoded(whole_of(reply), "float").data or {}
         rows = sorted(data["data"], key=lambda row: row.get("index") or 0)
-        return [row["embedding"] for row in rows], (data.get("usage") or {}).get("prompt_tokens"), load_ns
+        tokens = (data.get("usage") or {}).get("prompt_tokens")
+        return _Embedded([row["embedding"] for row in rows], tokens, load_ns, reply.headers)
 
     async def _answer(self, request: web.Request, asked: Asked, encoder: OllamaEncoder) -> web.StreamResponse:
         found = await self._known.find(asked.model)

@@ -76,6 +76,8 @@ def test_theirs() -> None:
     assert shown["capabilities"] == ["completion", "tools", "vision"]
     assert shown["model_info"] == {"general.architecture": "openai", "openai.context_length": 128000}
     assert remote_show({**ROW, "capabilities": ["embedding"]})["capabilities"] == ["embedding"]
+    unknown = remote_show({**ROW, "capabilities": ["audio", "embedding", "tools"]})  # all that its provider can
+    assert unknown["capabilities"] == ["completion", "tools", "embedding"]
 
 
 def test_what_runs() -> None:

@@ -148,6 +148,9 @@ async def test_embeddings() -> None:
         assert await on.post("embeddings") == (200, {"embedding": []})
         assert len(on.cluster.placed) == 1
         assert (await on.post("embed"))[0] == 400
+        on.routing.replies = [whole(VECTORS)]
+        async with on.http.post("/api/embed", json={"model": "demo", "input": ["a", "b"]}) as sent:
+            assert sent.headers["x-exo-backend"] == "scripted"
 
 
 @pytest.mark.parametrize("think", [False, "low"])
