@@ -35,8 +35,14 @@ def chat_messages(value: Any) -> tuple[list[Message], bool]:
     if not isinstance(value, list) or not value:
         raise bad("messages", "must be a non-empty array of messages")
     made: list[Message] = []
+    called: set[str] = set()
     for role, blocks in _turns(value):
-        made.extend(_SAY[role](blocks))
+        turn = _SAY[role](blocks)
+        called.update(call["id"] for message in turn for call in message.get("tool_calls", ()))
+        for param, block in blocks:
+            if block.get("type") == "tool_result" and block["tool_use_id"] not in called:
+                raise bad(f"{param}.tool_use_id", f"no tool_use before it has the id {block['tool_use_id'][:60]!r}")
+        made.extend(turn)
     last = made[-1]
     if last["role"] == "assistant" and last.get("tool_calls"):
         raise bad("messages", "ends with a tool_use; its tool_result must follow in a message of the user")

@@ -64,6 +64,7 @@ def test_a_round_of_tools() -> None:
             text("Looking."),
             {"type": "tool_use", "id": "t1", "name": "look", "input": {"city": "Köln"}, **CACHED},
             {"type": "tool_use", "id": "t2", "name": "look", "input": {}},
+            {"type": "tool_use", "id": "t3", "name": "look", "input": {}},
         ]},
         {"role": "user", "content": [
             text("And?"),
@@ -80,6 +81,7 @@ def test_a_round_of_tools() -> None:
         "tool_calls": [
             {"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Köln"}'}, **CACHED},
             {"id": "t2", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+            {"id": "t3", "type": "function", "function": {"name": "look", "arguments": "{}"}},
         ],
         "thinking_blocks": [
             {"type": "thinking", "thinking": "hm", "signature": "S"},
@@ -101,8 +103,10 @@ def test_pictures_and_documents() -> None:
     paper = {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "body"}}
     inner = {"type": "document", "source": {"type": "content", "content": [text("one"), text("two")]}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [png, text("seen")]}
-    made, _ = chat_messages([{"role": "user", "content": [web, paper, inner, result]}])
-    assert made == [
+    call = {"type": "tool_use", "id": "t", "name": "draw", "input": {}}
+    user = {"role": "user", "content": [web, paper, inner, result]}
+    made, _ = chat_messages([USER, {"role": "assistant", "content": [call]}, user])
+    assert made[2:] == [
         {"role": "tool", "tool_call_id": "t", "content": "seen"},
         {"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
@@ -145,6 +149,8 @@ USER = {"role": "user", "content": "a"}
          "messages[1].content[0].input"),
         ([USER, {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}]}],
          "messages"),
+        ([USER, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}],
+         "messages[1].content[0].tool_use_id"),
         ([USER, {"role": "assistant", "content": "ends with a space "}], "messages"),
         ([USER, {"role": "assistant", "content": ""}], "messages"),
         ([{"role": "system", "content": [{"type": "image"}]}], "messages[0].content[0].type"),
