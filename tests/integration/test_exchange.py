@@ -95,6 +95,23 @@ async def test_the_time_is_kept(connections: Connections, answer: bytes) -> None
             await post(connections, url, 0.05)
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_the_end_of_the_pool_breaks_what_is_read(connections: Connections, waiting: bool) -> None:
+    """A node that leaves closes its connections: whoever waits for more of an answer, or asks for it then, is told."""
+    async with server(OK[:-1]) as (url, _):
+        exchange = Exchange()
+        prepared = Prepared(url, {}, verify=True)
+        await exchange.post(connections.connector(), prepared, b"{}", 30.0, 5.0)
+        assert await exchange.content.readany() == b"{"
+        rest = asyncio.create_task(exchange.read())
+        if waiting:
+            await asyncio.sleep(0)
+        await connections.close()
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await rest
+        exchange.close()
+
+
 async def test_a_header_with_a_line_break_is_not_sent() -> None:
     """It would be a second header, or a second request."""
     with pytest.raises(UpstreamError) as caught:

@@ -31,6 +31,19 @@ class Connection(ResponseHandler):
         if self._reading_paused:  # aiohttp's reader asks for it after every read
             ResponseHandler.resume_reading(self, resume_parser)
 
+    def close(self) -> None:
+        self._tell()
+        ResponseHandler.close(self)
+
+    def abort(self) -> None:
+        self._tell()
+        ResponseHandler.abort(self)
+
+    def _tell(self) -> None:
+        """The pool's end, as the node leaves: aiohttp forgets whoever still reads from a connection that it closes."""
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(aiohttp.ServerDisconnectedError())
+
     def connection_lost(self, exc: BaseException | None) -> None:
         ResponseHandler.connection_lost(self, exc)
         if self.heard is not None:
