@@ -42,7 +42,7 @@ def _check_sampling(job: Job, vocab_size: int) -> None:
         ("top_p", 0 < params.top_p <= 1, "must be above 0 and at most 1"),
         ("top_k", params.top_k >= 0, "must not be negative"),
         ("min_p", 0 <= params.min_p <= 1, "must be between 0 and 1"),
-        ("repetition_penalty", params.repetition_penalty > 0, "must be above 0"),
+        ("repetition_penalty", params.repetition_penalty > 1e-7, "must be above 0.0000001"),
         ("frequency_penalty", math.isfinite(params.frequency_penalty), "must be a finite number"),
         ("presence_penalty", math.isfinite(params.presence_penalty), "must be a finite number"),
         ("top_logprobs", 0 <= (params.top_logprobs or 0) <= vocab_size, f"must be between 0 and {vocab_size}"),

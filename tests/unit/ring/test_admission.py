@@ -25,6 +25,7 @@ JOB = Job(request_id="r", prompt=(1, 2), max_tokens=4)
         ("top_k", -1),
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-38),
         ("frequency_penalty", float("inf")),
         ("presence_penalty", float("nan")),
         ("top_logprobs", 11),
