@@ -31,7 +31,7 @@ from exo_node.types import GenerationRequest, SamplingParams
 MAX_CHOICES = 16  # n
 MAX_BEST_OF = 20  # OpenAI's
 MAX_SEQUENCES = 256  # prompts x n in one request: a bound on memory, not OpenAI's
-MAX_STOPS = 4
+MAX_STOPS = 64  # OpenAI allows 4; clients of Anthropic and Ollama send more
 COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions, and vLLM's
 INT64 = 2**63
 

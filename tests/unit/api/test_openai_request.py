@@ -59,7 +59,7 @@ BOTH: list[tuple[str, Any]] = [
     ("stop", 5),
     ("stop", ""),
     ("stop", ["a", ""]),
-    ("stop", ["a", "b", "c", "d", "e"]),
+    ("stop", ["a"] * 65),
     ("stop", "\ud800"),
     ("max_tokens", 0),
     ("max_tokens", -1),
@@ -189,13 +189,21 @@ def test_every_sampling_field_arrives() -> None:
         "presence_penalty": -1.0,
         "repetition_penalty": 1.1,
     }
-    parsed = chat(**given, logit_bias={"7": -100}, seed=9, stop=["a", "b"], max_tokens=5, logprobs=True, top_logprobs=3)
+    parsed = chat(
+        **given,
+        logit_bias={"7": -100},
+        seed=9,
+        stop=["a", "b", "c", "d", "e"],
+        max_tokens=5,
+        logprobs=True,
+        top_logprobs=3,
+    )
     (request,) = parsed.requests
     sampling = request.sampling
     assert {name: getattr(sampling, name) for name in given} == given
     assert sampling.logit_bias == {7: -100.0}
     assert request.sampling_given == {*given, "logit_bias"}
-    assert (request.seed, request.stop, request.max_tokens, sampling.top_logprobs) == (9, ("a", "b"), 5, 3)
+    assert (request.seed, request.stop, request.max_tokens, sampling.top_logprobs) == (9, tuple("abcde"), 5, 3)
     assert request.messages == ({"role": "user", "content": "hi"},)
     assert request.timeout_s == 900
 
