@@ -26,6 +26,7 @@ log = logging.getLogger("exo.limits")
 TIMEOUT_S = 0.25  # what a request may lose to Redis at most
 RETRY_S = 1.0
 MAX_BATCH = 500
+VALUES_AT_ONCE = 16  # of stored values; the rest wait, so that they take no connection from the limits
 RESTORED_AT_ONCE = 1000  # entries of one operation when Redis is told again what it missed
 
 Operation = list[Any]
@@ -72,6 +73,7 @@ class SharedRedis:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._client: Redis | None = None
+        self._turns = asyncio.Semaphore(VALUES_AT_ONCE)
         self._up: bool | None = None  # None: not tried yet
         self._why = ""
         self._open: dict[str, float] = {}  # shared cooldowns: name -> time.monotonic()
@@ -191,19 +193,24 @@ class SharedRedis:
         now = time.monotonic()
         self._open = {name: now + left / 1e6 for name, left in dict(decoded["open"]).items()}
         if self._up is False:
-            log.info("Redis at %s is back: limits are shared again", self.address)
+            log.warning("Redis at %s is back: limits are shared again", self.address)  # as loud as its going
         self._up, self._why = True, ""
         return [list(result) for result in decoded["results"]]
 
     async def _plain(self, command: Callable[[Redis], Any]) -> Any:
         self._start()
-        if not self.up:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._turns.acquire()
+        except TimeoutError:  # too many at once; nothing says that Redis is away
             return None
         try:
-            return await self._within(command(self._connection()))
+            return await self._within(command(self._connection())) if self.up else None
         except Unreachable as e:
             self._lost(e)
             return None
+        finally:
+            self._turns.release()
 
     async def _within(self, answer: Any) -> Any:
         from redis.exceptions import NoScriptError, RedisError
@@ -230,7 +237,7 @@ class SharedRedis:
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 retry=Retry(NoBackoff(), 0),
-                max_connections=64,
+                max_connections=2 * VALUES_AT_ONCE,
             )
         return self._client
 

@@ -208,6 +208,17 @@ async def test_cooldowns_and_answers_are_shared(server: Server, tmp_path: Path) 
         assert await other.redis.get("k") is None
 
 
+async def test_many_answers_at_once_leave_the_limits_shared(server: Server, tmp_path: Path) -> None:
+    """Two hundred requests that look for their answers take no connection from the limits, and all are served."""
+    async with gates(server, tmp_path, Rules(router=Rate(rpm=50))) as made:
+        shared = [gate.redis for gate in made if gate.redis is not None]
+        await shared[0].put("k", b"value", 60.0)
+        reads = [shared[index % 3].get("k") for index in range(600)]
+        values, let_in = await asyncio.gather(asyncio.gather(*reads), passed(made, 200))
+        assert set(values) == {b"value"}
+        assert (let_in, [one.up for one in shared]) == (50, [True] * 3)
+
+
 async def test_a_wrong_password_is_said(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A Redis that does not let us in counts as away; the reason is logged without the password."""
     redis = SharedRedis("127.0.0.1", server.port, password="wrong-password", timeout_s=PATIENT_S)
