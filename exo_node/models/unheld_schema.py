@@ -22,7 +22,7 @@ def unheld(schema: Mapping[str, Any]) -> str:
     """The first problem, with where it is; empty where there is none.
 
     >>> unheld({"properties": {"id": {"const": 9007199254740993}}})
-    'const at /properties/id: 9007199254740993 is no double, and would be changed; send such numbers as strings'
+    'const at /properties/id: 9007199254740993 is no double: send such numbers as strings'
     """
     for place, one in subschemas(schema):
         for keyword, problem in (*_numbers(one), *_range(one), *_names(one)):
@@ -30,9 +30,11 @@ def unheld(schema: Mapping[str, Any]) -> str:
     return ""
 
 
-def with_keyword(schema: Mapping[str, Any], keyword: str) -> str:
-    """ " at /a/b" for the first schema inside that has the keyword; empty where it is the whole schema, or none."""
-    return next((_at(place) for place, one in subschemas(schema) if keyword in one), "")
+def with_keyword(schema: Mapping[str, Any], keyword: str, value: str | None = None) -> str:
+    """Where the first schema inside is that has the keyword (with that value), as in " at /a/b"; empty where it is the
+    whole schema, or none."""
+    found = (_at(at) for at, one in subschemas(schema) if keyword in one and value in (None, one[keyword]))
+    return next(found, "")
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -72,12 +74,12 @@ def _numbers(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             elif isinstance(value, Mapping):
                 todo += value.values()
             elif type(value) is int and abs(value) > _EXACT and not _same_digits(value):
-                yield keyword, f"{value} is no double, and would be changed; send such numbers as strings"
+                yield keyword, f"{value} is no double: send such numbers as strings"
     for keyword in _BOUNDS:
         bound, sign = schema.get(keyword), 1 if "max" in keyword.lower() else -1
         # Beyond 64 bits the library takes the last number that there is: it is inside the range, or it is not.
         if type(bound) is int and bound * sign < _LAST and (bound * sign < -_LAST - 1 or _beyond(bound, sign)):
-            yield keyword, f"{bound} is no double, and would be changed"
+            yield keyword, f"{bound} is no double"
 
 
 def _same_digits(value: int) -> bool:
@@ -109,7 +111,7 @@ def _range(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for other in others:
             if other in bounds and trunc(bounds[other]) == bound:
                 inclusive = "minimum" if keyword == "exclusiveMinimum" else "maximum"
-                yield keyword, f"{bound} with {other} {bounds[other]} cannot be held; use {inclusive}, a little inside"
+                yield keyword, f"{bound} with {other} {bounds[other]}: use {inclusive}, a little inside"
 
 
 def _names(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -117,4 +119,4 @@ def _names(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     least, required = schema.get("minProperties"), schema.get("required") or ()
     is_open = schema.get("additionalProperties") is not False or schema.get("patternProperties")
     if is_open and type(least) is int and isinstance(required, list | tuple) and least > len(required) + 1:
-        yield "minProperties", f"{least} cannot be held where names are left open; name {least - 1} in required"
+        yield "minProperties", f"{least} where names are left open: name {least - 1} in required"

@@ -24,7 +24,7 @@ def problem_of(line: str) -> str:
     import llguidance
 
     from exo_node.models.unheld_schema import unheld
-    from exo_node.ring.grammar_text import limits, schemas_of, to_llguidance
+    from exo_node.ring.grammar_text import UNHELD, limits, schemas_of, to_llguidance
     from exo_node.types import Grammar
 
     fields = json.loads(line)
@@ -35,7 +35,9 @@ def problem_of(line: str) -> str:
         return str(error)
     # Special tokens are the model's, which the runner knows: they are not looked at here.
     wrong, said = llguidance.LLMatcher.validate_grammar_with_warnings(text, None, limits=limits())
-    return said[0] if wrong else next(filter(None, map(unheld, schemas_of(grammar))), "")
+    if wrong:
+        return said[0]
+    return next((UNHELD + problem for problem in map(unheld, schemas_of(grammar)) if problem), "")
 
 
 def serve(cpu_s: float) -> None:

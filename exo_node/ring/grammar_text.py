@@ -23,6 +23,8 @@ STYLE: Final[JsonCompileOptions] = {"whitespace_flexible": False, "item_separato
 MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
 MAX_ITEMS: Final = 20_000  # an object takes 4 for each property that may be left out; such a mask takes 30 ms
 MAX_ERROR: Final = 400  # characters
+UNHELD: Final = "unheld: "  # before a problem that unheld_schema has found
+_ONE_OF, _FORMAT = "oneOf constraints are not supported", "Unknown format: "  # as llguidance says it
 
 
 def limits() -> llguidance.LLParserLimits:
@@ -69,22 +71,30 @@ def schemas_of(grammar: Grammar) -> list[dict[str, Any]]:
 
 def refusal(grammar: Grammar, problem: str) -> InvalidRequest:
     """The 400 for what llguidance says of a grammar, in one line that names the field."""
-    if unsupported := _unsupported(problem):
-        *names, why = unsupported
-        place = next(filter(None, (with_keyword(one, names[0]) for one in schemas_of(grammar))), "")
-        said = f"the keyword{'s' * (len(names) > 1)} {', '.join(names)}{place} {why}"
+    if said := _unsupported(grammar, problem):
         return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field, code="unsupported_parameter")
     lines = [line for line in problem.splitlines() if line.strip() and line.strip() not in ("^", "<non-verbose/>")]
     said = " ".join(" ".join(lines).split())[:MAX_ERROR] or "it cannot be read"
     return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field)
 
 
-def _unsupported(problem: str) -> list[str]:
-    """The keywords that a problem is about, and what is to be said of them; empty where it is another one."""
-    if problem.startswith("oneOf constraints are not supported"):
-        return ["oneOf", "is not supported by local models where more than one of its schemas may match: use anyOf"]
+def _unsupported(grammar: Grammar, problem: str) -> str:
+    """What local models cannot hold and another backend may, in our words; empty for any other problem."""
+    if problem.startswith(UNHELD):
+        return f"local models cannot hold {problem.removeprefix(UNHELD)}"
+    if problem.startswith(_ONE_OF):
+        why = "is not supported by local models where more than one of its schemas may match: use anyOf"
+        return f"the keyword oneOf{_place(grammar, 'oneOf')} {why}"
+    if problem.startswith(_FORMAT):
+        name = problem.removeprefix(_FORMAT).split("\n")[0]
+        return f"the format {name}{_place(grammar, 'format', name)} is not supported by local models"
     _before, found, keys = problem.partition("Unimplemented keys: ")
     if not found:
-        return []
+        return ""
     names = keys.partition("]")[0].strip('["').replace('"', "").split(", ")
-    return [*names, f"{'is' if len(names) == 1 else 'are'} not supported by local models"]
+    words, verb = ("keyword", "is") if len(names) == 1 else ("keywords", "are")
+    return f"the {words} {', '.join(names)}{_place(grammar, names[0])} {verb} not supported by local models"
+
+
+def _place(grammar: Grammar, keyword: str, value: str | None = None) -> str:
+    return next(filter(None, (with_keyword(one, keyword, value) for one in schemas_of(grammar))), "")

@@ -17,9 +17,9 @@ from exo_node.models.unheld_schema import subschemas, unheld, with_keyword
         ({"const": 10**400}, "const: 1000000"),
         ({"type": "integer", "maximum": 2**53 + 3}, "maximum: 9007199254740995 is no double"),
         ({"type": "integer", "minimum": 10**30}, "minimum: 1000"),
-        ({"exclusiveMinimum": 0, "maximum": 0.5}, "exclusiveMinimum: 0 with maximum 0.5 cannot be held; use minimum"),
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, "exclusiveMinimum: 0 with maximum 0.5: use minimum"),
         ({"exclusiveMaximum": 0, "exclusiveMinimum": -0.5}, "exclusiveMaximum: 0 with exclusiveMinimum -0.5"),
-        ({"minProperties": 2}, "minProperties: 2 cannot be held where names are left open; name 1 in required"),
+        ({"minProperties": 2}, "minProperties: 2 where names are left open: name 1 in required"),
         (
             {"anyOf": [{}, {"minProperties": 3, "required": ["a"], "patternProperties": {"^b": {}}}]},
             "minProperties at /anyOf/1: 3",

@@ -7,7 +7,7 @@ from typing import Any
 import llguidance
 import pytest
 
-from exo_node.ring.grammar_text import limits, refusal, to_llguidance
+from exo_node.ring.grammar_text import UNHELD, limits, refusal, to_llguidance
 from exo_node.types import Grammar
 
 
@@ -59,6 +59,10 @@ def test_the_place_of_a_keyword_is_told() -> None:
     error = refusal(both, checker.validate_grammar(to_llguidance(both), None, limits=limits()))
     assert "the keyword oneOf at /items is not supported" in error.message
     assert error.message.endswith("use anyOf")
+    path = Grammar("json_schema", '{"items": {"anyOf": [{"format": "date"}, {"type": "string", "format": "path"}]}}')
+    error = refusal(path, checker.validate_grammar(to_llguidance(path), None, limits=limits()))
+    assert error.message == "response_format: the format path at /items/anyOf/1 is not supported by local models"
+    assert refusal(Grammar("json"), UNHELD + "const: 1").code == "unsupported_parameter"
     assert error.code == "unsupported_parameter"
 
 
