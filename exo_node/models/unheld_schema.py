@@ -77,9 +77,10 @@ def _numbers(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield keyword, f"{value} is no double: send such numbers as strings"
     for keyword in _BOUNDS:
         bound, sign = schema.get(keyword), 1 if "max" in keyword.lower() else -1
+        bound = int(bound) if type(bound) is float and bound.is_integer() else bound
         # Beyond 64 bits the library takes the last number that there is: it is inside the range, or it is not.
         if type(bound) is int and bound * sign < _LAST and (bound * sign < -_LAST - 1 or _beyond(bound, sign)):
-            yield keyword, f"{bound} is no double"
+            yield keyword, f"{bound}, which is no double or has more than 64 bits"
 
 
 def _same_digits(value: int) -> bool:

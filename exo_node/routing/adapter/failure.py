@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from exo_node.errors import ExoError
-from exo_node.routing.call import Call, UpstreamError
+from exo_node.routing.call import Call, Capability, UpstreamError
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.policy.options import TOO_DEAR
 
 MAX_MESSAGE = 2000
+_FIELDS: Mapping[Capability, str] = {  # what asks for it
+    "vision": "messages", "audio": "messages", "prefill": "messages", "tools": "tools", "logprobs": "logprobs",
+    "json_schema": "response_format",
+}  # fmt: skip
 
 
 def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, UpstreamError]]) -> ExoError:
@@ -54,7 +58,9 @@ def nobody(call: Call, plan: RoutePlan, candidates: Sequence[Candidate]) -> Upst
         return UpstreamError(message, "rate_limited", retry_after=plan.retry_after_s)
     there = [candidate for candidate in candidates if not candidate.rejected]
     if there and all(call.needs - candidate.capabilities for candidate in there):
-        return UpstreamError(message, "bad_request", code="unsupported_parameter")
+        lacking = sorted(call.needs - frozenset[Capability]().union(*(one.capabilities for one in there)))
+        param = next((_FIELDS[one] for one in lacking if one in _FIELDS), None)
+        return UpstreamError(message, "bad_request", code="unsupported_parameter", param=param)
     full = [candidate for candidate in there if not candidate.room]
     if full:
         waits = [candidate.room_in_s for candidate in full if candidate.room_in_s is not None]

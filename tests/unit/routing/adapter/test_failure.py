@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from exo_node.errors import NoCapacity
 from exo_node.routing.adapter.failure import final_error, headers_of, nobody
 from exo_node.routing.call import UpstreamError
@@ -41,6 +43,14 @@ def test_no_time_and_nobody() -> None:
     assert late.status == 504
     none = nobody(call(), RoutePlan(strategy="latency", steps=(), rejected={"d": "no key"}), [candidate("d")])
     assert (none.status, none.message) == (503, "no backend can serve 'm': d: no key")
+
+
+def test_nobody_offers_it() -> None:
+    """The field is named that asks for what none of them has."""
+    plan = RoutePlan(strategy="latency", steps=(), rejected={"a": "it does not offer vision"})
+    asked = replace(call(), needs=frozenset({"vision", "tools"}))
+    error = nobody(asked, plan, [replace(candidate("a"), capabilities=frozenset({"tools"}))])
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "messages")
 
 
 def test_nobody_and_when_again() -> None:
