@@ -110,11 +110,12 @@ def _entry(one: _Described, shown: Mapping[int, Any], errors: Mapping[str, Any])
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _names(one.route.path)
     ]
-    if operation.query is not None:
+    asks = one.route.method in ("GET", "DELETE")  # one handler may take its query from these and its body from others
+    if operation.query is not None and (asks or operation.body is None):
         parameters += _query(operation.query)
     if parameters:
         entry["parameters"] = parameters
-    if operation.body is not None:
+    if operation.body is not None and not asks:
         media = "multipart/form-data" if operation.form else JSON
         schema = shown[id(operation.body)]
         if operation.form:

@@ -56,7 +56,7 @@ class ProviderRoutes:
         """Whether the provider answers and takes the key; the answer is 200 either way and says which."""
         return web.json_response(await self._routing.check_provider(request.match_info["name"].lower()))
 
-    @operation("Routing", query=node.CostQuery)
+    @operation("Routing", query=node.CostQuery, body=node.CostRequest)
     async def estimate(self, request: web.Request) -> web.Response:
         """One model: its costs. Several: all, cheapest first, those without a known price last."""
         body = _query(request) if request.method != "POST" else await read_object(request)

@@ -11,6 +11,7 @@ from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import require_admin
 from exo_node.api.operations import operation
+from exo_node.api.schemas import node
 from exo_node.api.schemas.openai import REQUESTS
 from exo_node.api.serving import CallServer, read_object
 from exo_node.routing.configuration.runtime import NAMES
@@ -49,7 +50,7 @@ class RouterRoutes:
             kind = guess_kind(body)
         return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
 
-    @operation("Routing")
+    @operation("Routing", body=node.Defaults)
     async def update(self, request: web.Request) -> web.Response:
         """Change defaults until the node ends."""
         require_admin(request)

@@ -17,6 +17,7 @@ from exo_node.api.guard import check_allowed, may_ask, require_admin
 from exo_node.api.openai_request import parse_chat
 from exo_node.api.operations import SSE, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas import node as schemas
 from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import read_object
 from exo_node.config import Settings
@@ -80,7 +81,7 @@ class V1Routes:
         running = [one for one in self._downloads.all() if one.state == "running"]
         return web.json_response({one.node_id: progress_view(one, now) for one in running})
 
-    @operation("exo")
+    @operation("exo", body=schemas.ModelNamed)
     async def download(self, request: web.Request) -> web.Response:
         """Begin to fetch a model to this node; `/v1/download/progress` tells how far it is."""
         model = model_named(await read_object(request))

@@ -24,6 +24,7 @@ from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas import node as schemas
 from exo_node.api.serving import read_object
 from exo_node.api.views import model_view
 from exo_node.config import Settings
@@ -141,7 +142,7 @@ class V2Routes:
         """An instance in exo's shape."""
         return web.json_response(shapes.instance(self._find(request.match_info["id"])))
 
-    @operation("exo")
+    @operation("exo", body=schemas.InstanceGiven)
     async def create(self, request: web.Request) -> web.Response:
         """Place a preview's instance under its id; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -151,7 +152,7 @@ class V2Routes:
         made = await self._cluster.place(model, min_nodes=1, nodes=nodes, engines=(), instance_id=ident)
         return web.json_response(_placed(made))
 
-    @operation("exo")
+    @operation("exo", body=schemas.ModelPlaced)
     async def place(self, request: web.Request) -> web.Response:
         """Place a model; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -174,7 +175,7 @@ class V2Routes:
             raise _no_instance(ident)
         return web.json_response({"message": "Instance deleted", "command_id": ident, "instance_id": ident})
 
-    @operation("exo")
+    @operation("exo", body=schemas.ModelIdNamed)
     async def add_model(self, request: web.Request) -> web.Response:
         """Fetch a model of the hub's to this node; answers when it is here. Disconnecting cancels."""
         asked = model_named(await read_object(request), "model_id")
@@ -182,7 +183,7 @@ class V2Routes:
         model = await self._cluster.fetch_model(asked, _ignore)
         return web.json_response(model_view(await self._card(model)))
 
-    @operation("exo")
+    @operation("exo", body=schemas.DownloadWanted)
     async def start_download(self, request: web.Request) -> web.Response:
         """Have a node fetch a model, if it has not; `/state/downloads/{node}` tells how far it is."""
         body = await read_object(request)
@@ -196,7 +197,7 @@ class V2Routes:
         self._downloads.start(model, node)
         return web.json_response({"command_id": str(uuid.uuid4())})
 
-    @operation("exo")
+    @operation("exo", body=schemas.DownloadEnded)
     async def cancel_download(self, request: web.Request) -> web.Response:
         """End a download; what came is kept."""
         body = await read_object(request)

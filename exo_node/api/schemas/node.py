@@ -46,6 +46,71 @@ class CostQuery(Struct, kw_only=True):
     provider: str | None = None
 
 
+class CostRequest(Struct, kw_only=True):
+    """`POST /v1/cost/estimate`: one `model`, or several `models` to compare; tokens under OpenAI's names or ours."""
+
+    model: str | None = None
+    models: list[str] | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    provider: Annotated[str, Meta(description="Stands before models that name none.")] | None = None
+
+
+class Defaults(Struct, kw_only=True):
+    """`POST /v1/config`; null takes a default away."""
+
+    default_provider: str | None = None
+    default_model: str | None = None
+    ollama_base_url: str | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    enable_caching: bool | None = None
+    enable_cost_tracking: bool | None = None
+
+
+class ModelNamed(Struct, kw_only=True):
+    """`POST /download`."""
+
+    model: Annotated[str, Meta(min_length=1)]
+
+
+class ModelIdNamed(Struct, kw_only=True):
+    """`POST /models/add`."""
+
+    model_id: Annotated[str, Meta(min_length=1)]
+
+
+class ModelPlaced(Struct, kw_only=True):
+    """`POST /place_instance`."""
+
+    model_id: Annotated[str, Meta(min_length=1)]
+    sharding: Literal["Pipeline"] | None = None
+    instance_meta: Literal["MlxRing"] | None = None
+    min_nodes: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+
+class InstanceGiven(Struct, kw_only=True):
+    """`POST /instance`."""
+
+    instance: Annotated[Object, Meta(description="As /instance/previews gave it.")]
+
+
+class DownloadWanted(Struct, kw_only=True):
+    """`POST /download/start`."""
+
+    targetNodeId: str
+    shardMetadata: Annotated[Object, Meta(description='{"PipelineShardMetadata": {"modelCard": {"modelId": ...}}}')]
+
+
+class DownloadEnded(Struct, kw_only=True):
+    """`POST /download/cancel`."""
+
+    targetNodeId: str
+    modelId: str
+
+
 class SpendQuestion(Struct, kw_only=True):
     since: Annotated[str, Meta(description='A date, a time, or an age such as "7d".')] | None = None
     until: str | None = None
