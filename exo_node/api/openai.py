@@ -98,6 +98,8 @@ def allowed(row: dict[str, Any], caller: Principal) -> dict[str, Any] | None:
     """The model under names that the caller may ask for; None where there is none."""
     names = [row["id"], *row.get("aliases", ())]
     mine = [name for name in names if caller.may_ask(name)]
+    if "targets" in row:  # what stands behind an alias
+        row = {**row, "targets": [name for name in row["targets"] if caller.may_ask(name)]}
     if len(mine) == len(names):
         return row
     return {**row, "id": mine[0], "name": mine[0], "aliases": mine[1:]} if mine else None

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import require_admin
+from exo_node.api.guard import may_ask, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.schemas import node
 from exo_node.api.schemas.openai import REQUESTS
@@ -34,7 +34,9 @@ class RouterRoutes:
     @operation("Routing")
     async def stats(self, request: web.Request) -> web.Response:
         """Backends, breakers, latency profile, limits and cache, as they are now."""
-        return web.json_response(self._routing.stats())
+        found = self._routing.stats()
+        found["model_list"] = [name for name in found["model_list"] if may_ask(name)]
+        return web.json_response(found)
 
     @operation("Routing")
     async def explain(self, request: web.Request) -> web.Response:

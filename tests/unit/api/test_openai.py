@@ -167,7 +167,10 @@ async def test_a_reader_that_stops_reading_holds_nobody_up() -> None:
 async def test_a_restricted_key_sees_its_models_only() -> None:
     """Models, deployments and the words of a 404 name what the key may ask for, under names that it may use."""
     routing = ScriptedRouting()
-    routing.rows = [{"id": "openai/gpt-4o", "owned_by": "openai"}, {"id": "openai/o3", "owned_by": "openai"}]
+    routing.rows = [
+        {"id": "openai/gpt-4o", "owned_by": "openai", "targets": ["exo-demo", "openai/o3"]},
+        {"id": "openai/o3", "owned_by": "openai"},
+    ]
     routing.keys = {
         "some": Principal("key-1", may_ask=lambda name: name in ("exo-demo", "openai/gpt-4o")),
         "all": Principal("key-2"),
@@ -184,7 +187,10 @@ async def test_a_restricted_key_sees_its_models_only() -> None:
                 error = (await answer.json())["error"]
                 assert (answer.status, error["message"].partition("there are: ")[2]) == (404, "exo-demo, openai/gpt-4o")
         async with http.get("/v1/models?provider=openai", headers={"x-api-key": "some"}) as answer:
-            assert len((await answer.json())["data"]) == 1
+            (row,) = (await answer.json())["data"]
+            assert row["targets"] == ["exo-demo"]
+        async with http.get("/v1/router/stats", headers={"x-api-key": "some"}) as answer:
+            assert (await answer.json())["model_list"] == []
         async with http.get("/v1/deployments", headers={"x-api-key": "some"}) as answer:
             assert (await answer.json())["data"] == []
         async with http.get("/v1/deployments/d1", headers={"x-api-key": "all"}) as answer:
