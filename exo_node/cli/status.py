@@ -69,7 +69,7 @@ def describe_external(
     """What there is besides the ring (`/v1/router/stats`, `/v1/models`, `/v1/providers`): deployments, models of keys
     and peers, own servers whose models only they know, what is wrong with them, limits, remarks."""
     groups = stats["model_list"]
-    more = [row for row in models if row["id"] not in groups and not row.get("targets")]
+    more = [row for row in models if row["id"] not in groups and "targets" not in row]
     others = Counter(row["provider"] for row in more if row.get("provider"))
     there = [*groups, *(f"{count} of {provider}" for provider, count in sorted(others.items()))]
     servers = [row for row in providers if row["key"] == "keyless" and row["configured"] and not row["deployments"]]
