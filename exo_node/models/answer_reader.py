@@ -57,7 +57,8 @@ class AnswerReader:
 
     def push(self, ids: Sequence[int]) -> str:
         text = self._detokenizer.push(ids)
-        return self._read(text) if text else ""
+        text = self._read(text) if text else ""
+        return "" if self._calls_only else text
 
     def finish(self) -> str:
         text = self._read(self._detokenizer.finish())
@@ -65,7 +66,7 @@ class AnswerReader:
             text += self._parse(self._take(self._splitter.finish()))
         if self._parser is not None:
             text += self._take(self._parser.finish())
-        return text
+        return "" if self._calls_only else text
 
     def aside(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
         """(thoughts, pieces of calls), new ones only."""
@@ -88,4 +89,4 @@ class AnswerReader:
             self._reasoning += parsed.reasoning
         if parsed.calls:
             self._calls += parsed.calls
-        return "" if self._calls_only else parsed.text
+        return parsed.text

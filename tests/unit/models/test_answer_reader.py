@@ -53,6 +53,11 @@ def test_a_forced_call_that_is_cut_off_is_no_text() -> None:
         answer = AnswerReader(Words("<tool_", 'call>{"name": "a'), None, parser, calls_only=calls_only)
         assert answer.push((0, 1)) + answer.finish() == text
         assert answer.aside() == ("", ())
+    splitter, parser = ThoughtSplitter(KNOWN[0], inside=False), HERMES.parser(Options(schemas=SCHEMAS))
+    answer = AnswerReader(Words(*WRITTEN), splitter, parser, calls_only=True)
+    assert answer.push(range(len(WRITTEN))) + answer.finish() == ""
+    thought, calls = answer.aside()
+    assert (thought, "".join(call.arguments for call in calls)) == ("hm", '{"a": 1}')
 
 
 def test_done_after_the_only_call() -> None:
