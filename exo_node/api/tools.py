@@ -36,6 +36,9 @@ def parse_tool_use(body: Mapping[str, Any]) -> ToolUse | None:
         raise bad("tool_choice", f"must be a string or an object, not {kind(choice)}", code="invalid_type")
     if choice.get("type") == "allowed_tools":
         return _allowed(choice, tools, parallel)
+    if (sort := choice.get("type", "function")) != "function":
+        problem = f"must be function or allowed_tools for local models; got {str(sort)[:40]!r}"
+        raise bad("tool_choice.type", problem, code="unsupported_parameter")
     name = _named(choice.get("function"), tools, "tool_choice.function", "tools")
     return ToolUse(tools=tools, choice=name, named=True, parallel=parallel)
 

@@ -11,6 +11,7 @@ import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
 from exo_node.errors import InvalidRequest
+from exo_node.models.toolformats.lark import roomy
 from exo_node.models.unheld_schema import with_keyword
 from exo_node.types import Grammar
 
@@ -45,7 +46,7 @@ def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
             return matcher.grammar_from_regex(grammar.text)
         case "lark":
             try:
-                return matcher.grammar_from_lark(any_to_lark(grammar.text))
+                return matcher.grammar_from_lark(any_to_lark(roomy(grammar.text) if flexible else grammar.text))
             except Exception as error:  # the converter raises bare Exception, and RecursionError
                 raise ValueError(f"it is neither Lark nor GBNF: {error}") from error
         case "json":

@@ -104,7 +104,7 @@ class Grammars:
             problem = f"{grammar.field}: has {len(grammar.text)} characters, at most {MAX_GRAMMAR} are compiled"
             raise InvalidRequest(problem, param=grammar.field)
         made = await self._make(grammar, begun, flexible=False)
-        if made is None and grammar.kind in ("json", "json_schema"):
+        if made is None and grammar.kind in ("json", "json_schema", "lark"):
             made = await self._make(grammar, begun, flexible=True)  # another backend began it, with its own white space
         if made is None:
             raise InvalidRequest(

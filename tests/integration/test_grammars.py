@@ -11,6 +11,7 @@ import pytest
 
 from exo_node.errors import InvalidRequest
 from exo_node.models.tokenizer import Tokenizer
+from exo_node.models.toolformats.lark import of_answer
 from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, Grammars
 from exo_node.types import Grammar
 
@@ -48,6 +49,10 @@ async def test_what_another_backend_began_may_have_its_own_white_space() -> None
         assert (await made.constraint(schema, ids)).allowed()[ids[-1]]
         with pytest.raises(InvalidRequest, match="beginning of the answer"):
             await made.constraint(Grammar("json_schema", '{"type": "array"}'), ids)
+        spaced = Tokenizer.load(DEMO).encode('{ "a":', add_special_tokens=False)
+        either = Grammar("lark", f"start: answer\n{of_answer(schema)}\n")  # beside tools that may be called
+        assert not (await made.constraint(either, spaced)).ended
+        assert not (await made.constraint(either, spaced[:1])).allowed()[spaced[1]]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ SpecialTokens = Mapping[str, int]  # name -> id, of the tokens that no text is t
 # JSON as models are trained to write it (Python's json.dumps). Free white space would let a small model write no end of
 # it.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_ROOMY = {"whitespace_pattern": r"( |\n {0,16})?"}
 _ANY = "/(?s:.*)/"
-_ROOMY = {"whitespace_pattern": r"( |\n {0,16})?"}  # as ring/grammar_text.py has it for an answer without thoughts
 # JSON Schema's keywords that bind nothing, those that hold schemas by name, and those that hold plain values.
 _SAYS_NOTHING = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -49,12 +49,21 @@ def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens) -> str:
 def of_answer(grammar: Grammar) -> str:
     """A rule `answer` for a grammar of the answer. Raises `InvalidRequest` for one that cannot be a part of another."""
     if grammar.kind == "json_schema":
-        return f"answer: %json {json.dumps({'x-guidance': _ROOMY, **json.loads(grammar.text)})}"
+        return f"answer: %json {json.dumps({'x-guidance': _STYLE, **json.loads(grammar.text)})}"
     if grammar.kind == "json":
-        return f"answer: %json {json.dumps({'x-guidance': _ROOMY, 'type': 'object'})}"
+        return f"answer: %json {json.dumps({'x-guidance': _STYLE, 'type': 'object'})}"
     if grammar.kind == "regex":
         return f"answer: /{_unslashed(grammar.text)}/"
-    raise InvalidRequest("a grammar of one's own binds the whole answer: no thoughts or tool calls can come with it")
+    raise InvalidRequest(
+        f"{grammar.field}: binds the whole answer: no thoughts or tool calls can come with a grammar of one's own",
+        param=grammar.field,
+        code="unsupported_parameter",
+    )
+
+
+def roomy(text: str) -> str:
+    """The grammar with some white space allowed where ours allows one: another backend has begun the answer."""
+    return text.replace(json.dumps(_STYLE), json.dumps(_ROOMY))
 
 
 def styled(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_the_older_form() -> None:
         ({"tools": [F], "tool_choice": "some"}, "tool_choice"),
         ({"tools": [F], "tool_choice": 1}, "tool_choice"),
         ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.function.name"),
+        ({"tools": [F], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.type"),
         ({"tools": [F], "tool_choice": {"function": {"name": "g"}}}, "tool_choice.function.name"),
         ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools.tools"),
         (

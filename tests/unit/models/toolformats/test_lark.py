@@ -121,7 +121,10 @@ def test_answers_with_calls_or_thoughts() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     assert accepts("start: answer\n" + lark.of_answer(Grammar("json_schema", json.dumps(schema))), '{"a": 1}')
     assert not accepts("start: answer\n" + lark.of_answer(Grammar("json_schema", json.dumps(schema))), "{}")
+    spaced = "start: answer\n" + lark.of_answer(Grammar("json_schema", json.dumps(schema)))
+    assert not accepts(spaced, '{ "a" : 1}')
+    assert accepts(lark.roomy(spaced), '{ "a" : 1}')
     assert accepts("start: answer\n" + lark.of_answer(Grammar("json")), '{"b": [1]}')
     assert accepts("start: answer\n" + lark.of_answer(Grammar("regex", "a/b|c")), "a/b")
     with pytest.raises(InvalidRequest, match="whole answer"):
-        lark.of_answer(Grammar("lark", 'start: "a"'))
+        lark.of_answer(Grammar("lark", 'start: "a"', "guided_grammar"))
