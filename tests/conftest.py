@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,10 @@ SHARED_MODELS = ROOT.parent / "shared" / "models"
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # tests that import it must not call home
+
+# Nothing fails on a clock: hypothesis gives an example 200 ms, which a busy machine needs now and then.
+hypothesis.settings.register_profile("exo", deadline=None)
+hypothesis.settings.load_profile("exo")
 
 # marker -> (modules it needs, what to do when one is absent)
 NEEDS = {
