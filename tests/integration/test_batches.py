@@ -253,7 +253,7 @@ def test_owners(tmp_path: Path) -> None:
             with pytest.raises(openai.NotFoundError):
                 refused()
         provider.script = Script(first_s=1.0)
-        waiting = start(mine, lines([chat("fast", f"n{i}") for i in range(4)]))
+        waiting = start(mine, lines([chat("fast", f"n{i}") for i in range(40)]))
         wait_until(lambda: mine.batches.retrieve(waiting.id).status == "in_progress", 20)
         _key("revoke", "a", home=home)
         wait_until(lambda: _ended(home, waiting.id), 40)
