@@ -144,7 +144,8 @@ def test_a_node_leaves_in_the_middle(pair: Pair) -> None:
         pair.provider.script = Script()
     assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] != []
     extra = next(c.model_extra["exo"] for c in reversed(chunks) if (c.model_extra or {}).get("exo"))
-    assert (extra["continued"], extra["backends"]) == (True, [f"parting-1@{pair.c.node_id}", "ring:demo"])
+    first, *rest = extra["backends"]  # the ring may have lost a shard with the node, and be placed again
+    assert (extra["continued"], first, set(rest)) == (True, f"parting-1@{pair.c.node_id}", {"ring:demo"})
     assert pair.c.stop() == 0
     assert "Traceback" not in pair.c.log()
     wait_until(lambda: len(pair.a.topology()["nodes"]) == 2, 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -225,18 +226,19 @@ async def serve_api(
 
     Without `routing` there is the ring only.
     """
-    chosen = Settings(**{"home": Path("unused"), **settings})
-    store = Store(store_path(chosen.home))
-    routing = routing or ScriptedRouting(backend, chosen)
-    api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store)
-    runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-        store.close()
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Settings(**{"home": Path(folder), **settings})
+        store = Store(store_path(chosen.home))
+        routing = routing or ScriptedRouting(backend, chosen)
+        api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store)
+        runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+            store.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
