@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from exo_node.engine.base import TensorInfo, TensorSource
 from exo_node.types import Shard
@@ -103,6 +104,11 @@ _MORE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
 MORE_FAMILIES: tuple[str, ...] = tuple(_MORE)
 
 
+def _torch() -> Any:
+    """torch; where it is missing the test is skipped."""
+    return pytest.importorskip("torch", reason="needs torch, of which there is no CPU build for this machine")
+
+
 def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: int = 0, **overrides: Any) -> Path:
     """Write (once per `root`) a random checkpoint of `family` in `dtype` and return its folder.
 
@@ -113,7 +119,7 @@ def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: in
     folder = root / f"{family}-{dtype}-{seed}{'-' + safe if safe else ''}"
     if (folder / "config.json").exists():
         return folder
-    import torch
+    torch = _torch()
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -138,7 +144,7 @@ def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: in
 
 @lru_cache(maxsize=8)
 def _reference(path: Path) -> Any:
-    import torch
+    torch = _torch()
     import transformers
 
     return transformers.AutoModelForCausalLM.from_pretrained(
@@ -148,7 +154,7 @@ def _reference(path: Path) -> Any:
 
 def reference_logits(path: Path, token_ids: list[int]) -> npt.NDArray[np.float32]:
     """Logits [len(token_ids), vocab] of the checkpoint at `path`, upcast to float32, by transformers (no cache)."""
-    import torch
+    torch = _torch()
 
     with torch.no_grad():
         out = _reference(path)(torch.tensor([token_ids]), use_cache=False).logits[0]
@@ -157,7 +163,7 @@ def reference_logits(path: Path, token_ids: list[int]) -> npt.NDArray[np.float32
 
 def reference_states(path: Path, token_ids: list[int]) -> npt.NDArray[np.float32]:
     """Final hidden states [len(token_ids), hidden_size], after the final norm, as `reference_logits`."""
-    import torch
+    torch = _torch()
 
     with torch.no_grad():
         out = _reference(path).model(torch.tensor([token_ids]), use_cache=False).last_hidden_state[0]

@@ -22,9 +22,7 @@ SEED = "20261121"
 
 pytestmark = [
     pytest.mark.clients,
-    pytest.mark.skipif(
-        not COMMAND.exists(), reason="no build/schemathesis: scripts/environment schemathesis"
-    ),
+    pytest.mark.skipif(not COMMAND.exists(), reason="no build/schemathesis: scripts/environment schemathesis"),
     pytest.mark.timeout(900),
 ]
 
