@@ -4,9 +4,10 @@
     scripts/bench/throughput.py [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--keep FOLDER]
 
 Real daemons (one batches, one is `--reproducible`) and mlx-lm in a process of its own, on the same folder (layers of
-Llama-1B's shape), same BLAS, dtype and threads; in each round all take their turn, in changing order. Prompts are ragged. Two
-rates: `decode`, tokens a second while every stream is decoding, and `whole`, all tokens over the time from the request
-to the last token, prompts included. One JSON line for each number of streams; ratios are medians over the rounds.
+Llama-1B's shape), same BLAS, dtype and threads; in each round all take their turn, in changing order. Prompts are
+ragged. Two rates: `decode`, tokens a second while every stream is decoding, and `whole`, all tokens over the time from
+the request to the last token, prompts included. One JSON line for each number of streams; ratios are medians over the
+rounds.
 """
 
 from __future__ import annotations
