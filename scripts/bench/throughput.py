@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Concurrent streams on one node over HTTP against mlx-lm's own BatchGenerator and against rows run one by one.
 
-    scripts/bench/throughput.py [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--keep FOLDER]
+    scripts/bench/throughput.py [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--fast] [--keep FOLDER]
 
 Real daemons (one batches, one is `--reproducible`) and mlx-lm in a process of its own, on the same folder (layers of
 Llama-1B's shape), same BLAS, dtype and threads; in each round all take their turn, in changing order. Prompts are
@@ -175,12 +175,15 @@ def measure(folder: Path, work: Path, arguments: argparse.Namespace) -> None:
                 "mlx_lm": reference.generate,
                 "one_by_one": Streams(alone, folder.name).generate,
             }
+            if arguments.fast:
+                del parties["one_by_one"]
             for party in parties.values():
                 party(prompts(2, 0), 8)
             for streams in arguments.streams:
                 found: dict[str, list[Rates]] = {name: [] for name in parties}
                 for number in range(arguments.rounds):
-                    order = list(parties)[number % 3 :] + list(parties)[: number % 3]
+                    shift = number % len(parties)
+                    order = [*parties][shift:] + [*parties][:shift]
                     for name in order:
                         found[name].append(parties[name](prompts(streams, number), arguments.tokens))
                 print(json.dumps(line(streams, found, arguments, reference.blas)), flush=True)
@@ -191,7 +194,7 @@ def measure(folder: Path, work: Path, arguments: argparse.Namespace) -> None:
 def line(streams: int, found: dict[str, list[Rates]], arguments: argparse.Namespace, blas: str) -> dict[str, Any]:
     ours = found["ours"]
     result: dict[str, Any] = {"bench": "throughput one node over HTTP / mlx-lm BatchGenerator", "streams": streams}
-    for name in ("mlx_lm", "one_by_one"):
+    for name in (name for name in found if name != "ours"):
         for kind in ("decode", "whole"):
             pairs = [getattr(a, kind) / getattr(b, kind) for a, b in zip(ours, found[name], strict=True)]
             result[f"{kind}_ratio_{name}"] = round(statistics.median(pairs), 3)
@@ -213,6 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="BLAS threads of every party")
+    parser.add_argument("--fast", action="store_true", help="leave out the rows one by one")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint (default: a temporary one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
