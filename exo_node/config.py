@@ -58,6 +58,7 @@ class Settings:
     prompt: str | None = None
     max_context: int = 8192
     max_sequences: int = 8
+    reproducible: bool = False
     enable_litellm: bool = True
     litellm_config: tuple[Path, ...] = ()
     env_file: Path | None = None
@@ -211,6 +212,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("prompt", ("--prompt",), values.text, "prompt for --run-model", "TEXT"),
     Option("max_context", ("--max-context",), _positive, "tokens a sequence may hold at most (8192)", "N"),
     Option("max_sequences", ("--max-sequences",), _positive, "sequences in flight at once per model (8)", "N"),
+    Option(
+        "reproducible",
+        ("--reproducible",),
+        values.switch,
+        "this node computes each request as if it were alone: the same bits in any company, but slower together",
+        switch=True,
+    ),
     Option(
         "enable_litellm",
         ("--enable-litellm",),

@@ -139,6 +139,7 @@ class Daemon:
                 host=self._listen,
                 node_name=node_id,
                 log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
+                reproducible=settings.reproducible,
             ),
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,

@@ -41,7 +41,8 @@ class LoadPlan:
 
     `is_head`: also embedding, final norm and LM head, whatever the layer range. `compute_dtype`: weights, activations
     and KV (an engine may keep weights narrower than activations where ENGINES.md says so). `slots` sequences of at most
-    `context` tokens each: the KV pool is accounted for in full at load and never grows past that.
+    `context` tokens each: the KV pool is accounted for in full at load and never grows past that. `reproducible`: a
+    row's bits must not depend on the other rows of its step (an engine that runs rows one by one always keeps that).
     """
 
     config: Mapping[str, Any]
@@ -52,6 +53,7 @@ class LoadPlan:
     context: int
     max_chunk: int  # longest row of a step
     device: str
+    reproducible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class ShardEngine(Protocol):
 
         `hidden` is None on the head (rows carry token ids), else holds sum(length) rows in row order. Returns the
         engine's own (possibly lazy) activation: [sum(length), hidden_size], or on the last shard
-        [sum(n_outputs), hidden_size]. A row's numbers must not depend on the other rows of the step.
+        [sum(n_outputs), hidden_size]. A row's numbers do not depend on what the other rows are; their last bits may on
+        how many there are, except under `LoadPlan.reproducible`.
         """
         ...
 
@@ -121,13 +124,14 @@ class ShardEngine(Protocol):
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Head only: final norm and LM head (with the family's soft-capping or scaling): float32 [n, vocab].
 
-        Of these `outputs` of the activation, None: of all. A row's numbers must not depend on the others.
+        Of these `outputs` of the activation, None: of all. Their last bits may depend on how many there are, except
+        under `LoadPlan.reproducible`.
         """
         ...
 
     def scores(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:
-        """Head only: as `logits`, for consecutive outputs in one product, whose last bits may depend on their number:
-        it reads the LM head's weights once. For what is told of a prompt, not for drawing."""
+        """Head only: as `logits`, for consecutive outputs in one product even under `LoadPlan.reproducible`: it reads
+        the LM head's weights once. For what is told of a prompt, not for drawing."""
         ...
 
     def states(self, activation: Any | Hidden, outputs: range) -> npt.NDArray[np.float32]:

@@ -28,6 +28,7 @@ class RunnerConfig:
     slots: int
     context: int
     max_chunk: int
+    reproducible: bool
     host: str
     node_name: str
     log_level: str
@@ -71,6 +72,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         slots=numbers["slots"],
         context=numbers["context"],
         max_chunk=numbers["max_chunk"],
+        reproducible=bool(fields["reproducible"]),
         shard=Shard(fields["model_id"], int(shard["start_layer"]), int(shard["end_layer"]), int(shard["n_layers"])),
         stage=int(fields["stage"]),
         is_head=bool(fields["is_head"]),

@@ -78,6 +78,7 @@ def _plan(config: RunnerConfig, model_config: Mapping[str, Any]) -> LoadPlan:
         context=config.context,
         max_chunk=config.max_chunk,
         device=config.device,
+        reproducible=config.reproducible,
     )
 
 

@@ -36,6 +36,7 @@ class RunnerSettings:
     host: str
     node_name: str
     log_level: str
+    reproducible: bool
 
 
 class ShardHost:
@@ -157,6 +158,7 @@ class ShardHost:
             "slots": request.slots,
             "context": request.context,
             "max_chunk": request.max_chunk,
+            "reproducible": self._runner_settings.reproducible,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,

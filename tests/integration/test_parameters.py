@@ -33,7 +33,8 @@ FEW = 64  # where it is only to be seen what never comes: 15% would, but for one
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node; it places the bundled model when it is first asked."""
-    with nodes(tmp_path_factory.mktemp("parameters") / "home", ["--discovery-module", "none"]) as (one,):
+    arguments = ["--discovery-module", "none", "--reproducible"]
+    with nodes(tmp_path_factory.mktemp("parameters") / "home", arguments) as (one,):
         yield one
 
 

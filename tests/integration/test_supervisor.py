@@ -31,6 +31,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "slots": 1,
         "context": 32,
         "max_chunk": 16,
+        "reproducible": False,
         "host": "127.0.0.1",
         "node_name": "test",
         "log_level": "WARNING",

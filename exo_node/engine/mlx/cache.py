@@ -50,6 +50,11 @@ class LayerCache:
     def mask(self, n: int) -> Any:
         return self._slot.mask(n, self._window)
 
+    def seen_by_next(self) -> int:
+        """How many keys one more token would see, its own included."""
+        tokens = self._slot.length + 1
+        return tokens if self._window is None else min(tokens, self._window)
+
     def make_mask(self, *args: Any, **kwargs: Any) -> None:
         """What a model asks for its own idea of a mask: not used, the stage hands each layer `mask`."""
         return None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
+from exo_node.engine.mlx.batch import Batch, attend_by_row
 from exo_node.engine.mlx.cache import Pool
-from exo_node.engine.mlx.families import FAMILIES, embedding_correction, kv_elements, layer_windows
+from exo_node.engine.mlx.families import (
+    FAMILIES,
+    decode_mask_axes,
+    embedding_correction,
+    kv_elements,
+    layer_windows,
+)
 from exo_node.engine.mlx.load import load_weights, wanted_prefixes
 from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_device
 from exo_node.engine.mlx.stage import Stage, owned_windows
@@ -40,13 +48,15 @@ class _Loaded:
     stage: Stage
     pool: Pool
     dtype: Any
+    batches: bool  # one token each of several sequences runs as one pass
+    mask_axes: int | None  # of a batch
 
 
 class MLXShardEngine:
     """One shard over mlx-lm's own model classes. All calls on one thread: MLX's streams belong to a thread.
 
     `forward` is lazy: it returns before the layers have been computed, and a ring of one evaluates once, in `logits`.
-    Rows run one by one, so a row's numbers cannot depend on its neighbours.
+    Rows of one token run as one batch (batch.py), longer ones one by one; all of them under `LoadPlan.reproducible`.
     """
 
     name = "mlx"
@@ -81,48 +91,88 @@ class MLXShardEngine:
         stage = Stage(mx, model, plan.shard, is_head=plan.is_head, correction=correction)
         windows = owned_windows(layer_windows(plan.config), plan.shard)
         pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask)
-        self._loaded = _Loaded(plan, stage, pool, dtype)
+        if family.decode == "by_row":
+            attend_by_row(mx, model.model.layers[0].self_attn)
+        batches = family.decode != "alone" and not plan.reproducible
+        self._loaded = _Loaded(plan, stage, pool, dtype, batches, decode_mask_axes(plan.config))
         self._warm_up(self._loaded)
         token_bytes = kv_elements(plan.config) * plan.shard.n_owned * DTYPE_BYTES[plan.compute_dtype]
         return LoadReport(
             weight_bytes=weight_bytes,
             kv_bytes=plan.slots * plan.context * token_bytes,
             seconds=time.perf_counter() - started,
-            info={"device": plan.device, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")},
+            info={
+                "device": plan.device,
+                "mlx": version("mlx"),
+                "mlx-lm": version("mlx-lm"),
+                "decode": "batched" if batches else "row by row",
+            },
         )
 
     def forward(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> Any:
         """See `ShardEngine.forward`. A lazy mx.array; a row that breaks a slot's order raises `RingBroken`."""
         mx, loaded = self._mx, self._state()
         plan = loaded.plan
-        received = None if hidden is None else self._to_array(hidden)[None]
+        received = None if hidden is None else self._to_array(hidden)
         if (received is None) != plan.is_head:
             raise RingBroken("the head takes token ids, every other shard hidden states")
-        if received is not None and received.shape[1] != sum(row.length for row in rows):
-            raise RingBroken(f"{received.shape[1]} hidden states for rows of {[row.length for row in rows]} tokens")
-        outputs, silent, at = [], [], 0
-        for row in rows:
-            slot = loaded.pool[row.slot]
-            slot.expect(row.position, row.length)
-            ids = entering = None
-            if received is None:
-                ids = self._ids(row)
-            else:
-                entering = received if len(rows) == 1 else received[:, at : at + row.length]
-                at += row.length
-            out = loaded.stage.run(slot, ids, entering, row.length)
-            slot.commit(row.length)
-            if plan.shard.is_last:
-                if row.n_outputs < row.length:
-                    out = out[:, row.length - row.n_outputs :]
-                if row.n_outputs == 0:
-                    silent.extend(slot.arrays())
-            outputs.append(out[0])
-        if silent:
-            mx.eval(silent)  # nothing else will ask for this pass, and its graph would grow with the next
+        if received is not None and received.shape[0] != sum(row.length for row in rows):
+            raise RingBroken(f"{received.shape[0]} hidden states for rows of {[row.length for row in rows]} tokens")
+        starts = [0, *accumulate(row.length for row in rows)]
+        together = self._together(rows)
+        if together and len(together) == len(rows) and (not plan.shard.is_last or all(row.n_outputs for row in rows)):
+            return self._decode(rows, received)[:, 0]
+        pieces: dict[int, Any] = {}  # row -> [length, hidden_size]
+        if together:
+            entering = None if received is None else received[mx.array([starts[i] for i in together])]
+            out = self._decode([rows[i] for i in together], entering)
+            pieces = {i: out[n] for n, i in enumerate(together)}
+        for i, row in enumerate(rows):
+            if i not in pieces:
+                pieces[i] = self._run(row, None if received is None else received[starts[i] : starts[i + 1]])
+        if not plan.shard.is_last:
+            outputs = [pieces[i] for i in range(len(rows))]
+        else:
+            outputs = [pieces[i][row.length - row.n_outputs :] for i, row in enumerate(rows) if row.n_outputs]
+            # Nothing else will ask for the pass of a row without outputs, and its graph would grow with the next.
+            if silent := [array for row in rows if not row.n_outputs for array in loaded.pool[row.slot].arrays()]:
+                mx.eval(silent)
         if not outputs:
             return mx.zeros((0, plan.config["hidden_size"]), loaded.dtype)
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=0)
+
+    def _together(self, rows: Sequence[EngineRow]) -> list[int]:
+        """Which rows run as one batch: those of one token, if there are several and no slot comes twice."""
+        found = [i for i, row in enumerate(rows) if row.length == 1]
+        if not self._state().batches or len(found) < 2 or len({row.slot for row in rows}) < len(rows):
+            return []
+        return found
+
+    def _decode(self, rows: Sequence[EngineRow], entering: Any) -> Any:
+        """One token each of several slots; `entering` [rows, hidden_size] or None. Returns [rows, 1, hidden_size]."""
+        loaded = self._state()
+        slots = [loaded.pool[row.slot] for row in rows]
+        for slot, row in zip(slots, rows, strict=True):
+            slot.expect(row.position, 1)
+        batch = Batch(self._mx, slots, loaded.mask_axes)
+        if entering is None:
+            out = loaded.stage.run(batch, self._mx.array(np.stack([self._ids(row) for row in rows])), None)
+        else:
+            out = loaded.stage.run(batch, None, entering[:, None])
+        batch.commit()
+        return out
+
+    def _run(self, row: EngineRow, entering: Any) -> Any:
+        """One row alone; `entering` (or None) and what is returned: [length, hidden_size]."""
+        loaded = self._state()
+        slot = loaded.pool[row.slot]
+        slot.expect(row.position, row.length)
+        if entering is None:
+            out = loaded.stage.run(slot, self._mx.array(self._ids(row))[None], None)
+        else:
+            out = loaded.stage.run(slot, None, entering[None])
+        slot.commit(row.length)
+        return out[0]
 
     def export(self, activation: Any, dtype: Dtype) -> Hidden:
         """See `ShardEngine.export`."""
@@ -134,12 +184,16 @@ class MLXShardEngine:
         return Hidden(dtype, (n, width), bytes(memoryview(array)) if n else b"")
 
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """See `ShardEngine.logits`. Row by row: a matrix product's bits change with the number of its rows."""
-        mx, stage = self._mx, self._heading()
+        """See `ShardEngine.logits`. A matrix product's bits change with the number of its rows."""
+        mx, stage, plan = self._mx, self._heading(), self._state().plan
         array = self._to_array(activation) if isinstance(activation, Hidden) else activation
         wanted = range(array.shape[0]) if outputs is None else outputs
         if not len(wanted):
-            return np.zeros((0, self._state().plan.config["vocab_size"]), np.float32)
+            return np.zeros((0, plan.config["vocab_size"]), np.float32)
+        if not plan.reproducible:
+            if list(wanted) != list(range(array.shape[0])):
+                array = array[mx.array(list(wanted))]
+            return self._evaluated(stage.logits(array[None])[0])
         rows = [stage.logits(array[None, i : i + 1])[0] for i in wanted]
         return self._evaluated(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0))
 
@@ -187,13 +241,14 @@ class MLXShardEngine:
         self._mx.eval(out)
         return np.array(out)
 
-    def _ids(self, row: EngineRow) -> Any:
+    def _ids(self, row: EngineRow) -> npt.NDArray[np.int32]:
+        """The row's token ids, checked."""
         if row.token_ids is None or len(row.token_ids) != row.length:
             raise RingBroken(f"a row of {row.length} tokens came to the head without its token ids")
         vocabulary = self._state().plan.config["vocab_size"]
         if not 0 <= row.token_ids.min() <= row.token_ids.max() < vocabulary:
             raise RingBroken(f"a token id is not within the vocabulary of {vocabulary}")  # MLX would read past its end
-        return self._mx.array(row.token_ids)[None]
+        return row.token_ids
 
     def _to_array(self, hidden: Hidden) -> Any:
         """[tokens, hidden_size] in the compute dtype."""

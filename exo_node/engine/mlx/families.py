@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from exo_node.errors import UnsupportedModel
 
@@ -23,7 +23,10 @@ class Family:
     `module`: file in mlx_lm.models. `activations`: what the file computes whatever the config says. `ropes`: kinds of
     rope scaling that it computes as transformers does. `fixed`: config fields that it ignores and the only values under
     which ignoring them is right (a missing field is right too). `array_mask`: its attention wants a boolean array.
-    `adapt`: config -> what the file is to read, given the context that the engine will hold.
+    `decode`: how one token each of several sequences runs (batch.py): "by_row" as one batch whose attention goes row by
+    row, through mlx-lm's function for it; "padded" as one batch with padded keys, where the file computes attention
+    itself; "alone" one sequence after the other. `adapt`: config -> what the file is to read, given the context that
+    the engine will hold.
     """
 
     module: str
@@ -31,6 +34,7 @@ class Family:
     ropes: frozenset[str] = _PLAIN_ROPE | {"llama3"}
     fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     array_mask: bool = False
+    decode: Literal["by_row", "padded", "alone"] = "by_row"
     adapt: Callable[[Config, int], dict[str, Any]] = lambda config, context: dict(config)
 
 
@@ -81,6 +85,7 @@ FAMILIES: Mapping[str, Family] = {
         ropes=frozenset({"default"}),
         fixed=(_NO_PARTIAL, ("attention_bias", (None, False)), ("tie_word_embeddings", (None, True))),
         array_mask=True,
+        decode="padded",
     ),
     "gemma3_text": Family(
         module="gemma3_text",
@@ -107,6 +112,17 @@ def layer_windows(config: Config) -> tuple[int | None, ...]:
     kinds = config.get("layer_types") or ["full_attention"] * config["num_hidden_layers"]
     window = config.get("sliding_window")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def decode_mask_axes(config: Config) -> int | None:
+    """Of how many axes the mask over a padded batch must be; None where the family wants none.
+
+    gemma2's scores have [rows, heads, queries, keys], with the heads split in two where several share a key.
+    """
+    if FAMILIES[config["model_type"]].decode != "padded":
+        return None
+    heads = config["num_attention_heads"]
+    return 4 if config.get("num_key_value_heads", heads) == heads else 5
 
 
 def kv_elements(config: Config) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from exo_node.engine.mlx.batch import Batch, BatchLayer
 from exo_node.engine.mlx.cache import LayerCache, Slot
 from exo_node.types import Shard
 
@@ -66,7 +67,7 @@ class _Owned(_StandIn):
         super().__init__(layer)
         self._start = start
 
-    def __call__(self, x: Any, mask: Any = None, cache: LayerCache | None = None) -> Any:
+    def __call__(self, x: Any, mask: Any = None, cache: LayerCache | BatchLayer | None = None) -> Any:
         assert cache is not None
         if self._start is not None:
             self._start(x)
@@ -136,16 +137,17 @@ class Stage:
         # The first layer alone is enough to keep the device busy while Python builds the next ones.
         return self._mx.async_eval if done == 1 or (done and done % _LAYERS_PER_START == 0) else None
 
-    def run(self, slot: Slot, ids: Any, hidden: Any, n: int) -> Any:
-        """Run `n` tokens of one sequence over the owned layers and append their keys and values to `slot`.
+    def run(self, slot: Slot | Batch, ids: Any, hidden: Any) -> Any:
+        """Run tokens of one sequence, or one each of a batch, over the owned layers; keys and values go to `slot`.
 
-        `ids` [1, n] int32 on the head, `hidden` [1, n, hidden_size] elsewhere, the other None. Returns lazily
-        [1, n, hidden_size]: the output of the last owned layer.
+        `ids` [rows, n] int32 on the head, `hidden` [rows, n, hidden_size] elsewhere, the other None; rows or n is 1.
+        Returns lazily [rows, n, hidden_size]: the output of the last owned layer.
         """
         caches = list(self._no_caches)
         caches[self._shard.start_layer : self._shard.end_layer] = slot.layers
         if ids is None:
-            ids = self._one_id if n == 1 else self._mx.zeros((1, n), self._mx.int32)
+            shape = hidden.shape[:2]
+            ids = self._one_id if shape == (1, 1) else self._mx.zeros(shape, self._mx.int32)
         flow = self._flow
         flow.entering = hidden
         self._body.layers = self._running

@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {
     "slots": 2,
     "context": 64,
     "max_chunk": 8,
+    "reproducible": False,
     "host": "127.0.0.1",
     "node_name": "n",
     "log_level": "info",

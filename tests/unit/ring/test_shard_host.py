@@ -32,7 +32,7 @@ def host(tmp_path: Path) -> ShardHost:
     return ShardHost(
         ledger=ReservationLedger(),
         library=library,
-        runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING"),
+        runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING", reproducible=False),
         free_memory=lambda: FREE,
         changed=lambda: changes.append(1),
     )

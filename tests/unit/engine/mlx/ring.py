@@ -42,6 +42,7 @@ class LocalRing:
         slots: int = 3,
         context: int = 96,
         config: Mapping[str, Any] | None = None,
+        reproducible: bool = False,
     ) -> None:
         self.config = dict(config or read_config(path))
         self.wire: Dtype = wire or dtype
@@ -58,6 +59,7 @@ class LocalRing:
                 context=context,
                 max_chunk=64,
                 device="CPU",
+                reproducible=reproducible,
             )
             engine = MLXShardEngine()
             source = ShardView(DirectorySource(path), self.config, shard, i == 0)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.engine_mlx
 
 REPOSITORY = Path(__file__).parents[4]
 STORIES = REPOSITORY.parent / "shared" / "models" / "stories260K"
+TOLERANCE = 2e-5  # of float32 logits, batched against alone, relative to the largest
 CUTS = {"whole": (0, 7), "three": (0, 3, 5, 7), "head without layers": (0, 0, 4, 7)}
 
 
@@ -38,7 +39,8 @@ def test_logits_equal_transformers(family: str, cut: str, checkpoints: Path) -> 
     head = ring.engines[0]
     assert np.abs(head.scores(ring.home, range(3, 46)) - wanted[3:]).max() <= 5e-4
     assert np.abs(head.states(ring.home, range(3, 46)) - reference_states(path, ids)[3:]).max() <= 5e-4
-    assert np.array_equal(head.logits(ring.home, [5, 2]), head.logits(ring.home)[[5, 2]])
+    some, all_of_them = head.logits(ring.home, [5, 2]), head.logits(ring.home)
+    assert np.abs(some - all_of_them[[5, 2]]).max() <= TOLERANCE * np.abs(all_of_them).max()
 
 
 @pytest.mark.parametrize("cut", ((0, 7), (0, 1, 7)))
@@ -108,9 +110,9 @@ def test_hidden_states_survive_the_wire_bit_for_bit(checkpoints: Path) -> None:
 @pytest.mark.parametrize("family", ("llama", "gemma2"))
 @pytest.mark.parametrize("cut", ((0, 7), (0, 3, 7)))
 def test_rows_of_a_step_equal_rows_alone(family: str, cut: tuple[int, ...], checkpoints: Path) -> None:
-    """Prefill and decode of several sequences in one step give each the bits that it gets alone."""
+    """Reproducible: prefill and decode of several sequences in one step give each the bits that it gets alone."""
     path = make_checkpoint(family, checkpoints)
-    together, alone = LocalRing(path, cut), LocalRing(path, cut)
+    together, alone = LocalRing(path, cut, reproducible=True), LocalRing(path, cut)
     a, b, c = ids_of(20, 1), ids_of(9, 2), ids_of(31, 3)
     together.step((0, a[:15], 1))
     rows = [
