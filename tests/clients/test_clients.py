@@ -1,6 +1,6 @@
 """Other projects' client packages against a ring and against a cloud: the same assertions for both (contract.py).
 
-The default suite runs those that the test environment has; `scripts/clients` makes the others' and runs all.
+Not in the default suite, which has its minutes: `scripts/clients` makes the environments and runs all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.clients.contract import check_of
 from tests.clients.stage import HERE, Backend, Program, Stage, staged
 from tests.integration.harness import wait_until
 from tests.standins import Script
+
+pytestmark = pytest.mark.clients
 
 BUILD = HERE.parents[1] / "build"
 NODE = HERE / "node" / "node_modules"
@@ -71,11 +73,6 @@ class Client:
     environment: str | None = "clients"  # below build; None: the test environment
     backends: tuple[str, ...] = ("ring", "cloud", "claude")
 
-    @property
-    def marks(self) -> tuple[pytest.MarkDecorator, ...]:
-        """The default suite has what runs in the test environment, against a ring and one cloud."""
-        return () if self.environment is None and self.file.endswith(".py") else (pytest.mark.clients,)
-
     def command(self) -> list[str]:
         """Skips where the environment is not there."""
         if self.file.endswith(".mjs"):
@@ -113,11 +110,7 @@ def fits(backend: str, scenario: str) -> bool:
 
 
 CASES = [
-    pytest.param(
-        *(client, backend, scenario),
-        id=f"{client}-{backend}-{scenario}",
-        marks=(pytest.mark.clients,) if backend == "claude" else it.marks,
-    )
+    pytest.param(*(client, backend, scenario), id=f"{client}-{backend}-{scenario}")
     for client, it in CLIENTS.items()
     for backend in it.backends
     for scenario in it.scenarios
@@ -174,7 +167,7 @@ def has_stopped(stage: Stage, backend: Backend) -> bool:
     return not any(stage.slots())
 
 
-@pytest.mark.parametrize("client", [pytest.param(name, marks=it.marks) for name, it in CLIENTS.items()])
+@pytest.mark.parametrize("client", CLIENTS)
 def test_program(client: str, programs: dict[str, Program], tmp_path: Path) -> None:
     """A client's program has the scenarios that the table above says, none of them for nothing."""
     assert started(client, programs, tmp_path).scenarios == set(CLIENTS[client].scenarios)
