@@ -63,6 +63,11 @@ def read_json(path: Path, limit: int = _INDEX_LIMIT) -> dict[str, Any]:
     return value
 
 
+def optional_json(path: Path) -> dict[str, Any]:
+    """As `read_json`; empty where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def read_entries(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of the model in `folder` by canonical name, from the index and the headers.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +12,16 @@ from exo_node.models.chat_format import ChatFormat
 from exo_node.models.chat_template import ChatTemplate, read_template
 from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, NamingDetokenizer, WindowDetokenizer
 from exo_node.models.fim import Fim, fim_of
-from exo_node.models.headers import read_json
+from exo_node.models.generation_config import eos_ids
+from exo_node.models.headers import optional_json
 from exo_node.models.pieces import piece_rule
+from exo_node.models.token_bound import TokenBound, part_state
 from exo_node.types import ToolUse
 
 if TYPE_CHECKING:
     import tokenizers
 
-# The longest text one token may stand for, in bytes per byte that the vocabulary shows: NFC shrinks at most threefold
-# (Unicode's worst case, conjoining jamo), 4 leaves room. Other normalizers may delete text: no bound then.
-_NFC_SHRINK = 4
 _GUARD = "\u263a"  # a sign that merges with nothing, as Meta's code for CodeLlama puts before a suffix
-_METASPACE = "\u2581"  # SentencePiece's sign for a space: three bytes of text, one byte of token
-_DEFAULT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class Tokenizer:
@@ -56,7 +52,8 @@ class Tokenizer:
         self.bos_id: int | None = self._id_of(special.get("bos_token"))
         eos = self._id_of(special.get("eos_token"))
         self.eos_ids = eos_ids | ({eos} if eos is not None else frozenset())
-        self._rule = piece_rule(_state(backend.decoder))
+        self._rule = piece_rule(part_state(backend.decoder))
+        self._bound = TokenBound(backend, self._rule)
         self._prefix = self._read_prefix(add_bos)
         if self.bos_id is None and self._prefix:
             self.bos_id = self._prefix[0]
@@ -75,8 +72,8 @@ class Tokenizer:
             raise CheckpointError(f"{file} cannot be read ({' '.join(str(error).split())[:200]})") from error
         backend.no_truncation()
         backend.no_padding()
-        config = _optional_json(path / "tokenizer_config.json")
-        special = {**_special(_optional_json(path / "special_tokens_map.json")), **_special(config)}
+        config = optional_json(path / "tokenizer_config.json")
+        special = {**_special(optional_json(path / "special_tokens_map.json")), **_special(config)}
         # As transformers does: the named special tokens are matched in text and skipped in output.
         known = [token for token in special.values() if backend.token_to_id(token) is not None]
         backend.add_special_tokens(known)
@@ -85,7 +82,7 @@ class Tokenizer:
             special=special,
             template=read_template(path, config),
             tool_template=read_template(path, config, ("tool_use",)),
-            eos_ids=_eos_ids(path),
+            eos_ids=eos_ids(path),
             add_bos=config.get("add_bos_token") is True,
         )
 
@@ -251,60 +248,12 @@ class Tokenizer:
     def _visible_bytes(self, token: int) -> bytes:
         return b"" if token in self._special_ids else self.token_bytes(token)
 
-    @cached_property
-    def longest_token_bytes(self) -> int:
-        """Bytes of the longest token of the vocabulary, added tokens included."""
-        vocab = self._backend.get_vocab(with_added_tokens=True)
-        if self._rule is None:
-            return max((len(token.encode()) for token in vocab), default=1)
-        return max((len(self._rule.to_bytes(token)) for token in vocab), default=1)
-
     def min_tokens(self, text: str) -> int:
         """A number of tokens that `text` certainly has, without tokenizing it (linear scan); 0 where none is known.
 
         Lets a prompt that cannot fit be refused at once.
         """
-        shrink = self._shrink
-        if not shrink or not text:
-            return 0
-        if self._swallows_space:  # a special token may take in the white space beside it: only the rest is counted
-            text = "".join(text.split())
-        size = len(text.replace(_METASPACE, " ").encode(errors="replace"))
-        return -(-size // (self.longest_token_bytes * shrink))
-
-    @cached_property
-    def _swallows_space(self) -> bool:
-        return any(token.lstrip or token.rstrip for token in self._backend.get_added_tokens_decoder().values())
-
-    @cached_property
-    def _shrink(self) -> int:
-        """How many bytes of text may lie behind one byte of token text; 0 if any number."""
-        if type(self._backend.model).__name__ != "BPE" or self._rule is None or not self._covers_bytes():
-            return 0
-        for step in _steps(self._backend.pre_tokenizer, "pretokenizers"):
-            removes = step["type"] == "Split" and step.get("behavior") == "Removed"
-            if removes or step["type"] not in ("ByteLevel", "Metaspace", "Digits", "Punctuation", "Split"):
-                return 0
-        shrink = 1
-        for step in _steps(self._backend.normalizer, "normalizers"):
-            if step["type"] == "NFC":
-                shrink = _NFC_SHRINK
-            elif step["type"] == "Replace" and step.get("pattern") == {"String": " "} and step["content"] == _METASPACE:
-                continue
-            elif step["type"] not in ("Prepend", "ByteLevel"):
-                return 0
-        return shrink
-
-    def _covers_bytes(self) -> bool:
-        """Whether every byte has a token, so that no text is dropped or folded into one unknown token."""
-        assert self._rule is not None
-        if self._rule.alphabet is not None:
-            names = list(self._rule.alphabet)
-        elif self._rule.byte_fallback and self._backend.model.byte_fallback:
-            names = [f"<0x{byte:02X}>" for byte in range(256)]
-        else:
-            return False
-        return all(self._backend.token_to_id(name) is not None for name in names)
+        return self._bound.min_tokens(text)
 
     def _id_of(self, token: str | None) -> int | None:
         return self._backend.token_to_id(token) if token is not None else None
@@ -322,40 +271,6 @@ class Tokenizer:
         return prefix
 
 
-def generation_defaults(path: Path) -> dict[str, float]:
-    """Sampling values that the model's generation_config.json recommends (temperature, top_p, top_k, min_p, ...).
-
-    Empty where the file is missing. `do_sample: false` with no temperature means greedy: temperature 0.
-    """
-    config = _optional_json(path / "generation_config.json")
-    out: dict[str, float] = {}
-    for field in _DEFAULT_FIELDS:
-        value = config.get(field)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{path / 'generation_config.json'}: field '{field}' is {value!r}, want a number")
-        out[field] = value
-    if config.get("do_sample") is False and "temperature" not in out:
-        out["temperature"] = 0.0
-    return out
-
-
-def _eos_ids(path: Path) -> frozenset[int]:
-    for name in ("generation_config.json", "config.json"):
-        config = _optional_json(path / name)
-        value = config.get("eos_token_id")
-        if value is None and isinstance(config.get("text_config"), Mapping):
-            value = config["text_config"].get("eos_token_id")
-        if value is None:
-            continue
-        ids = value if isinstance(value, list) else [value]
-        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-            raise CheckpointError(f"{path / name}: field 'eos_token_id' is {value!r}, want an id or a list of ids")
-        return frozenset(ids)
-    return frozenset()
-
-
 def _special(config: Mapping[str, Any]) -> dict[str, str]:
     """Every `*_token` of a tokenizer config that names a token, as text."""
     out: dict[str, str] = {}
@@ -365,20 +280,6 @@ def _special(config: Mapping[str, Any]) -> dict[str, str]:
         if key.endswith("_token") and isinstance(value, str) and value:
             out[key] = value
     return out
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def _state(part: Any) -> dict[str, Any]:
-    """A tokenizer part's JSON. Parsing the whole tokenizer.json instead would cost 150 MB for a large vocabulary."""
-    return dict(json.loads(part.__getstate__())) if part is not None else {}
-
-
-def _steps(part: Any, field: str) -> list[dict[str, Any]]:
-    state = _state(part)
-    return list(state.get(field, [state])) if state else []
 
 
 def _whole(text: str) -> str:

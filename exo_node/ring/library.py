@@ -20,9 +20,10 @@ from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFo
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
 from exo_node.models.digest import compute_digest
 from exo_node.models.download import ShardDownloader
+from exo_node.models.generation_config import generation_defaults
 from exo_node.models.pooling import MODULES, POOLING, ModelPooling, read_pooling
 from exo_node.models.spec import read_spec
-from exo_node.models.tokenizer import Tokenizer, generation_defaults
+from exo_node.models.tokenizer import Tokenizer
 from exo_node.types import ModelCard, ModelSpec
 
 # Files of a model that the node which speaks with the client needs; none is a weight.

@@ -14,9 +14,9 @@ from typing import Any
 
 from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.models.chat_template import read_template
-from exo_node.models.headers import read_json
+from exo_node.models.generation_config import generation_defaults
+from exo_node.models.headers import optional_json
 from exo_node.models.spec import read_spec
-from exo_node.models.tokenizer import generation_defaults
 from exo_node.types import ModelCard, ModelSpec
 
 KEPT = 256  # models whose facts are remembered
@@ -75,8 +75,7 @@ def read_facts(model_id: str, folder: Path, stamp: Stamp) -> Facts:
     with contextlib.suppress(CheckpointError, UnsupportedModel, OSError):
         spec = read_spec(folder, model_id)
     with contextlib.suppress(CheckpointError, OSError):
-        file = folder / "tokenizer_config.json"
-        template = read_template(folder, read_json(file) if file.is_file() else {})
+        template = read_template(folder, optional_json(folder / "tokenizer_config.json"))
     parameters: Mapping[str, float] = {}
     with contextlib.suppress(CheckpointError, OSError):
         parameters = generation_defaults(folder)
