@@ -19,8 +19,9 @@ from typing import IO, TYPE_CHECKING
 from exo_node.cli.client import Client
 from exo_node.cli.parser import Parsed
 from exo_node.cli.serve import PARENT_PIPE
-from exo_node.config import BY_FIELD, Settings
+from exo_node.config import Settings
 from exo_node.errors import ConfigurationError, ExoError, PeerUnavailable
+from exo_node.options import BY_FIELD
 
 if TYPE_CHECKING:
     import subprocess

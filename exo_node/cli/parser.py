@@ -1,4 +1,4 @@
-"""Command lines with the settings of `config.OPTIONS` as flags, and exo's other flags refused by name."""
+"""Command lines with the settings of `options.OPTIONS` as flags, and exo's other flags refused by name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from exo_node.config import OPTIONS, Option, Settings, load_settings
+from exo_node.config import Settings, load_settings
 from exo_node.errors import ConfigurationError
+from exo_node.options import OPTIONS, Option
 
 _UDP = "nodes are found by mDNS, which needs no port of its own"
 _TAILSCALE = "there is no Tailscale discovery; give the nodes' addresses with --peer HOST:PORT"

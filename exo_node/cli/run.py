@@ -10,8 +10,8 @@ from exo_node.cli.client import Client
 from exo_node.cli.load import ProgressLine
 from exo_node.cli.nodes import node_for_call
 from exo_node.cli.parser import CLIENT, Parsed, Parser
-from exo_node.config import OPTIONS
 from exo_node.errors import ConfigurationError, ExoError
+from exo_node.options import OPTIONS
 from exo_node.values import integer, number
 
 # Settings that this verb has itself, or that make no sense for one call.

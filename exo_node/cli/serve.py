@@ -9,7 +9,7 @@ import sys
 import threading
 
 from exo_node.cli.parser import Parsed, Parser
-from exo_node.config import OPTIONS
+from exo_node.options import OPTIONS
 from exo_node.values import is_loopback
 
 # Set by `exo run` for the node that it starts: the read end of a pipe whose only write end the caller holds.

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from exo_node.models.detokenizer import Detokenizer
 from exo_node.models.toolformats.base import Parsed, Parser
 from exo_node.models.toolformats.thoughts import ThoughtSplitter
 from exo_node.types import ToolCallDelta
-
-
-class Detokenizer(Protocol):
-    def push(self, ids: Sequence[int]) -> str: ...
-
-    def finish(self) -> str: ...
 
 
 class AnswerReader:

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from exo_node.errors import InvalidRequest
-from exo_node.models.answer_reader import AnswerReader, Detokenizer
+from exo_node.models.answer_reader import AnswerReader
+from exo_node.models.detokenizer import Detokenizer
 from exo_node.models.toolformats import conversation, harmony, lark, mistral
 from exo_node.models.toolformats.base import Options, ToolFormat
 from exo_node.models.toolformats.detect import thought_marks, tool_format

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from exo_node.config import OPTIONS, Settings, exo_home, load_settings
+from exo_node.config import Settings, exo_home, load_settings
 from exo_node.errors import ConfigurationError
+from exo_node.options import OPTIONS
 
 
 def load(tmp_path: Path, toml: str = "", flags: dict[str, Any] | None = None, **env: str) -> Settings:
