@@ -21,18 +21,11 @@ PHRASE = "niruf hinat kikup mahov pidiz tuduv zuvub bubav"
 KEY = "sk-planted-peer-0123456789"
 WILD = "sk-planted-wild-0123456789"
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
-CONFIG_B = """\
+CONFIG = """\
 model_list:
-  - model_name: shared
+  - model_name: @NAME@
     litellm_params: {model: openai/gpt-4o, api_key: os.environ/PLANTED_KEY, api_base: "@URL@/v1"}
-    model_info: {id: shared-1}
-equivalents: "off"
-"""
-CONFIG_C = """\
-model_list:
-  - model_name: parting
-    litellm_params: {model: openai/gpt-4o, api_key: os.environ/PLANTED_KEY, api_base: "@URL@/v1"}
-    model_info: {id: parting-1}
+    model_info: {id: @NAME@-1}
 equivalents: "off"
 """
 CONFIG_A = """\
@@ -67,22 +60,24 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     provider, wild = standin("openai", key=KEY), standin("openai", key=WILD)
     with serve(provider, wild):
         port, other = free_port(), free_port()
-        for name, text in (("a", CONFIG_A), ("b", CONFIG_B), ("c", CONFIG_C)):
-            (folder / f"{name}.yaml").write_text(text.replace("@URL@", provider.url))
+        (folder / "a.yaml").write_text(CONFIG_A)
+        for name, model in (("b", "shared"), ("c", "parting")):
+            (folder / f"{name}.yaml").write_text(CONFIG.replace("@NAME@", model).replace("@URL@", provider.url))
         common = ["--cluster-key", PHRASE, "--discovery-module", "none", "-v"]
         keys = {"PLANTED_KEY": KEY, "OPENAI_API_KEY": WILD, "OPENAI_BASE_URL": f"{wild.url}/v1"}
-        started = [
-            NodeProcess(folder / "home-b", *common, "--node-port", str(port), "--litellm-config",
-                        str(folder / "b.yaml"), env=keys),
-            NodeProcess(folder / "home-a", *common, "--peer", f"127.0.0.1:{port}", "--peer", f"127.0.0.1:{other}",
-                        "--litellm-config", str(folder / "a.yaml")),
-            NodeProcess(folder / "home-c", *common, "--node-port", str(other), "--litellm-config",
-                        str(folder / "c.yaml"), env={"PLANTED_KEY": KEY}),
-        ]  # fmt: skip
+        started: list[NodeProcess] = []
+
+        def start(name: str, *arguments: str, env: dict[str, str] | None = None) -> NodeProcess:
+            config = ("--litellm-config", str(folder / f"{name}.yaml"))
+            started.append(NodeProcess(folder / f"home-{name}", *common, *arguments, *config, env=env))
+            return started[-1]
+
         try:
+            b = start("b", "--node-port", str(port), env=keys)
+            c = start("c", "--node-port", str(other), env={"PLANTED_KEY": KEY})
             for node in started:
-                node.wait_ready()
-            b, a, c = started
+                node.wait_ready()  # before A: whoever dials too early waits longer and longer to dial again
+            a = start("a", "--peer", f"127.0.0.1:{port}", "--peer", f"127.0.0.1:{other}").wait_ready()
             a.wait_nodes(3)
             wait_until(lambda: {"shared", "parting"} <= {one.id for one in a.client().models.list()}, 10)
             yield Pair(a, b, c, provider, wild)
