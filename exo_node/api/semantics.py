@@ -68,6 +68,7 @@ _HARMLESS: Mapping[str, type] = {
     "safety_identifier": str,
     "prompt_cache_key": str,
     "prompt_cache_retention": str,
+    "prompt_cache_options": dict,
     "parallel_tool_calls": bool,
     "store": bool,
     "prediction": dict,

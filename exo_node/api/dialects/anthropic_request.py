@@ -1,7 +1,7 @@
 """A body of Anthropic's Messages API -> a chat in OpenAI's shape. Pure.
 
-Fields that would change the answer and cannot be done are refused by name; unknown ones, and those that concern
-Anthropic's own machines and bills, are ignored.
+Fields that would change the answer and cannot be done are refused by name; those that concern Anthropic's own machines
+and bills are ignored. What of a body is neither is told by `unknown_fields`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,26 @@ from exo_node.api.dialects.anthropic_messages import chat_messages, system_messa
 from exo_node.api.dialects.anthropic_response import AnthropicEncoder
 from exo_node.api.dialects.base import Decoded
 from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.schemas.anthropic import MessagesRequest
 from exo_node.routing.anthropic_extras import KEY
 
-_REFUSED = ("container", "mcp_servers")
+_REFUSED = ("container", "mcp_servers", "compaction", "thread")
+# Of Anthropic's machines, caches, bills and policies; `context_management` is answered with "no edits were applied".
+_IGNORED = (
+    "service_tier", "inference_geo", "speed", "cache_control", "context_management", "diagnostics", "billing_policy",
+    "fallbacks", "fallback_credit_token", "user_profile_id", "workspace_id",
+    "betas", "anthropic_beta", "anthropic_version",  # headers, which clients of Bedrock's and Vertex's have in the body
+)  # fmt: skip
 _OURS = ("exo", "provider")  # this node's own fields, for routing
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _THINKING = ("enabled", "adaptive", "disabled", "between_tools")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_KNOWN = frozenset({*MessagesRequest.__struct_fields__, *_REFUSED, *_IGNORED, *_OURS, "output_format"})
+
+
+def unknown_fields(body: Mapping[str, Any]) -> list[str]:
+    """Names that this API does not have, as far as is known here."""
+    return [name for name, value in body.items() if name not in _KNOWN and value is not None]
 
 
 def decode(body: Mapping[str, Any], message_id: str) -> Decoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from exo_node.errors import ExoError
@@ -39,12 +39,13 @@ class Encoder(Protocol):
 class Decoded:
     """A request of a dialect's as a chat in OpenAI's shape, `stream` and `stream_options.include_usage` in it.
 
-    `asked`, where there is one, hears of the call before it is served.
+    `asked`, where there is one, hears of the call before it is served. `headers` go with the adapter's.
     """
 
     body: dict[str, Any]
     encoder: Encoder
     asked: Callable[[Call], None] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

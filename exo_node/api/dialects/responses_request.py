@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from exo_node.api.calls import refuse_unknown
 from exo_node.api.dialects.responses_items import Item, messages_of, read_items
 from exo_node.api.dialects.responses_tools import read_tools, text_fields, tool_fields
 from exo_node.api.fields import Fields, bad, checked_text, kind, stream_options
+from exo_node.api.schemas.responses import ResponseRequest
 from exo_node.errors import ExoError
 
 MAX_METADATA = 16  # pairs, OpenAI's
@@ -34,10 +36,12 @@ _REFUSED: Mapping[str, str] = {
 }
 # Sent on as they are: fields that a chat has too, and the extensions that local models share with other servers.
 _AS_THEY_ARE = (
-    "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
-    "model", "seed", "stop", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
-    "logit_bias", "exo", "provider",
+    "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "prompt_cache_options", "service_tier", "model", "seed", "stop", "top_k", "min_p", "frequency_penalty",
+    "presence_penalty", "repetition_penalty", "logit_bias", "exo", "provider",
 )  # fmt: skip
+# `client_metadata` is Codex's, for OpenAI's statistics.
+_KNOWN = tuple(dict.fromkeys((*ResponseRequest.__struct_fields__, *_AS_THEY_ARE, "client_metadata")))
 
 # A chat's fields -> where they came from. Places in `messages` are not those in `input`.
 _ORIGINS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -88,6 +92,7 @@ def decode(body: Mapping[str, Any], given: Given) -> Asked:
     for name, why in _REFUSED.items():
         if body.get(name) not in (None, [], {}):
             raise bad(name, why, code="unsupported_parameter")
+    refuse_unknown({n: value for n, value in body.items() if n not in _REFUSED and value is not None}, _KNOWN)
     stream, store = fields.boolean("stream") or False, fields.boolean("store")
     store = True if store is None else store
     background = fields.boolean("background") or False

@@ -39,10 +39,12 @@ class DialectServer:
             decoded.asked(call)
         if not call.stream:
             reply = await self.serving.reply(call)
-            return web.json_response(encoder.whole(answer_of(reply, call)), headers=reply.headers)
+            return web.json_response(
+                encoder.whole(answer_of(reply, call)), headers={**reply.headers, **decoded.headers}
+            )
         opening = sse.Opening()
         style = sse.Style(
-            headers={**sse.HEADERS, "Content-Type": wire.content_type},
+            headers={**sse.HEADERS, **decoded.headers, "Content-Type": wire.content_type},
             keep_alive=wire.keep_alive,
             done=b"",
             failure=encoder.fail,

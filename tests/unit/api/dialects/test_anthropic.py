@@ -135,6 +135,16 @@ async def test_keys() -> None:
     assert (answer.status, json.loads(raw)["error"]["type"]) == (401, "authentication_error")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_an_unknown_field(path: str) -> None:
+    """A 400 as from Anthropic; a client of betas is told by a header, in one printable line."""
+    body = {**ASKED, "seed": 1, "new\r\nfield": 2}
+    answer, raw = await send(body, path)
+    assert (answer.status, json.loads(raw)["error"]["message"]) == (400, "seed: Extra inputs are not permitted")
+    answer, _ = await send(body, path, headers={"anthropic-beta": "new-2026-11-01"})
+    assert (answer.status, answer.headers["x-exo-ignored"]) == (200, "seed, new field")
+
+
 async def test_a_prefill_reaches_the_ring() -> None:
     """As the beginning of its answer, not as a message."""
     backend = ScriptedBackend(SCRIPT)

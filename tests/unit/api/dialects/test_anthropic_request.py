@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exo_node.api.dialects.anthropic_request import decode, decode_prompt
+from exo_node.api.dialects.anthropic_request import decode, decode_prompt, unknown_fields
 from exo_node.errors import InvalidRequest
 from exo_node.routing.anthropic_extras import KEY
 
@@ -29,7 +29,7 @@ def test_every_field() -> None:
         system="s", stop_sequences=["x", "y"], temperature=0.5, top_p=0.9, top_k=5, metadata={"user_id": "u"},
         stream=True, service_tier="auto", thinking={"type": "enabled", "budget_tokens": 2000, "display": "omitted"},
         tools=[{**TOOL, "strict": True, "cache_control": {"type": "ephemeral"}, "input_examples": [{"a": 1}]}],
-        tool_choice={"type": "tool", "name": "look", "disable_parallel_tool_use": True}, unknown=1,
+        tool_choice={"type": "tool", "name": "look", "disable_parallel_tool_use": True},
         output_config={"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}},
         exo={"strategy": "cost"}, cache_control={"type": "ephemeral"},
     )  # fmt: skip
@@ -46,6 +46,12 @@ def test_every_field() -> None:
         KEY: {"thinking": {"type": "enabled", "budget_tokens": 2000}, "effort": "high"},
         "exo": {"strategy": "cost"},
     }  # fmt: skip
+
+
+def test_unknown_fields() -> None:
+    """Anthropic's own are known, whatever is made of them, and null is as good as absent."""
+    known = ("model", "messages", "tools", "context_management", "mcp_servers", "betas", "output_format", "exo")
+    assert unknown_fields(dict.fromkeys((*known, "seed"), 1) | {"stop": None}) == ["seed"]
 
 
 def test_tool_choices() -> None:
@@ -78,6 +84,7 @@ def test_a_prompt_needs_no_limit() -> None:
         ({"metadata": "x"}, "metadata"),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{}]}, "mcp_servers"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"tools": {}}, "tools"),
         ({"tools": [5]}, "tools[0]"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),

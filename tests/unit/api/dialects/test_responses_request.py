@@ -41,9 +41,9 @@ def test_null_and_empty_are_absent() -> None:
         "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata", "store", "stream", "user",
         "parallel_tool_calls", "max_output_tokens", "temperature", "top_p", "top_logprobs", "truncation",
         "service_tier", "previous_response_id", "conversation", "prompt", "background", "max_tool_calls",
-        "stream_options",
+        "stream_options", "unknown",
     )  # fmt: skip
-    assert asked(**dict.fromkeys(names)) == asked()
+    assert asked(**dict.fromkeys(names)) == asked(client_metadata={"session": "s"})
     assert asked(tools=[], include=[], metadata={}, reasoning={}, text={}) == asked()
 
 
@@ -86,6 +86,10 @@ NAMES = st.sampled_from([
     "function_call_output", "item_reference", "function", "allowed_tools", "user", "assistant", "json_schema", "auto",
     "required", "input_image", "image_url", "stream_options", "encrypted_content",
 ])  # fmt: skip
+FIELDS = st.sampled_from([
+    "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata", "store", "stream",
+    "background", "truncation", "stream_options", "temperature", "unknown",
+])  # fmt: skip
 ANYTHING = st.recursive(
     NAMES | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
@@ -94,7 +98,9 @@ ANYTHING = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(NAMES, ANYTHING, max_size=4), st.lists(st.dictionaries(NAMES, ANYTHING, max_size=5), max_size=3))
+@given(
+    st.dictionaries(FIELDS, ANYTHING, max_size=4), st.lists(st.dictionaries(NAMES, ANYTHING, max_size=5), max_size=3)
+)
 def test_anything_is_decoded_or_refused(body: dict[str, Any], items: list[Any]) -> None:
     """Whatever JSON comes, the answer is a request or a 400, never a bug."""
     for sent in (body, {**body, "input": items}):
@@ -110,6 +116,8 @@ def test_anything_is_decoded_or_refused(body: dict[str, Any], items: list[Any]) 
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"conversation": "conv_1"}, "conversation"),
+        ({"max_tokens": 9}, "max_tokens"),
+        ({"personality": "friendly"}, "personality"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"messages": [HELLO]}, "messages"),
         ({"moderation": {"model": "m"}}, "moderation"),
