@@ -43,7 +43,7 @@ from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.placing import PoolDefaults
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
-from exo_node.routing.front import Surroundings
+from exo_node.routing.front.surroundings import Surroundings
 from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server

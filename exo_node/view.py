@@ -14,7 +14,7 @@ from exo_node.api.views import instance_view, shard_view, spend_view, topology_v
 from exo_node.errors import PeerUnavailable, StoreError
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
-from exo_node.routing.front import Front
+from exo_node.routing.front.front import Front
 from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
@@ -107,6 +107,7 @@ class NodeView:
         engines: tuple[str, ...],
         reuse: bool = False,
         instance_id: str = "",
+        quantize: int = 0,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         assert self._instances is not None
@@ -123,7 +124,13 @@ class NodeView:
                 )
 
         request = node_pb2.PlaceModelRequest(
-            model=model, min_nodes=min_nodes, nodes=nodes, engines=engines, reuse=reuse, instance_id=instance_id
+            model=model,
+            min_nodes=min_nodes,
+            nodes=nodes,
+            engines=engines,
+            reuse=reuse,
+            instance_id=instance_id,
+            quantize=quantize,
         )
         return instance_view(await self._instances.place(request, report))
 
@@ -153,6 +160,10 @@ class NodeView:
     async def fetch_model(self, model: str, on_progress: Callable[[str, int, int], None]) -> str:
         assert self._instances is not None
         return await self._instances.fetch(model, on_progress)
+
+    async def copy_model(self, source: str, name: str) -> None:
+        assert self._instances is not None
+        await self._instances.copy(source, name)
 
     async def delete_model(self, model: str) -> str:
         assert self._instances is not None

@@ -119,6 +119,10 @@ class ApiKeys:
         """The key with that id; None for "" and for keys that are gone."""
         return self._by_id.get(key_id)
 
+    def has(self, key_id: str) -> bool:
+        """Whether that key is still there; so are "" (no key was needed, or --api-key) and the admin's."""
+        return key_id in ("", ADMIN_ID) or key_id in self._by_id
+
     def list(self) -> tuple[KeyInfo, ...]:
         """Oldest first."""
         return tuple(self._by_id.values())

@@ -1,9 +1,13 @@
-"""What a finished call leaves in the spend log and in the metrics. Pure but for telling them."""
+"""What a finished call leaves in the spend log, in the metrics and in shared cooldowns. Pure but for telling them."""
 
 from __future__ import annotations
 
+import time
+
+from exo_node.limits.gate import Gate
 from exo_node.metrics import Metrics
 from exo_node.routing.call import AttemptRecord, CallRecord
+from exo_node.routing.health.breaker import Breaker
 from exo_node.store import SpendRow
 
 
@@ -53,6 +57,15 @@ def measure(metrics: Metrics, record: CallRecord) -> None:
         cached=record.cached,
         attempts=[(one.backend, one.cause) for one in record.attempts],
     )
+
+
+def cool(gate: Gate, breaker: Breaker, record: CallRecord) -> None:
+    """Tell the gate of the backends that this call has found broken."""
+    now = time.monotonic()
+    for attempt in record.attempts:
+        state, left_s = breaker.state(attempt.backend, now)
+        if attempt.cause and state == "open":
+            gate.mark_open(attempt.backend, left_s)
 
 
 def _attempt(one: AttemptRecord) -> dict[str, object]:

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "routing/call.py": "plain data",
     "routing/deployment.py": "plain data",
     "routing/plan.py": "plain data",
+    "routing/front/surroundings.py": "a contract",
     "routing/adapter/parts.py": "plain data",
     "routing/adapter/ports.py": "contracts; the adapter's tests hold them",
     "routing/sidecar/server.py": "needs LiteLLM; integration/test_sidecar.py drives it over its socket",

@@ -13,7 +13,7 @@ from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
 from exo_node.limits.api_keys import KeyInfo
 from exo_node.routing.call import Caller, CallRecord
-from exo_node.routing.front import Surroundings
+from exo_node.routing.front.surroundings import Surroundings
 from exo_node.routing.sinks import spend_row
 from exo_node.store_spend import NOTHING, SpendQuery
 from exo_node.transport.generated.exo.v1 import ring_pb2

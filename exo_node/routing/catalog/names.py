@@ -29,8 +29,9 @@ class LocalModel:
     """A model that the ring serves or can load. `reason`: why it cannot (`loadable` False).
 
     `slots`: sequences at once while loaded. `cold_s`: predicted seconds until one that is not loaded is ready.
-    `aliases`: other names for it. `prefill` is how an answer that broke off is continued. `here` False: it would have
-    to be fetched first, so only its own name means it; it stands in for no other model.
+    `aliases`: other names for it; `copies`: names given to it here, which say nothing of what model it is. `prefill` is
+    how an answer that broke off is continued. `here` False: it would have to be fetched first, so only its own name
+    means it; it stands in for no other model.
     """
 
     id: str
@@ -43,13 +44,14 @@ class LocalModel:
     aliases: tuple[str, ...] = ()
     capabilities: frozenset[Capability] = frozenset({"prefill", "logprobs", "json_schema", "tools", "embedding"})
     reason: str = ""
+    copies: tuple[str, ...] = ()
 
 
 def find_local(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
     """The local model of exactly that name; else of that name or alias in any case."""
     low = name.lower()
     exact = next((one for one in models if one.id == name), None)
-    return exact or next((one for one in models if low == one.id.lower() or low in map(str.lower, one.aliases)), None)
+    return exact or next((one for one in models if low in map(str.lower, (one.id, *one.aliases, *one.copies))), None)
 
 
 def find_near(name: str, models: Sequence[LocalModel]) -> LocalModel | None:

@@ -15,7 +15,8 @@ from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
 from exo_node.routing.call import Attempt, Batch, Whole
 from exo_node.routing.catalog.names import LocalModel
-from exo_node.routing.front import Front, Surroundings
+from exo_node.routing.front.front import Front
+from exo_node.routing.front.surroundings import Surroundings
 from exo_node.routing.upstream.peer_upstream import Peer
 
 DEMO = LocalModel(id="demo", loaded=True, context=8192, slots=4)

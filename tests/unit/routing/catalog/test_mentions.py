@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import ConfigurationError
+from exo_node.routing.catalog.holdings import RegistryOptions
 from exo_node.routing.catalog.mentions import check_providers, unknown_keys
 from exo_node.routing.catalog.names import LocalModel
-from exo_node.routing.catalog.registry import Registry, RegistryOptions
+from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.catalog.tables import Tables, load_tables
 from exo_node.routing.configuration.located import FileProblems
 from tests.unit.routing.config_files import load

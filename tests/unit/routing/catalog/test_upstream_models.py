@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from exo_node.routing.catalog.registry import Registry, RegistryOptions
+from exo_node.routing.catalog.holdings import RegistryOptions
+from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.catalog.tables import load_tables
 from exo_node.routing.catalog.upstream_models import upstream_models
 from exo_node.routing.deployment import Deployment, RoutingConfig

@@ -1,0 +1,27 @@
+"""Everything behind the API put together; `integration/test_external.py` drives it in a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exo_node.errors import ModelNotFound
+from tests.unit.routing.cache_samples import make_call
+from tests.unit.routing.front_parts import front
+
+
+async def test_the_ring_serves_without_any_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and streamed; a name that nobody knows is a 404; the statistics count them."""
+    async with front(tmp_path, monkeypatch) as (made, ring):
+        reply = await made.serve(make_call(model="demo"))
+        assert (reply.headers["x-exo-backend"], reply.whole is not None) == ("ring:demo", True)
+        streamed = await made.serve(make_call(model="demo", stream=True))
+        assert streamed.frames is not None
+        assert b'"ring"' in b"".join([raw async for raw in streamed.frames])
+        with pytest.raises(ModelNotFound):
+            await made.serve(make_call(model="nobody"))
+        assert len(ring.attempts) == 2
+        assert made.stats()["requests"]["in_flight"] == 0
+        assert b"ring:demo" in made.render_metrics()[0]
+        assert made.verify("any") is None
