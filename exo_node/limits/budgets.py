@@ -6,6 +6,7 @@ Periods are UTC's. Every node counts what it spent itself; a subject's sum is ov
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from exo_node.limits.rates import Windows
 
 SubjectKind = Literal["provider", "key", "user", "all"]
 Period = Literal["day", "month"]
+DAY_S = 86400  # of UTC's days; `time.time()` knows no leap seconds
 RESERVED_S = 3600.0  # a reservation that nobody settled (a client that vanished with its node) ends after this long
 NANO = 1_000_000_000  # sums are counted in whole billionths of a dollar: they add up the same everywhere
 EACH = "*"  # a rule for every key, user or provider by itself
@@ -61,7 +63,12 @@ class Overdrawn:
 
 def period_key(period: Period, wall: float) -> str:
     """ "2026-11-21" or "2026-11" of `time.time()`."""
-    moment = datetime.datetime.fromtimestamp(wall, datetime.UTC)
+    return _period_key(period, int(wall // DAY_S))
+
+
+@functools.lru_cache(16)  # asked several times a request
+def _period_key(period: Period, day: int) -> str:
+    moment = datetime.datetime.fromtimestamp(day * DAY_S, datetime.UTC)
     return moment.strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
 
 

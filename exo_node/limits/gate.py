@@ -8,68 +8,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from exo_node.errors import BudgetExceeded, RateLimited
+from exo_node.limits import operations
+from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
-from exo_node.limits.budgets import (
-    NANO,
-    Budget,
-    BudgetRule,
-    Ledger,
-    Overdrawn,
-    SubjectKind,
-    applying,
-    hashed,
-    period_key,
-    seconds_left,
-    sums_scope,
-)
-from exo_node.limits.rates import MINUTE_S, Limit, Rate, Refusal, Windows
-from exo_node.limits.redis import RESTORED_AT_ONCE, SharedRedis
-
-OWN_ECHO_S = 1.0  # what Redis says of a cooldown that this node has told it may be later by the way there and back
-LEARN_S = 5.0  # how often the sums of the machine's other nodes are read when there is no Redis
-
-
-class SpentRows(Protocol):
-    """Where budgets' sums are kept (the store)."""
-
-    async def spent(self, periods: Iterable[str]) -> list[tuple[str, str, str, str, float]]: ...
-
-    def save_spent(self, kind: str, subject: str, period: str, node: str, usd: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The configuration's limits. `models` by the asked name, `user` for each user by himself."""
-
-    router: Rate = field(default_factory=Rate)
-    models: Mapping[str, Rate] = field(default_factory=dict)
-    user: Rate = field(default_factory=Rate)
-    budgets: tuple[BudgetRule, ...] = ()
-
-
-@dataclass(slots=True)
-class Admission:
-    """What a request (or, as a `Lease`, an external call) has taken, until it is settled once."""
-
-    id: str
-    scopes: tuple[str, ...]
-    budgets: tuple[Budget, ...]
-    subjects: tuple[tuple[SubjectKind, str], ...]  # who pays
-    wall: float
-    settled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Cooling:
-    """How long a backend is left alone; `elsewhere`: because of another node's failures (or an earlier start's)."""
-
-    left_s: float
-    elsewhere: bool
+from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed
+from exo_node.limits.cooldowns import Cooldowns, Cooling
+from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
+from exo_node.limits.redis import Operation, SharedRedis
+from exo_node.limits.sums import SpentRows, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +52,14 @@ class Gate:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._node = f"{node}/{uuid.uuid4().hex[:8]}"  # each start counts for itself: it need not know what was before
         self._keys = keys
-        self._sums = sums
+        self._sums = Sums(node, sums, redis, clock, wall)
+        self._cooldowns = Cooldowns(redis, clock)
         self.rules = rules or Rules()
         self.redis = redis
         self._clock, self._wall = clock, wall
         self._windows = Windows()
-        self._ledger = Ledger(node)
-        self._learned: float | None = None
         self._full: dict[str, float] = {}  # scope -> until when Redis said that it has no room
-        self._open: dict[str, float] = {}  # cooldowns of this node, by the clock
         if redis is not None:
             redis.missed = self._missed
 
@@ -135,7 +82,7 @@ class Gate:
         key = self._keys.info(key_id)
         rules = self.rules
         if key is None and not (rules.router or rules.models or rules.budgets or (user and rules.user)):
-            return Admission("", (), (), _payers(key_id, user), self._wall())  # nothing is limited
+            return Admission("", (), (), payers(key_id, user), self._wall())  # nothing is limited
         limits = [Limit("router", self.rules.router.rpm, self.rules.router.tpm, "this node")]
         if model in self.rules.models:
             rate = self.rules.models[model]
@@ -155,11 +102,11 @@ class Gate:
         budgets = applying(self.rules.budgets, subjects)
         if key is not None and key.budget is not None:
             budgets.append(Budget("key", key.id, key.budget, key.period, key.label))
-        taken = await self._take(limits, budgets, _payers(key_id, user), prompt_tokens, max_tokens or 0, predicted_cost)
+        taken = await self._take(limits, budgets, payers(key_id, user), prompt_tokens, max_tokens or 0, predicted_cost)
         if isinstance(taken, Refusal):
-            raise _rate_limited(taken, prompt_tokens + (max_tokens or 0))
+            raise rate_limited(taken, prompt_tokens + (max_tokens or 0))
         if isinstance(taken, Overdrawn):
-            raise _budget_exceeded(taken, predicted_cost)
+            raise budget_exceeded(taken, predicted_cost)
         return taken
 
     def check_model(self, key_id: str, model: str) -> None:
@@ -174,12 +121,11 @@ class Gate:
             return
         admission.settled = True
         self._windows.settle(admission.scopes, admission.id, tokens)
-        self._ledger.release(admission.budgets, admission.id, admission.wall)
-        reserved = [budget.scope(admission.wall) for budget in admission.budgets]
-        if self.redis is not None and (admission.scopes or reserved):
-            self.redis.tell(["settle", admission.id, tokens, list(admission.scopes), reserved])
+        self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
+        if self.redis is not None and (admission.scopes or admission.budgets):
+            self.redis.tell(operations.settle(admission, tokens))
         if cost > 0:
-            self._spend(admission, cost)
+            self._sums.spend(admission.subjects, cost)
 
     def release(self, admission: Admission) -> None:
         """Nothing was done for it: give everything back. Does not wait."""
@@ -187,10 +133,9 @@ class Gate:
             return
         admission.settled = True
         self._windows.release(admission.scopes, admission.id)
-        self._ledger.release(admission.budgets, admission.id, admission.wall)
+        self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
         if self.redis is not None and (admission.scopes or admission.budgets):
-            reserved = [budget.scope(admission.wall) for budget in admission.budgets]
-            self.redis.tell(["release", admission.id, list(admission.scopes), reserved])
+            self.redis.tell(operations.release(admission))
 
     # -- deployments
 
@@ -230,7 +175,7 @@ class Gate:
         refusal = self._windows.refusal(limits, 1, now)
         if refusal is not None:
             waits.append(refusal.wait_s or MINUTE_S)
-        overdrawn = self._ledger.overdrawn(budgets, None, now, self._wall())
+        overdrawn = self._sums.ledger.overdrawn(budgets, None, now, self._wall())
         if overdrawn is not None:
             waits.append(overdrawn.wait_s)
         return max(waits, default=0.0)
@@ -239,41 +184,26 @@ class Gate:
 
     def mark_open(self, backend: str, for_s: float) -> None:
         """A backend is left alone for that long, by every node that shares Redis. Does not wait."""
-        self._open[backend] = self._clock() + for_s
-        if self.redis is not None:
-            self.redis.tell(["cool", backend, round(for_s * 1e6)])
+        self._cooldowns.mark(backend, for_s)
 
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
-        if not self._open and self.redis is None:
-            return {}
-        now = self._clock()
-        self._open = {name: until for name, until in self._open.items() if until > now}
-        found = {name: Cooling(until - now, elsewhere=False) for name, until in self._open.items()}
-        if self.redis is not None:
-            shared_now = time.monotonic()
-            for name, until in self.redis.opened().items():
-                left, own = until - shared_now, found.get(name)
-                if own is None or left > own.left_s + OWN_ECHO_S:
-                    found[name] = Cooling(left, elsewhere=True)
-        return found
+        return self._cooldowns.opened()
 
     # -- the rest
 
     def used(self, budget: Budget) -> float:
         """USD spent and reserved, as far as this node knows."""
-        return self._ledger.used(budget, self._clock(), self._wall())
+        return self._sums.ledger.used(budget, self._clock(), self._wall())
 
     def status(self) -> dict[str, Any]:
         """For status pages."""
-        return {"redis": None if self.redis is None else self.redis.status(), "shared": self._shares()}
+        shared = self.redis is not None and self.redis.up
+        return {"redis": None if self.redis is None else self.redis.status(), "shared": shared}
 
     async def close(self) -> None:
         if self.redis is not None:
             await self.redis.close()
-
-    def _shares(self) -> bool:
-        return self.redis is not None and self.redis.up
 
     def _of_deployment(
         self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str
@@ -285,7 +215,7 @@ class Gate:
         self,
         limits: Iterable[Limit],
         budgets: list[Budget],
-        payers: tuple[tuple[SubjectKind, str], ...],
+        subjects: tuple[tuple[SubjectKind, str], ...],
         tokens: int,
         more_tokens: int,
         cost: float | None,
@@ -297,126 +227,37 @@ class Gate:
         if smallest is not None and tokens <= smallest:
             amount = min(amount, smallest)
         if budgets:
-            await self._learn()
+            await self._sums.learn()
         ident = uuid.uuid4().hex
         wall = self._wall()
-        admission = Admission(ident, tuple(limit.scope for limit in held), tuple(budgets), payers, wall)
+        admission = Admission(ident, tuple(limit.scope for limit in held), tuple(budgets), subjects, wall)
         decided = False
         if self.redis is not None and (held or budgets):
             try:
-                answer = await self.redis.call(self._operation(ident, amount, held, budgets, cost, wall))
+                answer = await self.redis.call(operations.take(ident, amount, held, budgets, cost, wall))
             except BaseException:  # the client has gone in the middle of the question
-                self.redis.tell(["release", ident, list(admission.scopes), [b.scope(wall) for b in budgets]])
+                self.redis.tell(operations.release(admission))
                 raise
             if answer:
-                return self._refused(answer, held, budgets, wall)
+                return operations.refused(answer, held, budgets, wall)
             decided = answer is not None
         now = self._clock()
         if not decided:
             refusal = self._windows.refusal(held, amount, now)
             if refusal is not None:
                 return refusal
-            overdrawn = self._ledger.overdrawn(budgets, cost, now, wall)
+            overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, wall)
             if overdrawn is not None:
                 return overdrawn
         self._windows.add(admission.scopes, ident, amount, now)
         if cost:
-            self._ledger.reserve(budgets, ident, cost, now, wall)
+            self._sums.ledger.reserve(budgets, ident, cost, now, wall)
         return admission
 
-    def _operation(
-        self, ident: str, tokens: int, limits: list[Limit], budgets: list[Budget], cost: float | None, wall: float
-    ) -> list[Any]:
-        rates = [
-            [
-                limit.scope,
-                -1 if limit.requests is None else limit.requests,
-                -1 if limit.tokens is None else limit.tokens,
-            ]
-            for limit in limits
-        ]
-        amount = -1 if cost is None else round(cost * NANO)
-        money = [[b.scope(wall), b.scope(wall), round(b.limit * NANO), amount] for b in budgets]
-        return ["take", ident, tokens, rates, money]
+    def _missed(self) -> list[Operation]:
+        """What a Redis that was away must be told: this node's part of every window, its sums, its cooldowns.
 
-    def _refused(
-        self, answer: list[Any], limits: list[Limit], budgets: list[Budget], wall: float
-    ) -> Refusal | Overdrawn:
-        if answer[0] == "rate":
-            wait = None if answer[3] < 0 else answer[3] / 1e6
-            return Refusal(limits[answer[1]], answer[2], wait)
-        budget = budgets[answer[1]]
-        return Overdrawn(budget, answer[2] / NANO, seconds_left(budget.period, wall))
-
-    async def _learn(self) -> None:
-        """Read the sums at first, and again where other nodes write theirs beside ours. Raises `StoreError`."""
-        now = self._clock()
-        if self._learned is None or (not self._shares() and now - self._learned > LEARN_S):
-            wall = self._wall()
-            self._ledger.forget(wall)
-            self._ledger.learn(await self._sums.spent([period_key("day", wall), period_key("month", wall)]))
-            if self._learned is None and self.redis is not None:
-                self.redis.tell(["spent", self._known_sums()])
-            self._learned = now
-
-    def _spend(self, admission: Admission, cost: float) -> None:
-        wall = self._wall()
-        rows = []
-        for kind, subject in admission.subjects:
-            for period, usd in self._ledger.spend(kind, subject, cost, wall):
-                self._sums.save_spent(kind, subject, period, self._node, usd)
-                rows.append([sums_scope(kind, subject, period), self._node, round(usd * NANO)])
-        if self.redis is not None:
-            self.redis.tell(["spent", rows])
-
-    def _known_sums(self) -> list[list[Any]]:
-        """This machine's sums, of earlier starts too: a Redis that was emptied is told them again."""
-        return [
-            [sums_scope(kind, subject, period), node, round(usd * NANO)]
-            for kind, subject, period, node, usd in self._ledger.sums()
-        ]
-
-    def _missed(self) -> list[list[Any]]:
-        """What a Redis that was away must be told: this node's part of every window, and its sums."""
-        operations: list[list[Any]] = [["spent", self._known_sums()]]
-        for scope, entries in self._windows.entries(self._clock()):
-            rows = [[ident, round(age * 1e6), tokens] for ident, age, tokens in entries]
-            for start in range(0, len(rows), RESTORED_AT_ONCE):
-                operations.append(["restore", scope, rows[start : start + RESTORED_AT_ONCE]])
-        for name, left in ((name, until - self._clock()) for name, until in self._open.items()):
-            if left > 0:
-                operations.append(["cool", name, round(left * 1e6)])
-        return operations
-
-
-def _payers(key_id: str, user: str) -> tuple[tuple[SubjectKind, str], ...]:
-    """Whose sums a request counts in."""
-    found: list[tuple[SubjectKind, str]] = [("all", "")]
-    if key_id:
-        found.append(("key", key_id))
-    if user:
-        found.append(("user", user))
-    return tuple(found)
-
-
-def _rate_limited(refusal: Refusal, tokens: int) -> RateLimited:
-    limit = refusal.limit
-    most = limit.requests if refusal.what == "requests" else limit.tokens
-    said = f"{limit.label} allows {most} {refusal.what} per minute"
-    if refusal.wait_s is None:
-        why = f": this request alone asks for {tokens}" if refusal.what == "tokens" else ""
-        return RateLimited(f"{said}{why}", code=f"{refusal.what}_rate_limit_exceeded")
-    wait = max(refusal.wait_s, 0.001)
-    return RateLimited(
-        f"{said}; there is room again in {wait:.1f} s", code=f"{refusal.what}_rate_limit_exceeded", retry_after=wait
-    )
-
-
-def _budget_exceeded(overdrawn: Overdrawn, cost: float | None) -> BudgetExceeded:
-    budget = overdrawn.budget
-    asked = f", and this request would cost about {cost:.6f}" if cost else ""
-    return BudgetExceeded(
-        f"the budget of {budget.label} is {budget.limit:g} USD per {budget.period}: {overdrawn.used:.6f} USD are spent "
-        f"or in use{asked}",
-        retry_after=overdrawn.wait_s,
-    )
+        The sums are all this machine's, of earlier starts too: a Redis that was emptied is told them again.
+        """
+        windows = operations.restore(self._windows.entries(self._clock()))
+        return [operations.spent(self._sums.ledger.sums()), *windows, *self._cooldowns.missed()]

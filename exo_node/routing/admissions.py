@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exo_node.errors import ExoError
-from exo_node.limits.gate import Admission, Gate
+from exo_node.limits.admission import Admission
+from exo_node.limits.gate import Gate
 from exo_node.routing.call import Call, CallRecord
 from exo_node.routing.catalog.names import RING
 from exo_node.routing.catalog.pricing import Priced

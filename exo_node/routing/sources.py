@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from exo_node.errors import PeerUnavailable
-from exo_node.limits.gate import Cooling, Gate
+from exo_node.limits.cooldowns import Cooling
+from exo_node.limits.gate import Gate
 from exo_node.routing.call import Attempt, Batch, Call, Upstream, UpstreamError, Whole
 from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.deployment import Deployment

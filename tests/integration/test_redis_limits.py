@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import BudgetExceeded, RateLimited
+from exo_node.limits.admission import Admission, Rules
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.budgets import Period, SubjectKind
-from exo_node.limits.gate import Admission, Gate, Rules
+from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
 from exo_node.limits.redis import SharedRedis
 from exo_node.store import Store

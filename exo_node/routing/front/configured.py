@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from exo_node.config import Settings
-from exo_node.limits.gate import Rules
+from exo_node.limits.admission import Rules
 from exo_node.limits.rates import Rate
 from exo_node.limits.redis import SharedRedis
 from exo_node.routing.adapter import cascade

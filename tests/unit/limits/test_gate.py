@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import BudgetExceeded, ModelNotAllowed, RateLimited
+from exo_node.limits.admission import Admission, Rules
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
-from exo_node.limits.budgets import Period, SubjectKind
-from exo_node.limits.gate import Admission, Cooling, Gate, Rules
+from exo_node.limits.budgets import Budget, Period, SubjectKind
+from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
+from exo_node.limits.sums import LEARN_S
 from exo_node.store import Store
 
 NOON = 1795262400.0
@@ -156,6 +158,18 @@ async def test_sums_survive_a_restart(tmp_path: Path) -> None:
     third.store.close()
 
 
+async def test_what_was_spent_counts_once(tmp_path: Path) -> None:
+    """This node's own sums come back from the store when the machine's other nodes' are read there: counted once."""
+    node = make(tmp_path, Rules(budgets=(Rule(("all", ""), 1.0),)))
+    for _ in range(2):
+        node.gate.settle(await node.gate.admit("", "", "m", 1, 0.4), 1, 0.4)
+        await node.store.flush()
+        node.clock.now += LEARN_S + 1
+    assert await node.gate.admit("", "", "m", 1, 0.1)
+    assert node.gate.used(Budget("all", "", 1.0, "month")) == pytest.approx(0.9)
+    node.store.close()
+
+
 async def test_leases_of_deployments(node: Node) -> None:
     """A deployment's limits and its provider's budget refuse without an error; what is given back is free again."""
     gate = node.gate
@@ -182,12 +196,3 @@ async def test_without_limits_nothing_is_touched(node: Node) -> None:
     await node.gate.admit("", "", "m", 1)
     assert not node.store.path.exists()
     assert node.gate.status() == {"redis": None, "shared": False}
-
-
-async def test_cooldowns_end(node: Node) -> None:
-    """A backend that was marked is listed as this node's with the seconds left, until they are over."""
-    node.gate.mark_open("d", 10.0)
-    node.clock.now = 4.0
-    assert node.gate.opened() == {"d": Cooling(6.0, elsewhere=False)}
-    node.clock.now = 10.0
-    assert node.gate.opened() == {}

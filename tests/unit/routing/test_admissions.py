@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import BudgetExceeded, ModelNotAllowed, RateLimited
+from exo_node.limits.admission import Rules
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
-from exo_node.limits.gate import Gate, Rules
+from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
 from exo_node.routing.admissions import Admissions
 from exo_node.routing.call import CallRecord, Wishes

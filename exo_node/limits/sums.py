@@ -1,0 +1,64 @@
+"""What this node spends, in memory, in the store and in Redis; and what other nodes have spent, as far as they tell."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from exo_node.limits import operations
+from exo_node.limits.budgets import Ledger, SubjectKind, period_key
+from exo_node.limits.redis import SharedRedis
+
+LEARN_S = 5.0  # how often the sums of the machine's other nodes are read when there is no Redis
+
+
+class SpentRows(Protocol):
+    """Where budgets' sums are kept (the store)."""
+
+    async def spent(self, periods: Iterable[str]) -> list[tuple[str, str, str, str, float]]: ...
+
+    def save_spent(self, kind: str, subject: str, period: str, node: str, usd: float) -> None: ...
+
+
+class Sums:
+    """One per gate. `node` names it among those that share the store or Redis."""
+
+    def __init__(
+        self,
+        node: str,
+        rows: SpentRows,
+        redis: SharedRedis | None,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._node = f"{node}/{uuid.uuid4().hex[:8]}"  # each start counts for itself: it need not know what was before
+        self._rows, self._redis, self._clock, self._wall = rows, redis, clock, wall
+        self._learned: float | None = None
+        self.ledger = Ledger(self._node)  # its own rows come back from the store: by the same name they count once
+
+    async def learn(self) -> None:
+        """Read the sums at first, and again where other nodes write theirs beside ours. Raises `StoreError`."""
+        now = self._clock()
+        if self._learned is None or (
+            not (self._redis is not None and self._redis.up) and now - self._learned > LEARN_S
+        ):
+            wall = self._wall()
+            self.ledger.forget(wall)
+            self.ledger.learn(await self._rows.spent([period_key("day", wall), period_key("month", wall)]))
+            if self._learned is None and self._redis is not None:
+                self._redis.tell(operations.spent(self.ledger.sums()))
+            self._learned = now
+
+    def spend(self, subjects: Iterable[tuple[SubjectKind, str]], cost: float) -> None:
+        """Count `cost` USD for each of the subjects. Does not wait."""
+        wall = self._wall()
+        told = [
+            (kind, subject, period, self._node, usd)
+            for kind, subject in subjects
+            for period, usd in self.ledger.spend(kind, subject, cost, wall)
+        ]
+        for row in told:
+            self._rows.save_spent(*row)
+        if self._redis is not None:
+            self._redis.tell(operations.spent(told))
