@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exo_node.errors import DownloadError, ModelNotFound
-from exo_node.models.catalog import Catalog, is_repo_id
+from exo_node.models.catalog import Catalog
+from exo_node.models.names_file import is_repo_id
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.types import Instance, ModelCard
 
@@ -40,13 +41,14 @@ class LocalModels:
         self._max_context = max_context
         self._has_peers = has_peers
         self._clock = clock
-        self._read: tuple[float, tuple[Instance, ...]] | None = None
+        self._read: tuple[float, tuple[Instance, ...], Mapping[str, str]] | None = None
         self._models: tuple[LocalModel, ...] = ()
 
     def __call__(self) -> tuple[LocalModel, ...]:
-        now, instances = self._clock(), tuple(self._instances.all())
-        if self._read is None or now - self._read[0] > FRESH_S or instances != self._read[1]:
-            self._read = (now, instances)
+        now, instances, names = self._clock(), tuple(self._instances.all()), self._catalog.aliases
+        read = self._read
+        if read is None or now - read[0] > FRESH_S or instances != read[1] or names is not read[2]:
+            self._read = (now, instances, names)
             self._models = self._list(instances)
         return self._models
 
@@ -68,11 +70,11 @@ class LocalModels:
             if instance.state == "ready":
                 ready.setdefault(instance.model_id, []).append(instance)
         found = [self._model(card, ready.get(card.id, [])) for card in self._instances.models()]
-        known = {name.lower() for model in found for name in (model.id, *model.aliases)}
+        known = {name.lower() for model in found for name in (model.id, *model.aliases, *model.copies)}
         found += [
             LocalModel(id=alias, loaded=False, here=False, cold_s=FETCH_S)
             for alias, repo in self._catalog.aliases.items()
-            if alias.lower() not in known and repo.lower() not in known
+            if alias.lower() not in known and repo.lower() not in known and is_repo_id(repo)
         ]
         return tuple(found)
 
@@ -87,4 +89,5 @@ class LocalModels:
             slots=sum(one.slots for one in ready) or None,
             cold_s=0.0 if ready else LOAD_S,
             aliases=card.aliases,
+            copies=card.copies,
         )

@@ -245,7 +245,7 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One row of `/v1/models`."""
+    """A model of the list; `copies` are names given to it on this node, which are listed as models of their own."""
 
     id: str
     created: int
@@ -261,6 +261,7 @@ class Backend(Protocol):
     """Anything that turns a `GenerationRequest` into a stream of `TokenDelta` (the ring)."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
+    copies: tuple[str, ...] = ()
         """Yield deltas in order; closing the generator cancels the sequence on every shard.
 
         Raises `ExoError` subclasses; after the first delta too.

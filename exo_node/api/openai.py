@@ -13,7 +13,7 @@ from exo_node.api.ports import Principal
 from exo_node.api.schemas import answers
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
-from exo_node.api.views import external_model_view, model_view
+from exo_node.api.views import external_model_view, model_views
 from exo_node.errors import ModelNotFound, NotFound
 from exo_node.types import Backend
 
@@ -82,7 +82,7 @@ class OpenAIRoutes:
         wanted = provider.lower() if provider else None
         rows: list[dict[str, Any]] = []
         if wanted is None or wanted in LOCAL:
-            rows = [model_view(card) for card in await self._backend.models()]
+            rows = [row for card in await self._backend.models() for row in model_views(card)]
         if wanted in LOCAL:
             return rows
         external = await self._serving.routing.models(wanted)

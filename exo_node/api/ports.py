@@ -82,9 +82,16 @@ class ClusterPort(Protocol):
         ...
 
     async def delete_model(self, model: str) -> str:
-        """Delete a fetched model's files on this node, then its instances here; its name.
+        """Delete a fetched model's files on this node, then its instances here; its name. Of a copy only the name goes.
+    async def copy_model(self, source: str, name: str) -> None:
+        """Let `name` stand for a model of this node too, from now on; a copy of that name is replaced.
 
-        Raises `ModelNotFound`, or `InvalidRequest` for a model that this node did not fetch.
+        Raises `ModelNotFound`, or `InvalidRequest` for a name that is none, or that means another model (409).
+        """
+        ...
+
+
+        Raises `ModelNotFound`, or `InvalidRequest` for a model that this node did not fetch, or that has copies (409).
         """
         ...
 
@@ -150,6 +157,10 @@ class RoutingPort(Protocol):
 
     async def add_deployment(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Add what a `model_list` entry says; its row. Raises `InvalidRequest`/`ConfigurationError` naming the key."""
+    def is_external(self, name: str) -> bool:
+        """Whether a name goes to a provider whatever the cluster has: a configured one, or with a provider's prefix."""
+        ...
+
         ...
 
     async def remove_deployment(self, deployment_id: str) -> bool:

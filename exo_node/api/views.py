@@ -105,6 +105,12 @@ def model_view(card: ModelCard) -> dict[str, Any]:
 
 
 def spend_view(row: SpendRow) -> dict[str, Any]:
+def model_views(card: ModelCard) -> list[dict[str, Any]]:
+    """The model, then its copies."""
+    row = model_view(card)
+    return [row, *({**row, "id": copy, "name": copy, "aliases": []} for copy in card.copies)]
+
+
     """A call of the spend log; `cost` null where it used tokens and no price of them is known."""
     shown = asdict(row)
     if not row.cost_known and not row.cost:

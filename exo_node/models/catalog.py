@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import builtins
 import os
-import re
 import shutil
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -27,12 +25,10 @@ from exo_node.errors import (
 )
 from exo_node.models.config import normalise
 from exo_node.models.headers import INDEX, SINGLE, read_json
+from exo_node.models.names_file import ALIAS_FILE, Names, NamesFile, check_copy_name, is_repo_id, parse
 from exo_node.types import ModelCard
 
 DEMO = "demo"
-ALIAS_FILE = "model_aliases.toml"
-# What the hub allows as "organisation/name"; no dot or dash at either end and no "..", checked beside it.
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 Source = Literal["models-dir", "bundled", "cache"]
 
 
@@ -45,6 +41,7 @@ class ModelEntry:
     source: Source
     created: int
     aliases: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +67,36 @@ class Catalog:
             if not folder.is_dir():
                 raise ConfigurationError(f"--models-dir {folder} is not a folder")
         self._models_dirs = tuple(models_dirs)
-        self._home = home
+        self._names_file = NamesFile(home)
+        self._names: Names | None = None
         self._offline = offline
         self._cache = hub_cache(hf_home)
 
-    @cached_property
+    @property
     def aliases(self) -> Mapping[str, str]:
-        """Short name (lower case) -> repository: the package's table, then `model_aliases.toml` in the home folder."""
-        shipped = _parse_aliases(resources.files("exo_node.models").joinpath(ALIAS_FILE).read_text(), ALIAS_FILE)
-        own = self._home / ALIAS_FILE
-        return {**shipped, **_parse_aliases(own.read_text(), str(own))} if own.is_file() else shipped
+        """Short name (lower case) -> model: the package's table, then `model_aliases.toml` in the home folder, then the
+        copies. Another object after each change."""
+        return self._known().every
+
+    def _known(self) -> Names:
+        """Read at the first use, and when a copy is made or removed."""
+        if self._names is None:
+            self._names = self._read_names()
+        return self._names
+
+    def _read_names(self) -> Names:
+        shipped = parse(resources.files("exo_node.models").joinpath(ALIAS_FILE).read_text(), ALIAS_FILE)
+        own = self._names_file.read()
+        return Names({**shipped.aliases, **own.aliases}, own.copies)
 
     def list(self) -> list[ModelEntry]:
         """Every model on this machine, one per name: models folders in the order given, the demo, then the cache."""
         found: dict[str, ModelEntry] = {}
         for entry in (*self._in_models_dirs(), *self._bundled(), *self._in_cache()):
             found.setdefault(entry.model_id, entry)
+        for one in found.values():
+            if hidden := found.keys() & set(one.copies):  # models of those names came later
+                found[one.model_id] = replace(one, copies=tuple(name for name in one.copies if name not in hidden))
         return list(found.values())
 
     def resolve(self, name: str) -> LocalModel | RemoteModel:
@@ -123,14 +134,48 @@ class Catalog:
                 loaded=entry.model_id in loaded,
                 local_path=str(entry.path),
                 aliases=entry.aliases,
+                copies=entry.copies,
                 size=_weights_bytes(entry.path),
             )
             for entry in self.list()
         ]
 
+    def copy(self, source: str, name: str) -> None:
+        """Let `name` stand for the model `source` of this machine too, from now on; a copy of that name is replaced.
+
+        Raises `ModelNotFound`, `InvalidRequest` (409 where the name means something else already), and
+        `ConfigurationError` where `model_aliases.toml` cannot be changed. Blocking.
+        """
+        check_copy_name(name)
+        with self._changing() as names:
+            try:
+                where = self.resolve(source)
+            except DownloadError as error:  # offline, and not here
+                raise ModelNotFound(error.message, param="source") from error
+            if isinstance(where, RemoteModel):
+                raise ModelNotFound(f"model {source[:200]!r} is not on this machine: pull it first", param="source")
+            if name in (source, where.model_id):
+                return  # as Ollama has it
+            taken = {entry.model_id.lower() for entry in self.list()} | names.aliases.keys()
+            taken |= {repo_id.lower() for repo_id in names.aliases.values()}
+            if name.lower() in taken:
+                raise InvalidRequest(
+                    f"destination {name!r} is the name of another model already", param="destination", status=409
+                )
+            self._names_file.set(name, where.model_id)
+
     def remove(self, name: str) -> str:
-        """Delete a fetched model's files; its name. Raises `ModelNotFound`, or `InvalidRequest` for one that was not
-        fetched: what somebody else put there is not ours to delete. Blocking."""
+        """Delete a fetched model's files, or a copy, which is its name only; what was deleted.
+
+        Raises `ModelNotFound`, or `InvalidRequest` for a model that was not fetched: what somebody else put there is
+        not ours to delete; nor is one deleted (409) that has copies. Blocking.
+        """
+        if name not in {entry.model_id for entry in self.list()} and self._known().copy(name) is not None:
+            with self._changing() as names:
+                if (copy := names.copy(name)) is None:
+                    raise ModelNotFound(f"model {name[:200]!r} is not on this machine", param="model")
+                self._names_file.set(copy, None)
+            return copy
         try:
             where: LocalModel | RemoteModel | None = self.resolve(name)
         except DownloadError:  # offline, and not here
@@ -143,15 +188,32 @@ class Catalog:
         if entry.source != "cache":
             why = "comes with exo-node" if entry.source == "bundled" else f"is your own folder {entry.path}"
             raise InvalidRequest(f"model {entry.model_id!r} {why}: only fetched models are deleted", param="model")
+        if entry.copies:
+            raise InvalidRequest(
+                f"model {entry.model_id!r} has copies, which use its files: delete {', '.join(entry.copies)} first",
+                param="model",
+                status=409,
+            )
         shutil.rmtree(entry.path.parent.parent)  # <cache>/models--organisation--name/snapshots/<revision>
         return entry.model_id
 
+    @contextmanager
+    def _changing(self) -> Iterator[Names]:
+        """The names as they are now, which nobody else changes meanwhile; read again afterwards."""
+        with self._names_file.changing():
+            self._names = self._read_names()
+            yield self._names
+            self._names = self._read_names()
+
     def _not_found(self, name: str, entries: Iterable[ModelEntry]) -> str:
         here = ", ".join(entry.model_id for entry in entries) or "none"
-        text = f"no model {name[:200]!r}; on this machine: {here}"
+        copy = self._known().copy(name)
+        of = "" if copy is None else f" (a copy of {self._known().copies[copy]!r}, which is gone)"
+        text = f"no model {name[:200]!r}{of}; on this machine: {here}"
         if self._offline:
             return text + " (the node runs --offline)"
-        return f"{text}; fetched on demand: {', '.join(sorted(self.aliases))}, or any Hugging Face 'organisation/name'"
+        short = ", ".join(sorted(self._known().aliases))
+        return f"{text}; fetched on demand: {short}, or any Hugging Face 'organisation/name'"
 
     def _in_models_dirs(self) -> Iterable[ModelEntry]:
         for folder in self._models_dirs:
@@ -175,8 +237,9 @@ class Catalog:
                 yield self._entry(repo_id, snapshot, "cache")
 
     def _entry(self, model_id: str, path: Path, source: Source) -> ModelEntry:
-        aliases = tuple(sorted(alias for alias, repo_id in self.aliases.items() if repo_id == model_id))
-        return ModelEntry(model_id, path, source, int((path / "config.json").stat().st_mtime), aliases)
+        aliases = tuple(sorted(alias for alias, repo_id in self._known().aliases.items() if repo_id == model_id))
+        copies = tuple(sorted(name for name, model in self._known().copies.items() if model == model_id))
+        return ModelEntry(model_id, path, source, int((path / "config.json").stat().st_mtime), aliases, copies)
 
 
 def hub_cache(hf_home: Path | None = None) -> Path:
@@ -188,15 +251,6 @@ def hub_cache(hf_home: Path | None = None) -> Path:
     if home := os.environ.get("HF_HOME"):
         return Path(home).expanduser() / "hub"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
-
-
-def is_repo_id(name: str) -> bool:
-    """Whether `name` has the shape of a Hugging Face repository id ("organisation/name")."""
-    return (
-        _REPO_ID.fullmatch(name) is not None
-        and not {"..", "--"} & {name[i : i + 2] for i in range(len(name))}
-        and not any(part.endswith((".", "-", ".git")) for part in name.split("/"))
-    )
 
 
 def is_complete(folder: Path) -> bool:
@@ -253,16 +307,3 @@ def _weights_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in path.glob("*.safetensors"))
     except OSError:  # being deleted just now
         return 0
-
-
-def _parse_aliases(text: str, where: str) -> dict[str, str]:
-    try:
-        table = tomllib.loads(text).get("aliases", {})
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{where}: not valid TOML ({error})") from error
-    out: dict[str, str] = {}
-    for alias, repo_id in table.items() if isinstance(table, dict) else ():
-        if not isinstance(repo_id, str) or not is_repo_id(repo_id):
-            raise ConfigurationError(f"{where}: alias {alias!r} must name a repository as 'organisation/name'")
-        out[alias.lower()] = repo_id
-    return out

@@ -112,7 +112,11 @@ class InstanceManager:
         return (await self._library.spec(model, progress)).model_id
 
     async def delete_files(self, model: str) -> str:
-        """Delete a fetched model's files on this node, then its instances here; its name.
+    async def copy(self, source: str, name: str) -> None:
+        """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
+        await self._library.copy(source, name)
+
+        """Delete a fetched model's files on this node, then its instances here; its name. A copy's name goes alone.
 
         Raises `ModelNotFound`, `InvalidRequest`.
         """

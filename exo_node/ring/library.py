@@ -132,7 +132,7 @@ class ModelLibrary:
             return spec
 
     async def remove(self, model: str) -> str:
-        """Delete a fetched model's files; its name. Raises as `Catalog.remove` does."""
+        """Delete a fetched model's files, or a copy's name; what was deleted. Raises as `Catalog.remove` does."""
         return await asyncio.to_thread(self._catalog.remove, model)
 
     async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
@@ -143,6 +143,10 @@ class ModelLibrary:
             if loaded is None:
                 loaded = await asyncio.to_thread(
                     lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder), read_pooling(folder))
+    async def copy(self, source: str, name: str) -> None:
+        """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
+        await asyncio.to_thread(self._catalog.copy, source, name)
+
                 )
                 while len(self._tokenizers) >= TOKENIZERS_KEPT:
                     del self._tokenizers[next(iter(self._tokenizers))]

@@ -30,6 +30,12 @@ class Found:
     remote: bool = False
 
     @property
+    def is_copy(self) -> bool:
+        """Whether `name` is only another name for the card's model."""
+        card = self.card
+        return card is not None and card.id != self.name and self.name.lower() in map(str.lower, card.copies)
+
+    @property
     def placed_as(self) -> str:
         """The model of its instances."""
         return self.card.id if self.card is not None else self.name
@@ -58,7 +64,7 @@ class KnownModels:
     async def find(self, asked: str) -> Found:
         """What Ollama's name means: a configured name first, as everywhere."""
         cards, rows = await self.lists()
-        by_name = {name.lower(): card for card in cards for name in (*card.aliases, card.id)}
+        by_name = {name.lower(): card for card in cards for name in (*card.copies, *card.aliases, card.id)}
         aliases = self._cluster.aliases()
         name = our_name(asked, [*(row["id"] for row in rows), *(card.id for card in cards), *by_name, *aliases])
         row = next((row for row in rows if row["id"] == name), None)
@@ -82,9 +88,15 @@ class KnownModels:
             names = [name for name in (*(card.id for card in cards), *(row["id"] for row in rows)) if may_ask(name)]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise ModelNotFound(
-                f"model {asked!r} not found; there are: {', '.join(names[:SHOWN])}{more}", param="model"
+                f"model {asked[:200]!r} not found; there are: {', '.join(names[:SHOWN])}{more}", param="model"
             )
         return found
+
+    async def is_theirs(self, name: str) -> bool:
+        """Whether a name is a provider's model, or a configured one."""
+        _, rows = await self.lists()
+        theirs = {one.lower() for row in rows for one in (row["id"], row["id"].removeprefix(f"{row['owned_by']}/"))}
+        return name.lower() in theirs or self._routing.is_external(name)
 
     def is_loaded(self, found: Found) -> bool:
         return any(one["model"] == found.placed_as and one["state"] == "ready" for one in self._cluster.instances())

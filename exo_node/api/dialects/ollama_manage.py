@@ -19,6 +19,7 @@ from exo_node.api.dialects.ollama_facts import Facts, FactsReader, digest_of
 from exo_node.api.dialects.ollama_idle import IdleUnloader
 from exo_node.api.dialects.ollama_known import KnownModels
 from exo_node.api.dialects.ollama_models import FOR_EVER_NS, remote_show, remote_tag, running, show, tag
+from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, may_ask, require_admin
 from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
@@ -50,7 +51,6 @@ class OllamaModelRoutes:
         not_done = {
             "push": "models are not pushed anywhere",
             "create": "models are not made here: put a folder with one into --models-dir",
-            "copy": "models get other names in model_aliases.toml of the exo home folder, or in the configuration",
         }
         blobs = not_here("blobs", "models are not made here: put a folder with one into --models-dir")
         return [
@@ -58,6 +58,7 @@ class OllamaModelRoutes:
             ("POST", "/api/show", self.show),
             ("GET", "/api/ps", self.ps),
             ("POST", "/api/pull", self.pull),
+            ("POST", "/api/copy", self.copy),
             ("DELETE", "/api/delete", self.delete),
             ("GET", "/api/version", self.version),
             *(("POST", f"/api/{name}", not_here(name, why)) for name, why in not_done.items()),
@@ -79,7 +80,9 @@ class OllamaModelRoutes:
             name = next((name for name in (card.id, *card.aliases) if may_ask(name)), None)
             if name is not None:
                 found.append(tag(replace(card, id=name), await self._facts.of(card)))
-        seen = {card.id for card in cards}
+            for copy in filter(may_ask, card.copies):
+                found.append(tag(replace(card, id=copy), await self._facts.of(card)))
+        seen = {name for card in cards for name in (card.id, *card.copies)}
         found += [remote_tag(row) for row in rows if row["id"] not in seen and may_ask(row["id"])]
         return web.json_response({"models": found})
 
@@ -160,16 +163,45 @@ class OllamaModelRoutes:
                 await asyncio.gather(task, return_exceptions=True)
         yield _line({"status": "success"})
 
+    @operation("Ollama", body=schemas.OllamaCopyRequest, answers=())
+    async def copy(self, request: web.Request) -> web.Response:
+        """Give a model of this node one more name, kept in model_aliases.toml; needs the admin's key.
+
+        A copy of that name is replaced; the name of a model or of the configuration is refused with 409.
+        """
+        require_admin(request)
+        fields = Fields(await read_object(request))
+        source, name = _required(fields, "source"), _required(fields, "destination").removesuffix(":latest")
+        await self._known.lists(fresh=True)
+        found = await self._known.of_cluster(source)
+        if found.card is None:
+            assert found.row is not None
+            raise InvalidRequest(
+                f"{source!r} is a model of {found.row['owned_by']}: the configuration gives it other names",
+                param="source",
+            )
+        check_allowed(name)
+        if await self._known.is_theirs(name):
+            raise InvalidRequest(
+                f"destination {name[:200]!r} goes to a provider: a model of one, configured, or below one",
+                param="destination",
+                status=409,
+            )
+        await self._cluster.copy_model(found.name if found.is_copy else found.placed_as, name)
+        await self._known.lists(fresh=True)
+        return web.Response()
+
     @operation("Ollama", body=schemas.OllamaNamed)
     async def delete(self, request: web.Request) -> web.Response:
-        """Delete a fetched model's files on this node; needs the admin's key."""
+        """Delete a fetched model's files on this node, or a copy's name; needs the admin's key."""
         require_admin(request)
         found = await self._known.find(model_name(await read_object(request)))
+        check_allowed(found.name)
         if found.row is not None:
             raise InvalidRequest(
                 f"{found.name!r} is a model of {found.row['owned_by']}: it has no files here", param="model"
             )
-        await self._cluster.delete_model(found.placed_as)
+        await self._cluster.delete_model(found.name if found.is_copy else found.placed_as)
         await self._known.lists(fresh=True)
         return web.json_response({})
 
@@ -184,6 +216,13 @@ def not_here(name: str, why: str) -> Any:
 
     refuse.__name__, refuse.__qualname__ = name, f"not_here.{name}"  # the API's description tells handlers apart by it
     return refuse
+
+
+def _required(fields: Fields, name: str) -> str:
+    value = fields.text(name)
+    if not value:
+        raise bad(name, "is required", code="missing_required_parameter")
+    return value
 
 
 def _line(value: dict[str, Any]) -> bytes:

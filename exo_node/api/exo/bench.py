@@ -102,7 +102,7 @@ class BenchRoutes:
         """The instance that will answer. Raises `ModelNotFound`: loading one would be measured too."""
         names = {model.lower()}
         for card in await self._backend.models():
-            if model.lower() in (card.id.lower(), *(alias.lower() for alias in card.aliases)):
+            if model.lower() in (card.id.lower(), *(alias.lower() for alias in (*card.aliases, *card.copies))):
                 names.add(card.id.lower())
         ready = [one for one in self._cluster.instances() if one["state"] == "ready" and one["model"].lower() in names]
         if ready:  # of several the one that the ring takes too (ring/registry.py)

@@ -23,6 +23,15 @@ class OllamaNamed(Struct, kw_only=True):
     name: Annotated[str, Meta(description="Older name of model.")] | None = None
 
 
+class OllamaCopyRequest(Struct, kw_only=True):
+    """`POST /api/copy`."""
+
+    source: Annotated[str, Meta(min_length=1, description="A model on this node, or a copy.")]
+    destination: Annotated[
+        str, Meta(min_length=1, description="Its new name: name, name:tag or namespace/name:tag; `:latest` is nothing.")
+    ]
+
+
 class OllamaGeneration(OllamaNamed, kw_only=True):
     """What chat and generate share."""
 

@@ -119,6 +119,7 @@ class ScriptedCluster:
         self.status = "ok"
         self.fetchable: dict[str, list[tuple[str, int, int]]] = {}  # model -> what a fetch of it reports
         self.fetched: list[str] = []
+        self.copied: list[tuple[str, str]] = []
         self.elsewhere: dict[str, list[str]] = {}  # node -> the models that it holds
         self.ended = False
 
@@ -210,6 +211,9 @@ class ScriptedCluster:
             on_progress(stage, done, total)
         self.fetched.append(model)
         return model
+
+    async def copy_model(self, source: str, name: str) -> None:
+        self.copied.append((source, name))
 
     async def delete_model(self, model: str) -> str:
         if model not in self.fetched:

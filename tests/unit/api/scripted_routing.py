@@ -114,6 +114,9 @@ class ScriptedRouting:
             *({"id": one, "name": one, "key": "keyless", "features": [], "configured": True} for one in self.servers),
         ]
 
+    def is_external(self, name: str) -> bool:
+        return name.startswith("openai/") or any(one["model_name"] == name for one in self.known.values())
+
     async def check_provider(self, name: str) -> dict[str, Any]:
         if name != "openai":
             raise NotFound(f"no provider {name!r}; there are: openai")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from exo_node.errors import ConfigurationError, DownloadError, InvalidRequest, ModelNotFound
-from exo_node.models.catalog import Catalog, LocalModel, RemoteModel, hub_cache, is_repo_id
+from exo_node.models.catalog import Catalog, LocalModel, RemoteModel, hub_cache
+from exo_node.models.names_file import is_repo_id
 from tests.tiny_models import CONFIG, write_model
 
 
@@ -131,6 +133,69 @@ def test_only_fetched_models_are_removed(tmp_path: Path) -> None:
         with pytest.raises(error, match=says):
             catalog.remove(name)
     assert (tmp_path / "models" / "mine").is_dir()
+
+
+def test_copies(tmp_path: Path) -> None:
+    """A copy is another name for a model of any kind, at once and after a restart; replaced and removed."""
+    snapshot = cached(tmp_path, "org/One")
+    catalog = make(tmp_path, "mine")
+    before = catalog.aliases
+    catalog.copy("DEMO", "Small:1b")
+    assert catalog.aliases is not before
+    catalog.copy("mine", "me/second")
+    catalog.copy("org/one", "third")
+    catalog.copy("small:1b", "again")
+    for one in (catalog, make(tmp_path, offline=True)):
+        assert one.resolve("SMALL:1b").model_id == one.resolve("again").model_id == "demo"  # type: ignore[union-attr]
+        assert one.resolve("me/second") == LocalModel(tmp_path / "models" / "mine", "mine")
+        assert one.resolve("third") == LocalModel(snapshot, "org/One")
+        assert {card.id: card.copies for card in one.cards(set())} == {
+            "mine": ("me/second",), "demo": ("Small:1b", "again"), "org/One": ("third",)
+        }  # fmt: skip
+    catalog.copy("mine", "AGAIN")
+    assert catalog.resolve("again").model_id == "mine"  # type: ignore[union-attr]
+    assert catalog.remove("me/SECOND") == "me/second"
+    with pytest.raises(ModelNotFound):
+        catalog.resolve("second")
+    with pytest.raises(InvalidRequest, match=r"has copies.*third first") as caught:
+        catalog.remove("org/One")
+    assert (caught.value.status, snapshot.exists()) == (409, True)
+    assert [catalog.remove(name) for name in ("third", "org/One")] == ["third", "org/One"]
+
+
+def test_names_that_no_copy_gets(tmp_path: Path) -> None:
+    """Models' names and short names are never shadowed; only what is on this machine is copied; onto itself is fine."""
+    cached(tmp_path, "org/One")
+    catalog = make(tmp_path, "mine", offline=True)
+    catalog.copy("demo", "copied")
+    for name in ("Mine", "DEMO", "ORG/one", "llama-3.2-1b", "unsloth/Llama-3.2-1B-Instruct"):
+        with pytest.raises(InvalidRequest, match="another model") as caught:
+            catalog.copy("copied", name)
+        assert caught.value.status == 409
+    for source in ("llama-3.2-1b", "who/ever", "nobody"):
+        with pytest.raises(ModelNotFound):
+            catalog.copy(source, "new")
+    with pytest.raises(ModelNotFound, match="pull it first"):
+        make(tmp_path).copy("llama-3.2-1b", "new")
+    catalog.copy("demo", "demo")
+    catalog.copy("copied", "copied")
+    assert {card.id: card.copies for card in catalog.cards(set())}["demo"] == ("copied",)
+
+
+def test_a_copy_whose_model_is_gone(tmp_path: Path) -> None:
+    """It is told whose copy it was; it may be removed, and made anew; a model that comes later wins over it."""
+    catalog = make(tmp_path, "mine")
+    catalog.copy("mine", "other")
+    shutil.rmtree(tmp_path / "models" / "mine")
+    with pytest.raises(ModelNotFound, match="a copy of 'mine', which is gone"):
+        catalog.resolve("other")
+    catalog.copy("demo", "other")
+    assert catalog.resolve("other").model_id == "demo"  # type: ignore[union-attr]
+    assert catalog.remove("other") == "other"
+    catalog.copy("demo", "later")
+    write_model(tmp_path / "models" / "later")
+    assert catalog.resolve("later").model_id == "later"  # type: ignore[union-attr]
+    assert {card.id: card.copies for card in catalog.cards(set())} == {"later": (), "demo": ()}
 
 
 def test_cards_of_broken_models(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,7 @@ ROW = {"id": "fast", "owned_by": "openai", "capabilities": ["tools"]}
 
 class Stage:
     def __init__(self) -> None:
-        self.cluster, self.routing = ScriptedCluster(), ScriptedRouting()
+        self.backend, self.cluster, self.routing = ScriptedBackend([]), ScriptedCluster(), ScriptedRouting()
         self.routing.rows = [ROW]
         self.http: aiohttp.ClientSession
 
@@ -37,9 +38,8 @@ class Stage:
 @asynccontextmanager
 async def stage(**settings: Any) -> AsyncIterator[Stage]:
     made = Stage()
-    backend = ScriptedBackend([])
     async with (
-        serve_api(backend, made.cluster, made.routing, **settings) as url,
+        serve_api(made.backend, made.cluster, made.routing, **settings) as url,
         aiohttp.ClientSession(url) as made.http,
     ):
         yield made
@@ -63,7 +63,7 @@ async def test_lists(prefix: str) -> None:
 async def test_what_is_not_done() -> None:
     """501 that says why; unknown routes and models 404; all in Ollama's shape, but not below /api/v1."""
     async with stage() as on:
-        for name in ("push", "create", "copy", "blobs/sha256:00"):
+        for name in ("push", "create", "blobs/sha256:00"):
             status, body = await on.ask("POST", f"/api/{name}", json={})
             assert (status, "is not done" in body["error"]) == (501, True)
         assert (await on.ask("HEAD", "/api/blobs/sha256:00"))[0] == 501
@@ -119,6 +119,51 @@ async def test_delete() -> None:
         assert on.cluster.fetched == []
         assert (await on.ask("DELETE", "/api/delete", json=body, headers=boss))[0] == 404
         assert (await on.ask("DELETE", "/api/delete", json={"model": "fast"}, headers=boss))[0] == 400
+
+
+async def test_copy() -> None:
+    """An empty 200; a copy is listed as a model, and its name goes alone; what is missing, unknown or taken is told."""
+    async with stage() as on:
+        copy = {"source": "demo:latest", "destination": "mine:latest"}
+        assert await on.ask("POST", "/ollama/api/copy", json=copy) == (200, None)
+        assert on.cluster.copied == [("demo", "mine")]
+        on.backend.cards[0] = replace(on.backend.cards[0], copies=("Mine",))
+        models = (await on.ask("GET", "/api/tags"))[1]["models"]
+        assert [model["name"] for model in models] == ["demo", "Mine", "org/name", "fast"]
+        assert models[0]["digest"] == models[1]["digest"]
+        rows = (await on.ask("GET", "/v1/models"))[1]["data"]
+        assert [row["id"] for row in rows] == ["demo", "Mine", "org/name", "fast"]
+        assert (await on.ask("GET", "/v1/models/Mine"))[1]["hugging_face_id"] == "demo"
+        assert (await on.ask("POST", "/api/copy", json={"source": "mine", "destination": "x"}))[0] == 200
+        on.cluster.fetched = ["mine"]
+        assert (await on.ask("DELETE", "/api/delete", json={"model": "mine"}))[0] == 200
+        assert on.cluster.fetched == []
+        on.cluster.copied.clear()
+        for source, destination, wanted in (
+            *((None, "x", 400), ("demo", None, 400), ("", "x", 400), ("demo", "", 400), ("demo", 5, 400)),
+            *(("nope", "x", 404), ("fast", "x", 400), ("llama-3.2-1b", "x", 404)),
+            *(("demo", "fast", 409), ("demo", "FAST", 409), ("demo", "openai/x", 409), ("demo", "gpt-4o", 409)),
+        ):
+            body = {"source": source, "destination": destination}
+            status, told = await on.ask("POST", "/api/copy", json=body)
+            assert (status, list(told)) == (wanted, ["error"]), body
+        assert on.cluster.copied == []
+
+
+async def test_who_may_copy() -> None:
+    """The admin's key only, and what that key may ask for."""
+    async with stage(api_key="boss") as on:
+        may = {"guest": Principal("g"), "limited": Principal("l", admin=True, may_ask=lambda name: name == "org/name")}
+        on.routing.keys = may
+        for key, source, destination, wanted in (
+            ("guest", "demo", "x", 403),
+            ("limited", "demo", "org/name", 403),
+            ("limited", "org/name", "x", 403),
+            ("boss", "demo", "x", 200),
+        ):
+            body, headers = {"source": source, "destination": destination}, {"Authorization": f"Bearer {key}"}
+            assert (await on.ask("POST", "/api/copy", json=body, headers=headers))[0] == wanted
+        assert on.cluster.copied == [("demo", "x")]
 
 
 async def test_a_keys_models() -> None:
