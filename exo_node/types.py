@@ -104,10 +104,12 @@ class Grammar:
 
     `text` is a JSON schema as JSON ("json_schema"; "json" is any object and has no text), a regular expression
     ("regex", the whole text), or a Lark grammar or llama.cpp's GBNF ("lark"). The sequence ends when nothing may
-    follow. `field` is the request's field that asked for it, for errors.
+    follow. `field` is the request's field that asked for it, for errors. "may_call" is a Lark grammar of an answer that
+    may call tools: arguments whose schema cannot be held are any object, and where nothing can be held the answer is
+    not bound; the schemas in its rules `strict_N` are held or refused.
     """
 
-    kind: Literal["json_schema", "json", "regex", "lark"]
+    kind: Literal["json_schema", "json", "regex", "lark", "may_call"]
     text: str = ""
     field: str = "response_format"
 
@@ -124,6 +126,7 @@ class ToolUse:
     choice: str = "auto"
     named: bool = False  # `choice` is a name, even one of the words above
     parallel: bool = True  # several calls in one answer are allowed
+    strict: frozenset[str] = frozenset()  # names of those whose schema is held or refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,23 +27,26 @@ def parse_tool_use(body: Mapping[str, Any]) -> ToolUse | None:
     if not isinstance(offered, list):
         raise bad("tools", f"must be an array, not {kind(offered)}", code="invalid_type")
     tools = _checked([_of_tool(tool, f"tools[{i}]") for i, tool in enumerate(offered)], "tools")
+    strict = frozenset(one["function"]["name"] for i, one in enumerate(offered) if _strict(one, f"tools[{i}].function"))
     parallel = Fields(body).boolean("parallel_tool_calls") is not False
     if choice is None or isinstance(choice, str):
         if choice not in (None, "none", "auto", "required"):
             raise bad("tool_choice", f"must be none, auto, required, or an object; got {choice[:40]!r}")
-        return ToolUse(tools=tools, choice=choice or "auto", parallel=parallel)
+        return ToolUse(tools=tools, strict=strict, choice=choice or "auto", parallel=parallel)
     if not isinstance(choice, Mapping):
         raise bad("tool_choice", f"must be a string or an object, not {kind(choice)}", code="invalid_type")
     if choice.get("type") == "allowed_tools":
-        return _allowed(choice, tools, parallel)
+        return _allowed(choice, tools, strict, parallel)
     if (sort := choice.get("type", "function")) != "function":
         problem = f"must be function or allowed_tools for local models; got {str(sort)[:40]!r}"
         raise bad("tool_choice.type", problem, code="unsupported_parameter")
     name = _named(choice.get("function"), tools, "tool_choice.function", "tools")
-    return ToolUse(tools=tools, choice=name, named=True, parallel=parallel)
+    return ToolUse(tools=tools, strict=strict, choice=name, named=True, parallel=parallel)
 
 
-def _allowed(choice: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...], parallel: bool) -> ToolUse:
+def _allowed(
+    choice: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...], strict: frozenset[str], parallel: bool
+) -> ToolUse:
     """OpenAI's `allowed_tools`: some of the tools, in one of two modes."""
     param = "tool_choice.allowed_tools"
     given = choice.get("allowed_tools")
@@ -59,7 +62,7 @@ def _allowed(choice: Mapping[str, Any], tools: tuple[Mapping[str, Any], ...], pa
         for i, one in enumerate(given["tools"])
     }
     some = tuple(tool for tool in tools if tool["function"]["name"] in names)
-    return ToolUse(tools=some, choice=mode, parallel=parallel)
+    return ToolUse(tools=some, strict=strict & names, choice=mode, parallel=parallel)
 
 
 def _functions(body: Mapping[str, Any]) -> ToolUse:
@@ -81,6 +84,13 @@ def _of_tool(value: Any, param: str) -> dict[str, Any]:
         problem = f"tools of type {str(value['type'])[:40]!r} are not supported by local models, only 'function'"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
     return _function(value.get("function"), f"{param}.function")
+
+
+def _strict(tool: Mapping[str, Any], param: str) -> bool:
+    value = tool["function"].get("strict")
+    if value is not None and not isinstance(value, bool):
+        raise bad(f"{param}.strict", f"must be a boolean, not {kind(value)}", code="invalid_type")
+    return value is True
 
 
 def _function(value: Any, param: str) -> dict[str, Any]:

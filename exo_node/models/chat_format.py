@@ -15,10 +15,11 @@ from typing import Any, Literal
 from exo_node.errors import InvalidRequest
 from exo_node.models.answer_reader import AnswerReader
 from exo_node.models.detokenizer import Detokenizer
-from exo_node.models.toolformats import conversation, harmony, lark, mistral
+from exo_node.models.toolformats import conversation, harmony, hermes, lark, mistral
 from exo_node.models.toolformats.base import Options, ToolFormat
 from exo_node.models.toolformats.detect import thought_marks, tool_format
 from exo_node.models.toolformats.hermes import HERMES
+from exo_node.models.toolformats.may_call import may_call
 from exo_node.models.toolformats.phi import PHI
 from exo_node.models.toolformats.thoughts import ThoughtSplitter
 from exo_node.types import Grammar, ToolUse
@@ -53,6 +54,11 @@ class ChatFormat:
     def native(self) -> bool:
         """Whether the template itself tells the model of its tools."""
         return self._own is not None and (self._own is PHI or "tools" in self.variables)
+
+    @property
+    def binds(self) -> bool:
+        """Whether the calls of an answer that may have some can be bound: not those in Qwen3-Coder's XML, for one."""
+        return bool(self.tools.mark) and not (self.native and hermes.XML in self.source)
 
     @cached_property
     def marks(self) -> Any:
@@ -188,10 +194,14 @@ class ChatFormat:
         """What the whole of a sequence must match: thoughts are free, then the calls that must be, or the answer.
 
         `special`: ids of this tokenizer's special tokens by name. Where tools may be called and nothing else is bound,
-        there is no grammar: the model is trained to write calls, and the parser reads them.
+        text is free up to a call; in a family whose calls have no mark of their own all is, and the parser reads them.
         """
         forced = _forced(use)
         may = use is not None and use.choice == "auto" and not use.named
+        if use is not None and may and answer is None and self.binds:
+            marks = None if stage == "after" else self.marks
+            text = may_call(self.tools, use, special, marks=marks, inside=stage == "inside")
+            return Grammar("may_call", text, "tools")
         if not forced and (answer is None or not (may or self.thinks)):
             return answer
         rules, starts = [], []

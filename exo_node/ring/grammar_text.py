@@ -5,22 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
 from exo_node.errors import InvalidRequest
-from exo_node.models.toolformats.lark import roomy
+from exo_node.models.toolformats.lark import STYLE, roomy
 from exo_node.models.unheld_schema import with_keyword
 from exo_node.types import Grammar
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-# JSON as models are trained to write it (Python's json.dumps): small models fill any white space that is left open, for
-# as long as it is. A schema's own `x-guidance` says otherwise.
-STYLE: Final[JsonCompileOptions] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
 MAX_ITEMS: Final = 20_000  # an object takes 4 for each property that may be left out; such a mask takes 30 ms
 MAX_ERROR: Final = 400  # characters
@@ -44,6 +38,8 @@ def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
     match grammar.kind:
         case "regex":
             return matcher.grammar_from_regex(grammar.text)
+        case "may_call":
+            return matcher.grammar_from_lark(roomy(grammar.text) if flexible else grammar.text)
         case "lark":
             try:
                 return matcher.grammar_from_lark(any_to_lark(roomy(grammar.text) if flexible else grammar.text))
@@ -62,7 +58,7 @@ def to_llguidance(grammar: Grammar, *, flexible: bool = False) -> str:
 
 def schemas_of(grammar: Grammar) -> list[dict[str, Any]]:
     """The JSON schemas in it, as far as they can be read: the grammar of tools has one a line."""
-    texts = re.findall(r"%json (\{.*\})$", grammar.text, re.MULTILINE) if grammar.kind == "lark" else []
+    texts = re.findall(r"%json (\{.*\})$", grammar.text, re.MULTILINE) if grammar.kind in ("lark", "may_call") else []
     found = []
     for text in [grammar.text] if grammar.kind == "json_schema" else texts:
         with contextlib.suppress(ValueError, RecursionError):

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_node.errors import InvalidRequest
+from exo_node.models.toolformats.lark import loosened, schemas
 from exo_node.types import Grammar
 
 if TYPE_CHECKING:
     from exo_node.ring.constraint import Constraint, Vocabulary
+
+log = logging.getLogger("exo.ring")
 
 MAX_GRAMMAR = 2**20  # characters
 KEPT, KEPT_LENGTH = 16, 2**16  # compiled grammars of up to so many characters: the next request starts from a copy
@@ -34,6 +39,10 @@ class GrammarChecker:
 
     async def problem(self, grammar: Grammar) -> str:
         """What is wrong with the grammar, as the library says it; empty where nothing is."""
+        return (await self.check(grammar))[0]
+
+    async def check(self, grammar: Grammar) -> tuple[str, list[int]]:
+        """Its problem, and where it may call tools, which of their schemas have one."""
         line = json.dumps({"kind": grammar.kind, "text": grammar.text}).encode() + b"\n"
         async with self._lock:
             process = self._process or await asyncio.create_subprocess_exec(
@@ -49,13 +58,14 @@ class GrammarChecker:
             try:
                 answer = await _ask(process, line)
                 if not answer:
-                    return _ended(await process.wait())
+                    return _ended(await process.wait()), []
                 self._process = process
             finally:  # a caller that has gone leaves its answer in the pipe
                 if self._process is None and process.returncode is None:
                     process.kill()
                     await asyncio.shield(process.wait())
-        return str(json.loads(answer)["error"])
+        found = json.loads(answer)
+        return found["error"], found["unheld"]
 
     async def close(self) -> None:
         """End the process."""
@@ -91,20 +101,33 @@ class Grammars:
         self._vocab_size = vocab_size
         self._checker = checker or GrammarChecker()
         self._lock = asyncio.Lock()
-        self._vocabulary: Vocabulary | None = None
-        self._matchers: dict[bytes, Any] = {}
+        self._vocabulary: Vocabulary | InvalidRequest | None = None
+        self._matchers: dict[bytes, Any] = {}  # an `InvalidRequest` for what cannot be held
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
 
-    async def constraint(self, grammar: Grammar, begun: Sequence[int]) -> Constraint:
-        """The way of one answer through the grammar, `begun` being its first tokens.
+    async def constraint(self, grammar: Grammar, begun: Sequence[int]) -> Constraint | None:
+        """The way of one answer through the grammar, `begun` being its first tokens; None where the answer goes its own
+        way, which only one that may call tools can.
 
         Raises `InvalidRequest` that names the grammar's field.
         """
+        if grammar.kind != "may_call":
+            return await self._held(grammar, begun)
+        strict = any(one for one, _schema in schemas(grammar.text))
+        try:
+            return await self._held(grammar, begun)
+        except InvalidRequest as error:
+            if strict:
+                raise
+            log.info("tool calls of this answer are not bound: %s", error.message)
+            return None
+
+    async def _held(self, grammar: Grammar, begun: Sequence[int]) -> Constraint:
         if len(grammar.text) > MAX_GRAMMAR:
             problem = f"{grammar.field}: has {len(grammar.text)} characters, at most {MAX_GRAMMAR} are compiled"
             raise InvalidRequest(problem, param=grammar.field)
         made = await self._make(grammar, begun, flexible=False)
-        if made is None and grammar.kind in ("json", "json_schema", "lark"):
+        if made is None and grammar.kind != "regex":
             made = await self._make(grammar, begun, flexible=True)  # another backend began it, with its own white space
         if made is None:
             raise InvalidRequest(
@@ -120,6 +143,8 @@ class Grammars:
 
     async def _make(self, grammar: Grammar, begun: Sequence[int], *, flexible: bool) -> Constraint | None:
         vocabulary, matcher = await self._compiled(grammar, flexible=flexible)
+        if isinstance(matcher, InvalidRequest):
+            raise matcher
         from exo_node.ring.constraint import Constraint
 
         constraint = Constraint(matcher.deep_copy(), vocabulary.size, grammar, self._masks)
@@ -129,22 +154,47 @@ class Grammars:
         """The vocabulary, and a matcher to copy."""
         key = hashlib.sha256(f"{grammar.kind} {flexible} {grammar.text}".encode()).digest()
         async with self._lock:
-            vocabulary = self._vocabulary
-            if vocabulary is None:
-                vocabulary = self._vocabulary = await asyncio.to_thread(_load, self._folder, self._vocab_size)
+            vocabulary = await self._loaded()
             matcher = self._matchers.pop(key, None)
             if matcher is None:
-                problem = await self._checker.problem(grammar)
-                if problem:
-                    from exo_node.ring.grammar_text import refusal
-
-                    raise refusal(grammar, problem)
-                matcher = await asyncio.to_thread(vocabulary.compile, grammar, flexible=flexible)
+                try:
+                    sound = await self._sound(grammar)
+                    matcher = await asyncio.to_thread(vocabulary.compile, sound, flexible=flexible)
+                except InvalidRequest as error:
+                    if grammar.kind != "may_call":
+                        raise
+                    matcher = error  # the next such answer need not find out anew
                 while len(self._matchers) >= KEPT:
                     del self._matchers[next(iter(self._matchers))]
             if len(grammar.text) <= KEPT_LENGTH:
                 self._matchers[key] = matcher  # last = most recently used
             return vocabulary, matcher
+
+    async def _loaded(self) -> Vocabulary:
+        """The vocabulary, or why there is none, found out once."""
+        if self._vocabulary is None:
+            try:
+                self._vocabulary = await asyncio.to_thread(_load, self._folder, self._vocab_size)
+            except InvalidRequest as error:
+                self._vocabulary = error
+        if isinstance(self._vocabulary, InvalidRequest):
+            raise self._vocabulary
+        return self._vocabulary
+
+    async def _sound(self, grammar: Grammar) -> Grammar:
+        """The grammar, without those schemas of tools that cannot be held and need not be. Raises `InvalidRequest`."""
+        problem, unheld = await self._checker.check(grammar)
+        if unheld and not any(strict and i in unheld for i, (strict, _schema) in enumerate(schemas(grammar.text))):
+            log.info(
+                "arguments of %d of the tools of an answer are bound to be an object only: %s", len(unheld), problem
+            )
+            grammar = replace(grammar, text=loosened(grammar.text, unheld))
+            problem = await self._checker.problem(grammar)
+        if problem:
+            from exo_node.ring.grammar_text import refusal
+
+            raise refusal(grammar, problem)
+        return grammar
 
 
 def _load(folder: Path, vocab_size: int) -> Vocabulary:

@@ -190,7 +190,7 @@ class RingServicer(RingServiceServicer):
         if isinstance(self._worker, HeadWorker):
             head = self._worker.head
             if head is not None:
-                stats.waiting, stats.running, stats.tokens = head.waiting, head.running, head.tokens
+                stats.waiting, stats.running, stats.tokens = head.waiting, head.running, head.counts.tokens
             for hop in self._worker.hops.copy():
                 sample = stats.hops.add(step=hop.step, total_us=min(hop.total_us, MAX_US))
                 for report in hop.reports:
@@ -211,7 +211,7 @@ class RingServicer(RingServiceServicer):
             return job, None
         answer = (*job.prompt[len(job.prompt) - job.begun :], *job.generated)
         constraint = await self._grammars.constraint(job.grammar, answer)
-        return replace(job, complete=constraint.ended), constraint
+        return replace(job, complete=constraint is not None and constraint.ended), constraint
 
     def _authorize(self, context: Any) -> None:
         """Only members of the instance know its token; compared in constant time."""

@@ -71,12 +71,19 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
-    """A family. `markers` are all tokens of its syntax that may be special ones, which else have no text."""
+    """A family. `markers` are all tokens of its syntax that may be special ones, which else have no text.
+
+    `mark`: what the calls of an answer begin with, wherever they come, and no text contains; `other_marks`: what else
+    the parser takes for a beginning. Without a mark, an answer that may call is not bound: the family's calls look like
+    other text, or are not in JSON.
+    """
 
     name: str
     frame: Frame
     parser: Callable[[Options], Parser]
     markers: tuple[str, ...] = ()
+    mark: str = ""
+    other_marks: tuple[str, ...] = ()
 
 
 def new_call_id() -> str:

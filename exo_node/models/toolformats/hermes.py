@@ -17,19 +17,19 @@ from exo_node.models.toolformats.reader import CallParser
 from exo_node.models.toolformats.scanner import Wait
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-_FUNCTION = "<function="
+XML = "<function="  # Qwen3-Coder
 _NAME_LIMIT = 256
 
 
 class HermesParser(CallParser):
-    openers = (OPEN, _FUNCTION)
+    openers = (OPEN, XML)
 
     def section(self, opener: str) -> Wait[None]:
-        if opener == _FUNCTION:  # Qwen3-Coder leaves the outer tag out at times
+        if opener == XML:  # Qwen3-Coder leaves the outer tag out at times
             yield from self._function()
         else:
             yield from self.space()
-            if (yield from self.take(_FUNCTION)):
+            if (yield from self.take(XML)):
                 yield from self._function()
             else:
                 yield from self.call_object()
@@ -84,4 +84,4 @@ def _before(name: str) -> str:
 
 FRAME = Frame(before=_before, after=f"}}\n{CLOSE}", separator="\n")
 MARKERS = (OPEN, CLOSE, "<function", "</function>", "<parameter", "</parameter>")
-HERMES = ToolFormat(name="hermes", frame=FRAME, parser=HermesParser, markers=MARKERS)
+HERMES = ToolFormat(name="hermes", frame=FRAME, parser=HermesParser, markers=MARKERS, mark=OPEN, other_marks=(XML,))

@@ -5,10 +5,11 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from exo_node.errors import InvalidRequest
 from exo_node.models.closed_schema import closed
@@ -16,42 +17,58 @@ from exo_node.models.toolformats.base import Frame
 from exo_node.models.toolformats.thoughts import Marks
 from exo_node.types import Grammar, ToolUse
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 SpecialTokens = Mapping[str, int]  # name -> id, of the tokens that no text is tokenized to
-# JSON as models are trained to write it (Python's json.dumps). Free white space would let a small model write no end of
-# it.
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# JSON as models are trained to write it (Python's json.dumps): small models fill any white space that is left open, for
+# as long as it is. A schema of an answer may say otherwise with its own `x-guidance`.
+STYLE: Final[JsonCompileOptions] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ROOMY = {"whitespace_pattern": r"( |\n {0,16})?"}
-_ANY = "/(?s:.*)/"
+ANY: Final = "/(?s:.*)/"
+_ARGUMENTS = re.compile(r"^(arguments|strict)_\d+: %json (\{.*\})$", re.MULTILINE)
 # JSON Schema's keywords that bind nothing, those that hold schemas by name, and those that hold plain values.
 _SAYS_NOTHING = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _LITERAL = frozenset({"enum", "const"})
 
 
-def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens) -> str:
-    """Rules of at least one call of an allowed tool, `calls` first: the arguments of each match its schema."""
+def of_calls(frame: Frame, use: ToolUse, special: SpecialTokens, *, mark: str = "") -> str:
+    """Rules of at least one call of an allowed tool, `calls` first: the arguments of each match its schema.
+
+    `mark`: the text of the first one's beginning that is there already, with any white space after it.
+    """
     functions = [tool["function"] for tool in use.tools]
     if use.named or use.choice not in ("auto", "required"):
         functions = [one for one in functions if one["name"] == use.choice]
     many = use.parallel and not frame.single
     more = f"({literal(frame.separator, special)} call)*" if many else ""
-    rules = [
-        f"calls: {literal(frame.begin, special)} call {more} {literal(frame.end, special)}",
-        "call: " + " | ".join(f"call_{i}" for i in range(len(functions))),
-    ]
+    first = "first" if mark and not frame.begin else "call"
+    kinds = [one for one in ("first", "call") if one == first or (one == "call" and many)]
+    begin, end = literal(_past(frame.begin, mark), special), literal(frame.end, special)
+    rules = [f"calls: {begin} {first} {more} {end}"]
+    rules += [f"{one}: " + " | ".join(f"{one}_{i}" for i in range(len(functions))) for one in kinds]
+    after = literal(frame.after, special)
     for i, function in enumerate(functions):
-        before, after = literal(frame.before(function["name"]), special), literal(frame.after, special)
-        rules.append(f"call_{i}: {before} arguments_{i} {after}")
-        rules.append(f"arguments_{i}: %json {json.dumps(styled(function['parameters']))}")
+        arguments = "strict" if function["name"] in use.strict else "arguments"
+        for one in kinds:
+            before = frame.before(function["name"])
+            before = literal(_past(before, mark) if one == "first" else before, special)
+            rules.append(f"{one}_{i}: {before} {arguments}_{i} {after}")
+        rules.append(f"{arguments}_{i}: %json {json.dumps(styled(function['parameters']))}")
     return "\n".join(rules)
+
+
+def _past(text: str, mark: str) -> str:
+    return text.removeprefix(mark).lstrip() if mark else text
 
 
 def of_answer(grammar: Grammar) -> str:
     """A rule `answer` for a grammar of the answer. Raises `InvalidRequest` for one that cannot be a part of another."""
     if grammar.kind == "json_schema":
-        return f"answer: %json {json.dumps({'x-guidance': _STYLE, **json.loads(grammar.text)})}"
+        return f"answer: %json {json.dumps({'x-guidance': STYLE, **json.loads(grammar.text)})}"
     if grammar.kind == "json":
-        return f"answer: %json {json.dumps({'x-guidance': _STYLE, 'type': 'object'})}"
+        return f"answer: %json {json.dumps({'x-guidance': STYLE, 'type': 'object'})}"
     if grammar.kind == "regex":
         return f"answer: /{_unslashed(grammar.text)}/"
     raise InvalidRequest(
@@ -61,14 +78,30 @@ def of_answer(grammar: Grammar) -> str:
     )
 
 
+def schemas(text: str) -> list[tuple[bool, str]]:
+    """The schemas in a grammar of calls: (whether it is of a strict tool, its text), in their order."""
+    return [(name == "strict", schema) for name, schema in _ARGUMENTS.findall(text)]
+
+
+def loosened(text: str, which: Collection[int]) -> str:
+    """The grammar of calls with any object for those of its schemas."""
+    count = itertools.count()
+
+    def any_object(found: re.Match[str]) -> str:
+        schema = json.dumps({"type": "object", "x-guidance": STYLE}) if next(count) in which else found[2]
+        return found[0].removesuffix(found[2]) + schema
+
+    return _ARGUMENTS.sub(any_object, text)
+
+
 def roomy(text: str) -> str:
     """The grammar with some white space allowed where ours allows one: another backend has begun the answer."""
-    return text.replace(json.dumps(_STYLE), json.dumps(_ROOMY))
+    return text.replace(json.dumps(STYLE), json.dumps(_ROOMY))
 
 
 def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema without what binds nothing (descriptions are most of a large one), with our rules for white space."""
-    return {**closed(_bare(schema)), "x-guidance": _STYLE}
+    return {**closed(_bare(schema)), "x-guidance": STYLE}
 
 
 def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,10 +124,10 @@ def after_thoughts(marks: Marks, special: SpecialTokens, *, inside: bool) -> str
     """A rule `thoughts`: free text up to the closing mark, where the model thinks at all."""
     if marks.close in special:
         body = f"FREE {literal(marks.close, special)} BLANK"
-        rules = f"FREE: {_ANY}\nBLANK: /\\s*/"
+        rules = f"FREE: {ANY}\nBLANK: /\\s*/"
     else:
         body = "thought BLANK"
-        rules = f"thought[suffix={json.dumps(marks.close)}]: {_ANY}\nBLANK: /\\s*/"
+        rules = f"thought[suffix={json.dumps(marks.close)}]: {ANY}\nBLANK: /\\s*/"
     if not inside:
         body = f"({literal(marks.open, special)} {body})?"
     return f"thoughts: {body}\n{rules}"

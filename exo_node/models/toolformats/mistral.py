@@ -59,5 +59,8 @@ MISTRAL_LIST = ToolFormat(
     frame=Frame(begin=f"{CALLS}[", before=_in_list, after="}", separator=", ", end="]"),
     parser=MistralParser,
     markers=MARKERS,
+    mark=CALLS,
 )
-MISTRAL_NAMED = ToolFormat(name="mistral-named", frame=Frame(before=_named), parser=MistralParser, markers=MARKERS)
+MISTRAL_NAMED = ToolFormat(
+    name="mistral-named", frame=Frame(before=_named), parser=MistralParser, markers=MARKERS, mark=CALLS
+)

@@ -38,4 +38,6 @@ PHI = ToolFormat(
     frame=Frame(begin=f"{OPEN}[", before=_before, after="}", separator=", ", end=f"]{CLOSE}"),
     parser=PhiParser,
     markers=(OPEN, CLOSE),
+    mark=OPEN,
+    other_marks=(FUNCTOOLS,),
 )

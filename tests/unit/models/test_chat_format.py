@@ -159,11 +159,10 @@ def test_only_what_must_be_split_is(template: str, use: ToolUse | None, splits: 
 
 
 def test_grammars() -> None:
-    """None where nothing is forced; calls after free thoughts; a schema after them; either where both are possible."""
+    """Calls after free thoughts; a schema after them; either where both are possible."""
     schema = Grammar("json_schema", json.dumps({"type": "object"}), "response_format")
     forced = ToolUse(tools=(TOOL,), choice="required")
     plain, thinking, oss, llama = (ChatTemplate(one, {}).format for one in (PLAIN, QWEN3, GPT_OSS, LLAMA))
-    assert plain.grammar(None, USE, {}, stage="before") is None
     assert plain.grammar(schema, None, {}, stage="before") is schema
     for speech in (plain, thinking, oss, llama):
         made = speech.grammar(None, forced, {}, stage="before")
@@ -177,3 +176,22 @@ def test_grammars() -> None:
     final = oss.grammar(schema, None, {}, stage="before")
     assert final is not None
     assert 'start: thoughts ("<|channel|>final<|message|>" answer)' in final.text
+
+
+def test_what_may_be_called_is_bound() -> None:
+    """Where a call has a mark of its own and is JSON, told in words or by the template; not else, not for none."""
+    bound = {name for name, (source, _) in TEMPLATES.items() if ChatTemplate(source, {}).format.binds}
+    assert bound == {"qwen", "qwen3", "r1", "mistral", "magistral", "phi", "granite", "gemma", "plain"}
+    assert not ChatTemplate(QWEN + "{# <function=NAME> #}", {}).format.binds
+    assert ChatTemplate(PLAIN + "{# <function=NAME> #}", {}).format.binds
+    plain, llama, r1 = (ChatTemplate(one, {}).format for one in (PLAIN, LLAMA, R1))
+    made = plain.grammar(None, USE, {}, stage="before")
+    assert made is not None
+    assert (made.kind, made.field) == ("may_call", "tools")
+    assert llama.grammar(None, USE, {}, stage="before") is None
+    assert plain.grammar(None, ToolUse(tools=(TOOL,), choice="none"), {}, stage="before") is None
+    inside, after = (r1.grammar(None, USE, {}, stage=stage) for stage in ("inside", "after"))
+    assert inside is not None
+    assert after is not None
+    assert "thought" in inside.text
+    assert "thought" not in after.text
