@@ -6,6 +6,7 @@ Names are only ever compared with what a scan of these places found, so a name c
 from __future__ import annotations
 
 import builtins
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +26,10 @@ from exo_node.errors import (
 )
 from exo_node.models.config import normalise
 from exo_node.models.headers import INDEX, SINGLE, read_json
-from exo_node.models.names_file import ALIAS_FILE, Names, NamesFile, check_copy_name, is_repo_id, parse
+from exo_node.models.names_file import ALIAS_FILE, Names, NamesFile, Stamp, check_copy_name, is_repo_id, parse
 from exo_node.types import ModelCard
+
+log = logging.getLogger("exo.models")
 
 DEMO = "demo"
 Source = Literal["models-dir", "bundled", "cache"]
@@ -60,7 +63,7 @@ class RemoteModel:
 
 
 class Catalog:
-    """The models of one node. Every call looks at the disk anew (a few stats per model); nothing is remembered."""
+    """The models of one node. Every call looks at the disk anew (a few stats per model); only names are remembered."""
 
     def __init__(self, models_dirs: Sequence[Path], home: Path, offline: bool, hf_home: Path | None = None) -> None:
         for folder in models_dirs:
@@ -68,7 +71,7 @@ class Catalog:
                 raise ConfigurationError(f"--models-dir {folder} is not a folder")
         self._models_dirs = tuple(models_dirs)
         self._names_file = NamesFile(home)
-        self._names: Names | None = None
+        self._names: tuple[Stamp, Names] | None = None
         self._offline = offline
         self._cache = hub_cache(hf_home)
 
@@ -79,10 +82,18 @@ class Catalog:
         return self._known().every
 
     def _known(self) -> Names:
-        """Read at the first use, and when a copy is made or removed."""
-        if self._names is None:
-            self._names = self._read_names()
-        return self._names
+        """Read again when the file has changed: nodes of one home folder share it."""
+        stamp, kept = self._names_file.stamp(), self._names
+        if kept is None or kept[0] != stamp:
+            try:
+                kept = stamp, self._read_names()
+            except ConfigurationError as error:
+                if kept is None:
+                    raise
+                log.warning("%s; the names that were read before stay", error.message)
+                kept = stamp, kept[1]
+            self._names = kept
+        return kept[1]
 
     def _read_names(self) -> Names:
         shipped = parse(resources.files("exo_node.models").joinpath(ALIAS_FILE).read_text(), ALIAS_FILE)
@@ -201,9 +212,9 @@ class Catalog:
     def _changing(self) -> Iterator[Names]:
         """The names as they are now, which nobody else changes meanwhile; read again afterwards."""
         with self._names_file.changing():
-            self._names = self._read_names()
-            yield self._names
-            self._names = self._read_names()
+            self._names = self._names_file.stamp(), self._read_names()
+            yield self._names[1]
+            self._names = self._names_file.stamp(), self._read_names()
 
     def _not_found(self, name: str, entries: Iterable[ModelEntry]) -> str:
         here = ", ".join(entry.model_id for entry in entries) or "none"

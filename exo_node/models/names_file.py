@@ -29,6 +29,8 @@ _COPY = re.compile(r"(?:[A-Za-z0-9_][\w-]{0,79}/)?[A-Za-z0-9_][\w.-]{0,79}(?::[A
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 _TABLE = re.compile(r"\s*\[\s*copies\s*\]\s*(#.*)?")
 
+Stamp = tuple[int, int, int] | None
+
 
 @dataclass(frozen=True)
 class Names:
@@ -56,6 +58,14 @@ class NamesFile:
     def read(self) -> Names:
         """Raises `ConfigurationError`."""
         return parse(self._text(), str(self._path))
+
+    def stamp(self) -> Stamp:
+        """Another one when the file has changed; None: there is none."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:

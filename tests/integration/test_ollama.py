@@ -5,8 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import exo_node.models
-from tests.integration.harness import NodeProcess, nodes, wait_until
+from tests.integration.harness import ROOT, NodeProcess, nodes, wait_until
 from tests.standin_hub import Hub
 from tests.standin_hub import serve as serve_hub
 from tests.standins import Script, Standin, answer_to, serve, standin
@@ -36,7 +40,7 @@ equivalents: "off"
 @dataclass
 class Stage:
     node: NodeProcess
-    provider: Standin
+    provider: Standin = field(default_factory=lambda: standin("openai", key=KEY))
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, str, list[Any]]:
         """Status, media type, and the lines of JSON that came."""
@@ -52,6 +56,12 @@ class Stage:
         status, _, lines = self.ask("POST", f"/api/{path}", {"stream": False, **body})
         assert (status, len(lines)) == (200, 1), lines
         return lines[0]
+
+    def listed(self) -> set[str]:
+        """The names in both lists, which are the same."""
+        names = [one["name"] for one in self.ask("GET", "/api/tags")[2][0]["models"]]
+        assert names == [one["id"] for one in self.ask("GET", "/v1/models")[2][0]["data"]]
+        return set(names)
 
     def running(self) -> list[Any]:
         found: list[Any] = self.ask("GET", "/api/ps")[2][0]["models"]
@@ -176,7 +186,62 @@ def test_errors(stage: Stage) -> None:
         ("chat", {"messages": HELLO}, 400),
         ("chat", {"model": "demo", "messages": HELLO, "think": True}, 400),
         ("generate", {"model": "demo", "prompt": "x", "options": {"mirostat": 2}}, 400),
-        ("copy", {"source": "demo", "destination": "x"}, 501),
+        ("copy", {"source": "nobody", "destination": "x"}, 404),
+        ("copy", {"source": "demo"}, 400),
+        ("copy", {"source": "fast", "destination": "x"}, 400),
+        ("copy", {"source": "demo", "destination": "fast"}, 409),
+        ("copy", {"source": "demo", "destination": "openai/x"}, 409),
+        ("copy", {"source": "demo", "destination": 'x"\ny = "demo'}, 400),
     ):
         status, kind, (told,) = stage.ask("POST", f"/api/{path}", body)
         assert (status, kind, list(told)) == (wanted, "application/json", ["error"])
+
+
+def test_copies(tmp_path: Path) -> None:
+    """Copies of the demo and of an own folder are models in every dialect and for `exo run`, at once and after a
+    restart; many at once are all kept, with what people wrote; deleting one leaves the model."""
+    home, models = tmp_path / "home", tmp_path / "models"
+    shutil.copytree(DEMO, models / "own 'model\"")
+    (home / "model_aliases.toml").parent.mkdir()
+    (home / "model_aliases.toml").write_text("# mine\n")
+    flags = ["--discovery-module", "none", "--models-dir", str(models), "--offline"]
+    many = [f"many-{i}" for i in range(30)]
+    with nodes(home, flags) as (node,):
+        on = Stage(node)
+        for source, name in (
+            ("demo", "gpt-3.5-turbo"),
+            ("own 'model\"", "me/Mine:1b"),
+            ("me/mine:1b", "second:latest"),
+        ):
+            status, _, told = on.ask("POST", "/ollama/api/copy", {"source": source, "destination": name})
+            assert (status, told) == (200, [])
+        copy_of = {name: {"source": "second", "destination": name} for name in many}
+        with ThreadPoolExecutor(15) as pool:
+            answers = list(pool.map(lambda body: on.ask("POST", "/api/copy", body)[0], copy_of.values()))
+        assert answers == [200] * len(many)
+        speak(on, "gpt-3.5-turbo")
+    with nodes(home, flags) as (node,):
+        on = Stage(node)
+        names = {"demo", "own 'model\"", "gpt-3.5-turbo", "me/Mine:1b", "second", *many}
+        assert on.listed() == names
+        speak(on, "me/Mine:1b")
+        run = [sys.executable, "-m", "exo_node", "run", "second", "--prompt", "Hello", "--max-tokens", "2"]
+        subprocess.run(run, cwd=ROOT, env={**os.environ, "EXO_HOME": str(home)}, check=True, timeout=60)
+        for name in ("GPT-3.5-turbo", *many):
+            assert on.ask("DELETE", "/api/delete", {"model": name})[0] == 200
+        assert on.ask("DELETE", "/api/delete", {"model": "gpt-3.5-turbo"})[0] == 404
+        assert on.listed() == names - {"gpt-3.5-turbo", *many}
+        assert [one["model"] for one in on.running()] == ["own 'model\""]
+    assert (home / "model_aliases.toml").read_text().startswith("# mine\n")
+
+
+def speak(on: Stage, model: str) -> None:
+    """Every dialect answers under that name."""
+    for path, more in (
+        ("/api/chat", {"messages": HELLO, "stream": False, "options": {"num_predict": 2}}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 2}),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": 16}),
+    ):
+        status, _, told = on.ask("POST", path, {"model": model, **more})
+        assert status == 200, told

@@ -93,14 +93,19 @@ def test_every_alias_names_a_repository(tmp_path: Path) -> None:
 
 
 def test_own_aliases(tmp_path: Path) -> None:
-    """A table in the home folder adds to the shipped one and wins; a broken one is named."""
+    """A table in the home folder adds to the shipped one and wins; a broken one is named, and ends no running node."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "model_aliases.toml").write_text('[aliases]\nMine = "me/mine"\n"llama-3.2-1b" = "me/other"')
     assert make(tmp_path).resolve("mine") == RemoteModel("me/mine")
     assert make(tmp_path).resolve("llama-3.2-1b") == RemoteModel("me/other")
+    running = make(tmp_path)
+    assert running.resolve("mine") == RemoteModel("me/mine")
     for broken in ("[aliases", '[aliases]\nx = "no repo"'):
         (home / "model_aliases.toml").write_text(broken)
+        assert running.resolve("mine") == RemoteModel("me/mine")
+        with pytest.raises(ConfigurationError, match=r"model_aliases\.toml"):
+            running.copy("demo", "new")
         with pytest.raises(ConfigurationError, match=r"model_aliases\.toml"):
             make(tmp_path).resolve("mine")
 
@@ -139,9 +144,11 @@ def test_copies(tmp_path: Path) -> None:
     """A copy is another name for a model of any kind, at once and after a restart; replaced and removed."""
     snapshot = cached(tmp_path, "org/One")
     catalog = make(tmp_path, "mine")
-    before = catalog.aliases
+    before, neighbour = catalog.aliases, make(tmp_path)
+    assert "small:1b" not in neighbour.aliases
     catalog.copy("DEMO", "Small:1b")
     assert catalog.aliases is not before
+    assert neighbour.resolve("small:1b") == catalog.resolve("demo")
     catalog.copy("mine", "me/second")
     catalog.copy("org/one", "third")
     catalog.copy("small:1b", "again")
