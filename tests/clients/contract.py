@@ -85,6 +85,7 @@ def models(facts: Any, backend: Backend) -> None:
     assert facts["retrieved"] == backend.model
     if "running" in facts:  # Ollama's list of loaded models: ours
         assert facts["running"] == ["demo"]
+        assert facts["copy"] == ["success", 1, True, "success"]
 
 
 def headers(facts: Any, backend: Backend) -> None:

@@ -75,7 +75,12 @@ await main("ollama", {
   async models(target) {
     const client = connect(target);
     const { capabilities } = await client.show({ model: target.model });
+    const copied = (await client.copy({ source: "demo", destination: "copied:by-node" })).status;
+    const answer = await ask({ ...target, model: "copied:by-node" }, { options: { num_predict: 1 } });
+    const listed = (await client.list()).models.some((one) => one.name === "copied:by-node");
+    const deleted = (await client.delete({ model: "copied:by-node" })).status;
     return {
+      copy: [copied, answer.eval_count, listed, deleted],
       ids: (await client.list()).models.map((one) => one.name),
       retrieved: capabilities.includes("completion") ? target.model : capabilities,
       running: (await client.ps()).models.map((one) => one.name),

@@ -119,7 +119,12 @@ def models(target: Target) -> Any:
     client = connect(target)
     client.chat(target.model, MESSAGES, options={"num_predict": 1})
     shown = client.show(target.model)
+    copied = client.copy("demo", "copied:by-python").status
+    answer = client.chat("copied:by-python", MESSAGES, options={"num_predict": 1})
+    listed = "copied:by-python" in {one.model for one in client.list().models}
+    deleted = client.delete("copied:by-python").status
     return {
+        "copy": [copied, answer.eval_count, listed, deleted],
         "ids": [one.model for one in client.list().models],
         "retrieved": target.model if "completion" in shown.capabilities else shown.capabilities,
         "running": [one.model for one in client.ps().models],
