@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.fields import bad, checked_object, checked_text, kind
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.schemas.core import check
 from exo_node.api.shapes import shape_of
@@ -91,8 +91,7 @@ def _with_extra(body: Mapping[str, Any]) -> dict[str, Any]:
     extra = sent.pop("extra_body", None)
     if extra is None:
         return sent
-    if not isinstance(extra, dict):
-        raise bad("extra_body", f"must be an object, not {kind(extra)}", code="invalid_type")
+    checked_object(extra, "extra_body")
     return {**sent, **extra}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.calls import refuse_unknown
-from exo_node.api.fields import Fields, bad, kind
+from exo_node.api.fields import Fields, bad, checked_object
 from exo_node.api.guard import principal, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
@@ -58,8 +58,7 @@ class DeploymentRoutes:
         for name in ("model_name", "litellm_params"):
             if record.get(name) in (None, "", {}):
                 raise bad(name, "is required", code="missing_required_parameter")
-        if not isinstance(record["litellm_params"], dict):
-            raise bad("litellm_params", f"must be an object, not {kind(record['litellm_params'])}", code="invalid_type")
+        checked_object(record["litellm_params"], "litellm_params")
         return web.json_response(await self._routing.add_deployment(record))
 
     @operation("Routing")
@@ -104,11 +103,7 @@ def entry_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(record: Mapping[str, Any], name: str, known: tuple[str, ...]) -> Mapping[str, Any]:
-    value = record.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise bad(name, f"must be an object, not {kind(value)}", code="invalid_type")
+    value = Fields(record).object(name)
     refuse_unknown(value, known, f"{name}.")
     return value
 

@@ -63,6 +63,18 @@ def checked_text(value: Any, param: str) -> str:
     return value
 
 
+def checked_object(value: Any, param: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    return value
+
+
+def checked_array(value: Any, param: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise bad(param, f"must be an array, not {kind(value)}", code="invalid_type")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The fields of one object. null and absent are the same: both read as None."""
@@ -106,6 +118,16 @@ class Fields:
             raise bad(name, f"must be {bounds}, got {_short(value)}")
         return float(value)
 
+    def object(self, name: str) -> dict[str, Any]:
+        """An object; {} when absent."""
+        value = self.body.get(name)
+        return {} if value is None else checked_object(value, name)
+
+    def array(self, name: str) -> list[Any]:
+        """An array; [] when absent."""
+        value = self.body.get(name)
+        return [] if value is None else checked_array(value, name)
+
     def texts(self, name: str) -> tuple[str, ...]:
         """An array of strings; () when absent."""
         value = self.body.get(name)
@@ -140,11 +162,9 @@ def answer_limit(fields: Fields, low: int = 1) -> int | None:
 
 def stream_options(fields: Fields, stream: bool) -> dict[str, Any] | None:
     """None where they are not given."""
-    options = fields.get("stream_options")
-    if options is None:
+    if fields.get("stream_options") is None:
         return None
-    if not isinstance(options, dict):
-        raise bad("stream_options", f"must be an object, not {kind(options)}", code="invalid_type")
+    options = fields.object("stream_options")
     if not stream:
         raise bad("stream_options", "needs stream: true")
     return options

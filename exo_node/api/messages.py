@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.fields import bad, checked_array, checked_object, checked_text, kind
 
 # Templates know no "developer"; OpenAI made it the new name of "system". "function" is the older name of "tool".
 _ROLES = {
@@ -25,8 +25,7 @@ def parse_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def _message(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{param}.role", f"must be one of {', '.join(_ROLES)}")
@@ -61,14 +60,10 @@ def _calls(value: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
     if value.get("function_call"):
         call = _function(value["function_call"], f"{param}.function_call")
         return [{"id": f"{_OLD_ID}{call['name']}", "type": "function", "function": call}]
-    given = value.get("tool_calls") or []
-    if not isinstance(given, list):
-        raise bad(f"{param}.tool_calls", f"must be an array, not {kind(given)}", code="invalid_type")
     calls = []
-    for i, one in enumerate(given):
+    for i, one in enumerate(checked_array(value.get("tool_calls") or [], f"{param}.tool_calls")):
         where = f"{param}.tool_calls[{i}]"
-        if not isinstance(one, dict):
-            raise bad(where, f"must be an object, not {kind(one)}", code="invalid_type")
+        checked_object(one, where)
         if one.get("type", "function") != "function":
             problem = f"calls of type {str(one['type'])[:40]!r} are not supported by local models, only 'function'"
             raise bad(f"{where}.type", problem, code="unsupported_parameter")
@@ -78,8 +73,7 @@ def _calls(value: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
 
 
 def _function(value: Any, param: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     arguments = value.get("arguments")
     if isinstance(arguments, dict):  # some send what they parsed
         arguments = json.dumps(arguments, ensure_ascii=False)
@@ -102,8 +96,7 @@ def _content(value: Any, param: str, role: str) -> str:
 
 
 def _part(value: Any, param: str, role: str) -> str:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     sort = value.get("type")
     if sort == "refusal" and role == "assistant":
         return checked_text(value.get("refusal"), f"{param}.refusal")

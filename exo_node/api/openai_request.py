@@ -79,9 +79,7 @@ def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> 
 
 def _template_options(fields: Fields) -> dict[str, Any]:
     """What the chat template is to be told: it depends on the model whether it can be."""
-    options = fields.get("chat_template_kwargs") or {}
-    if not isinstance(options, dict):
-        raise bad("chat_template_kwargs", f"must be an object, not {kind(options)}", code="invalid_type")
+    options = fields.object("chat_template_kwargs")
     thinking, effort = fields.boolean("enable_thinking"), fields.text("reasoning_effort")
     if effort is not None and effort not in EFFORTS:
         raise bad("reasoning_effort", f"must be one of {', '.join(EFFORTS)}; got {effort[:40]!r}")

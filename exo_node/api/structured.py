@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.fields import bad, checked_object, checked_text, kind
 from exo_node.models.closed_schema import closed
 from exo_node.types import Grammar
 
@@ -47,7 +47,7 @@ def json_schema(value: Any, field: str) -> Grammar:
 
 
 def _response_format(value: Any, field: str) -> Grammar | None:
-    form = _object(value, field)
+    form = checked_object(value, field)
     match wanted := form.get("type"):
         case "text":
             return None
@@ -65,7 +65,7 @@ def _named_schema(value: Any, field: str) -> Grammar:
     """OpenAI's `{"name", "description", "schema", "strict"}`; without a schema any object will do."""
     if value is None:
         raise bad(field, "is required", code="missing_required_parameter")
-    form = _object(value, field)
+    form = checked_object(value, field)
     name, strict, schema = form.get("name"), form.get("strict"), form.get("schema")
     if name is None:
         raise bad(f"{field}.name", "is required", code="missing_required_parameter")
@@ -106,7 +106,7 @@ def _literal(text: str) -> str:
 
 def _structured_outputs(value: Any, field: str) -> Grammar | None:
     """vLLM's object, of which one member says what is wanted; its switches off mean nothing."""
-    form = _object(value, field)
+    form = checked_object(value, field)
     found: list[Grammar] = []
     for name, member in form.items():
         if member is None or member is False:
@@ -121,12 +121,6 @@ def _structured_outputs(value: Any, field: str) -> Grammar | None:
     if len(found) > 1:
         raise bad(field, "asks for several forms of the answer; send one of them")
     return found[0] if found else None
-
-
-def _object(value: Any, field: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(field, f"must be an object, not {kind(value)}", code="invalid_type")
-    return value
 
 
 _Read = Callable[[Any, str], Grammar | None]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import Fields, bad, checked_array, checked_object, checked_text, kind
 from exo_node.types import ToolUse
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")  # OpenAI's rule, and the dot that MCP servers use
@@ -24,8 +24,7 @@ def parse_tool_use(body: Mapping[str, Any]) -> ToolUse | None:
         if choice not in (None, "none", "auto"):
             raise bad("tool_choice", "needs tools to choose from")
         return None
-    if not isinstance(offered, list):
-        raise bad("tools", f"must be an array, not {kind(offered)}", code="invalid_type")
+    checked_array(offered, "tools")
     tools = _checked([_of_tool(tool, f"tools[{i}]") for i, tool in enumerate(offered)], "tools")
     strict = frozenset(one["function"]["name"] for i, one in enumerate(offered) if _strict(one, f"tools[{i}].function"))
     parallel = Fields(body).boolean("parallel_tool_calls") is not False
@@ -68,8 +67,7 @@ def _allowed(
 def _functions(body: Mapping[str, Any]) -> ToolUse:
     """The older form: one call in an answer."""
     offered, choice = body["functions"], body.get("function_call")
-    if not isinstance(offered, list):
-        raise bad("functions", f"must be an array, not {kind(offered)}", code="invalid_type")
+    checked_array(offered, "functions")
     tools = _checked([_function(one, f"functions[{i}]") for i, one in enumerate(offered)], "functions")
     if choice in (None, "none", "auto"):
         return ToolUse(tools=tools, choice=choice or "auto", parallel=False)
@@ -78,8 +76,7 @@ def _functions(body: Mapping[str, Any]) -> ToolUse:
 
 
 def _of_tool(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     if value.get("type", "function") != "function":
         problem = f"tools of type {str(value['type'])[:40]!r} are not supported by local models, only 'function'"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
@@ -94,8 +91,7 @@ def _strict(tool: Mapping[str, Any], param: str) -> bool:
 
 
 def _function(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     name = checked_text(value.get("name"), f"{param}.name")
     if not _NAME.fullmatch(name):
         raise bad(f"{param}.name", f"must be 1 to 64 letters, digits, _, - and dots; got {name[:80]!r}")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.fields import bad, checked_object, checked_text, kind
 
 Message = dict[str, Any]
 ROLES = ("user", "assistant", "system")
@@ -63,8 +63,7 @@ def _turns(messages: list[Any]) -> list[tuple[str, Blocks]]:
     turns: list[tuple[str, Blocks]] = []
     for i, message in enumerate(messages):
         param = f"messages[{i}]"
-        if not isinstance(message, dict):
-            raise bad(param, f"must be an object, not {kind(message)}", code="invalid_type")
+        checked_object(message, param)
         role = message.get("role")
         if role not in ROLES:
             raise bad(f"{param}.role", f"must be one of {', '.join(ROLES)}")
@@ -84,8 +83,7 @@ def _blocks(content: Any, param: str) -> Blocks:
     if not isinstance(content, list):
         raise bad(param, f"must be a string or an array of blocks, not {kind(content)}", code="invalid_type")
     for i, block in enumerate(content):
-        if not isinstance(block, dict):
-            raise bad(f"{param}[{i}]", f"must be an object, not {kind(block)}", code="invalid_type")
+        checked_object(block, f"{param}[{i}]")
     return [(f"{param}[{i}]", block) for i, block in enumerate(content)]
 
 
@@ -142,9 +140,7 @@ _SAY = {"user": _user, "assistant": _assistant, "system": _system}
 
 
 def _call(block: Mapping[str, Any], param: str) -> Message:
-    given = block.get("input")
-    if not isinstance(given, dict):
-        raise bad(f"{param}.input", f"must be an object, not {kind(given)}", code="invalid_type")
+    given = checked_object(block.get("input"), f"{param}.input")
     function = {"name": _name(block, "name", param), "arguments": json.dumps(given, ensure_ascii=False)}
     return {"id": _name(block, "id", param), "type": "function", "function": function, **_cache(block)}
 
@@ -200,10 +196,7 @@ def _document(block: Mapping[str, Any], param: str) -> Message:
 
 
 def _source(block: Mapping[str, Any], param: str) -> Mapping[str, Any]:
-    source = block.get("source")
-    if not isinstance(source, dict):
-        raise bad(f"{param}.source", f"must be an object, not {kind(source)}", code="invalid_type")
-    return source
+    return checked_object(block.get("source"), f"{param}.source")
 
 
 def _bad_source(said: Any, param: str, instead: str) -> Exception:

@@ -14,7 +14,7 @@ from typing import Any
 from exo_node.api.dialects.anthropic_messages import chat_messages, system_message
 from exo_node.api.dialects.anthropic_response import AnthropicEncoder
 from exo_node.api.dialects.base import Decoded
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import Fields, bad, checked_object, checked_text, kind
 from exo_node.api.schemas.anthropic import MessagesRequest
 from exo_node.routing.anthropic_extras import KEY
 
@@ -56,7 +56,7 @@ def decode(body: Mapping[str, Any], message_id: str) -> Decoded:
             top_p=fields.number("top_p", 0, 1),
             top_k=fields.integer("top_k", 0),
             stop=list(stops) or None,
-            user=_user_id(fields.get("metadata")),
+            user=_user_id(fields.object("metadata")),
         ),
         **{name: body[name] for name in _OURS if name in body},
     }
@@ -90,9 +90,9 @@ def decode_prompt(body: Mapping[str, Any]) -> Prompt:
         raise bad("messages", "is required", code="missing_required_parameter")
     messages, prefill = chat_messages(body["messages"])
     system = system_message(body.get("system"))
-    tools = _tools(body.get("tools"))
-    form = _object(body, "output_config")
-    thinking = _thinking(body)
+    tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(fields.array("tools"))]
+    form = fields.object("output_config")
+    thinking = _thinking(fields)
     effort = form.get("effort")
     if effort is not None and effort not in _EFFORTS:
         raise bad("output_config.effort", f"must be one of {', '.join(_EFFORTS)}")
@@ -108,17 +108,8 @@ def decode_prompt(body: Mapping[str, Any]) -> Prompt:
     return Prompt(chat, thinking.get("display") != "omitted")
 
 
-def _tools(value: Any) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise bad("tools", f"must be an array, not {kind(value)}", code="invalid_type")
-    return [_tool(tool, f"tools[{i}]") for i, tool in enumerate(value)]
-
-
 def _tool(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     if value.get("type") not in (None, "custom"):
         problem = f"{str(value['type'])[:60]!r} is a tool of Anthropic's, not supported by this server; give your own"
         raise bad(f"{param}.type", f"{problem} with name and input_schema", code="unsupported_parameter")
@@ -142,8 +133,7 @@ def _tool(value: Any, param: str) -> dict[str, Any]:
 def _tool_choice(value: Any, tools: list[dict[str, Any]]) -> dict[str, Any]:
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        raise bad("tool_choice", f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, "tool_choice")
     said = value.get("type")
     if not tools:
         if said in ("auto", "none"):
@@ -164,8 +154,8 @@ def _tool_choice(value: Any, tools: list[dict[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _thinking(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    thinking = _object(body, "thinking")
+def _thinking(fields: Fields) -> Mapping[str, Any]:
+    thinking = fields.object("thinking")
     if thinking and thinking.get("type") not in _THINKING:
         raise bad("thinking.type", f"must be one of {', '.join(_THINKING)}")
     budget = Fields({"thinking.budget_tokens": thinking.get("budget_tokens")}).integer("thinking.budget_tokens", 1)
@@ -186,22 +176,9 @@ def _response_format(value: Any) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": value["schema"]}}
 
 
-def _user_id(metadata: Any) -> str | None:
-    if metadata is None:
-        return None
-    if not isinstance(metadata, dict):
-        raise bad("metadata", f"must be an object, not {kind(metadata)}", code="invalid_type")
+def _user_id(metadata: Mapping[str, Any]) -> str | None:
     user = metadata.get("user_id")
     return None if user is None else checked_text(user, "metadata.user_id")
-
-
-def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = body.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise bad(name, f"must be an object, not {kind(value)}", code="invalid_type")
-    return value
 
 
 def _given(**values: Any) -> dict[str, Any]:

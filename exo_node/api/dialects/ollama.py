@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from exo_node.api.dialects.ollama_options import generation, keep_alive, response_format
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import Fields, bad, checked_array, checked_object, checked_text, kind
 
 LEVELS = ("low", "medium", "high")
 # The beginnings of images in base64.
@@ -36,16 +36,12 @@ class Asked:
 
 def decode_chat(body: Mapping[str, Any]) -> Asked:
     """Raises `InvalidRequest` with the field's name."""
-    messages = body.get("messages")
-    if messages is not None and not isinstance(messages, list):
-        raise bad("messages", f"must be an array, not {kind(messages)}", code="invalid_type")
+    fields = Fields(body)
+    messages = fields.array("messages")
     if not messages:
         return _asked(body, None, {})
     sent: dict[str, Any] = {"messages": _Messages().read(messages)}
-    tools = body.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise bad("tools", f"must be an array, not {kind(tools)}", code="invalid_type")
-    if tools:
+    if tools := fields.array("tools"):
         sent["tools"] = [{"type": "function", **tool} if isinstance(tool, dict) else tool for tool in tools]
     return _asked(body, "chat", {**sent, **_chat_logprobs(body), **generation(body.get("options"))})
 
@@ -179,8 +175,7 @@ class _Messages:
         return [self._message(value, f"messages[{i}]") for i, value in enumerate(values)]
 
     def _message(self, value: Any, param: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+        checked_object(value, param)
         role = checked_text(value.get("role"), f"{param}.role")
         content = checked_text(value.get("content") or "", f"{param}.content")
         message: dict[str, Any] = {
@@ -189,10 +184,7 @@ class _Messages:
         }
         if role == "tool":
             return {**message, "tool_call_id": self._answered(value, param)}
-        calls = value.get("tool_calls")
-        if calls is not None and not isinstance(calls, list):
-            raise bad(f"{param}.tool_calls", f"must be an array, not {kind(calls)}", code="invalid_type")
-        if calls:
+        if calls := checked_array(value.get("tool_calls") or [], f"{param}.tool_calls"):
             message["tool_calls"] = [self._call(call, f"{param}.tool_calls[{i}]") for i, call in enumerate(calls)]
             message["content"] = message["content"] or None
         if value.get("thinking"):
@@ -206,8 +198,7 @@ class _Messages:
         name, arguments = checked_text(function.get("name"), f"{param}.function.name"), function.get("arguments")
         if arguments is None:
             arguments = {}
-        if not isinstance(arguments, dict):
-            raise bad(f"{param}.function.arguments", f"must be an object, not {kind(arguments)}", code="invalid_type")
+        checked_object(arguments, f"{param}.function.arguments")
         self._made += 1
         found = value.get("id") or f"call_{self._made}"
         self._open.append((checked_text(found, f"{param}.id"), name))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.api.fields import Fields, bad, kind
+from exo_node.api.fields import Fields, bad, checked_object
 
 INT64 = 2**63
 _DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
@@ -25,12 +25,11 @@ _PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 def generation(value: Any, no_limit: int | None = None) -> dict[str, Any]:
     """The fields of an OpenAI body that `options` asks for; neutral values of those that OpenAI does not know are left
     out. `no_limit` is the `max_tokens` of answers without a limit of their own. Raises `InvalidRequest`."""
-    if value is not None and not isinstance(value, dict):
-        raise bad("options", f"must be an object, not {kind(value)}", code="invalid_type")
-    fields = Fields({f"options.{name}": _whole(item) for name, item in (value or {}).items()})
+    given = {} if value is None else checked_object(value, "options")
+    fields = Fields({f"options.{name}": _whole(item) for name, item in given.items()})
     for name, off in _OFF.items():
-        given = fields.number(f"options.{name}", -1e9, 1e9)
-        if given is not None and given not in off:
+        amount = fields.number(f"options.{name}", -1e9, 1e9)
+        if amount is not None and amount not in off:
             raise bad(f"options.{name}", f"other than {off[-1]} is not supported", code="unsupported_parameter")
     limit = fields.integer("options.num_predict", -INT64, INT64 - 1)
     found: dict[str, Any] = {

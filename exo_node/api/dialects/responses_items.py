@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from exo_node.api.fields import bad, checked_text, kind
+from exo_node.api.fields import bad, checked_object, checked_text, kind
 from exo_node.errors import InvalidRequest
 
 Item = dict[str, Any]
@@ -86,8 +86,7 @@ def read_items(value: Any, response: str, stored: Mapping[str, Item]) -> list[It
 
 
 def _item(value: Any, param: str, name: Callable[[str], str]) -> Item:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     sort = value.get("type")
     given = value.get("id")
     if given is not None:
@@ -141,8 +140,7 @@ def _said(value: Any, param: str) -> Item:
 
 
 def _part(value: Any, param: str) -> Item:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     sort = value.get("type")
     if sort in _TEXTS:
         return {"type": "input_text", "text": checked_text(value.get("text"), f"{param}.text")}

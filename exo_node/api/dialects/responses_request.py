@@ -205,12 +205,7 @@ def _obfuscated(fields: Fields, stream: bool) -> bool:
 
 def _reasoning(fields: Fields) -> tuple[str | None, str | None]:
     """The effort, and which summary is asked for."""
-    value = fields.get("reasoning")
-    if value is None:
-        return None, None
-    if not isinstance(value, dict):
-        raise bad("reasoning", f"must be an object, not {kind(value)}", code="invalid_type")
-    inner = Fields({f"reasoning.{name}": item for name, item in value.items()})
+    inner = Fields({f"reasoning.{name}": item for name, item in fields.object("reasoning").items()})
     effort = inner.text("reasoning.effort")
     if effort is not None and effort not in EFFORTS:
         raise bad("reasoning.effort", f"must be one of {', '.join(EFFORTS)}")

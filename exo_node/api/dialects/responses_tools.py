@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from exo_node.api.fields import Fields, bad, checked_text, kind
+from exo_node.api.fields import Fields, bad, checked_array, checked_object, checked_text, kind
 
 _WORDS = ("auto", "none", "required")
 _TOOL = ("name", "description", "parameters", "strict")
@@ -24,14 +24,11 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     """The function tools, checked, as the answer repeats them. Raises `InvalidRequest` for any other tool."""
     if value is None:
         return []
-    if not isinstance(value, list):
-        raise bad("tools", f"must be an array, not {kind(value)}", code="invalid_type")
-    return [_tool(one, f"tools[{i}]") for i, one in enumerate(value)]
+    return [_tool(one, f"tools[{i}]") for i, one in enumerate(checked_array(value, "tools"))]
 
 
 def _tool(value: Any, param: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, param)
     if value.get("type") != "function":
         problem = f"{str(value.get('type'))[:40]!r} is a tool that only OpenAI runs; this server takes function tools"
         raise bad(f"{param}.type", problem, code="unsupported_parameter")
@@ -92,11 +89,8 @@ def _chosen(choice: Mapping[str, Any], names: list[str]) -> tuple[Any, list[str]
         case "allowed_tools":
             if choice.get("mode") not in ("auto", "required"):
                 raise bad("tool_choice.mode", "must be auto or required")
-            allowed = choice.get("tools")
-            if not isinstance(allowed, list):
-                raise bad("tool_choice.tools", f"must be an array, not {kind(allowed)}", code="invalid_type")
             kept = []
-            for i, one in enumerate(allowed):
+            for i, one in enumerate(checked_array(choice.get("tools"), "tool_choice.tools")):
                 if not isinstance(one, dict) or one.get("type") != "function":
                     raise bad(f"tool_choice.tools[{i}]", "must be a function tool", code="unsupported_parameter")
                 kept.append(_known(one.get("name"), f"tool_choice.tools[{i}].name", names))
@@ -115,14 +109,12 @@ def text_fields(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """`text` -> the chat's `response_format` and `verbosity`, and `text` as the answer repeats it."""
     if value is None:
         value = {}
-    if not isinstance(value, dict):
-        raise bad("text", f"must be an object, not {kind(value)}", code="invalid_type")
+    checked_object(value, "text")
     body: dict[str, Any] = {}
     form = value.get("format")
     if form is None:
         form = {"type": "text"}
-    if not isinstance(form, dict):
-        raise bad("text.format", f"must be an object, not {kind(form)}", code="invalid_type")
+    checked_object(form, "text.format")
     match form.get("type"):
         case "text":
             form = {"type": "text"}

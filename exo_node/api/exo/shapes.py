@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exo_node.api.exo.downloads import Download
-from exo_node.api.fields import bad, kind
+from exo_node.api.fields import bad, checked_object
 
 # Every ring of ours is one: a pipeline over the network, whatever engine each shard runs on.
 INSTANCE, SHARD = "MlxRingInstance", "PipelineShardMetadata"
@@ -121,17 +121,17 @@ def wanted_instance(body: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]
 
     The cut into layers is made anew, from the memory that is free then.
     """
-    given = _object(body.get("instance"), "instance")
+    given = checked_object(body.get("instance"), "instance")
     if len(given) != 1:
         raise bad("instance", f"must have one key, the instance's kind, has {len(given)}")
     name, inner = next(iter(given.items()))
     if name != INSTANCE:
         raise bad("instance", f"must be a {INSTANCE}, got {name[:40]!r}", code="unsupported_parameter")
-    inner = _object(inner, f"instance.{name}")
-    assigned = _object(inner.get("shardAssignments"), "shardAssignments")
+    inner = checked_object(inner, f"instance.{name}")
+    assigned = checked_object(inner.get("shardAssignments"), "shardAssignments")
     model, ident = _text(assigned.get("modelId"), "modelId"), _text(inner.get("instanceId"), "instanceId")
-    shards = _object(assigned.get("runnerToShard"), "runnerToShard")
-    at = {str(runner): node for node, runner in _object(assigned.get("nodeToRunner"), "nodeToRunner").items()}
+    shards = checked_object(assigned.get("runnerToShard"), "runnerToShard")
+    at = {str(runner): node for node, runner in checked_object(assigned.get("nodeToRunner"), "nodeToRunner").items()}
     ranked: dict[int, str] = {}
     for runner, shard in shards.items():
         rank = _shard(shard).get("deviceRank")
@@ -143,21 +143,15 @@ def wanted_instance(body: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]
 
 def model_of(shard: Any) -> str:
     """The model of a shard's metadata. Raises `InvalidRequest`."""
-    card = _object(_shard(shard).get("modelCard"), "modelCard")
+    card = checked_object(_shard(shard).get("modelCard"), "modelCard")
     return _text(card.get("modelId"), "modelId")
 
 
 def _shard(value: Any) -> Mapping[str, Any]:
-    given = _object(value, "shardMetadata")
+    given = checked_object(value, "shardMetadata")
     if list(given) != [SHARD]:
         raise bad("shardMetadata", f"must be a {SHARD}", code="unsupported_parameter")
-    return _object(given[SHARD], SHARD)
-
-
-def _object(value: Any, param: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(param, f"must be an object, not {kind(value)}", code="invalid_type")
-    return value
+    return checked_object(given[SHARD], SHARD)
 
 
 def _text(value: Any, param: str) -> str:
