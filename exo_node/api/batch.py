@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from exo_node.api.errors import error_body, internal
 from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.operations import operation
 from exo_node.api.schemas import node
-from exo_node.api.serving import CallServer, read_object, whole_of
+from exo_node.api.serving import CallServer, object_of, read_object, whole_of
 from exo_node.errors import ExoError
 from exo_node.routing.adapter.failure import headers_of
 
@@ -87,8 +86,7 @@ class BatchRoutes:
             if wanted not in ("chat", "completion"):
                 raise bad("messages", "is required (or prompt)", code="missing_required_parameter")
             reply = await self._serving.reply(self._serving.call(request, wanted, item))
-            whole = whole_of(reply)
-            answer = whole.data if whole.data is not None else json.loads(whole.raw)
+            answer = object_of(whole_of(reply))
         except ExoError as e:
             return {"status": e.status, "response": None, **error_body(e), "headers": dict(headers_of(e))}
         except Exception as e:  # the border of one of many: our bug is logged and fails this one only

@@ -16,9 +16,9 @@ from exo_node.api.batching.worker import Ask, BatchWorker
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.embeddings import encoded
 from exo_node.api.fields import bad
-from exo_node.api.files import owner
+from exo_node.api.guard import caller_id
 from exo_node.api.operations import operation
-from exo_node.api.pages import known_only, page, whole_number
+from exo_node.api.pages import page, whole_number
 from exo_node.api.schemas.batches import Batch, BatchList, BatchQuery, BatchRequest
 from exo_node.api.schemas.core import check
 from exo_node.api.serving import CallServer, object_of, read_object, whole_of
@@ -58,7 +58,7 @@ class BatchesRoutes:
     @operation("Batches", body=BatchRequest, answer=Batch, checked_later=True)
     async def create(self, request: web.Request) -> web.Response:
         """Have the requests of an uploaded file answered, within a day."""
-        row = batch_row(await read_object(request), owner(), time.time())
+        row = batch_row(await read_object(request), caller_id(), time.time())
         file = await self._table.file(row.input_id, row.owner, time.time())
         if file is None:
             raise bad("input_file_id", f"no file {row.input_id[:80]!r}", code="file_not_found")
@@ -71,9 +71,9 @@ class BatchesRoutes:
     @operation("Batches", answer=BatchList, query=BatchQuery)
     async def list(self, request: web.Request) -> web.Response:
         """Batches of this key, the newest first."""
-        known_only(request.query, ("limit", "after"))
+        refuse_unknown(request.query, ("limit", "after"))
         limit = whole_number(request.query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
-        rows = await self._table.batches(owner(), after=request.query.get("after"), limit=limit + 1)
+        rows = await self._table.batches(caller_id(), after=request.query.get("after"), limit=limit + 1)
         return web.json_response(page([batch_view(row) for row in rows], limit))
 
     @operation("Batches", answer=Batch)
@@ -96,7 +96,7 @@ class BatchesRoutes:
     async def _batch(self, request: web.Request) -> BatchRow:
         ident = request.match_info["id"]
         row = await self._table.batch(ident)
-        if row is None or row.owner != owner():
+        if row is None or row.owner != caller_id():
             raise NotFound(f"no batch {ident[:80]!r}", param="batch_id")
         return row
 

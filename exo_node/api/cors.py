@@ -15,7 +15,6 @@ from aiohttp import web
 from exo_node.values import is_loopback
 
 APPS = ("app", "capacitor", "file", "tauri", "vscode-file", "vscode-webview")  # schemes; Ollama's list
-METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 _OURS = ("backend", "model", "provider", "reason", "strategy", "attempts", "cost", "ttft-ms", "cached", "ignored")
 EXPOSED = ", ".join(("X-Request-Id, Request-Id, Retry-After, X-Should-Retry", *(f"x-exo-{name}" for name in _OURS)))
 MAX_AGE_S = 600

@@ -52,7 +52,7 @@ def _operation(path: str, method: str, entry: Mapping[str, Any], schemas: Mappin
     parts += [f'<p class="note">{_text(each)}</p>' for each in entry.get("description", "").split("\n\n") if each]
     if entry.get("parameters"):
         rows = [(one["name"], one["in"], one["schema"], one["required"]) for one in entry["parameters"]]
-        parts.append(_table("Parameters", rows, schemas))
+        parts.append(_table("Parameters", rows))
     for media, content in entry.get("requestBody", {}).get("content", {}).items():
         parts.append(_fields(f"Body ({media})", content.get("schema", {}), schemas))
     for status, answer in entry["responses"].items():
@@ -70,14 +70,14 @@ def _fields(title: str, schema: Mapping[str, Any], schemas: Mapping[str, Any]) -
         return f"<p>{escape(title)}{': ' + _type(schema) if schema else ''}</p>"
     required = table.get("required", ())
     rows = [(name, "", one, name in required) for name, one in properties.items()]
-    return _table(title, rows, schemas)
+    return _table(title, rows)
 
 
-def _table(title: str, rows: Iterable[tuple[str, str, Mapping[str, Any], bool]], schemas: Mapping[str, Any]) -> str:
+def _table(title: str, rows: Iterable[tuple[str, str, Mapping[str, Any], bool]]) -> str:
     lines = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{_type(schema)}</td>"
         f"<td>{'required' if required else ''}{escape(where and f' in the {where}')}</td>"
-        f"<td>{escape(_description(schema, schemas))}</td></tr>"
+        f"<td>{escape(_description(schema))}</td></tr>"
         for name, where, schema, required in rows
     )
     return f"<p>{escape(title)}</p><table>{lines}</table>"
@@ -100,7 +100,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     return words
 
 
-def _description(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+def _description(schema: Mapping[str, Any]) -> str:
     own = schema.get("description")
     if own is None:
         inner = (one for one in schema.get("anyOf", ()) if one.get("type") != "null")

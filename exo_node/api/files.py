@@ -16,11 +16,12 @@ from aiohttp import web
 from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.batching.area import Arriving, FileArea
+from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import bad
-from exo_node.api.guard import principal
+from exo_node.api.guard import caller_id
 from exo_node.api.media import BROKEN_FORM
 from exo_node.api.operations import BYTES, operation
-from exo_node.api.pages import known_only, page, whole_number
+from exo_node.api.pages import page, whole_number
 from exo_node.api.schemas.batches import (
     LONGEST_S,
     SHORTEST_S,
@@ -74,7 +75,7 @@ class FileRoutes:
                 form = await _receive(request, arriving, room)
             except BROKEN_FORM as e:
                 raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
-            row = file_row(form, ident, arriving.size, owner(), time.time())
+            row = file_row(form, ident, arriving.size, caller_id(), time.time())
             await asyncio.to_thread(arriving.keep)
         await self._table.add_file(row)
         return web.json_response(file_view(row))
@@ -83,12 +84,12 @@ class FileRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """Files of this key."""
         query = request.query
-        known_only(query, ("purpose", "limit", "order", "after"))
+        refuse_unknown(query, ("purpose", "limit", "order", "after"))
         limit, order = whole_number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT), query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise bad("order", f"must be asc or desc, got {order[:40]!r}")
         rows = await self._table.files(
-            owner(),
+            caller_id(),
             time.time(),
             purpose=query.get("purpose"),
             after=query.get("after"),
@@ -125,7 +126,7 @@ class FileRoutes:
 
     async def _file(self, request: web.Request) -> FileRow:
         ident = request.match_info["id"]
-        row = await self._table.file(ident, owner(), time.time())
+        row = await self._table.file(ident, caller_id(), time.time())
         if row is None:
             raise NotFound(f"no file {ident[:80]!r}", param="file_id")
         return row
@@ -179,9 +180,7 @@ async def _text(part: BodyPartReader) -> str:
 
 def file_row(form: Form, ident: str, size: int, key_id: str, now: float) -> FileRow:
     """Raises `InvalidRequest` that names the field."""
-    for name in form.fields:
-        if name not in _FORM:
-            raise bad(name, f"is unknown here; known: file, {', '.join(_FORM)}", code="unknown_parameter")
+    refuse_unknown(form.fields, ("file", *_FORM))
     purpose = form.fields.get("purpose")
     if not purpose:
         raise bad("purpose", "is required", code="missing_required_parameter")
@@ -230,9 +229,3 @@ def file_view(row: FileRow) -> dict[str, Any]:
         "status": "processed",
         "status_details": None,
     }
-
-
-def owner() -> str:
-    """The id of the key that the request came with."""
-    caller = principal()
-    return "" if caller is None else caller.key_id

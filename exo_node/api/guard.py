@@ -37,6 +37,12 @@ def principal() -> Principal | None:
     return _PRINCIPAL.get()
 
 
+def caller_id() -> str:
+    """The id of the request's key, to which belongs what it leaves here; "" without keys."""
+    caller = principal()
+    return "" if caller is None else caller.key_id
+
+
 def may_ask(model: str) -> bool:
     """Whether the request's key may ask for a model of that name."""
     caller = principal()

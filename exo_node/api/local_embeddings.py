@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from exo_node.api.fields import Fields, bad, checked_text, token_ids
+from exo_node.api.semantics import is_neutral
 from exo_node.types import EmbeddingRequest, Embeddings
 
 # Field -> values that ask for nothing beyond what is done anyway (null always is one): vLLM's, Cohere's and TEI's.
@@ -30,7 +31,7 @@ def parse_embedding(body: Mapping[str, Any], request_id: str, model: str, timeou
     fields = Fields(body)
     for name, neutral in _UNSUPPORTED.items():
         value = body.get(name)
-        if value is not None and not any(type(value) is type(same) and value == same for same in neutral):
+        if value is not None and not is_neutral(value, neutral):
             raise bad(name, "is not supported by local models", code="unsupported_parameter")
     fields.text("user")
     return EmbeddingRequest(

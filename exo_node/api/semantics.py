@@ -81,7 +81,7 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if value is None:
             continue
-        if not _neutral(value, _UNSUPPORTED.get(name)):
+        if not is_neutral(value, _UNSUPPORTED.get(name)):
             problem = f"is not supported by local models yet{_INSTEAD.get(name, '')}"
             raise bad(name, problem, code="unsupported_parameter")
         wanted = _HARMLESS.get(name)
@@ -94,10 +94,10 @@ def refuse_misplaced(body: Mapping[str, Any], foreign: Mapping[str, tuple[Any, .
     """Raise for the first of the `foreign` fields, which `route` has."""
     for name, values in foreign.items():
         value = body.get(name)
-        if value is not None and not _neutral(value, values):
+        if value is not None and not is_neutral(value, values):
             raise bad(name, f"is a field of {route}, and does nothing here", code="unsupported_parameter")
 
 
-def _neutral(value: Any, neutral: tuple[Any, ...] | None) -> bool:
+def is_neutral(value: Any, neutral: tuple[Any, ...] | None) -> bool:
     """Whether `value` is one of those (0 is not false); None stands for any."""
     return neutral is None or any(type(value) is type(same) and value == same for same in neutral)

@@ -14,7 +14,7 @@ from aiohttp import web
 from exo_node.api import sse
 from exo_node.api.calls import PREFIX, Context, make_call
 from exo_node.api.fields import parse_object
-from exo_node.api.guard import principal
+from exo_node.api.guard import caller_id
 from exo_node.api.operations import of_request
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas.core import check
@@ -56,9 +56,7 @@ class CallServer:
         self, request: web.Request, kind: CallKind, body: Mapping[str, Any], files: tuple[FormFile, ...] = ()
     ) -> Call:
         """Raises `InvalidRequest`. The time that the answer may take runs from here."""
-        caller = principal()
-        key_id = "" if caller is None else caller.key_id
-        return self.call_of(key_id, kind, body, files, no_cache=_says_no_cache(request))
+        return self.call_of(caller_id(), kind, body, files, no_cache=_says_no_cache(request))
 
     def call_of(
         self,

@@ -203,8 +203,6 @@ def _tokens(value: Any, param: str) -> int:
     return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value))
 
 
-def _not_streamed(
-    request: EmbeddingRequest | RerankRequest | ImageRequest | TranscriptionRequest | ModerationRequest,
-) -> None:
+def _not_streamed(request: _Whole) -> None:
     if request.stream:
         raise bad("stream", "is not done on this route", code="unsupported_parameter")

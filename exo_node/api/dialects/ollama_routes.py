@@ -26,7 +26,7 @@ from exo_node.api.guard import check_allowed, may_ask
 from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import ollama as schemas
-from exo_node.api.serving import read_object, whole_of
+from exo_node.api.serving import object_of, read_object, whole_of
 from exo_node.config import Settings
 from exo_node.errors import ExoError
 from exo_node.routing.adapter.watch import Within
@@ -117,7 +117,7 @@ class OllamaRoutes:
             call = self._serving.call(request, "embedding", sent)
             load_ns = await self._load_quietly(found)
             reply = await self._serving.reply(call)
-        data = encoded(whole_of(reply), "float").data or {}
+        data = object_of(encoded(whole_of(reply), "float"))
         rows = sorted(data["data"], key=lambda row: row.get("index") or 0)
         tokens = (data.get("usage") or {}).get("prompt_tokens")
         return _Embedded([row["embedding"] for row in rows], tokens, load_ns, reply.headers)

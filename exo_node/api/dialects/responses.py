@@ -24,8 +24,9 @@ from exo_node.api.dialects.responses_request import Asked, Given, decode, includ
 from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
 from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
-from exo_node.api.guard import principal
+from exo_node.api.guard import caller_id
 from exo_node.api.operations import JSON, SSE, operation
+from exo_node.api.pages import whole_number
 from exo_node.api.schemas import answers as listed
 from exo_node.api.schemas import responses as schemas
 from exo_node.api.serving import CallServer, read_object
@@ -82,7 +83,7 @@ class ResponsesRoutes:
     @operation("Responses", body=schemas.ResponseRequest, answer=schemas.Response, answers=(JSON, SSE))
     async def create(self, request: web.Request) -> web.StreamResponse:
         """A response, whole or as its events, stored unless `store` is false."""
-        begun = await self._begin(await read_object(request), _owner())
+        begun = await self._begin(await read_object(request), caller_id())
         if begun.asked.background:
             return await self._in_background(request, begun)
         with _naming_origins(begun.asked):
@@ -102,7 +103,7 @@ class ResponsesRoutes:
     @operation("Responses", body=schemas.ResponseInput, answer=schemas.InputTokens)
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
-        begun = await self._begin(await read_object(request), _owner())
+        begun = await self._begin(await read_object(request), caller_id())
         with _naming_origins(begun.asked):
             call = self._serving.call(request, "chat", begun.asked.chat)
             tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
@@ -115,11 +116,11 @@ class ResponsesRoutes:
         query = request.query
         _check_include(query)
         if query.get("stream", "false") != "true":
-            return web.json_response(await self._now(request.match_info["id"], _owner()))
+            return web.json_response(await self._now(request.match_info["id"], caller_id()))
         if query.get("include_obfuscation", "false") != "false":
             raise bad("include_obfuscation", "is settled when the response is created", code="unsupported_parameter")
-        after = _number(query, "starting_after", -1, 0, 2**53)
-        ident, owner = request.match_info["id"], _owner()
+        after = whole_number(query, "starting_after", -1, 2**53, low=0)
+        ident, owner = request.match_info["id"], caller_id()
         job = self._background.get(ident, owner)
         if job is not None and job.encoder.streamed:
             return await self._follow(request, job, after)
@@ -132,7 +133,7 @@ class ResponsesRoutes:
     @operation("Responses", answer=schemas.Deleted)
     async def delete(self, request: web.Request) -> web.Response:
         """Forget the response; one in the making ends."""
-        ident, owner = request.match_info["id"], _owner()
+        ident, owner = request.match_info["id"], caller_id()
         job = self._background.get(ident, owner)
         if job is not None:
             await self._background.cancel(ident, job)
@@ -142,7 +143,7 @@ class ResponsesRoutes:
     @operation("Responses", answer=schemas.Response)
     async def cancel(self, request: web.Request) -> web.Response:
         """End a response in the background; one that has ended is as it is."""
-        ident, owner = request.match_info["id"], _owner()
+        ident, owner = request.match_info["id"], caller_id()
         job = self._background.get(ident, owner)
         if job is not None:
             await self._background.cancel(ident, job)
@@ -159,7 +160,7 @@ class ResponsesRoutes:
         """All that the response was made from, earlier responses' items too; the newest first unless `order=asc`."""
         query = request.query
         _check_include(query)
-        items = await self._kept.context(await self._kept.row(request.match_info["id"], _owner()))
+        items = await self._kept.context(await self._kept.row(request.match_info["id"], caller_id()))
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise bad("order", "must be asc or desc")
@@ -170,7 +171,7 @@ class ResponsesRoutes:
             if not places:
                 raise bad("after", f"no item {after[:80]!r} is in this list")
             items = items[places[0] + 1 :]
-        limit = _number(query, "limit", LIMIT, 1, MAX_LIMIT)
+        limit = whole_number(query, "limit", LIMIT, MAX_LIMIT)
         page = items[:limit]
         first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
         more = len(items) > limit
@@ -225,11 +226,6 @@ async def _replay(events: Sequence[bytes], after: int) -> AsyncGenerator[bytes, 
     yield b"".join(events[after + 1 :])
 
 
-def _owner() -> str:
-    caller = principal()
-    return "" if caller is None else caller.key_id
-
-
 @contextmanager
 def _naming_origins(asked: Asked) -> Iterator[None]:
     """What is wrong with the chat, said of the request that became it."""
@@ -250,12 +246,3 @@ def _is_too_long(error: ExoError) -> bool:
 def _check_include(query: MultiMapping[str]) -> None:
     """`include` (the SDKs write `include[]`): all that can be asked for is there."""
     includes([*query.getall("include", ()), *query.getall("include[]", ())])
-
-
-def _number(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    value = query.get(name)
-    if value is None:
-        return default
-    if not (value.isascii() and value.isdigit() and len(value) < 18 and low <= int(value) <= high):
-        raise bad(name, f"must be a whole number from {low} to {high}, got {value[:20]!r}")
-    return int(value)
