@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class _Loaded:
     stage: Stage
     pool: Pool
     dtype: Any
-    batches: bool  # one token each of several sequences runs as one pass
+    decode: Literal["by_row", "padded", "alone"]  # families.Family, or "alone" under `LoadPlan.reproducible`
     mask_axes: int | None  # of a batch
 
 
@@ -56,7 +56,8 @@ class MLXShardEngine:
     """One shard over mlx-lm's own model classes. All calls on one thread: MLX's streams belong to a thread.
 
     `forward` is lazy: it returns before the layers have been computed, and a ring of one evaluates once, in `logits`.
-    Rows of one token run as one batch (batch.py), longer ones one by one; all of them under `LoadPlan.reproducible`.
+    The rows of a step run as one pass (batch.py); one by one those of more than one token where the family computes
+    attention itself, all of them under `LoadPlan.reproducible` and where a slot comes twice.
     """
 
     name = "mlx"
@@ -92,9 +93,9 @@ class MLXShardEngine:
         windows = owned_windows(layer_windows(plan.config), plan.shard)
         pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask)
         if family.decode == "by_row":
-            attend_by_row(mx, model.model.layers[0].self_attn)
-        batches = family.decode != "alone" and not plan.reproducible
-        self._loaded = _Loaded(plan, stage, pool, dtype, batches, decode_mask_axes(plan.config))
+            attend_by_row(model.model.layers[0].self_attn)
+        decode = "alone" if plan.reproducible else family.decode
+        self._loaded = _Loaded(plan, stage, pool, dtype, decode, decode_mask_axes(plan.config))
         self._warm_up(self._loaded)
         token_bytes = kv_elements(plan.config) * plan.shard.n_owned * DTYPE_BYTES[plan.compute_dtype]
         return LoadReport(
@@ -105,7 +106,7 @@ class MLXShardEngine:
                 "device": plan.device,
                 "mlx": version("mlx"),
                 "mlx-lm": version("mlx-lm"),
-                "decode": "batched" if batches else "row by row",
+                "decode": "row by row" if decode == "alone" else "batched",
             },
         )
 
@@ -119,51 +120,55 @@ class MLXShardEngine:
         if received is not None and received.shape[0] != sum(row.length for row in rows):
             raise RingBroken(f"{received.shape[0]} hidden states for rows of {[row.length for row in rows]} tokens")
         starts = [0, *accumulate(row.length for row in rows)]
-        together = self._together(rows)
-        if together and len(together) == len(rows) and (not plan.shard.is_last or all(row.n_outputs for row in rows)):
-            return self._decode(rows, received)[:, 0]
         pieces: dict[int, Any] = {}  # row -> [length, hidden_size]
-        if together:
-            entering = None if received is None else received[mx.array([starts[i] for i in together])]
-            out = self._decode([rows[i] for i in together], entering)
-            pieces = {i: out[n] for n, i in enumerate(together)}
-        for i, row in enumerate(rows):
-            if i not in pieces:
-                pieces[i] = self._run(row, None if received is None else received[starts[i] : starts[i + 1]])
+        for group in self._passes(rows):
+            entering = received
+            if received is not None and len(group) < len(rows):
+                entering = mx.concatenate([received[starts[i] : starts[i + 1]] for i in group])
+            members = [rows[i] for i in group]
+            out = self._together(members, entering) if len(group) > 1 else self._alone(members[0], entering)
+            if len(group) == len(rows) and (not plan.shard.is_last or all(r.n_outputs == r.length for r in rows)):
+                return out
+            ends = accumulate(row.length for row in members)
+            pieces |= {i: out[end - rows[i].length : end] for i, end in zip(group, ends, strict=True)}
+            if plan.shard.is_last and not any(row.n_outputs for row in members):
+                # Nothing else will ask for this pass, and its graph would grow with the next.
+                mx.eval([array for row in members for array in loaded.pool[row.slot].arrays()])
         if not plan.shard.is_last:
             outputs = [pieces[i] for i in range(len(rows))]
         else:
             outputs = [pieces[i][row.length - row.n_outputs :] for i, row in enumerate(rows) if row.n_outputs]
-            # Nothing else will ask for the pass of a row without outputs, and its graph would grow with the next.
-            if silent := [array for row in rows if not row.n_outputs for array in loaded.pool[row.slot].arrays()]:
-                mx.eval(silent)
         if not outputs:
             return mx.zeros((0, plan.config["hidden_size"]), loaded.dtype)
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=0)
 
-    def _together(self, rows: Sequence[EngineRow]) -> list[int]:
-        """Which rows run as one batch: those of one token, if there are several and no slot comes twice."""
-        found = [i for i, row in enumerate(rows) if row.length == 1]
-        if not self._state().batches or len(found) < 2 or len({row.slot for row in rows}) < len(rows):
-            return []
-        return found
-
-    def _decode(self, rows: Sequence[EngineRow], entering: Any) -> Any:
-        """One token each of several slots; `entering` [rows, hidden_size] or None. Returns [rows, 1, hidden_size]."""
+    def _passes(self, rows: Sequence[EngineRow]) -> list[list[int]]:
+        """The rows (by their index) of each pass that this step takes."""
         loaded = self._state()
-        slots = [loaded.pool[row.slot] for row in rows]
+        if loaded.decode == "alone" or len({row.slot for row in rows}) < len(rows):
+            return [[i] for i in range(len(rows))]  # two rows of one slot follow each other
+        if loaded.decode == "by_row":
+            return [list(range(len(rows)))] if rows else []
+        single = [i for i, row in enumerate(rows) if row.length == 1]
+        return ([single] if single else []) + [[i] for i, row in enumerate(rows) if row.length > 1]
+
+    def _together(self, rows: Sequence[EngineRow], entering: Any) -> Any:
+        """Rows of several slots in one pass; `entering` (or None) and what is returned: [tokens, hidden_size]."""
+        mx, loaded = self._mx, self._state()
+        slots, lengths = [loaded.pool[row.slot] for row in rows], [row.length for row in rows]
         for slot, row in zip(slots, rows, strict=True):
-            slot.expect(row.position, 1)
-        batch = Batch(self._mx, slots, loaded.mask_axes)
+            slot.expect(row.position, row.length)
+        batch = Batch(mx, slots, lengths, loaded.mask_axes)
         if entering is None:
-            out = loaded.stage.run(batch, self._mx.array(np.stack([self._ids(row) for row in rows])), None)
+            ids = mx.array(np.concatenate([self._ids(row) for row in rows]))
+            out = loaded.stage.run(batch, ids[:, None], None)
         else:
             out = loaded.stage.run(batch, None, entering[:, None])
         batch.commit()
-        return out
+        return out[:, 0]
 
-    def _run(self, row: EngineRow, entering: Any) -> Any:
-        """One row alone; `entering` (or None) and what is returned: [length, hidden_size]."""
+    def _alone(self, row: EngineRow, entering: Any) -> Any:
+        """One row as [1, length, hidden_size]; `entering` (or None) and what is returned: [length, hidden_size]."""
         loaded = self._state()
         slot = loaded.pool[row.slot]
         slot.expect(row.position, row.length)

@@ -138,10 +138,11 @@ class Stage:
         return self._mx.async_eval if done == 1 or (done and done % _LAYERS_PER_START == 0) else None
 
     def run(self, slot: Slot | Batch, ids: Any, hidden: Any) -> Any:
-        """Run tokens of one sequence, or one each of a batch, over the owned layers; keys and values go to `slot`.
+        """Run tokens of one sequence, or of a batch, over the owned layers; keys and values go to `slot`.
 
-        `ids` [rows, n] int32 on the head, `hidden` [rows, n, hidden_size] elsewhere, the other None; rows or n is 1.
-        Returns lazily [rows, n, hidden_size]: the output of the last owned layer.
+        `ids` int32 on the head, `hidden` elsewhere, the other None: of one sequence [1, n] and [1, n, hidden_size], of
+        a batch [tokens, 1] and [tokens, 1, hidden_size]. Returns lazily the output of the last owned layer, shaped as
+        `hidden`.
         """
         caches = list(self._no_caches)
         caches[self._shard.start_layer : self._shard.end_layer] = slot.layers

@@ -144,7 +144,7 @@ def test_layers_of_a_batch_give_each_row_its_own_keys() -> None:
             old = mx.arange(n).astype(mx.float32)[None, None, :, None] + 10 * slot
             pool[slot].layers[0].update_and_fetch(old, old)
             pool[slot].commit(n)
-        batch = Batch(mx, [pool[2], pool[0]], axes)
+        batch = Batch(mx, [pool[2], pool[0]], [1, 1], axes)
         layer = batch.layers[0]
         new = mx.array([90.0, 91.0])[:, None, None, None]
         mask = layer.mask(1)
