@@ -12,7 +12,7 @@ from typing import Any
 
 from exo_node.routing.configuration.cache_section import read_cache, read_redis
 from exo_node.routing.configuration.config_file import address_text
-from exo_node.routing.configuration.deployment_section import read_defaults, read_deployment, read_params
+from exo_node.routing.configuration.deployment_section import TRANSPORTS, read_defaults, read_deployment, read_params
 from exo_node.routing.configuration.draft import CustomModel, DeploymentDraft, Draft
 from exo_node.routing.configuration.references import References
 from exo_node.routing.configuration.router_section import (
@@ -216,7 +216,7 @@ def _routing_config(section: Section, fields: dict[str, Any]) -> None:
     put(fields, "fallbacks", section.texts("fallback_models"))
     put(fields, "cache", section.switch("cache_enabled"))
     put(fields, "cache_ttl_s", section.seconds("cache_ttl"))
-    put(fields, "transport", section.choice("transport", "auto", "passthrough", "litellm"))
+    put(fields, "transport", section.choice("transport", *TRANSPORTS))
     read_timers(section, fields, ROUTER_TIMERS)
 
 

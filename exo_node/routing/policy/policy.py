@@ -116,7 +116,7 @@ def _tier(
         own = _group_order(members, ask, profile, now, rng)
         inner[id(own.options[0])] = own
     leads = [own.options[0] for own in inner.values()]
-    if len(inner) == 1 and len(options) > 1:
+    if len(inner) == 1:
         (only,) = inner.values()
         return only
     # The lead of a shuffled group is where the dice fell: whether to take a look at it is not the node's to choose.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exo_node.routing.call import Call, CallKind, Wishes
+from exo_node.routing.catalog.capabilities import Facts
+from exo_node.routing.catalog.equivalents import Equivalents
 from exo_node.routing.catalog.holdings import RegistryOptions
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.registry import Registry
@@ -15,6 +17,7 @@ from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.plan import Candidate
 
 TABLES = load_tables()
+FACTS = Facts(TABLES, Equivalents(TABLES))
 
 
 LLAMA = LocalModel(id="unsloth/Llama-3.3-70B-Instruct", loaded=True, aliases=("llama-3.3-70b",), context=8192, slots=4)
@@ -55,6 +58,13 @@ class World:
         return Registry(
             config, TABLES, self.options, local_models=lambda: self.local, peers=lambda: self.peers, **self.extra
         )
+
+
+def made(provider: str, model: str, **fields: Any) -> Deployment:
+    """A deployment without anything configured but its model."""
+    return Deployment(
+        id="d", model_name="m", litellm_model=f"{provider}/{model}", provider=provider, upstream_model=model, **fields
+    )
 
 
 def dep(name: str, model: str, **fields: Any) -> Deployment:

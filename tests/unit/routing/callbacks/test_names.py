@@ -1,4 +1,4 @@
-"""Names of LiteLLM's callbacks (test_sidecar.py holds them to the installed package)."""
+"""Names of LiteLLM's callbacks (integration/sidecar holds them to the installed package)."""
 
 from __future__ import annotations
 

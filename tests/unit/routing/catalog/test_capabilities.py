@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from exo_node.routing.catalog.capabilities import Facts, ModelInfo, capabilities_of, context_of
-from exo_node.routing.catalog.equivalents import Equivalents
-from exo_node.routing.catalog.tables import load_tables
-from exo_node.routing.deployment import Deployment
-
-TABLES = load_tables()
-FACTS = Facts(TABLES, Equivalents(TABLES))
-
-
-def made(provider: str, model: str, **fields: Any) -> Deployment:
-    return Deployment(
-        id="d", model_name="m", litellm_model=f"{provider}/{model}", provider=provider, upstream_model=model, **fields
-    )
+from exo_node.routing.catalog.capabilities import ModelInfo, capabilities_of, context_of
+from tests.unit.routing.catalog_world import FACTS, TABLES, made
 
 
 def test_capabilities_of_known_models() -> None:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from exo_node.routing.catalog.capabilities import Facts
-from exo_node.routing.catalog.equivalents import Equivalents
 from exo_node.routing.catalog.pricing import Priced, Pricing, cost_of
-from exo_node.routing.catalog.tables import load_tables
-from exo_node.routing.deployment import Deployment, Price
-
-TABLES = load_tables()
-FACTS = Facts(TABLES, Equivalents(TABLES))
-
-
-def made(provider: str, model: str, **fields: Any) -> Deployment:
-    return Deployment(
-        id="d", model_name="m", litellm_model=f"{provider}/{model}", provider=provider, upstream_model=model, **fields
-    )
+from exo_node.routing.deployment import Price
+from tests.unit.routing.catalog_world import FACTS, TABLES, made
 
 
 def test_whose_price_counts() -> None:

@@ -1,4 +1,4 @@
-"""A worker that ends is started again (test_sidecar.py kills real ones)."""
+"""A worker that ends is started again (integration/sidecar kills real ones)."""
 
 from __future__ import annotations
 

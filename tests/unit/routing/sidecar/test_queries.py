@@ -1,4 +1,4 @@
-"""LiteLLM's tables by our words (test_sidecar.py asks the real ones)."""
+"""LiteLLM's tables by our words (integration/sidecar asks the real ones)."""
 
 from __future__ import annotations
 

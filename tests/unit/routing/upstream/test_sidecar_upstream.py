@@ -1,4 +1,4 @@
-"""A deployment behind the sidecar, where there is none; `integration/test_sidecar.py` drives real ones."""
+"""A deployment behind the sidecar, where there is none; `integration/sidecar` drives real ones."""
 
 from __future__ import annotations
 
