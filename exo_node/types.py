@@ -48,8 +48,9 @@ class ModelSpec:
 
     `config` is the normalised config.json (models/config.py). Sizes are bytes as stored in the files:
     `layer_bytes[i]` of layer i, `embed_bytes` of the input embedding, `head_bytes` of final norm and LM head (the LM
-    head counts 0 when tied). `n_params` counts parameters; `kv_width` is the number of K plus V elements per token and
-    layer (2 * kv_heads * head_dim). `digest` names the content (ARCHITECTURE 3.13); empty until computed.
+    head counts 0 when tied). Of these `layer_packed[i]` and `outer_packed` are quantized matrices' integers, which stay
+    so wide whatever is computed in. `n_params` counts parameters; `kv_width` is the number of K plus V elements per
+    token and layer (2 * kv_heads * head_dim). `digest` names the content (ARCHITECTURE 3.13); empty until computed.
     """
 
     model_id: str
@@ -66,6 +67,8 @@ class ModelSpec:
     head_bytes: int
     n_params: int
     kv_width: int
+    layer_packed: tuple[int, ...] = ()
+    outer_packed: int = 0
     digest: str = ""
 
     @property
@@ -258,13 +261,13 @@ class ModelCard:
     local_path: str | None = None
     aliases: tuple[str, ...] = ()
     size: int | None = None  # bytes of its weights' files on this node
+    copies: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
     """Anything that turns a `GenerationRequest` into a stream of `TokenDelta` (the ring)."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenDelta, None]:
-    copies: tuple[str, ...] = ()
         """Yield deltas in order; closing the generator cancels the sequence on every shard.
 
         Raises `ExoError` subclasses; after the first delta too.
@@ -345,6 +348,7 @@ class Instance:
     state: Literal["loading", "ready", "failed"]
     token: bytes = b""  # secret of the data plane: only members see it
     error: str = ""
+    quantize: int = 0  # bits into which its weights were packed on load; 0 = as stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from exo_node.api.ports import ClusterPort, Progress
 from exo_node.api.schemas import answers, node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
+from exo_node.packing import BITS
 
 # Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
 PLACE_TIMEOUT_S = 24 * 3600.0
@@ -32,15 +33,17 @@ class PlaceRequest:
     engines: tuple[str, ...]
     reuse: bool
     stream: bool
+    quantize: int = 0
 
 
 def parse_place(body: dict[str, Any]) -> PlaceRequest:
-    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "reuse"?, "stream"?}`.
+    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "quantize"?: 4 or 8, "reuse"?,
+    "stream"?}`.
 
     Other keys are refused. `reuse` takes an instance of the model that is ready already; it goes with no
     wishes about where it runs.
     """
-    known = ("model", "min_nodes", "nodes", "engines", "reuse", "stream")
+    known = ("model", "min_nodes", "nodes", "engines", "quantize", "reuse", "stream")
     for name in body:
         if name not in known:
             raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
@@ -62,6 +65,9 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
     reuse = fields.boolean("reuse") or False
     if reuse and (min_nodes or nodes or engines):
         raise bad("reuse", "takes what is there: it cannot be combined with min_nodes, nodes or engines")
+    quantize = fields.integer("quantize", 4, 8)
+    if quantize not in (None, *BITS):
+        raise bad("quantize", f"must be 4 or 8 (bits), got {quantize}")
     return PlaceRequest(
         model=model,
         min_nodes=min_nodes or 1,
@@ -69,6 +75,7 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         engines=engines,
         reuse=reuse,
         stream=fields.boolean("stream") or False,
+        quantize=quantize or 0,
     )
 
 
@@ -160,6 +167,7 @@ class ClusterRoutes:
             nodes=wanted.nodes,
             engines=wanted.engines,
             reuse=wanted.reuse,
+            quantize=wanted.quantize,
             on_progress=on_progress,
         )
 

@@ -41,11 +41,13 @@ class ClusterPort(Protocol):
         engines: tuple[str, ...],
         reuse: bool = False,
         instance_id: str = "",
+        quantize: int = 0,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Place a model; returns the instance when it is ready. Cancelling the call gives the memory back.
 
         With `reuse` an instance that is ready already is good enough. `instance_id`: the UUID that a new one gets.
+        `quantize`: pack full-precision weights into so many bits (4 or 8); 0 = as stored.
 
         `on_progress` gets JSON-ready objects: `stage`, `detail`, `done`, `total` (bytes), and what else there is.
         """
@@ -81,8 +83,6 @@ class ClusterPort(Protocol):
         """
         ...
 
-    async def delete_model(self, model: str) -> str:
-        """Delete a fetched model's files on this node, then its instances here; its name. Of a copy only the name goes.
     async def copy_model(self, source: str, name: str) -> None:
         """Let `name` stand for a model of this node too, from now on; a copy of that name is replaced.
 
@@ -90,6 +90,8 @@ class ClusterPort(Protocol):
         """
         ...
 
+    async def delete_model(self, model: str) -> str:
+        """Delete a fetched model's files on this node, then its instances here; its name. Of a copy only the name goes.
 
         Raises `ModelNotFound`, or `InvalidRequest` for a model that this node did not fetch, or that has copies (409).
         """
@@ -155,12 +157,12 @@ class RoutingPort(Protocol):
         """One row each, with its `id`."""
         ...
 
-    async def add_deployment(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Add what a `model_list` entry says; its row. Raises `InvalidRequest`/`ConfigurationError` naming the key."""
     def is_external(self, name: str) -> bool:
         """Whether a name goes to a provider whatever the cluster has: a configured one, or with a provider's prefix."""
         ...
 
+    async def add_deployment(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Add what a `model_list` entry says; its row. Raises `InvalidRequest`/`ConfigurationError` naming the key."""
         ...
 
     async def remove_deployment(self, deployment_id: str) -> bool:

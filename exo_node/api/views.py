@@ -53,6 +53,7 @@ def instance_view(instance: Instance) -> dict[str, Any]:
         "epoch": instance.epoch,
         "context": instance.context,
         "slots": instance.slots,
+        "quantize": instance.quantize or None,
         "shards": [shard_view(assignment) for assignment in instance.assignments],
     }
 
@@ -104,13 +105,13 @@ def model_view(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def spend_view(row: SpendRow) -> dict[str, Any]:
 def model_views(card: ModelCard) -> list[dict[str, Any]]:
     """The model, then its copies."""
     row = model_view(card)
     return [row, *({**row, "id": copy, "name": copy, "aliases": []} for copy in card.copies)]
 
 
+def spend_view(row: SpendRow) -> dict[str, Any]:
     """A call of the spend log; `cost` null where it used tokens and no price of them is known."""
     shown = asdict(row)
     if not row.cost_known and not row.cost:

@@ -12,6 +12,7 @@ from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.cli.status import describe_instance
 from exo_node.cli.table import size
 from exo_node.errors import ConfigurationError, NotFound
+from exo_node.packing import BITS
 from exo_node.values import integer
 
 
@@ -25,6 +26,7 @@ def arguments(parser: Parser, verb: str) -> None:
         parser.add_argument(
             "--engine", action="append", default=[], metavar="E", help="mlx or tinygrad: one, or one per --node"
         )
+        quantize_argument(parser)
         parser.add_argument("--json", action="store_true", default=False, help="print the instance as JSON")
     else:
         parser.add_argument("name", metavar="MODEL|INSTANCE", help="a model (all its instances), or an instance's id")
@@ -45,6 +47,7 @@ def _load(client: Client, own: Any) -> int:
     except ValueError as e:
         raise ConfigurationError(f"--min-nodes: {e}") from e
     body = {"model": own.model, "min_nodes": min_nodes, "nodes": own.node, "engines": own.engine, "stream": True}
+    body |= quantize_field(own)
     progress = ProgressLine(sys.stderr)
     instance: dict[str, Any] = {}
     try:
@@ -57,6 +60,21 @@ def _load(client: Client, own: Any) -> int:
         progress.end()
     print(json.dumps(instance, indent=2) if own.json else "\n".join(describe_instance(instance)))
     return 0
+
+
+def quantize_argument(parser: Parser) -> None:
+    """`--quantize`, of every verb that loads."""
+    about = "pack full-precision weights into so many bits (4 or 8) while they are loaded"
+    parser.add_argument("--quantize", default=None, metavar="BITS", help=about)
+
+
+def quantize_field(own: Any) -> dict[str, int]:
+    """Of `POST /v1/instances`. Raises `ConfigurationError`."""
+    if own.quantize is None:
+        return {}
+    if own.quantize not in map(str, BITS):
+        raise ConfigurationError(f"--quantize: wants {' or '.join(map(str, BITS))} (bits), got {own.quantize[:40]!r}")
+    return {"quantize": int(own.quantize)}
 
 
 def _unload(client: Client, name: str) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from exo_node.cli.client import Client
-from exo_node.cli.load import ProgressLine
+from exo_node.cli.load import ProgressLine, quantize_argument, quantize_field
 from exo_node.cli.nodes import node_for_call
 from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.errors import ConfigurationError, ExoError
@@ -29,16 +30,20 @@ def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument("--max-tokens", default=None, metavar="N", help="most tokens of an answer")
     parser.add_argument("--temperature", default=None, metavar="T", help="0 = always the likeliest token")
     parser.add_argument("--seed", default=None, metavar="N", help="the same seed gives the same answer")
+    quantize_argument(parser)
     parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs")
 
 
 def run(parsed: Parsed, verb: str) -> int:
     options = _options(parsed)
+    quantize = quantize_field(parsed.own)
     settings = parsed.settings(check=False)
     with node_for_call(parsed, settings, START_FLAGS) as client:
         if is_local(client, parsed.own.model):
-            prepare(client, parsed.own.model)
+            prepare(client, parsed.own.model, quantize)
+        elif quantize:
+            raise ConfigurationError(f"--quantize: {parsed.own.model} is not a model of this cluster's own")
         chat = Chat(client, options, parsed.own.system_prompt, verbose=settings.verbose > 0)
         if parsed.own.prompt is not None:
             chat.ask(parsed.own.prompt)
@@ -55,12 +60,12 @@ def is_local(client: Client, model: str) -> bool:
     return steps[0]["kind"] == "ring" if steps else not plan["rejected"]
 
 
-def prepare(client: Client, model: str) -> None:
+def prepare(client: Client, model: str, wishes: Mapping[str, Any]) -> None:
     """Have the model ready before it is asked, its progress on standard error: a first use may fetch gigabytes."""
     progress = ProgressLine(sys.stderr)
     shown = SLOW_STAGES if sys.stderr.isatty() else SLOWEST_STAGES
     try:
-        for event in client.events("/v1/instances", {"model": model, "reuse": True, "stream": True}):
+        for event in client.events("/v1/instances", {"model": model, "reuse": True, "stream": True, **wishes}):
             if event["object"] == "instance.progress" and event["stage"] in shown:
                 progress.show(event)
     finally:

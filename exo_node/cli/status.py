@@ -91,8 +91,9 @@ def describe_external(
 def describe_instance(instance: dict[str, Any]) -> list[str]:
     """An instance and its shards, in ring order."""
     error = f": {instance['error']}" if instance.get("error") else ""
+    packed = f", quantized to {instance['quantize']} bits" if instance.get("quantize") else ""
     lines = [
-        f"{instance['model']}  {instance['state']}{error}, context {instance['context']}, "
+        f"{instance['model']}  {instance['state']}{error}{packed}, context {instance['context']}, "
         f"{instance['slots']} sequences, instance {instance['id']}"
     ]
     for shard in instance["shards"]:

@@ -229,9 +229,14 @@ def _limit(
 ) -> StageLimit:
     element, stored = DTYPE_BYTES[compute_dtype(spec, place.device)], DTYPE_BYTES[spec.dtype]
     kv = spec.kv_width * slots * context * element
-    layers = tuple(size * element // stored + kv for size in spec.layer_bytes)
+
+    def held(size: int, packed: int) -> int:
+        return (size - packed) * element // stored + packed
+
+    packed = spec.layer_packed or (0,) * spec.n_layers
+    layers = tuple(held(*sizes) + kv for sizes in zip(spec.layer_bytes, packed, strict=True))
     # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
-    fixed = overhead + ((spec.embed_bytes + spec.head_bytes) * element // stored if is_head else 0)
+    fixed = overhead + (held(spec.embed_bytes + spec.head_bytes, spec.outer_packed) if is_head else 0)
     return StageLimit(place.capacity, fixed, layers)
 
 

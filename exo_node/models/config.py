@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.errors import CheckpointError, UnsupportedModel
+from exo_node.models.quantization import normalise_quantization
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -127,7 +128,8 @@ def normalise(config: Mapping[str, Any]) -> dict[str, Any]:
     Always set: `rope_theta`, `rope_scaling` (None for plain rope; else with both `type` and `rope_type`),
     `partial_rotary_factor`, `torch_dtype` (str or None), `head_dim`, `num_key_value_heads`, `layer_types` (one per
     layer), `sliding_window` (None if no layer slides), and for the families of `DEFAULTS` every default of
-    transformers. gemma3 also gets `rope_local_base_freq`. `rope_parameters` and `dtype` are gone.
+    transformers. gemma3 also gets `rope_local_base_freq`. Only of quantized weights: `quantization` (quantization.py).
+    `rope_parameters`, `dtype` and `quantization_config` are gone.
 
     Raises `CheckpointError` for a missing or absurd field, `UnsupportedModel` for what this reading cannot express.
     """
@@ -141,6 +143,7 @@ def normalise(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_sizes(out)
     _derive_heads(out, model_type)
     _normalise_dtype(out)
+    normalise_quantization(out)
     _normalise_experts(out)
     _normalise_layer_types(out, model_type)
     _normalise_rope(out, model_type)

@@ -12,26 +12,28 @@ from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.models.config import DEFAULTS, normalise
 from exo_node.models.headers import TensorEntry, read_entries, read_json
 from exo_node.models.layout import layer_tensors, outer_tensors, role_of
+from exo_node.models.quantization import FIELD, is_packed, parameters, quantized, stored_shapes
 from exo_node.types import Dtype, ModelSpec
 
 _DTYPES: Mapping[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def read_spec(path: Path, model_id: str) -> ModelSpec:
+def read_spec(path: Path, model_id: str, quantize: int = 0) -> ModelSpec:
     """The spec of the model folder `path` under the name `model_id` (digest left empty). Blocking, headers only.
 
+    `quantize`: as if a full-precision folder had been quantized to so many bits; 0 = as stored.
+
     Raises `CheckpointError` (files missing, broken, truncated or contradicting config.json) or `UnsupportedModel`
-    (quantized weights), each one line that names the file or field.
+    (weights quantized in a way that is not run), each one line that names the file or field.
     """
     config = normalise(read_json(path / "config.json"))
-    for field in ("quantization_config", "quantization"):
-        if config.get(field):
-            raise UnsupportedModel(f"{model_id} is quantized ({field} in config.json); use its full-precision model")
     _require_tokenizer(path)
     entries = read_entries(path)
     _settle_tie(config, entries)
     if config["model_type"] in DEFAULTS:
         _check_tensors(path, config, entries)
+    if quantize:
+        config, entries = quantized(model_id, config, entries, quantize)
     return _build(path, model_id, config, entries)
 
 
@@ -53,6 +55,8 @@ def _check_tensors(path: Path, config: Mapping[str, Any], entries: Mapping[str, 
     layer = layer_tensors(config)
     for i in range(config["num_hidden_layers"]):
         expected |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    if config.get(FIELD):
+        expected = stored_shapes(expected, entries)
     for name, shape in expected.items():
         entry = entries.get(name)
         if entry is None:
@@ -72,6 +76,7 @@ def _build(path: Path, model_id: str, config: dict[str, Any], entries: Mapping[s
     layer_bytes = [0] * n_layers
     outer = {"embed": 0, "head": 0}
     by_dtype: Counter[str] = Counter()
+    layer_packed, outer_packed = [0] * n_layers, 0
     n_params = 0
     for name, entry in entries.items():
         role, layer = role_of(name, tied=tied)
@@ -83,11 +88,21 @@ def _build(path: Path, model_id: str, config: dict[str, Any], entries: Mapping[s
             layer_bytes[layer] += entry.info.nbytes
         else:
             outer[role] += entry.info.nbytes
+        if config.get(FIELD) and is_packed(name, entries):
+            if role == "layer":
+                layer_packed[layer] += entry.info.nbytes
+            else:
+                outer_packed += entry.info.nbytes
+            n_params += parameters(config, name, entries)
+            continue
         by_dtype[entry.info.dtype] += entry.info.nbytes
-        n_params += math.prod(entry.info.shape)
+        if not (config.get(FIELD) and name.endswith((".scales", ".biases"))):
+            n_params += math.prod(entry.info.shape)
     for dtype in by_dtype:
         if dtype not in _DTYPES:
-            raise UnsupportedModel(f"{model_id} holds {dtype} weights; only float32, float16 and bfloat16 are run")
+            raise UnsupportedModel(
+                f"{model_id} holds {dtype} weights; only float32, float16, bfloat16 and MLX's 4 and 8 bit are run"
+            )
     if 0 in layer_bytes:
         raise CheckpointError(f"{path}: no tensors of layer {layer_bytes.index(0)}; fetch the model again")
     if not outer["embed"]:
@@ -111,5 +126,7 @@ def _build(path: Path, model_id: str, config: dict[str, Any], entries: Mapping[s
         embed_bytes=outer["embed"],
         head_bytes=outer["head"],
         n_params=n_params,
+        layer_packed=tuple(layer_packed),
+        outer_packed=outer_packed,
         kv_width=2 * config["num_key_value_heads"] * config["head_dim"],
     )

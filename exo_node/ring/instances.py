@@ -27,6 +27,7 @@ from exo_node.errors import (
     error_from_code,
 )
 from exo_node.models.catalog import LocalModel
+from exo_node.models.quantization import quantized_digest
 from exo_node.ring.caretaker import Caretaker
 from exo_node.ring.library import (
     LoadedTokenizer,
@@ -111,11 +112,11 @@ class InstanceManager:
         """Have a model's files on this node, downloaded where need be; its name. Raises as `ModelLibrary.spec` does."""
         return (await self._library.spec(model, progress)).model_id
 
-    async def delete_files(self, model: str) -> str:
     async def copy(self, source: str, name: str) -> None:
         """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
         await self._library.copy(source, name)
 
+    async def delete_files(self, model: str) -> str:
         """Delete a fetched model's files on this node, then its instances here; its name. A copy's name goes alone.
 
         Raises `ModelNotFound`, `InvalidRequest`.
@@ -195,6 +196,7 @@ class InstanceManager:
         """Place a model through the node that coordinates it; answers with the ready instance."""
         check_id(request.instance_id, self.all())
         await self._may_place.wait()
+        self._check_precision(request)
         found = self._find_ready(request.model, request.exclude) if request.reuse else None
         if found is not None:
             return found
@@ -237,6 +239,7 @@ class InstanceManager:
     async def coordinate(self, request: node_pb2.PlaceModelRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
         async with self._placer.lock(request.model):
+            self._check_precision(request)
             found = self._find_ready(request.model, request.exclude) if request.reuse else None
             if found is not None:
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(found))
@@ -318,9 +321,15 @@ class InstanceManager:
             return model
         return where.model_id if isinstance(where, LocalModel) else where.repo_id
 
+    def _check_precision(self, request: node_pb2.PlaceModelRequest) -> None:
+        check_precision(request, [one for one in self.all() if one.model_id in self._names(request.model)])
+
+    def _names(self, model: str) -> set[str]:
+        return {model, self._canonical(model), self._library.repository(model)}
+
     def _find_ready(self, model: str, exclude: Sequence[str] = ()) -> Instance | None:
         """A ready instance of the model, one whose head is here first."""
-        return self._registry.find_ready({model, self._canonical(model), self._library.repository(model)}, exclude)
+        return self._registry.find_ready(self._names(model), exclude)
 
     async def _coordinate_at(
         self, node_id: str, request: node_pb2.PlaceModelRequest
@@ -335,7 +344,8 @@ class InstanceManager:
         local = self._host.local_folder(instance.model_id)
         if local is not None:
             with contextlib.suppress(ModelNotFound, CheckpointError, UnsupportedModel):  # being replaced just now
-                if (await self._library.spec(instance.model_id)).digest == instance.digest:
+                files = (await self._library.spec(instance.model_id)).digest
+                if quantized_digest(files, instance.quantize) == instance.digest:
                     return local
         return None
 
@@ -345,7 +355,7 @@ class InstanceManager:
         if not folder.is_dir():
             head = instance.assignments[0].node_id
             answer = await self.member(head).describe_model(
-                node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True)
+                node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True, quantize=instance.quantize)
             )
             if not answer.spec_json or spec_from_json(answer.spec_json).digest != instance.digest:
                 raise DigestMismatch(
@@ -368,6 +378,30 @@ def check_id(wanted: str, there: Sequence[Instance]) -> None:
         raise InvalidRequest(f"the instance's id must be a UUID, got {wanted[:60]!r}", param="instance")
     if any(one.instance_id == wanted for one in there):
         raise InvalidRequest(f"there is an instance {wanted} already", param="instance", status=409)
+
+
+def check_precision(request: node_pb2.PlaceModelRequest, there: Sequence[Instance]) -> None:
+    """Raises `InvalidRequest` where instances of one model (`there`) would come to hold different weights: a request
+    by the model's name goes to any of them. One that takes what is there (`reuse`) and says no bits is content."""
+    for one in there:
+        if one.quantize != request.quantize and one.instance_id not in request.exclude:
+            if request.reuse and not request.quantize:
+                continue
+            raise InvalidRequest(
+                f"{one.model_id} is loaded {precision(one.quantize)} already, not {precision(request.quantize)}: "
+                f"unload it first (exo unload {one.model_id})",
+                param="quantize",
+                code="loaded_otherwise",
+                status=409,
+            )
+
+
+def precision(bits: int) -> str:
+    """
+    >>> precision(4), precision(0)
+    ('in 4 bits', 'as stored')
+    """
+    return f"in {bits} bits" if bits else "as stored"
 
 
 def connected(cluster: ClusterView, node_ids: Sequence[str]) -> bool:

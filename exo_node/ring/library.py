@@ -22,6 +22,7 @@ from exo_node.models.digest import compute_digest
 from exo_node.models.download import ShardDownloader
 from exo_node.models.generation_config import generation_defaults
 from exo_node.models.pooling import MODULES, POOLING, ModelPooling, read_pooling
+from exo_node.models.quantization import quantized_digest
 from exo_node.models.spec import read_spec
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.types import ModelCard, ModelSpec
@@ -95,8 +96,10 @@ class ModelLibrary:
         """Short names (lower case) and the repositories that they stand for."""
         return self._catalog.aliases
 
-    async def describe(self, model: str, *, fetch: bool, progress: StageProgress = no_progress) -> Description:
-        """Whether the model is here; with `fetch`, make it so if it can be downloaded."""
+    async def describe(
+        self, model: str, *, fetch: bool, quantize: int = 0, progress: StageProgress = no_progress
+    ) -> Description:
+        """Whether the model is here; with `fetch`, make it so if it can be downloaded. `quantize` as in `spec`."""
         try:
             where = self._catalog.resolve(model)
         except ModelNotFound as error:
@@ -104,13 +107,14 @@ class ModelLibrary:
         if isinstance(where, RemoteModel) and not fetch:
             return Description("fetchable", detail=where.repo_id)
         try:
-            return Description("local", spec=await self.spec(model, progress))
+            return Description("local", spec=await self.spec(model, progress, quantize))
         except (DownloadError, CheckpointError, UnsupportedModel, ModelNotFound) as error:
             return _unknown(error)
 
-    async def spec(self, model: str, progress: StageProgress = no_progress) -> ModelSpec:
+    async def spec(self, model: str, progress: StageProgress = no_progress, quantize: int = 0) -> ModelSpec:
         """The model's spec with its digest, downloading and hashing first where that has not been done.
 
+        `quantize`: of the model as it will be once its weights are packed into so many bits; 0 = as stored.
         Raises `ModelNotFound`, `DownloadError`, `CheckpointError`, `UnsupportedModel`.
         """
         async with self._locks.setdefault(model, asyncio.Lock()):
@@ -123,17 +127,25 @@ class ModelLibrary:
             signature = await asyncio.to_thread(_signature, path)
             known = self._specs.get(path)
             if known is not None and known[0] == signature and known[1].model_id == model_id:
-                return known[1]
-            spec = await asyncio.to_thread(read_spec, path, model_id)
-            progress("hashing", 0, spec.total_bytes)
-            digest = await asyncio.to_thread(compute_digest, spec, self._digests)
-            spec = dataclasses.replace(spec, digest=digest)
-            self._specs[path] = (signature, spec)
-            return spec
+                spec = known[1]
+            else:
+                spec = await asyncio.to_thread(read_spec, path, model_id)
+                progress("hashing", 0, spec.total_bytes)
+                digest = await asyncio.to_thread(compute_digest, spec, self._digests)
+                spec = dataclasses.replace(spec, digest=digest)
+                self._specs[path] = (signature, spec)
+            if not quantize:
+                return spec
+            packed = await asyncio.to_thread(read_spec, path, model_id, quantize)
+            return dataclasses.replace(packed, digest=quantized_digest(spec.digest, quantize))
 
     async def remove(self, model: str) -> str:
         """Delete a fetched model's files, or a copy's name; what was deleted. Raises as `Catalog.remove` does."""
         return await asyncio.to_thread(self._catalog.remove, model)
+
+    async def copy(self, source: str, name: str) -> None:
+        """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
+        await asyncio.to_thread(self._catalog.copy, source, name)
 
     async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
         """The tokenizer in `folder`, parsed once per digest and state of the files (a template may be edited)."""
@@ -143,10 +155,6 @@ class ModelLibrary:
             if loaded is None:
                 loaded = await asyncio.to_thread(
                     lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder), read_pooling(folder))
-    async def copy(self, source: str, name: str) -> None:
-        """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
-        await asyncio.to_thread(self._catalog.copy, source, name)
-
                 )
                 while len(self._tokenizers) >= TOKENIZERS_KEPT:
                     del self._tokenizers[next(iter(self._tokenizers))]
@@ -195,7 +203,7 @@ def spec_to_json(spec: ModelSpec) -> str:
 def spec_from_json(text: str) -> ModelSpec:
     """Inverse of `spec_to_json`."""
     fields = json.loads(text)
-    return ModelSpec(**{**fields, "layer_bytes": tuple(fields["layer_bytes"])})
+    return ModelSpec(**{**fields, **{name: tuple(fields[name]) for name in ("layer_bytes", "layer_packed")}})
 
 
 def _signature(path: Path) -> tuple[Any, ...]:

@@ -93,6 +93,7 @@ class Placer:
             slots=plan.slots,
             state="loading",
             token=secrets.token_bytes(TOKEN_BYTES),
+            quantize=request.quantize,
         )
         self.loading[instance.instance_id] = instance
         self._changed()
@@ -165,7 +166,7 @@ class Placer:
         async def ask(node_id: str, fetch: bool) -> node_pb2.DescribeModelResponse:
             try:
                 return await self._member(node_id).describe_model(
-                    node_pb2.DescribeModelRequest(model=request.model, fetch=fetch)
+                    node_pb2.DescribeModelRequest(model=request.model, fetch=fetch, quantize=request.quantize)
                 )
             except PeerUnavailable as error:
                 return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
@@ -245,6 +246,7 @@ class Placer:
                 token=instance.token,
                 lease_ms=COMMIT_LEASE_MS,
                 stage=stage,
+                quantize=instance.quantize,
             )
             async with contextlib.aclosing(self._member(one.node_id).load_shard(request)) as updates:
                 async for update in updates:

@@ -29,6 +29,7 @@ class RunnerConfig:
     context: int
     max_chunk: int
     reproducible: bool
+    quantize: int  # bits into which weights are packed on load; 0 = as stored
     host: str
     node_name: str
     log_level: str
@@ -73,6 +74,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         context=numbers["context"],
         max_chunk=numbers["max_chunk"],
         reproducible=bool(fields["reproducible"]),
+        quantize=int(fields["quantize"]),
         shard=Shard(fields["model_id"], int(shard["start_layer"]), int(shard["end_layer"]), int(shard["n_layers"])),
         stage=int(fields["stage"]),
         is_head=bool(fields["is_head"]),

@@ -54,11 +54,11 @@ def load_shard(config: RunnerConfig, progress: Progress) -> LoadedShard:
 
             blas = preload_blas()
         from exo_node.engine.select import create_engine
+        from exo_node.models.quantizing import shard_source
         from exo_node.models.spec import read_spec
-        from exo_node.models.weights import Checkpoint, ShardSource
 
-        spec = read_spec(path, config.model_id)
-        source = ShardSource(Checkpoint(path), spec, config.shard, config.is_head)
+        spec = read_spec(path, config.model_id, config.quantize)
+        source = shard_source(spec, config.shard, config.is_head, quantize=config.quantize)
         engine = create_engine(config.engine)
         plan = _plan(config, spec.config)
         report = engine.load(plan, source, report_progress)

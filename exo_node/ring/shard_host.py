@@ -70,7 +70,7 @@ class ShardHost:
 
     async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
         """Whether the model is here, and which files it is."""
-        found = await self._library.describe(request.model, fetch=request.fetch)
+        found = await self._library.describe(request.model, fetch=request.fetch, quantize=request.quantize)
         if found.spec is None:
             return node_pb2.DescribeModelResponse(availability=found.availability, detail=found.detail, code=found.code)
         files = await asyncio.to_thread(tokenizer_files, Path(found.spec.path)) if request.want_tokenizer else {}
@@ -135,7 +135,7 @@ class ShardHost:
         self, key: ShardKey, request: node_pb2.LoadShardRequest, progress: Callable[[str, int, int], None]
     ) -> RunnerReady:
         shard = shard_from_pb(request.shard)
-        spec = await self._library.spec(shard.model_id, progress)
+        spec = await self._library.spec(shard.model_id, progress, request.quantize)
         if spec.digest != request.digest:
             raise DigestMismatch(
                 f"this node's files of {shard.model_id} differ from the coordinator's "
@@ -158,6 +158,7 @@ class ShardHost:
             "slots": request.slots,
             "context": request.context,
             "max_chunk": request.max_chunk,
+            "quantize": request.quantize,
             "reproducible": self._runner_settings.reproducible,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,

@@ -114,6 +114,7 @@ def instance_to_pb(instance: Instance) -> pb.InstanceDescription:
         state=instance.state,
         token=instance.token,
         error=instance.error,
+        quantize=instance.quantize,
     )
 
 
@@ -134,6 +135,7 @@ def instance_from_pb(message: pb.InstanceDescription) -> Instance:
         state=cast(InstanceState, message.state),
         token=message.token,
         error=message.error,
+        quantize=message.quantize,
     )
 
 

@@ -32,6 +32,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "context": 32,
         "max_chunk": 16,
         "reproducible": False,
+        "quantize": 0,
         "host": "127.0.0.1",
         "node_name": "test",
         "log_level": "WARNING",

@@ -25,6 +25,7 @@ class PlaceRequest(Struct, kw_only=True):
     min_nodes: Annotated[int, Meta(ge=1, le=1024)] | None = None
     nodes: Annotated[list[str], Meta(description="Node ids in ring order.")] | None = None
     engines: Annotated[list[str], Meta(description="mlx or tinygrad: one, or one for each node.")] | None = None
+    quantize: Annotated[Literal[4, 8], Meta(description="Pack full-precision weights into so many bits.")] | None = None
     reuse: Annotated[bool, Meta(description="An instance that is ready already is good enough.")] | None = None
     stream: bool | None = None
 

@@ -10,6 +10,7 @@ import numpy as np
 from exo_node.engine.base import Progress, TensorInfo, TensorSource
 from exo_node.engine.mlx.support import TENSOR_DTYPES
 from exo_node.errors import CheckpointError, UnsupportedModel
+from exo_node.packing import PACKED, scales_of
 from exo_node.types import Shard
 
 # A tensor that must be cast is cast in pieces of about this many bytes: an LM head may be a third of a small model,
@@ -28,11 +29,15 @@ def load_weights(
 ) -> int:
     """Fill the parameters of `model` under `prefixes` from `source`, cast to `dtype`; return the bytes held.
 
+    Modules whose matrices are packed (exo_node/packing.py) become quantized ones: their integers are kept as they are.
     Raises `CheckpointError` (before anything is read) for a tensor that is missing, unknown or of another shape, and
     `UnsupportedModel` for one that is not of floating point.
     """
     from mlx.utils import tree_flatten
 
+    from exo_node.engine.mlx.quantized import quantize_modules
+
+    quantize_modules(model, source)
     kept = _sanitized(mx, model, source)
     shapes = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if name.startswith(prefixes)}
     _check(source, kept, shapes)
@@ -74,7 +79,9 @@ def _check(source: TensorSource, kept: Iterable[str], shapes: Mapping[str, tuple
         raise CheckpointError(f"tensor {unknown[0]} ({len(unknown)} in all) has no place in this config.json's model")
     for name in sorted(names, key=_natural):
         info = source.info(name)
-        if info.dtype not in TENSOR_DTYPES:
+        if info.dtype == PACKED and scales_of(name)[0] in names:
+            pass
+        elif info.dtype not in TENSOR_DTYPES:
             raise UnsupportedModel(f"tensor {name} is {info.dtype}; the mlx engine loads {', '.join(TENSOR_DTYPES)}")
         if info.shape != shapes[name]:
             raise CheckpointError(
@@ -90,6 +97,10 @@ def _read(mx: Any, data: memoryview, name: str, info: TensorInfo, dtype: Any) ->
     """The tensor as an evaluated array of `dtype`; bf16 goes by its raw bits, numpy has no such type."""
     if len(data) != info.nbytes:
         raise CheckpointError(f"tensor {name} has {len(data)} bytes instead of {info.nbytes}; fetch the model again")
+    if info.dtype == PACKED:
+        array = mx.array(np.frombuffer(data, dtype="<u4").reshape(info.shape))
+        mx.eval(array)
+        return array
     stored = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}[info.dtype]
     flat = np.frombuffer(data, dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[info.dtype])
 

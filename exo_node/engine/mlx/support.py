@@ -29,13 +29,6 @@ def check(config: Mapping[str, Any], shard: Shard) -> None:
 
 
 def _check_config(model_type: str, family: Family, config: Mapping[str, Any]) -> None:
-    for field in ("quantization", "quantization_config"):
-        if config.get(field):
-            method = config[field].get("quant_method", "") if isinstance(config[field], Mapping) else ""
-            raise UnsupportedModel(
-                f"a quantized {model_type} model ({field} {method}".rstrip() + ") is not run by the mlx engine; "
-                "use its float32, float16 or bfloat16 checkpoint"
-            )
     # gemma's configs have both fields and transformers reads hidden_activation
     activation = config.get("hidden_activation") or config.get("hidden_act")
     if activation is not None and activation not in family.activations:

@@ -155,10 +155,11 @@ class ScriptedCluster:
         engines: tuple[str, ...],
         reuse: bool = False,
         instance_id: str = "",
+        quantize: int = 0,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         call = {"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines}
-        self.calls.append({**call, "reuse": True} if reuse else call)
+        self.calls.append(call | ({"reuse": True} if reuse else {}) | ({"quantize": quantize} if quantize else {}))
         for event in self.progress:
             if on_progress is not None:
                 on_progress(event)

@@ -30,6 +30,9 @@ from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve
         ({"model": "m", "nodes": ["a"], "engines": ["mlx", "tinygrad"]}, "engines"),
         ({"model": "m", "min_node": 2}, "min_node"),
         ({"model": "m", "stream": 1}, "stream"),
+        ({"model": "m", "quantize": 6}, "quantize"),
+        ({"model": "m", "quantize": "4"}, "quantize"),
+        ({"model": "m", "quantize": 0}, "quantize"),
         ({"model": "m", "reuse": "yes"}, "reuse"),
         ({"model": "m", "reuse": True, "nodes": ["a"]}, "reuse"),
     ],
@@ -46,6 +49,7 @@ def test_place_reads() -> None:
     wanted = parse_place({"model": "m", "min_nodes": 2, "nodes": ["b", "a"], "engines": ["mlx"]})
     assert (wanted.model, wanted.min_nodes, wanted.nodes, wanted.engines) == ("m", 2, ("b", "a"), ("mlx",))
     assert parse_place({"model": "m"}).min_nodes == 1
+    assert [parse_place({"model": "m", **more}).quantize for more in ({}, {"quantize": 8, "reuse": True})] == [0, 8]
 
 
 async def test_an_instances_life() -> None:

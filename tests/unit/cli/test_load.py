@@ -40,6 +40,18 @@ def test_load_fails(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "loading\nexo: needs 9 GiB, 6 GiB are free\n"
 
 
+def test_quantize(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bits reach the cluster; others than 4 and 8 are refused here."""
+    cluster = ScriptedCluster()
+    start_node(ScriptedBackend([END]), cluster)
+    assert dispatch(["load", "demo", "--quantize", "8"]) == 0
+    assert cluster.calls[0]["quantize"] == 8
+    capsys.readouterr()
+    for bits in ("5", "", "four"):
+        assert dispatch(["load", "demo", "--quantize", bits]) == 2
+        assert capsys.readouterr().err == f"exo: --quantize: wants 4 or 8 (bits), got {bits!r}\n"
+
+
 def test_unload(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
     """By instance, or all of a model; what is not loaded is an error that lists what is."""
     cluster = ScriptedCluster()

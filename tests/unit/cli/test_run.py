@@ -40,6 +40,17 @@ def test_one_answer(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -
     assert (request.model, request.max_tokens, request.sampling.temperature, request.seed) == ("demo", 5, 0.0, 7)
 
 
+def test_quantize(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model is placed in so many bits before it is asked."""
+    cluster = ScriptedCluster()
+    start_node(ScriptedBackend([TokenDelta("a", finish_reason="stop")]), cluster)
+    assert dispatch(["run", "demo", "--prompt", "hi", "--quantize", "4"]) == 0
+    assert [(call["reuse"], call["quantize"]) for call in cluster.calls] == [(True, 4)]
+    capsys.readouterr()
+    assert dispatch(["run", "demo", "--prompt", "hi", "--quantize", "3"]) == 2
+    assert "4 or 8" in capsys.readouterr().err
+
+
 def test_statistics(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
     """-v tells tokens and speed on standard error, where they do not disturb."""
     start_node(ScriptedBackend([TokenDelta("a"), TokenDelta("b", finish_reason="length", usage=Usage(3, 2))]))

@@ -47,6 +47,12 @@ def test_one_node_is_enough() -> None:
     assert placed.stage_bytes == (85 * MB,)
 
 
+def test_packed_weights_stay_narrow() -> None:
+    """Of a quantized model only scales and vectors are widened to what a CPU computes in."""
+    spec = dataclasses.replace(model(), dtype="bfloat16", layer_packed=(8 * MB,) * 8, outer_packed=4 * MB)
+    assert plan(spec, [node("a")]).stage_bytes == (8 * (8 + 2 * 2) * MB + (4 + 2) * MB,)
+
+
 def test_smallest_number_of_nodes() -> None:
     """As many nodes as needed, no more, in proportion to what is free."""
     nodes = [node("a", 40 * MB), node("b", 50 * MB), node("c", 20 * MB)]

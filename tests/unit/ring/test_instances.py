@@ -9,7 +9,8 @@ import pytest
 
 from exo_node.errors import InvalidRequest, PeerUnavailable
 from exo_node.ring.caretaker import missing_stages
-from exo_node.ring.instances import check_id, connected
+from exo_node.ring.instances import check_id, check_precision, connected
+from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
 
 
@@ -108,3 +109,22 @@ def test_an_instances_id_is_a_new_uuid(wanted: str) -> None:
     check_id(TAKEN, [])
     with pytest.raises(InvalidRequest):
         check_id(wanted, [replace(INSTANCE, instance_id=TAKEN)])
+
+
+@pytest.mark.parametrize(
+    ("held", "bits", "reuse", "fine"),
+    [(0, 0, False, True), (4, 4, False, True), (4, 0, True, True), (4, 4, True, True),
+     (0, 4, False, False), (0, 4, True, False), (4, 0, False, False), (4, 8, True, False)],
+)  # fmt: skip
+def test_a_model_is_held_in_one_precision(held: int, bits: int, reuse: bool, fine: bool) -> None:
+    """Instances of one model hold the same weights; who takes what is there and says no bits is content."""
+    request = node_pb2.PlaceModelRequest(model="m", reuse=reuse, quantize=bits)
+    there = [replace(INSTANCE, quantize=held)]
+    if fine:
+        check_precision(request, there)
+        return
+    with pytest.raises(InvalidRequest, match="exo unload m") as caught:
+        check_precision(request, there)
+    assert (caught.value.status, caught.value.param) == (409, "quantize")
+    request.exclude.append(INSTANCE.instance_id)  # the asker found it broken
+    check_precision(request, there)

@@ -48,6 +48,19 @@ async def test_spec_has_a_digest_and_survives_the_wire(models: Path, tmp_path: P
     assert (sent.digest, sent.layer_bytes, sent.config) == (spec.digest, spec.layer_bytes, spec.config)
 
 
+async def test_a_quantized_model_has_an_identity_of_its_own(models: Path, tmp_path: Path) -> None:
+    """`--quantize` gives other sizes and another digest, and leaves what is known of the files alone."""
+    one = library(models, tmp_path)
+    name = a_model(models)
+    plain, four, eight = [await one.spec(name, quantize=bits) for bits in (0, 4, 8)]
+    assert len({plain.digest, four.digest, eight.digest}) == 3
+    assert plain.total_bytes > eight.total_bytes > four.total_bytes
+    assert spec_from_json(spec_to_json(four)).layer_packed == four.layer_packed
+    assert (await one.describe(name, fetch=False, quantize=4)).spec == four
+    assert (await one.describe(name, fetch=False, quantize=5)).code == "unsupported_model"
+    assert (await one.spec(name)) is plain
+
+
 async def test_changed_files_are_seen_without_a_restart(models: Path, tmp_path: Path) -> None:
     """The digest follows the files: a changed tokenizer gives another one."""
     one = library(models, tmp_path)

@@ -26,6 +26,7 @@ GOOD: dict[str, Any] = {
     "context": 64,
     "max_chunk": 8,
     "reproducible": False,
+    "quantize": 0,
     "host": "127.0.0.1",
     "node_name": "n",
     "log_level": "info",
@@ -43,6 +44,7 @@ def test_a_good_line_is_read() -> None:
     ("change", "said"),
     [
         ({"slots": 0}, "slots"),
+        ({"quantize": "all"}, "all"),
         ({"context": "many"}, "many"),
         ({"token": "xyz"}, "hexadecimal"),
         ({"compute_dtype": "float8"}, "float8"),

@@ -30,8 +30,6 @@ ALL = Shard("m", 0, 6, 6)
     (
         ({"model_type": "mamba2"}, "'mamba2'"),
         ({"model_type": None}, "None"),
-        ({"quantization": {"bits": 4}}, "quantized llama"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config gptq"),
         ({"hidden_act": "relu"}, "'relu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
@@ -53,7 +51,7 @@ ALL = Shard("m", 0, 6, 6)
     ),
 )
 def test_refused_by_name(fields: dict[str, Any], names: str) -> None:
-    """An architecture, quantization, activation, rope or field that would be run wrongly is named in the refusal."""
+    """An architecture, activation, rope or field that would be run wrongly is named in the refusal."""
     with pytest.raises(UnsupportedModel) as caught:
         check({**LLAMA, **fields}, ALL)
     assert names in caught.value.message

@@ -315,14 +315,16 @@ class HostedShard(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
-    __slots__ = ("model", "want_tokenizer", "fetch")
+    __slots__ = ("model", "want_tokenizer", "fetch", "quantize")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WANT_TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     model: str
     want_tokenizer: bool
     fetch: bool
-    def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ...) -> None: ...
+    quantize: int
+    def __init__(self, model: _Optional[str] = ..., want_tokenizer: _Optional[bool] = ..., fetch: _Optional[bool] = ..., quantize: _Optional[int] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
     __slots__ = ("availability", "spec_json", "tokenizer_files", "detail", "code")
@@ -396,7 +398,7 @@ class AssignmentDescription(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class InstanceDescription(_message.Message):
-    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error")
+    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -409,6 +411,7 @@ class InstanceDescription(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     model_id: str
     digest: str
@@ -421,7 +424,8 @@ class InstanceDescription(_message.Message):
     state: str
     token: bytes
     error: str
-    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ...) -> None: ...
+    quantize: int
+    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
     __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
@@ -444,7 +448,7 @@ class ReserveShardResponse(_message.Message):
     def __init__(self, memory_free: _Optional[int] = ...) -> None: ...
 
 class LoadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage")
+    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage", "quantize")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -458,6 +462,7 @@ class LoadShardRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     shard: ShardDescription
     digest: str
@@ -471,7 +476,8 @@ class LoadShardRequest(_message.Message):
     token: bytes
     lease_ms: int
     stage: int
-    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
+    quantize: int
+    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ..., quantize: _Optional[int] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("stage", "done", "total", "ready")
@@ -539,7 +545,7 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -548,6 +554,7 @@ class PlaceModelRequest(_message.Message):
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -556,7 +563,8 @@ class PlaceModelRequest(_message.Message):
     exclude: _containers.RepeatedScalarFieldContainer[str]
     seen: _containers.RepeatedScalarFieldContainer[str]
     instance_id: str
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    quantize: int
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")
