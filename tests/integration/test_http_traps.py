@@ -147,10 +147,14 @@ def test_a_megabyte_of_tools(node: NodeProcess) -> None:
 
 
 def test_two_hundred_messages(node: NodeProcess) -> None:
-    """A long chat is one prompt, or too long for the model: never a failure."""
+    """A long chat is one prompt, which holds every message; twice as many are too long for the model, and said so."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": "Hi"} for i in range(201)]
-    status, answer = node.request("POST", "/v1/chat/completions", {**QUESTION, "messages": turns, "max_tokens": 5})
-    assert status == 200 or answer["error"]["code"] == "context_length_exceeded"
+    body = {**QUESTION, "messages": turns, "max_tokens": 5}
+    status, answer = node.request("POST", "/v1/chat/completions", body)
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 5)
+    assert answer["usage"]["prompt_tokens"] > 2 * len(turns)  # a role's mark and the word
+    status, answer = node.request("POST", "/v1/chat/completions", {**body, "messages": turns[:-1] + turns})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def schema(of: dict[str, Any]) -> dict[str, Any]:
