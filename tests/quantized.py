@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ import numpy.typing as npt
 from exo_node.engine.mlx.families import FAMILIES
 from exo_node.engine.mlx.modules import import_model_file
 from exo_node.models.config import normalise
+
+
+def _mlx() -> tuple[Any, Any]:
+    return importlib.import_module("mlx.core"), importlib.import_module("mlx.nn")
 
 
 def quantize_checkpoint(
@@ -27,8 +32,7 @@ def quantize_checkpoint(
 
     `layers`: other bits and group sizes for modules whose path ends so; `keep`: endings of those that stay as they are.
     """
-    import mlx.core as mx
-
+    mx, _ = _mlx()
     tail = "".join(f"-{name}" for name in sorted([*(layers or ()), *keep]))
     folder = path.with_name(f"{path.name}-q{bits}-g{group_size}{tail}")
     if (folder / "config.json").exists():
@@ -59,9 +63,7 @@ def quantize_checkpoint(
 
 def mlx_lm_logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
     """Logits [len(ids), vocab] of mlx-lm's model, loaded as its `load_model` does."""
-    import mlx.core as mx
-    import mlx.nn as nn
-
+    mx, nn = _mlx()
     config = normalise(json.loads((path / "config.json").read_text()))
     family = FAMILIES[config["model_type"]]
     module = import_model_file(family.module)
@@ -82,8 +84,7 @@ def mlx_lm_logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
 
 def widened_checkpoint(path: Path) -> Path:
     """The full-precision folder (float32) of exactly the weights that a quantized one stands for; made once."""
-    import mlx.core as mx
-
+    mx, _ = _mlx()
     folder = path.with_name(f"{path.name}-widened")
     if (folder / "config.json").exists():
         return folder

@@ -185,7 +185,7 @@ def test_models_quantized_otherwise_are_refused(tmp_path: Path) -> None:
     """A model quantized by other tools is refused by name and told what to use."""
     folder = write_model(tmp_path / "m")
     edit_json("config.json", quantization_config={"quant_method": "gptq", "bits": 4})(folder)
-    with pytest.raises(UnsupportedModel, match="'gptq'.*full-precision"):
+    with pytest.raises(UnsupportedModel, match=r"'gptq'.*full-precision"):
         read_spec(folder, "m")
 
 
