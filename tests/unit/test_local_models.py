@@ -9,6 +9,7 @@ import pytest
 
 from exo_node.local_models import LocalModels
 from exo_node.models.catalog import Catalog
+from exo_node.routing.catalog.names import find_local
 from exo_node.types import Instance, ModelCard
 
 
@@ -66,6 +67,21 @@ def test_the_disk_is_read_seldom(stage: tuple[Instances, LocalModels, list[float
     now[0] = 4.0
     local()
     assert instances.reads == 3
+
+
+def test_copies_are_known_at_once(tmp_path: Path) -> None:
+    """A copy is a name of its model as soon as it is made, and no longer when it is removed."""
+    catalog = Catalog((), tmp_path, offline=True, hf_home=tmp_path)
+    instances = Instances()
+    instances.models = lambda: catalog.cards(set())  # type: ignore[method-assign]
+    local = LocalModels(instances, catalog, 8192, lambda: False, clock=lambda: 0.0)
+    assert find_local("mine:1b", local()) is None
+    catalog.copy("demo", "Mine:1b")
+    found = find_local("mine:1b", local())
+    assert found is not None
+    assert (found.id, found.copies, found.aliases) == ("demo", ("Mine:1b",), ())
+    catalog.remove("mine:1b")
+    assert find_local("mine:1b", local()) is None
 
 
 def test_what_could_be_fetched(stage: tuple[Instances, LocalModels, list[float]], tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class KnownModels:
         cards, rows = await self.lists()
         by_name = {name.lower(): card for card in cards for name in (*card.copies, *card.aliases, card.id)}
         aliases = self._cluster.aliases()
-        name = our_name(asked, [*(row["id"] for row in rows), *(card.id for card in cards), *by_name, *aliases])
+        spelled = [name for card in cards for name in (card.id, *card.copies)]
+        name = our_name(asked, [*(row["id"] for row in rows), *spelled, *by_name, *aliases])
         row = next((row for row in rows if row["id"] == name), None)
         if row is not None:
             return Found(name=name, row=row, remote=True)

@@ -6,6 +6,7 @@ and what is made of it; calls that run keep what they have.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -116,10 +117,12 @@ class Front:
         return self._made.registry.deployments()
 
     def is_external(self, name: str) -> bool:
-        """Whether a name goes to a provider whatever the cluster has: a configured one, or with a provider's prefix."""
-        registry, (prefix, slash, _) = self._made.registry, name.partition("/")
-        configured = {one["model_name"].lower() for one in registry.deployments()} | set(registry.config.aliases)
-        return name.lower() in configured or (bool(slash) and registry.tables.provider(prefix.lower()) is not None)
+        """Whether a name is configured, by a wildcard too (but one for everything), or has a provider's prefix."""
+        registry, low = self._made.registry, name.lower()
+        prefix, slash, _ = low.partition("/")
+        configured = {*(one["model_name"] for one in registry.deployments()), *registry.config.aliases}
+        named = (fnmatch.fnmatchcase(low, one.lower()) for one in configured if one.strip("*/"))
+        return any(named) or (bool(slash) and registry.tables.provider(prefix) is not None)
 
     def shared(self) -> tuple[SharedDeployment, ...]:
         """What peers may ask this node to call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from exo_node.api.dialects.ollama_known import KnownModels
@@ -42,6 +44,18 @@ async def test_find() -> None:
     known.routing.rows = [ROW, {"id": "demo", "owned_by": "openai"}]
     known.now = 6.0
     assert (await known.find("demo")).card is None
+
+
+async def test_copies() -> None:
+    """A copy is found by its name, in any case, and told from the model; names of providers are theirs."""
+    known = Known()
+    known.backend.cards[0] = replace(known.backend.cards[0], copies=("Mine:1b",))
+    known.routing.rows = [ROW, {"id": "groq/llama", "owned_by": "groq"}]
+    for asked, name, is_copy in (("Mine:1b", "Mine:1b", True), ("MINE:1b", "Mine:1b", True), ("demo", "demo", False)):
+        found = await known.find(asked)
+        assert (found.name, found.placed_as, found.is_copy) == (name, "demo", is_copy)
+    theirs = [await known.is_theirs(name) for name in ("FAST", "llama", "groq/llama", "gpt-4o", "demo", "new")]
+    assert theirs == [True, True, True, True, False, False]
 
 
 async def test_lists_are_a_moment_old() -> None:

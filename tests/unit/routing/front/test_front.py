@@ -25,3 +25,21 @@ async def test_the_ring_serves_without_any_configuration(tmp_path: Path, monkeyp
         assert made.stats()["requests"]["in_flight"] == 0
         assert b"ring:demo" in made.render_metrics()[0]
         assert made.verify("any") is None
+
+
+CONFIGURED = """\
+model_list:
+  - {model_name: Prod, litellm_params: {model: openai/gpt-4o-mini, api_key: sk-x}}
+  - {model_name: keyless, litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/NOT_SET}}
+  - {model_name: wild-*, litellm_params: {model: openai/*, api_key: sk-x}}
+  - {model_name: "*", litellm_params: {model: openai/*, api_key: sk-x}}
+router_settings: {model_group_alias: {Group: Prod}}
+"""
+
+
+async def test_names_that_go_to_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configured ones in any case, those of a wildcard but the one for everything, and those with a prefix."""
+    async with front(tmp_path, monkeypatch, CONFIGURED) as (made, _):
+        theirs = ("Prod", "prod", "keyless", "wild-x", "group", "openai/any", "OpenAI/any", "google/any")
+        assert [name for name in theirs if not made.is_external(name)] == []
+        assert [name for name in ("demo", "mine", "me/mine", "gpt-4o", "openai") if made.is_external(name)] == []
