@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from exo_node.api.ports import Principal
+from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
 from exo_node.errors import PeerUnavailable, StoreError
 from exo_node.ring.instances import InstanceManager
@@ -213,7 +213,9 @@ class RoutingView(Front):
 
     def authenticate(self, token: str) -> Principal | None:
         info = self.verify(token)
-        return None if info is None else Principal(info.id, info.admin, info.allows)
+        if info is None:
+            return None
+        return Principal(info.id, info.admin, info.allows if info.models else any_model)
 
     async def look_for_keys(self) -> None:
         with contextlib.suppress(StoreError):  # the watch says it

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api import sse
+from exo_node.api import sse, visible
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, principal
 from exo_node.api.operations import JSON, SSE, operation
@@ -114,18 +114,18 @@ class ClusterRoutes:
     @operation("Cluster")
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
-        return web.json_response(self._cluster.topology())
+        return web.json_response(visible.topology(self._cluster))
 
     @operation("Cluster", answer=answers.Listing)
     async def instances(self, request: web.Request) -> web.Response:
         """Models that are placed or being placed."""
-        return web.json_response({"object": "list", "data": self._cluster.instances()})
+        return web.json_response({"object": "list", "data": visible.instances(self._cluster)})
 
     @operation("Cluster")
     async def instance(self, request: web.Request) -> web.Response:
         """One instance."""
         wanted = request.match_info["id"]
-        for instance in self._cluster.instances():
+        for instance in visible.instances(self._cluster):
             if instance["id"] == wanted:
                 return web.json_response(instance)
         raise _no_instance(wanted)
@@ -134,6 +134,7 @@ class ClusterRoutes:
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
+        check_instance(self._cluster, wanted)
         stages = await self._cluster.instance_stats(wanted)
         if stages is None:
             raise _no_instance(wanted)

@@ -66,6 +66,16 @@ def require_admin(request: web.Request) -> None:
         )
 
 
+def require_all_models(request: web.Request) -> None:
+    """Raise `Forbidden` where the caller's key is for some models only: what follows names them all."""
+    caller = principal()
+    if caller is not None and caller.restricted:
+        raise Forbidden(
+            f"{request.method} {request.path} names every model: it needs a key that may ask for all of them",
+            code="restricted_key",
+        )
+
+
 def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> object:
     """The middleware for these settings: `--api-key` is the admin's, `routing` knows all other keys.
 

@@ -98,7 +98,8 @@ class ClusterPort(Protocol):
         ...
 
 
-def _any_model(name: str) -> bool:
+def any_model(name: str) -> bool:
+    """The right of a key without `models`."""
     return True
 
 
@@ -111,7 +112,12 @@ class Principal:
 
     key_id: str = ""
     admin: bool = False
-    may_ask: Callable[[str], bool] = _any_model
+    may_ask: Callable[[str], bool] = any_model
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there are models that it may not ask for."""
+        return self.may_ask is not any_model
 
 
 class RoutingPort(Protocol):

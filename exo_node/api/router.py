@@ -7,9 +7,10 @@ from typing import Any
 
 from aiohttp import web
 
+from exo_node.api import visible
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import may_ask, require_admin
+from exo_node.api.guard import principal, require_admin, require_all_models
 from exo_node.api.operations import operation
 from exo_node.api.schemas import node
 from exo_node.api.schemas.openai import REQUESTS
@@ -35,7 +36,9 @@ class RouterRoutes:
     async def stats(self, request: web.Request) -> web.Response:
         """Backends, breakers, latency profile, limits and cache, as they are now."""
         found = self._routing.stats()
-        found["model_list"] = [name for name in found["model_list"] if may_ask(name)]
+        caller = principal()
+        if caller is not None and caller.restricted:
+            found = visible.stats(found, self._routing.deployments(), caller)
         return web.json_response(found)
 
     @operation("Routing")
@@ -66,7 +69,8 @@ class RouterRoutes:
 
     @operation("Node", answers=("text/plain",))
     async def metrics(self, request: web.Request) -> web.Response:
-        """Metrics for Prometheus."""
+        """Metrics for Prometheus. A key for some models only does not get them: they name every backend."""
+        require_all_models(request)
         body, content_type = self._routing.metrics()
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 # What only `add` takes: argument -> (how to read it, metavar, help).
 _NEW: dict[str, tuple[Any, str, str]] = {
     "name": (values.text, "NAME", "what to call it (add)"),
-    "rpm": (values.integer(0), "N", "requests per minute (add)"),
-    "tpm": (values.integer(0), "N", "tokens per minute (add)"),
-    "user_rpm": (values.integer(0), "N", "requests per minute of each `user` that requests name (add)"),
-    "user_tpm": (values.integer(0), "N", "tokens per minute of each `user` that requests name (add)"),
+    "rpm": (values.integer(1), "N", "requests per minute (add)"),
+    "tpm": (values.integer(1), "N", "tokens per minute (add)"),
+    "user_rpm": (values.integer(1), "N", "requests per minute of each `user` that requests name (add)"),
+    "user_tpm": (values.integer(1), "N", "tokens per minute of each `user` that requests name (add)"),
     "budget": (None, "USD[/day|/month]", "money that may be spent with it, per month unless it says /day (add)"),
     "models": (None, "NAMES", "models it may ask for, with commas; patterns like gpt-* too (add)"),
 }

@@ -15,6 +15,7 @@ from typing import Any, Never
 
 from aiohttp import web
 
+from exo_node.api import visible
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.cluster import check_instance
 from exo_node.api.exo import shapes
@@ -23,6 +24,7 @@ from exo_node.api.exo.v1 import model_named
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, require_admin
 from exo_node.api.operations import operation
+from exo_node.api.pages import whole_number
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import node as schemas
 from exo_node.api.serving import read_object
@@ -32,6 +34,7 @@ from exo_node.errors import ExoError, NoCapacity, NotFound
 from exo_node.types import Backend, ModelCard
 
 MAX_NODES = 16  # of the rings that are previewed
+MAX_MIN_NODES = 1024  # that may be asked for
 NAMED = 100  # models that somebody has asked about, which peers are asked for
 NOT_FETCHED = "not_fetched"  # a `ModelNotFound` of a placement that would have to download first
 _INSTEAD = {
@@ -99,9 +102,9 @@ class V2Routes:
             return web.json_response(await self._own_downloads())
         if node not in self._cluster.topology()["nodes"]:
             raise NotFound(f"no node {node[:80]!r}; GET /v1/topology lists them")
-        now = time.monotonic()
-        rows = [shapes.download(one, now) for one in self._downloads.all() if one.node_id == node]
-        found = await asyncio.gather(*(self._completed_at(node, model) for model in self._named))
+        rows = self._downloads_to(node)
+        may = visible.sees(self._cluster)
+        found = await asyncio.gather(*(self._completed_at(node, model) for model in self._named if may(model)))
         return web.json_response([row for row in (*found, *rows) if row is not None])
 
     @operation("exo")
@@ -131,10 +134,8 @@ class V2Routes:
     async def placement(self, request: web.Request) -> web.Response:
         """The instance that would be placed."""
         model = _asked(request.query, ("model_id", "sharding", "instance_meta", "min_nodes"))
-        count = request.query.get("min_nodes", "1")
-        if not (count.isascii() and count.isdigit() and len(count) < 5 and int(count)):
-            raise bad("min_nodes", f"must be a whole number from 1, got {count[:20]!r}")
-        planned = await self._cluster.preview(model, min_nodes=int(count))
+        count = whole_number(request.query, "min_nodes", 1, MAX_MIN_NODES)
+        planned = await self._cluster.preview(model, min_nodes=count)
         return web.json_response(shapes.instance({**planned, "id": str(uuid.uuid4())}))
 
     @operation("exo")
@@ -163,7 +164,7 @@ class V2Routes:
             raise bad("model_id", "is required", code="missing_required_parameter")
         check_allowed(model)
         _check_kind(fields.text("sharding"), fields.text("instance_meta"))
-        count = fields.integer("min_nodes", 1, 1024) or 1
+        count = fields.integer("min_nodes", 1, MAX_MIN_NODES) or 1
         return web.json_response(_placed(await self._cluster.place(model, min_nodes=count, nodes=(), engines=())))
 
     @operation("exo")
@@ -227,7 +228,7 @@ class V2Routes:
             del self._named[next(iter(self._named))]
 
     def _find(self, ident: str) -> Mapping[str, Any]:
-        found = next((one for one in self._cluster.instances() if one["id"] == ident), None)
+        found = next((one for one in visible.instances(self._cluster) if one["id"] == ident), None)
         if found is None:
             raise _no_instance(ident)
         return found
@@ -239,7 +240,7 @@ class V2Routes:
         return found
 
     async def _state(self) -> dict[str, Any]:
-        views = self._cluster.instances()
+        views = visible.instances(self._cluster)
         disk = await asyncio.to_thread(shutil.disk_usage, _existing(self._home))
         here = self._cluster.node_id
         return {
@@ -251,15 +252,18 @@ class V2Routes:
         }
 
     async def _own_downloads(self) -> list[dict[str, Any]]:
-        here, now = self._cluster.node_id, time.monotonic()
+        here, may = self._cluster.node_id, visible.sees(self._cluster)
         held = [
             # The demo's files and those of --models-dir are not ours to delete.
             shapes.completed(here, card.id, card.size or 0, read_only=card.owned_by in ("exo-node", "local"))
             for card in await self._backend.models()
-            if card.local_path is not None
+            if card.local_path is not None and may(card.id)
         ]
-        rows = [shapes.download(one, now) for one in self._downloads.all() if one.node_id == here]
-        return held + [row for row in rows if row is not None]
+        return held + [row for row in self._downloads_to(here) if row is not None]
+
+    def _downloads_to(self, node: str) -> list[dict[str, Any] | None]:
+        now, may = time.monotonic(), visible.sees(self._cluster)
+        return [shapes.download(one, now) for one in self._downloads.all() if one.node_id == node and may(one.model)]
 
     async def _completed_at(self, node: str, model: str) -> dict[str, Any] | None:
         try:

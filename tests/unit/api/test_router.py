@@ -29,6 +29,19 @@ async def test_stats_and_metrics() -> None:
             assert answer.status == 404
 
 
+async def test_metrics_are_not_for_a_restricted_key() -> None:
+    """They name every backend: a key for some models only is refused, one for all models gets them."""
+    routing = ScriptedRouting()
+    routing.keys = {"some": Principal("a", may_ask=lambda name: name == "m"), "all": Principal("b")}
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        async with http.get("/metrics", headers={"x-api-key": "some"}) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (403, "restricted_key")
+        async with http.get("/metrics", headers={"x-api-key": "all"}) as answer:
+            assert answer.status == 200
+        async with http.get("/v1/router/stats", headers={"x-api-key": "some"}) as answer:
+            assert (await answer.json())["breakers"] == []
+
+
 @pytest.mark.parametrize(
     ("query", "body", "kind"),
     [

@@ -57,6 +57,8 @@ def test_a_key_is_made_shown_and_revoked(exo_home: Path, capsys: pytest.CaptureF
     ("argv", "words"),
     [
         (["add", "--rpm", "many"], "--rpm: wants a whole number"),
+        (["add", "--rpm", "0"], "--rpm: wants a whole number of at least 1"),
+        (["add", "--user-tpm", "0"], "--user-tpm: wants a whole number of at least 1"),
         (["add", "--budget", "5/week"], "per day or per month"),
         (["add", "--budget", "much"], "--budget: wants a number"),
         (["add", "--models", ","], "at least one model"),

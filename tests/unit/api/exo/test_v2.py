@@ -147,4 +147,15 @@ async def test_a_restricted_key_handles_its_models_only() -> None:
             assert (status, made["error"]["code"]) == (403, "model_not_allowed"), path
         assert (await call(http, "GET", "/initial_models"))[1].keys() == {"org/name"}
         assert (await call(http, "DELETE", "/v1/instances/none"))[0] == 404
+        for path in ("/v1/instances", "/v1/topology", "/state", "/state/downloads/node-a"):
+            status, told = await call(http, "GET", path)
+            assert (status, "demo" in str(told)) == (200, False), path
+        for path, status in (
+            ("/v1/instances/inst-0", 404),
+            ("/instance/inst-0", 404),
+            ("/v1/instances/inst-0/stats", 403),
+        ):
+            assert (await call(http, "GET", path))[0] == status, path
+        async with http.get("/v1/instances", headers={"x-api-key": "all"}) as answer:
+            assert [one["id"] for one in (await answer.json())["data"]] == ["inst-0"]
     assert [one["id"] for one in cluster.instances()] == ["inst-0"]
