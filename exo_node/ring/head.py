@@ -1,8 +1,8 @@
-"""The head's mind (ARCHITECTURE 3.5, 3.6) as pure logic: requests, cancels, returned steps in; steps, notices out.
+"""The head's mind (ARCHITECTURE 3.5 to 3.8) as pure logic: requests, cancels, returned steps in; steps, notices out.
 
 No I/O, no engine, no clock: `now` (seconds, monotonic) is an argument. The caller runs each step that `next_step` hands
-out through its own stage and on round the ring, calls `home` when it is back, draws a token for every `Want`, and tells
-it by `token`. Returned steps go before new ones.
+out through its own stage and on round the ring, calls `home` when it is back, draws a token for every `Want`, tells it
+by `token`, and at last what the step took by `measured`. Returned steps go before new ones.
 """
 
 from __future__ import annotations
@@ -14,15 +14,27 @@ from dataclasses import dataclass
 
 from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
 from exo_node.ring.admission import check_job, finished_already
-from exo_node.ring.messages import Drop, Epoch, Op, Report, Row, Step
-from exo_node.ring.scheduler import Budget, chunk_length, decode_share
-from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
+from exo_node.ring.drafting import Drafter
+from exo_node.ring.kv_account import BLOCK
+from exo_node.ring.messages import Epoch, Report, Row, Step
+from exo_node.ring.residents import PoolRules, Residents
+from exo_node.ring.scheduler import Budget, chunk_length, decode_share, micro_batches, share_slices, slice_budget
+from exo_node.ring.sequences import RANKS, Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
+from exo_node.ring.step_times import RingTimes
+from exo_node.ring.waiting import PROMPT_SHARE, WaitingQueue
 from exo_node.types import FinishReason
+
+QUANTUM = 16  # steps that a generation is sure of before one of a higher priority may take its place
+REPLAN = 16  # steps after which the number of micro-batches is looked at again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingSetup:
-    """What a Configure told the head: the pools' smallest figures. `vector_bytes` is one hidden vector on the wire."""
+    """What a Configure told the head: the pools' smallest figures. `vector_bytes` is one hidden vector on the wire.
+
+    `kv_tokens`, `block`, `rollback_depth`, `copy_any`, `prefix_cache`, `reproducible`: see `residents.PoolRules`.
+    `speculation`: rows may carry drafted tokens (never where `reproducible`: a longer row's bits differ).
+    """
 
     epoch: Epoch
     n_stages: int
@@ -32,6 +44,13 @@ class RingSetup:
     vocab_size: int
     vector_bytes: int
     max_waiting: int = 1024  # requests that queue for a slot before new ones are told to come back later
+    kv_tokens: int = 0
+    block: int = BLOCK
+    rollback_depth: int | None = None
+    copy_any: bool = True
+    prefix_cache: bool = False
+    speculation: bool = False
+    reproducible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +67,19 @@ class _InFlight:
     sequences: int
     cached_tokens: int
     n_bytes: int
+    n_tokens: int
+    decodes: bool
     sent: float
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the epoch began."""
+
+    tokens: int = 0  # delivered
+    drafted: int = 0
+    accepted: int = 0
+    preempted: int = 0
 
 
 class Head:
@@ -58,27 +89,42 @@ class Head:
         self.setup = setup
         self.broken: ExoError | None = None
         self.steps = 0  # number of the newest step
-        self.tokens = 0  # tokens delivered
+        self.counts = Counts()
         self.next_deadline = math.inf  # when `expire` is due next
+        self.times = RingTimes(setup.n_stages)
+        self.residents = Residents(
+            PoolRules(
+                slots=setup.slots,
+                context=setup.context,
+                max_chunk=setup.max_chunk,
+                kv_tokens=setup.kv_tokens,
+                block=setup.block,
+                rollback_depth=setup.rollback_depth,
+                copy_any=setup.copy_any,
+                keep=setup.prefix_cache,
+                reproducible=setup.reproducible,
+            )
+        )
         self._budget = Budget.of(setup.n_stages)
-        self._home = 0
+        self._micro_batches = 1
+        self._planned_for = (0, 0)  # decoding sequences and steps home when micro-batches were last counted
+        self._home = 0  # number of the step that came home last
+        self._home_tokens = 0  # of that step
         self._bytes = 0
         self._in_flight: deque[_InFlight] = deque()
-        self._waiting: deque[Generation] = deque()
+        self._decode_steps = 0  # of those in flight, with decode rows
+        self._waiting = WaitingQueue()
         self._running: dict[int, Generation] = {}  # by ticket: all that hold a slot
-        self._prefilling: Generation | None = None
+        self._prefilling: list[Generation] = []  # in order of admission
         self._ready: deque[Generation] = deque()
         self._n_decoding = 0  # running and past their prefill
-        self._drops: list[int] = []
-        self._lengths: dict[int, int] = {}  # by sequence: what every pool holds once the newest step has run
-        self._cached_tokens = 0
-        self._next_sequence = 1
+        self._admitted = 0
         self._by_request: dict[str, Generation] = {}
 
     # ---- events -------------------------------------------------------------------------------------------------
 
     def submit(self, ticket: int, job: Job, now: float) -> list[Notice]:
-        """A new generation. It waits for a slot in order of arrival; a bad or surplus one fails at once.
+        """A new generation. It waits for its turn (waiting.py); a bad or surplus one fails at once.
 
         The newest attempt of a request wins: an older one that still runs is ended here.
         """
@@ -97,14 +143,16 @@ class Head:
         if reason is not None:
             return [*notices, Delta(ticket, len(job.generated), None, reason)]
         generation = Generation.start(ticket, job, now)
+        if self.setup.speculation and not self.setup.reproducible and job.draws:
+            generation.drafter = Drafter(generation.tokens)
         if job.deadline is not None:
             self.next_deadline = min(job.deadline, self.next_deadline)
-        self._waiting.append(generation)
+        self._waiting.add(generation)
         self._by_request[job.request_id] = generation
         return notices
 
     def cancel(self, ticket: int) -> None:
-        """The caller has gone: no more rows, and every shard drops the sequence with the next step."""
+        """The caller has gone: no more rows."""
         generation = self._find(ticket)
         if generation is not None:
             self._remove(generation)
@@ -129,7 +177,9 @@ class Head:
             raise RingBroken(f"step {number} came home where step {self._home + 1} was due")
         self._home = number
         entry = self._in_flight.popleft()
+        self._home_tokens = entry.n_tokens
         self._bytes -= entry.n_bytes
+        self._decode_steps -= entry.decodes
         if [report.stage for report in reports] != list(range(self.setup.n_stages)):
             raise RingBroken(
                 f"step {number} was reported by stages {[report.stage for report in reports]} of {self.setup.n_stages}"
@@ -150,6 +200,11 @@ class Head:
             output += row.n_outputs
         return wants
 
+    def measured(self, reports: Sequence[Report], trip: float, finish: float) -> None:
+        """The step that came home last was `trip` seconds under way, and its outputs took the head `finish` more."""
+        if self._home_tokens and self._home > 1:  # an epoch's first step also opens its streams
+            self.times.add(self._home_tokens, reports, trip, finish)
+
     def read(self, reading: Reading, choices: tuple[TokenChoice, ...], vector: bytes) -> Delta:
         """What was read off the prompt by a `Reading` of the step that has just come home."""
         generation = self._running[reading.ticket]
@@ -159,23 +214,35 @@ class Head:
             self._remove(generation)
         return Delta(reading.ticket, generation.n_generated, None, finish, prompt=choices, vector=vector)
 
-    def token(self, ticket: int, choice: TokenChoice, now: float) -> Delta:
-        """The token drawn for a `Want` of the step that has just come home."""
+    def token(self, ticket: int, choice: TokenChoice, now: float) -> tuple[Delta, bool]:
+        """The next token drawn for a `Want` of the step that has just come home; and whether it was the draft's, so
+        that the output behind it foretells the one after."""
         generation = self._running[ticket]
         index = generation.n_generated
         generation.tokens.append(choice.token)
         generation.n_generated += 1
-        self.tokens += 1
+        self.counts.tokens += 1
+        self._waiting.charge(generation, 1.0)
+        right = bool(generation.drafts) and generation.drafts[0] == choice.token
+        if right:
+            generation.drafts = generation.drafts[1:]
+            generation.sent += 1
+            self.counts.accepted += 1
         finish = generation.finish_after(choice, self.setup.context)
         if finish is not None:
             self._remove(generation)
-        else:
+        elif not right:
+            if generation.drafter is not None:
+                generation.drafter.settle(len(generation.drafts))
+            generation.drafts = ()
             self._ready.append(generation)
+        more = right and finish is None
         if not generation.first:
-            return Delta(ticket, index, choice, finish)
+            return Delta(ticket, index, choice, finish), more
         generation.first = False
-        queue_us = round((generation.admitted - generation.arrived) * 1e6)
-        return Delta(ticket, index, choice, finish, queue_us, round((now - generation.admitted) * 1e6))
+        admitted = generation.admitted or now
+        queue_us, prefill_us = round((admitted - generation.arrived) * 1e6), round((now - admitted) * 1e6)
+        return Delta(ticket, index, choice, finish, queue_us, prefill_us, cached=generation.cached), more
 
     def refuse(self, ticket: int, error: ExoError) -> Failed:
         """End one generation with `error` (its sampler failed); the ring goes on."""
@@ -192,9 +259,8 @@ class Head:
         self._running.clear()
         self._ready.clear()
         self._by_request.clear()
-        self._drops.clear()
         self._in_flight.clear()
-        self._prefilling = None
+        self._prefilling.clear()
         self._n_decoding = self._bytes = 0
         return notices
 
@@ -204,34 +270,39 @@ class Head:
         """The next micro-batch, or None when there is nothing to do or the budget in flight is spent."""
         if self.broken is not None or len(self._in_flight) >= self._budget.max_steps:
             return None
+        self.residents.begin_step()
         self._admit(now)
+        self._plan()
         decoding = self._pick_decoding()
-        chunk = 0
-        if self._prefilling is not None:
-            chunk = chunk_length(self._prefilling.sent, self._prefilling.prefill, self.setup.max_chunk)
+        slices = self._pick_slices(decoding)
+        # Making room for one may have cost another its place that was picked before.
+        decoding = [one for one in decoding if one.sequence]
+        slices = [(one, length) for one, length in slices if one.sequence]
         # The first step of an epoch may be empty: it opens every hop and shows that the ring is closed.
-        if not decoding and not chunk and not self._drops and self.steps:
+        if not decoding and not slices and not self.residents.has_ops and self.steps:
             return None
-        n_bytes = (len(decoding) + chunk) * self.setup.vector_bytes
+        for generation in decoding:
+            self._draft(generation, len(decoding))
+        n_tokens = sum(1 + len(one.drafts) for one in decoding) + sum(length for _, length in slices)
+        n_bytes = n_tokens * self.setup.vector_bytes
         if self._in_flight and self._bytes + n_bytes > self._budget.max_bytes:
-            self._ready.extendleft(reversed(decoding))
+            for generation in reversed(decoding):
+                generation.drafts = ()
+                self._ready.appendleft(generation)
             return None
-        ops: list[Op] = []
-        for sequence in self._drops:
-            ops.append(Drop(sequence))
-            self._cached_tokens -= self._lengths.pop(sequence)
-        self._drops.clear()
-        rows = [(self._row(generation, 1), generation) for generation in decoding]
-        if chunk:
-            assert self._prefilling is not None
-            rows.append((self._row(self._prefilling, chunk), self._prefilling))
-            self._prefill_sent(self._prefilling)
+        ops = self.residents.take_ops()
+        rows = [(self._decode_row(one), one) for one in decoding]
+        rows += [(self._prefill_row(one, length), one) for one, length in slices]
         self.steps += 1
-        step = Step(self.setup.epoch, self.steps, tuple(ops), tuple(row for row, _ in rows))
-        tokens = tuple(one.tokens[row.position : row.position + row.length] for row, one in rows)
+        step = Step(self.setup.epoch, self.steps, ops, tuple(row for row, _ in rows))
+        tokens = tuple(_ids(row, one) for row, one in rows)
         flown = tuple((row, one.ticket) for row, one in rows)
-        self._in_flight.append(_InFlight(flown, len(self._lengths), self._cached_tokens, n_bytes, now))
+        account = self.residents.account
+        self._in_flight.append(
+            _InFlight(flown, account.sequences, account.cached_tokens, n_bytes, n_tokens, bool(decoding), now)
+        )
         self._bytes += n_bytes
+        self._decode_steps += bool(decoding)
         return Outgoing(step, tokens)
 
     def sent_at(self) -> float | None:
@@ -249,41 +320,147 @@ class Head:
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
-        """One prompt at a time is on its way in; the next waits until its last chunk is sent and a slot is free."""
-        free = self.setup.slots - (len(self._lengths) - len(self._drops))
-        if self._prefilling is None and self._waiting and free > 0:
-            generation = self._waiting.popleft()
-            generation.admitted = now
-            generation.sequence = self._next_sequence
-            self._next_sequence += 1
+        """Slots to those whose turn it is, while there is room for their prompts."""
+        while (generation := self._waiting.first()) is not None:
+            while not self._has_place(generation):
+                # Those that can wait keep no place from those that should not.
+                if not self._preempt(generation, same_rank=False):
+                    return
+            self._waiting.start(generation)
+            self._admitted += 1
+            generation.order, generation.since = self._admitted, self.steps
+            if generation.admitted is None:
+                generation.admitted, generation.cached = now, generation.sent
             self._running[generation.ticket] = generation
-            self._prefilling = generation
+            self._prefilling.append(generation)
+            self._waiting.charge(generation, (generation.prefill - generation.sent) * PROMPT_SHARE)
+
+    def _has_place(self, generation: Generation) -> bool:
+        account = self.residents.account
+        promised = sum(account.growth(one.sequence, one.prefill) for one in self._prefilling)
+        at_most = sum(account.growth(one.sequence, one.longest(self.setup.context)) for one in self._running.values())
+        reserve = min(account.charge(1), max(0, at_most - promised))
+        return self.residents.admit(generation, promised, reserve)
+
+    def _plan(self) -> None:
+        """How many micro-batches the decoding sequences make, from the times that the ring has shown."""
+        now = (self._n_decoding, self._home // REPLAN)
+        if now != self._planned_for:
+            self._planned_for = now
+            self._micro_batches = micro_batches(self._n_decoding, self.times)
+            self._budget = Budget.of(self.setup.n_stages, self._micro_batches)
 
     def _pick_decoding(self) -> list[Generation]:
-        share = decode_share(self._n_decoding, self.setup.n_stages)
+        """An even share of those that decode, as far as they are ready and there is memory for them."""
         picked: list[Generation] = []
+        if self._decode_steps >= self._micro_batches:
+            return picked  # the others go with the next that comes home, in one step
+        share = decode_share(self._n_decoding, self._micro_batches)
+        starved: list[Generation] = []
         while self._ready and len(picked) < share:
             generation = self._ready.popleft()
-            if generation.ticket in self._running:
+            if self._running.get(generation.ticket) is not generation or not generation.decoding:
+                continue  # it has ended, or given its place up
+            if self._has_room(generation, len(generation.tokens)):
                 picked.append(generation)
+            elif self._running.get(generation.ticket) is generation:
+                starved.append(generation)
+        self._ready.extendleft(reversed(starved))
         return picked
 
-    def _row(self, generation: Generation, length: int) -> Row:
+    def _pick_slices(self, decoding: Sequence[Generation]) -> list[tuple[Generation, int]]:
+        """What goes with them of prompts: (generation, tokens)."""
+        coming = list(self._prefilling)
+        if not coming:
+            return []
+        chunk = self.setup.max_chunk
+        if self.setup.reproducible:
+            coming = coming[:1]
+            wanted = [_fixed_chunk(coming[0], chunk)]
+        else:
+            if self._n_decoding and not decoding and len(self._in_flight) >= self.setup.n_stages:
+                return []  # every stage has work; more would only stand in the way of the rows that decode
+            busy = len(decoding) or (1 if self._n_decoding else 0)
+            # The oldest first; every other time the shortest, which would wait long behind a long one.
+            if self._home % 2:
+                coming.sort(key=lambda one: one.prefill - one.sent)
+            budget = slice_budget(busy, chunk - len(decoding), self.times)
+            wanted = share_slices([one.prefill - one.sent for one in coming], max(1, budget))
+        picked: list[tuple[Generation, int]] = []
+        for generation, length in zip(coming, wanted, strict=True):
+            if length and generation.sequence and self._has_room(generation, generation.sent + length):
+                picked.append((generation, length))
+        return picked
+
+    def _has_room(self, generation: Generation, length: int) -> bool:
+        """Memory for the sequence to hold `length`: finished ones go first, then those that were admitted last."""
+        while not self.residents.grow(generation, length):
+            if not self._preempt(generation, same_rank=True):
+                return False
+        return True
+
+    def _preempt(self, generation: Generation, *, same_rank: bool) -> bool:
+        """Send the least important running generation back to its queue, to be computed again later. False where there
+        is none of a lower priority than `generation`, which has had its quantum; or, for the memory that a running one
+        cannot do without (`same_rank`), of any lower one and of the same priority but admitted later."""
+        mine = (RANKS[generation.job.priority], generation.order if same_rank else math.inf)
+        others = [
+            one
+            for one in self._running.values()
+            if one is not generation
+            and not one.in_flight
+            and not one.job.reads
+            and (same_rank or self.steps - one.since >= QUANTUM)
+            and (RANKS[one.job.priority], one.order) > mine
+        ]
+        victim = max(others, key=lambda one: (RANKS[one.job.priority], one.order), default=None)
+        if victim is None:
+            return False
+        self._leave(victim)
+        if victim in self._ready:
+            self._ready.remove(victim)
+        victim.prefill, victim.sent, victim.drafts = len(victim.tokens), 0, ()
+        self._waiting.add(victim, first=True)
+        self.counts.preempted += 1
+        return True
+
+    def _draft(self, generation: Generation, rows: int) -> None:
+        """Guess what comes after the newest token, where that pays and there is room."""
+        generation.drafts = ()
+        if generation.drafter is None:
+            return
+        tokens = len(generation.tokens)
+        room = min(generation.job.max_tokens - generation.n_generated, self.setup.context - tokens) - 1
+        draft = generation.drafter.propose(min(room, self.setup.max_chunk - 1), rows, self.times)
+        if draft and self.residents.grow(generation, tokens + len(draft)):
+            generation.drafts = tuple(draft)
+            self.counts.drafted += len(draft)
+        elif draft:
+            generation.drafter.settle(None)
+
+    def _decode_row(self, generation: Generation) -> Row:
+        drafted = len(generation.drafts)
+        position, generation.sent = generation.sent, len(generation.tokens)
+        row = self._row(generation, position, 1 + drafted, 1 + drafted)
+        return row
+
+    def _prefill_row(self, generation: Generation, length: int) -> Row:
         position = generation.sent
         generation.sent += length
-        generation.in_flight += 1
-        self._lengths[generation.sequence] = generation.sent
-        self._cached_tokens += length
-        last = self.setup.n_stages - 1
         n_outputs = 1 if generation.sent == len(generation.tokens) else 0
         if generation.reads_at(position):
             n_outputs = length
-        return Row(generation.sequence, position, length, n_outputs, False, 0, last)
-
-    def _prefill_sent(self, generation: Generation) -> None:
-        if generation.sent == generation.prefill:
-            self._prefilling = None
+        if generation.decoding:
+            self._prefilling.remove(generation)
             self._n_decoding += 1
+        return self._row(generation, position, length, n_outputs)
+
+    def _row(self, generation: Generation, position: int, length: int, n_outputs: int) -> Row:
+        held = self.residents.account.length(generation.sequence) if generation.sequence > 0 else 0
+        generation.in_flight += 1
+        self.residents.sent(generation, position + length)
+        last = self.setup.n_stages - 1
+        return Row(generation.sequence, position, length, n_outputs, position < held, 0, last)
 
     def _replace(self, job: Job) -> list[Notice]:
         old = self._by_request.get(job.request_id)
@@ -306,15 +483,20 @@ class Head:
     def _remove(self, generation: Generation) -> None:
         if self._by_request.get(generation.job.request_id) is generation:
             del self._by_request[generation.job.request_id]
-        if self._running.pop(generation.ticket, None) is None:
+        if generation.ticket in self._running:
+            self._leave(generation)
+        else:
             self._waiting.remove(generation)
-            return
-        if generation is self._prefilling:
-            self._prefilling = None
-        elif generation.sent >= generation.prefill:
+
+    def _leave(self, generation: Generation) -> None:
+        """It gives its slot up."""
+        del self._running[generation.ticket]
+        if generation in self._prefilling:
+            self._prefilling.remove(generation)
+        else:
             self._n_decoding -= 1
-        if generation.sent:
-            self._drops.append(generation.sequence)
+        self._waiting.stop(generation)
+        self.residents.release(generation)
 
 
 def _wants(generation: Generation, row: Row, output: int) -> list[Want | Reading]:
@@ -325,10 +507,26 @@ def _wants(generation: Generation, row: Row, output: int) -> list[Want | Reading
     if generation.job.reads and row.position < generation.prefill:
         wants.append(Reading(generation.ticket, output, row.n_outputs, row.position + row.length - row.n_outputs))
     if generation.job.draws and row.position + row.length >= generation.prefill:
-        wants.append(Want(generation.ticket, output + row.n_outputs - 1, len(generation.tokens)))
+        drafted = len(generation.drafts)
+        first = output + row.n_outputs - 1 - drafted
+        wants.append(Want(generation.ticket, first, len(generation.tokens), generation.drafts))
     return wants
 
 
+def _ids(row: Row, generation: Generation) -> Sequence[int]:
+    known = generation.tokens[row.position : row.position + row.length]
+    return [*known, *generation.drafts] if len(known) < row.length else known
+
+
+def _fixed_chunk(generation: Generation, max_chunk: int) -> int:
+    """The next chunk where bits must come out the same: what was generated before goes as it was, token by token."""
+    prompt = len(generation.job.prompt)
+    if generation.sent >= prompt:
+        return 1
+    return chunk_length(generation.sent, min(prompt, generation.prefill), max_chunk)
+
+
 def _too_late(generation: Generation) -> DeadlineExceeded:
-    state = f"after {generation.n_generated} tokens" if generation.sequence else "while waiting for a KV slot"
+    waits = generation.admitted is None
+    state = "while waiting for a KV slot" if waits else f"after {generation.n_generated} tokens"
     return DeadlineExceeded(f"the request's time ran out {state}")

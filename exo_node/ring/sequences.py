@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from exo_node.errors import ExoError
 from exo_node.types import FinishReason, Grammar, SamplingParams
+
+if TYPE_CHECKING:
+    from exo_node.ring.drafting import Drafter
+
+Priority = Literal["high", "normal", "low"]
+RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,8 @@ class Job:
     `stop_ids` ends the generation and is itself delivered. `deadline` is on the head's clock.
 
     `grammar` binds the last `begun` tokens of the prompt and all that follows; `complete`: nothing may follow already.
+    `client`: who asks (an API key's id, "" where none is needed): slots are shared out fairly among clients, and a
+    prompt's beginning is found again only in what the same one has sent.
     """
 
     request_id: str
@@ -40,6 +48,8 @@ class Job:
     complete: bool = False
     prompt_logprobs: int | None = None
     pooling: Pooling | None = None
+    client: str = ""
+    priority: Priority = "normal"
 
     @property
     def reads(self) -> bool:
@@ -54,11 +64,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Output `output` of a returned step is the distribution of the next token of `ticket`, at absolute `position`."""
+    """Output `output` of a returned step is the distribution of the next token of `ticket`, at absolute `position`.
+
+    Behind it come one for each of `drafts`: output + 1 foretells the token after drafts[0], if that is what is drawn.
+    """
 
     ticket: int
     output: int
     position: int
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> range:
+        return range(self.output, self.output + 1 + len(self.drafts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,7 @@ class TokenChoice:
 class Delta:
     """A token of the generation `ticket`. `index` counts generated tokens from 0; `choice` is None where a resumed
     generation was already complete, or where `prompt` or `vector` tell of the prompt (prompt_reading.py). The times are
-    on the first token's only."""
+    on the first token's only, and so is how much of the prompt was `cached`."""
 
     ticket: int
     index: int
@@ -98,6 +116,7 @@ class Delta:
     prefill_us: int = 0
     prompt: tuple[TokenChoice, ...] = ()
     vector: bytes = b""
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +130,43 @@ class Failed:
 Notice = Delta | Failed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Generation:
-    """A running or waiting generation. `sent` tokens are cached or on their way; `in_flight` rows are not home."""
+    """A running or waiting generation.
+
+    `sent` tokens are cached or on their way, drafts not counted; `in_flight` rows are not home; `drafts` are those of
+    the row that is not. It is `decoding` once everything that was known at its admission (`prefill` tokens) is sent.
+    """
 
     ticket: int
     job: Job
     arrived: float
     tokens: list[int]
     n_generated: int
-    prefill: int  # tokens known at admission: these go out in chunks
-    sequence: int = 0  # 0 until its first row
-    admitted: float = 0.0
+    prefill: int
+    sequence: int = 0  # 0 without a slot
+    admitted: float | None = None
     sent: int = 0
     in_flight: int = 0
     first: bool = True
+    cached: int = 0  # of the prompt, when it was first admitted
+    drafts: tuple[int, ...] = ()
+    order: int = 0  # of admission: the larger, the sooner another may take its memory
+    since: int = 0  # the step of its admission
+    drafter: Drafter | None = None
 
     @classmethod
     def start(cls, ticket: int, job: Job, now: float) -> Generation:
         tokens = [*job.prompt, *job.generated]
         return cls(ticket, job, now, tokens, len(job.generated), len(tokens))
+
+    @property
+    def decoding(self) -> bool:
+        return self.sent >= self.prefill
+
+    def longest(self, context: int) -> int:
+        """Tokens that its sequence holds at most in the end."""
+        return min(context, len(self.job.prompt) + max(self.job.max_tokens, 0))
 
     def reads_at(self, position: int) -> bool:
         """Whether all outputs of a row from `position` on are wanted (of a pooling by the last, one is)."""

@@ -17,7 +17,7 @@ from exo_node.errors import ExoError, InvalidRequest, PeerUnavailable, RingBroke
 from exo_node.ring.head import Head, Outgoing, RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
 from exo_node.ring.prompt_reading import PromptReader, reader_of
-from exo_node.ring.sampler import Constraint, Sampler
+from exo_node.ring.sampler import Constraint, Floats, Sampler
 from exo_node.ring.sequences import Failed, Job, Notice, Reading, Want
 from exo_node.ring.stage import Stage
 from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_message
@@ -269,15 +269,17 @@ class HeadWorker:
             self._fail(failure_error(step.failure))
             return
         self.hops.append(Hop(step.number, total_us, step.reports))
+        begun = time.perf_counter()
         try:
             wants = head.home(step.number, step.reports, time.monotonic())
             if not wants:
+                head.measured(step.reports, total_us / 1e6, 0.0)
                 return
             notices: list[Notice] = []
             for reading in (want for want in wants if isinstance(want, Reading)):
                 notices += self._read(head, reading, activation)
             draws = [want for want in wants if isinstance(want, Want)]
-            logits = self.stage.logits(activation, [want.output for want in draws]) if draws else ()
+            logits = self.stage.logits(activation, [one for want in draws for one in want.outputs]) if draws else ()
         except ExoError as error:
             self._fail(error)
             return
@@ -286,14 +288,27 @@ class HeadWorker:
             self._fail(RingBroken(f"stage 0: {type(error).__name__}: {error}", code="engine_failed"))
             return
         now = time.monotonic()
-        for want, scores in zip(draws, logits, strict=True):
-            try:
-                choice = self._samplers[want.ticket].draw(scores, want.position)
-            except ExoError as error:
-                notices.append(head.refuse(want.ticket, error))
-            else:
-                notices.append(head.token(want.ticket, choice, now))
+        at = 0
+        for want in draws:
+            notices += self._draw(head, want, logits[at : at + len(want.outputs)], now)
+            at += len(want.outputs)
+        head.measured(step.reports, total_us / 1e6, time.perf_counter() - begun)
         self._notify(notices)
+
+    def _draw(self, head: Head, want: Want, logits: Sequence[Floats], now: float) -> list[Notice]:
+        """The tokens that a row's outputs give: one, and one more for each draft that turns out right."""
+        sampler = self._samplers[want.ticket]
+        notices: list[Notice] = []
+        for offset, scores in enumerate(logits):
+            try:
+                choice = sampler.draw(scores, want.position + offset)
+            except ExoError as error:
+                return [*notices, head.refuse(want.ticket, error)]
+            delta, more = head.token(want.ticket, choice, now)
+            notices.append(delta)
+            if not more:
+                break
+        return notices
 
     def _read(self, head: Head, reading: Reading, activation: Any) -> list[Notice]:
         """Tell the caller what was read off its prompt, if it is anything yet."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Dtype, Shard
 
 LAYERS, HIDDEN, VOCAB = 3, 4, 31
-CONTEXT = 24
+CONTEXT = 64
 INSTANCE = "instance"
 
 
@@ -109,8 +110,18 @@ class FakeRing:
     """Workers joined by `hops`: `hops[i]` holds what stage i has sent and the next stage has not got yet."""
 
     def __init__(
-        self, n_stages: int, *, slots: int = 2, max_chunk: int = 4, wire: Dtype = "float32", max_waiting: int = 64
+        self,
+        n_stages: int,
+        *,
+        slots: int = 2,
+        max_chunk: int = 4,
+        wire: Dtype = "float32",
+        max_waiting: int = 64,
+        depth: int | None = None,
+        **rules: Any,
     ) -> None:
+        """`rules`: more fields of `RingSetup`. `depth`: how far every stage can roll back."""
+        self.rules = {"rollback_depth": depth, **rules}
         self.n_stages, self.slots, self.max_chunk, self.wire, self.max_waiting = (
             n_stages,
             slots,
@@ -120,7 +131,7 @@ class FakeRing:
         )
         self.hops: list[deque[ring_pb2.StepMessage]] = [deque() for _ in range(n_stages)]
         self.notices: dict[int, list[Notice]] = {}
-        pool = Pool(slots, CONTEXT, max_chunk)
+        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True))
         made = stages(n_stages, pool)
         self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0))
         self.followers = [
@@ -140,6 +151,7 @@ class FakeRing:
             vocab_size=VOCAB,
             vector_bytes=HIDDEN * 4,
             max_waiting=self.max_waiting,
+            **self.rules,
         )
         done: list[Future[None]] = []
         for stage in reversed(range(self.n_stages)):

@@ -42,6 +42,18 @@ def home(head: Head, number: int) -> list[int]:
     return [want.ticket for want in head.home(number, reports, 0.0)]
 
 
+def decode_all(head: Head, count: int) -> None:
+    """Every prompt goes in, and every ticket gets its first token once all are there."""
+    wanting: list[int] = []
+    number = head.steps + 1
+    while len(wanting) < count:
+        send(head)
+        wanting += home(head, number)
+        number += 1
+    for ticket in wanting:
+        head.token(ticket, TokenChoice(7), 0.0)
+
+
 def error_of(notices: list[Notice]) -> ExoError:
     (notice,) = notices
     assert isinstance(notice, Failed)
@@ -60,15 +72,26 @@ def test_the_first_step_is_empty_and_opens_the_ring() -> None:
     assert head.next_step(0.0) is None
 
 
-def test_chunks_end_at_absolute_multiples_whatever_the_company() -> None:
-    """A prompt is cut at multiples of max_chunk, and only its last chunk asks for an output."""
-    head = started()
+def test_chunks_end_at_absolute_multiples_where_bits_must_not_change() -> None:
+    """Reproducible: a prompt is cut at multiples of max_chunk, and only its last chunk asks for an output."""
+    head = started(replace(SETUP, reproducible=True))
     head.submit(1, job(tuple(range(10))), 0.0)
     seen = []
     for number in (2, 3, 4):
         seen += spans(send(head))
         home(head, number)
     assert seen == [(1, 0, 4, 0), (1, 4, 4, 0), (1, 8, 2, 1)]
+
+
+def test_what_was_generated_before_is_replayed_token_by_token_where_bits_must_not_change() -> None:
+    """Reproducible: a resumed generation's rows are shaped as they were when it was first computed."""
+    head = started(replace(SETUP, reproducible=True))
+    head.submit(1, job((1, 2, 3, 4, 5), generated=(6, 7)), 0.0)
+    seen = []
+    for number in (2, 3, 4, 5):
+        seen += spans(send(head))
+        home(head, number)
+    assert seen == [(1, 0, 4, 0), (1, 4, 1, 0), (1, 5, 1, 0), (1, 6, 1, 1)]
 
 
 def readings(head: Head, number: int) -> list[Any]:
@@ -95,9 +118,10 @@ def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
     """Scored without an answer, or made a vector: the slot is given back; of a pooling by the last, one output."""
     head = started()
     head.submit(1, job(tuple(range(6)), prompt_logprobs=0, max_tokens=0, request_id="a"), 0.0)
-    head.submit(2, job(tuple(range(6)), pooling=Pooling("last"), max_tokens=0, request_id="b"), 0.0)
     seen = []
     for number in range(2, 6):
+        if number == 4:
+            head.submit(2, job(tuple(range(6)), pooling=Pooling("last"), max_tokens=0, request_id="b"), 0.0)
         seen += spans(send(head))
         for reading in readings(head, number):
             told = head.read(reading, (), b"")
@@ -107,17 +131,17 @@ def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
     assert head.running == 0
 
 
-def test_a_step_holds_the_ready_decode_rows_and_one_chunk() -> None:
-    """Decoding goes on while the next prompt comes in."""
+def test_a_step_holds_the_ready_decode_rows_and_slices_of_prompts() -> None:
+    """Decoding goes on while prompts come in, several in one step where there is room."""
     head = started()
     head.submit(1, job(request_id="a"), 0.0)
     head.submit(2, job(tuple(range(6)), request_id="b"), 0.0)
-    assert spans(send(head)) == [(1, 0, 3, 1)]
+    assert spans(send(head)) == [(1, 0, 3, 1), (2, 0, 1, 0)]
     assert home(head, 2) == [1]
     head.token(1, TokenChoice(7), 0.0)
     outgoing = send(head)
-    assert spans(outgoing) == [(1, 3, 1, 1), (2, 0, 4, 0)]
-    assert outgoing.tokens == ([7], [0, 1, 2, 3])
+    assert spans(outgoing) == [(1, 3, 1, 1), (2, 1, 3, 0)]
+    assert outgoing.tokens == ([7], [1, 2, 3])
 
 
 def test_chunks_of_one_sequence_follow_each_other_and_decode_rows_do_not() -> None:
@@ -139,11 +163,7 @@ def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
     head = started(replace(SETUP, n_stages=2, slots=4, max_waiting=9))
     for ticket in range(1, 5):
         head.submit(ticket, job(request_id=str(ticket)), 0.0)
-    for number in range(2, 6):
-        send(head)
-        assert home(head, number) == [number - 1]
-    for ticket in range(1, 5):
-        head.token(ticket, TokenChoice(7), 0.0)
+    decode_all(head, 4)
     assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
 
 
@@ -173,7 +193,7 @@ def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
         outgoing = head.next_step(0.0)
         if outgoing is None:
             break
-        order += [row.sequence for row in outgoing.step.rows]
+        order += [row.sequence for row in outgoing.step.rows if not row.position]
         for ticket in home(head, number):
             head.token(ticket, TokenChoice(7), 0.0)
     assert order == [1, 2, 3]
@@ -211,7 +231,7 @@ def test_why_a_generation_ends(fields: dict[str, Any], token: int, finish: str |
     for number in range(2, 30):
         send(head)
         if home(head, number):
-            delta = head.token(1, TokenChoice(token), 0.0)
+            delta, _ = head.token(1, TokenChoice(token), 0.0)
             break
     assert delta is not None
     assert (delta.finish, delta.index) == (finish, len(fields.get("generated", ())))
@@ -292,7 +312,7 @@ def test_first_delta_tells_the_times() -> None:
     head.submit(1, job(), 1.0)
     head.next_step(1.5)
     home(head, 2)
-    delta = head.token(1, TokenChoice(7), 2.0)
+    delta, _ = head.token(1, TokenChoice(7), 2.0)
     assert (delta.queue_us, delta.prefill_us) == (500_000, 500_000)
 
 
@@ -306,13 +326,9 @@ def test_the_output_of_a_cancelled_row_keeps_its_place() -> None:
     head = started(replace(SETUP, n_stages=2, slots=4))
     for ticket in (1, 2, 3):
         head.submit(ticket, job(request_id=str(ticket)), 0.0)
-    for number in (2, 3, 4):
-        send(head)
-        home(head, number)
-    for ticket in (1, 2, 3):
-        head.token(ticket, TokenChoice(7), 0.0)
+    decode_all(head, 3)
     assert len(send(head).step.rows) == 2
     head.cancel(1)
     entry = head._in_flight[0]
     reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in (0, 1)]
-    assert [(want.ticket, want.output) for want in head.home(5, reports, 0.0)] == [(2, 1)]
+    assert [(want.ticket, want.output) for want in head.home(head.steps, reports, 0.0)] == [(2, 1)]

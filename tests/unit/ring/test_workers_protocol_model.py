@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exo_node.errors import PeerUnavailable
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
 from exo_node.ring.prompt_reading import scored
-from exo_node.ring.sequences import Failed, Job, Pooling
+from exo_node.ring.sequences import Failed, Job, Pooling, Priority
 from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage, output_offsets
 from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
@@ -26,7 +26,12 @@ from exo_node.types import Dtype, SamplingParams
 from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector, stages
 
 TOKENS = st.integers(0, VOCAB - 1)
-PROMPTS = st.lists(TOKENS, min_size=1, max_size=14).map(tuple)
+LONG = tuple((7 * i * i + i) % VOCAB for i in range(40))  # many prompts begin with some of it
+PROMPTS = st.builds(
+    lambda shared, own: LONG[:shared] + tuple(own),
+    st.sampled_from([0, 0, 18, 33, 40]),
+    st.lists(TOKENS, min_size=1, max_size=14),
+)
 GREEDY = SamplingParams(temperature=0.0)
 
 
@@ -39,10 +44,27 @@ class RingMachine(RuleBasedStateMachine):
         first=st.lists(st.integers(1, 14), min_size=1, max_size=3),
         slots=st.integers(1, 3),
         wire=st.sampled_from(["float32", "float16", "bfloat16"]),
+        keeps=st.booleans(),
+        drafts=st.booleans(),
+        reproducible=st.sampled_from([False, False, True]),
+        kv_tokens=st.sampled_from([0, 0, CONTEXT, CONTEXT + 8]),
+        depth=st.sampled_from([None, None, 9]),
+        copy_any=st.booleans(),
     )
-    def build(self, n_stages: int, slots: int, wire: Dtype, peaceful: bool, first: list[int]) -> None:
+    def build(
+        self,
+        n_stages: int,
+        slots: int,
+        wire: Dtype,
+        peaceful: bool,
+        first: list[int],
+        keeps: bool,
+        drafts: bool,
+        **rules: Any,
+    ) -> None:
         self.peaceful = peaceful  # half of all runs see no fault, so that their ends can be checked in full
-        self.ring = FakeRing(n_stages, slots=slots, wire=wire)
+        self.keeps = keeps
+        self.ring = FakeRing(n_stages, slots=slots, wire=wire, block=4, prefix_cache=keeps, speculation=drafts, **rules)
         self.counter = 1
         self.jobs: dict[int, Job] = {}
         self.cancelled: set[int] = set()
@@ -63,12 +85,27 @@ class RingMachine(RuleBasedStateMachine):
         self.jobs[ticket] = job
         self.ring.head.handle(Submit(ticket, job))
 
+    @invariant()
+    def never_more_memory_than_there_is(self) -> None:
+        head = self.ring.head.head
+        assert head is not None
+        account = head.residents.account
+        assert 0 <= account.free_tokens <= account.kv_tokens
+        assert account.free_slots >= 0
+
     @rule(
-        prompt=PROMPTS, max_tokens=st.integers(1, 8), stop=st.frozensets(TOKENS, max_size=3), resume=st.integers(0, 5),
-        scores=st.booleans(),
+        prompt=PROMPTS, max_tokens=st.integers(1, 12), stop=st.frozensets(TOKENS, max_size=2), resume=st.integers(0, 5),
+        scores=st.booleans(), client=st.sampled_from("ab"), priority=st.sampled_from(["high", "normal", "low"]),
     )  # fmt: skip
     def submit(
-        self, prompt: tuple[int, ...], max_tokens: int, stop: frozenset[int], resume: int, scores: bool = False
+        self,
+        prompt: tuple[int, ...],
+        max_tokens: int,
+        stop: frozenset[int],
+        resume: int,
+        scores: bool = False,
+        client: str = "",
+        priority: Priority = "normal",
     ) -> None:
         ticket = len(self.jobs) + 1
         before = () if scores else oracle(prompt, max_tokens, stop)[:resume]
@@ -80,6 +117,8 @@ class RingMachine(RuleBasedStateMachine):
             stop_ids=stop,
             sampling=GREEDY,
             prompt_logprobs=0 if scores else None,
+            client=client,
+            priority=priority,
         )
         self.jobs[ticket] = job
         self.ring.head.handle(Submit(ticket, job))
@@ -220,7 +259,11 @@ class RingMachine(RuleBasedStateMachine):
         if not self.fault:
             assert head.broken is None
         if head.broken is None and not self.fault:
-            assert set(self.ring.pools()) == {(0, 0)}, "a slot was not given back"
+            assert self.keeps or set(self.ring.pools()) == {(0, 0)}, "a slot was not given back"
+            assert head.running == head.waiting == 0
+            account = head.residents.account
+            assert set(self.ring.pools()) == {(account.sequences, account.cached_tokens)}
+            assert account.free_slots + account.sequences == self.ring.slots
             assert all(self.ring.ended(ticket) or ticket in self.cancelled for ticket in self.jobs)
         # whatever happened, the next epoch works
         self.reconfigure()

@@ -1,0 +1,81 @@
+"""Prompt-lookup drafts: what followed the last time that the newest tokens were seen (ARCHITECTURE 3.8). Pure.
+
+A draft is only a guess of what the sampler will draw: a wrong one costs its part of a step and changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from exo_node.ring.scheduler import draft_depth
+from exo_node.ring.step_times import RingTimes
+
+GRAMS: Final = (4, 2)  # lengths of what is looked up, the longer first
+DEEPEST: Final = 8
+HOPEFUL: Final = 0.7  # acceptance that a generation begins with
+MEMORY: Final = 0.15  # weight of the newest draft in the acceptance
+RETRY: Final = 48  # tokens after which one that has given up looks again
+
+
+class Drafter:
+    """Drafts for one generation. Fed with every token, it knows where each pair and quadruple was last followed."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        """`tokens` is the generation's own list; `follow` is called after each one that is appended."""
+        self._tokens = tokens
+        self._known = 0  # tokens that have been entered as what follows something
+        self._after: dict[tuple[int, ...], int] = {}
+        self.acceptance = HOPEFUL
+        self._idle = 0
+        self._offered = 0
+        self.drafted = self.accepted = 0
+
+    def propose(self, room: int, rows: int, times: RingTimes) -> list[int]:
+        """Up to `room` tokens that may come next; `rows` sequences share the step. Empty where it would not pay."""
+        if room < 1:
+            return []
+        self._enter()
+        start = self._find()
+        if start is None:
+            return []
+        depth = draft_depth(self.acceptance, rows, min(DEEPEST, room), times)
+        if not depth:
+            self._idle += 1
+            if self._idle < RETRY:
+                return []
+            depth, self._idle = min(2, room), 0
+        # Where the text runs in a loop the draft runs on in itself.
+        tokens = self._tokens
+        draft: list[int] = []
+        for at in range(start, start + depth):
+            draft.append(tokens[at] if at < len(tokens) else draft[at - len(tokens)])
+        self._offered = depth
+        return draft
+
+    def settle(self, unused: int | None) -> None:
+        """All but the last `unused` tokens of the draft were right; None: it was not sent."""
+        drafted, self._offered = self._offered, 0
+        if not drafted or unused is None:
+            return
+        accepted = drafted - unused
+        self.drafted += drafted
+        self.accepted += accepted
+        for _ in range(accepted):
+            self.acceptance += MEMORY * (1.0 - self.acceptance)
+        if unused:  # the first of them was wrong, the others say nothing
+            self.acceptance -= MEMORY * self.acceptance
+
+    def _enter(self) -> None:
+        tokens = self._tokens
+        for at in range(self._known, len(tokens)):
+            for gram in GRAMS:
+                if at >= gram:
+                    self._after[tuple(tokens[at - gram : at])] = at
+        self._known = len(tokens)
+
+    def _find(self) -> int | None:
+        tokens = self._tokens
+        for gram in GRAMS:
+            if len(tokens) > gram and (found := self._after.get(tuple(tokens[-gram:]))) is not None:
+                return found
+        return None

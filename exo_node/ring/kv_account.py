@@ -1,0 +1,60 @@
+"""The head's account of the KV pools (ARCHITECTURE 3.5): it alone allocates, and every stage holds the same. Pure."""
+
+from __future__ import annotations
+
+BLOCK = 256  # tokens by which a sequence's memory grows (the MLX engine's step; tinygrad's is there from the start)
+
+
+class KvAccount:
+    """Slots and tokens of the smallest pool. Lengths are what every stage holds once the newest step has run."""
+
+    def __init__(self, slots: int, context: int, kv_tokens: int, block: int = BLOCK) -> None:
+        """`kv_tokens`: what the pool's memory holds, in tokens; at least one whole sequence fits."""
+        self.kv_tokens = max(kv_tokens, context)
+        self._slots, self._context, self._block = slots, context, block
+        self._lengths: dict[int, int] = {}
+        self.cached_tokens = 0
+        self.charged_tokens = 0  # of whole blocks
+        self.reserved = 0  # slots of sequences that no shard knows yet
+
+    @property
+    def sequences(self) -> int:
+        """Those that the shards hold."""
+        return len(self._lengths)
+
+    @property
+    def free_slots(self) -> int:
+        return self._slots - len(self._lengths) - self.reserved
+
+    @property
+    def free_tokens(self) -> int:
+        return self.kv_tokens - self.charged_tokens
+
+    def charge(self, length: int) -> int:
+        """Tokens of memory that a sequence of `length` takes.
+
+        >>> KvAccount(1, 1000, 1000).charge(1), KvAccount(1, 1000, 1000).charge(900)
+        (256, 1000)
+        """
+        return min(self._context, -(-length // self._block) * self._block)
+
+    def length(self, sequence: int) -> int:
+        """0 for a sequence that no stage holds."""
+        return self._lengths.get(sequence, 0)
+
+    def growth(self, sequence: int, length: int) -> int:
+        """Tokens of memory that a sequence needs more, to hold `length`."""
+        held = self._lengths.get(sequence)
+        return self.charge(length) - (0 if held is None else self.charge(held))
+
+    def hold(self, sequence: int, length: int) -> None:
+        """The sequence, perhaps a new one, holds `length` tokens now."""
+        held = self._lengths.get(sequence)
+        self.charged_tokens += self.growth(sequence, length)
+        self.cached_tokens += length - (held or 0)
+        self._lengths[sequence] = length
+
+    def drop(self, sequence: int) -> None:
+        held = self._lengths.pop(sequence)
+        self.cached_tokens -= held
+        self.charged_tokens -= self.charge(held)

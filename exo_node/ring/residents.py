@@ -1,0 +1,212 @@
+"""Which sequences are in the shards, and who has to leave when memory is wanted (ARCHITECTURE 3.5 to 3.7). Pure.
+
+Joins the account of the pools to the prefix cache. What is decided here becomes the operations of the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exo_node.ring.kv_account import BLOCK, KvAccount
+from exo_node.ring.messages import Copy, Drop, Op
+from exo_node.ring.prefix_cache import Held, PrefixCache
+from exo_node.ring.sequences import Generation
+
+RESERVED = -1  # a generation's sequence while it has a slot and no row has been sent
+LEAST_MATCH = 16  # tokens: a shorter common beginning is not worth a copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRules:
+    """The smallest pool of the ring, and what every shard can do with it.
+
+    `kv_tokens`: tokens that the memory of the KV pool holds (0: `slots` whole contexts). `rollback_depth` None: any.
+    `copy_any`: a prefix of any length can be copied. `keep`: finished sequences stay for later prompts. `reproducible`:
+    only what was computed in chunks of `max_chunk`, as it would be again, may be used again.
+    """
+
+    slots: int
+    context: int
+    max_chunk: int
+    kv_tokens: int = 0
+    block: int = BLOCK
+    rollback_depth: int | None = None
+    copy_any: bool = True
+    keep: bool = False
+    reproducible: bool = False
+
+
+@dataclass(slots=True)
+class PrefixCounts:
+    """Since the epoch began: prompt tokens asked for, of those found in the shards, sequences given up for memory."""
+
+    asked: int = 0
+    found: int = 0
+    evicted: int = 0
+
+
+class Residents:
+    """Sequences in the shards: running ones, and finished ones that may be of use again."""
+
+    def __init__(self, rules: PoolRules) -> None:
+        self.rules = rules
+        whole = rules.slots * rules.context
+        self.account = KvAccount(rules.slots, rules.context, min(rules.kv_tokens or whole, whole), rules.block)
+        self.counts = PrefixCounts()
+        self._prefixes = PrefixCache()
+        self._next_sequence = 1
+        self._ops: list[Op] = []
+        self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
+
+    @property
+    def has_ops(self) -> bool:
+        return bool(self._ops)
+
+    def take_ops(self) -> tuple[Op, ...]:
+        """What the next step tells the shards."""
+        ops, self._ops = tuple(self._ops), []
+        return ops
+
+    def admit(self, generation: Generation, promised: int, reserve: int) -> bool:
+        """Give the generation a slot, with as much of its tokens as the shards hold already; False: no room.
+
+        `promised`: tokens of memory that other admitted prompts still need; `reserve`: to be left for those that run.
+        """
+        account = self.account
+        wanted = account.charge(generation.prefill) + promised + reserve
+        if wanted > account.free_tokens + self._idle_tokens():
+            return False
+        found = self._match(generation)
+        if found is not None and self._is_copied(*found) and self._room(account.charge(found[0]), found[1].sequence):
+            self._copy(generation, *found)
+        elif found is not None and not found[1].user and self._can_take(*found):
+            generation.sequence, generation.sent = found[1].sequence, found[0]
+            self._prefixes.take(generation.sequence, generation.ticket, generation.sent)
+        elif self._room(0):
+            generation.sequence, generation.sent = RESERVED, 0
+            account.reserved += 1
+        else:
+            return False
+        self.counts.asked += generation.prefill
+        self.counts.found += generation.sent
+        return True
+
+    def begin_step(self) -> None:
+        """A new step is being made: room that was made for another is free if that was not sent."""
+        self._pledged.clear()
+
+    def grow(self, generation: Generation, length: int) -> bool:
+        """Make room for the sequence to hold `length` tokens with this step, at the expense of finished ones only."""
+        growth = self.account.growth(generation.sequence, length)
+        others = sum(tokens for ticket, tokens in self._pledged.items() if ticket != generation.ticket)
+        while growth + others > self.account.free_tokens:
+            if not self._evict():
+                return False
+        self._pledged[generation.ticket] = growth
+        return True
+
+    def sent(self, generation: Generation, length: int) -> None:
+        """The sequence holds `length` tokens once the step that is being made has run."""
+        if generation.sequence == RESERVED:
+            # Ids ascend at their first use, and prompts do not begin in the order of their admission.
+            self.account.reserved -= 1
+            generation.sequence = self._new_id()
+            if self.rules.keep:
+                self._prefixes.hold(generation.sequence, generation.job.client, generation.ticket)
+        self.account.hold(generation.sequence, length)
+        if self.rules.keep and length <= generation.prefill:
+            self._extend(generation, length)
+
+    def release(self, generation: Generation) -> None:
+        """The generation is over, or gives its place up: keep what it leaves if that may be of use."""
+        sequence, generation.sequence = generation.sequence, 0
+        self._pledged.pop(generation.ticket, None)
+        if sequence == RESERVED:
+            self.account.reserved -= 1
+            return
+        kept = min(generation.sent, len(generation.tokens))
+        if self.rules.keep and not generation.job.reads and kept >= LEAST_MATCH:
+            generation.sequence = sequence
+            self._extend(generation, kept)
+            generation.sequence = 0
+            self._prefixes.finish(sequence)
+            return
+        if self.rules.keep:
+            self._prefixes.drop(sequence)
+        self._ops.append(Drop(sequence))
+        self.account.drop(sequence)
+
+    def _extend(self, generation: Generation, length: int) -> None:
+        chunk = self.rules.max_chunk
+        chunked = min(length, len(generation.job.prompt)) // chunk * chunk
+        self._prefixes.extend(generation.sequence, generation.tokens[:length], chunked)
+
+    def _copy(self, generation: Generation, length: int, source: Held) -> None:
+        sequence = self._new_id()
+        self._ops.append(Copy(sequence, source.sequence, length))
+        self.account.hold(sequence, length)
+        generation.sequence, generation.sent = sequence, length
+        self._prefixes.touch(source.sequence)
+        self._prefixes.hold(sequence, generation.job.client, generation.ticket)
+        self._prefixes.extend(sequence, source.tokens[:length], source.chunked)
+
+    def _new_id(self) -> int:
+        self._next_sequence += 1
+        return self._next_sequence - 1
+
+    def _room(self, tokens: int, spared: int = 0) -> bool:
+        """A free slot and memory for `tokens`, at the expense of finished sequences but `spared`."""
+        account = self.account
+        while account.free_slots < 1 or account.free_tokens < tokens:
+            if not self._evict(spared):
+                return False
+        return True
+
+    def _match(self, generation: Generation) -> tuple[int, Held] | None:
+        """The longest beginning of the generation's tokens that can be had, and where."""
+        if not self.rules.keep or generation.job.reads:
+            return None
+        tokens: Sequence[int] = generation.tokens
+        for count, held in self._prefixes.find(generation.job.client, tokens):
+            if self.rules.reproducible:
+                count = min(count, held.chunked) // self.rules.max_chunk * self.rules.max_chunk
+            count = min(count, self.account.length(held.sequence))
+            copied = self._can_copy(count, held)
+            if count >= LEAST_MATCH and (copied or (not held.user and self._can_take(count, held))):
+                return count, held
+        return None
+
+    def _can_take(self, count: int, held: Held) -> bool:
+        depth = self.rules.rollback_depth
+        return depth is None or self.account.length(held.sequence) - count <= depth
+
+    def _can_copy(self, count: int, held: Held) -> bool:
+        return self.rules.copy_any or count == self.account.length(held.sequence)
+
+    def _is_copied(self, count: int, held: Held) -> bool:
+        """Whether a match is copied rather than taken over: a sequence that goes on where it ended needs no copy, one
+        that branches off leaves the other branch to others while there is room."""
+        if held.user:
+            return True
+        if not self._can_copy(count, held):
+            return False
+        if not self._can_take(count, held):
+            return True
+        account = self.account
+        room = account.free_slots > 0 and account.charge(count) <= account.free_tokens
+        return room and len(held.tokens) - count >= LEAST_MATCH
+
+    def _idle_tokens(self) -> int:
+        return sum(self.account.charge(self.account.length(one)) for one in self._prefixes.idle())
+
+    def _evict(self, spared: int = 0) -> bool:
+        """Give up the finished sequence that has been of no use for longest."""
+        oldest = self._prefixes.oldest(spared)
+        if oldest is None:
+            return False
+        self._prefixes.drop(oldest)
+        self._ops.append(Drop(oldest))
+        self.account.drop(oldest)
+        self.counts.evicted += 1
+        return True

@@ -1,0 +1,90 @@
+"""Who is next for a slot: fair queueing over callers (a virtual counter of served tokens each). Pure.
+
+Each caller (API key) at each priority has a queue of its own and a counter of the tokens served to it over its weight;
+the queue with the smallest counter goes first, so nobody waits for more than the others' fair share, and none starves:
+a low priority is a small weight. A caller that comes back from idling begins at the smallest counter of those that are
+not idle: idling saves nothing up. (As VTC, Sheng et al. 2023.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from exo_node.ring.sequences import Generation, Priority
+
+WEIGHTS: Final[dict[Priority, float]] = {"high": 8.0, "normal": 4.0, "low": 0.25}
+PROMPT_SHARE: Final = 0.25  # of what a generated token counts: a prompt's tokens are computed many at a time
+
+
+@dataclass(slots=True)
+class _Flow:
+    counter: float = 0.0
+    queue: deque[Generation] = field(default_factory=deque)
+    running: int = 0
+
+
+class WaitingQueue:
+    """Generations that wait for a slot; and, to be fair, what those that run are given."""
+
+    def __init__(self) -> None:
+        self._flows: dict[tuple[str, Priority], _Flow] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Generation]:
+        return (one for flow in self._flows.values() for one in flow.queue)
+
+    def add(self, generation: Generation, *, first: bool = False) -> None:
+        """At the end of its caller's queue; `first`: before all others of it (it had a slot already)."""
+        key = generation.job.client, generation.job.priority
+        flow = self._flows.get(key)
+        if flow is None:
+            floor = min((one.counter for one in self._flows.values()), default=0.0)
+            flow = self._flows[key] = _Flow(floor)
+        flow.queue.appendleft(generation) if first else flow.queue.append(generation)
+        self._length += 1
+
+    def first(self) -> Generation | None:
+        """Whose turn it is."""
+        waiting = [flow for flow in self._flows.values() if flow.queue]
+        return min(waiting, key=lambda flow: flow.counter).queue[0] if waiting else None
+
+    def start(self, generation: Generation) -> None:
+        """It has a slot now."""
+        flow = self._flows[generation.job.client, generation.job.priority]
+        flow.queue.remove(generation)
+        flow.running += 1
+        self._length -= 1
+
+    def charge(self, generation: Generation, tokens: float) -> None:
+        """So many generated tokens' worth was served to a running generation."""
+        key = generation.job.client, generation.job.priority
+        self._flows[key].counter += tokens / WEIGHTS[generation.job.priority]
+
+    def stop(self, generation: Generation) -> None:
+        """It has given its slot back; a caller with nothing left is forgotten."""
+        key = generation.job.client, generation.job.priority
+        flow = self._flows[key]
+        flow.running -= 1
+        self._tidy(key, flow)
+
+    def remove(self, generation: Generation) -> None:
+        """It waits no longer."""
+        key = generation.job.client, generation.job.priority
+        flow = self._flows[key]
+        flow.queue.remove(generation)
+        self._length -= 1
+        self._tidy(key, flow)
+
+    def clear(self) -> None:
+        self._flows.clear()
+        self._length = 0
+
+    def _tidy(self, key: tuple[str, Priority], flow: _Flow) -> None:
+        if not flow.queue and not flow.running:
+            del self._flows[key]
