@@ -1,0 +1,80 @@
+"""The watch over instances whose head is here. What is lost: test_instances.py; on real nodes: test_lifecycle.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, cast
+
+from exo_node.errors import PeerUnavailable
+from exo_node.ring.caretaker import LEASE_MS, Caretaker
+from exo_node.ring.registry import InstanceRegistry
+from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.types import Assignment, Instance, NodeState, Shard
+from tests.unit.ring.test_instances import node
+
+
+def instance(instance_id: str, follower: str) -> Instance:
+    """Of two stages; the head is on node a."""
+    return Instance(
+        instance_id=instance_id, model_id="m", digest="d", addresses=("", ""), coordinator="a", epoch=1, context=8,
+        slots=1, state="ready", assignments=(Assignment("a", Shard("m", 0, 1, 2), "mlx", "CPU"),
+                                             Assignment(follower, Shard("m", 1, 2, 2), "mlx", "CPU")),
+    )  # fmt: skip
+
+
+class Host:
+    """Node a with the heads of two instances."""
+
+    committed = {"x": instance("x", "b"), "y": instance("y", "c")}  # noqa: RUF012
+
+    def shards(self) -> list[tuple[str, int]]:
+        return [("x", 0), ("y", 0)]
+
+
+class Cluster:
+    """Node a sees b and c, with a shard each."""
+
+    node_id = "a"
+
+    def states(self) -> dict[str, NodeState]:
+        return {"b": NodeState(node=node("b"), shards=(("x", 1),)), "c": NodeState(node=node("c"), shards=(("y", 1),))}
+
+
+class Member:
+    """Takes renewals; while it `hangs`, it answers none."""
+
+    def __init__(self) -> None:
+        self.hangs = asyncio.Event()
+        self.asked: asyncio.Queue[node_pb2.RenewLeaseRequest] = asyncio.Queue()
+
+    async def renew_lease(self, request: node_pb2.RenewLeaseRequest) -> node_pb2.RenewLeaseResponse:
+        self.asked.put_nowait(request)
+        if self.hangs.is_set():
+            await asyncio.Event().wait()
+        raise PeerUnavailable("gone")
+
+
+async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
+    """Each is asked for its own instances, whatever the others do; a failure ends nothing."""
+    members = {name: Member() for name in "abc"}
+    host, cluster = cast(Any, Host()), cast(Any, Cluster())
+    registry = InstanceRegistry(cluster, host, lambda: ())
+    keeper = Caretaker(
+        cluster=cluster,
+        host=host,
+        registry=registry,
+        member=lambda name: cast(Any, members[name]),
+        changed=lambda: None,
+    )
+    watch = asyncio.create_task(keeper.watch())
+    for round_ in range(2):
+        if round_:
+            members["b"].hangs.set()
+            keeper.notice()
+        for name, ids in (("b", ["x"]), ("c", ["y"]), ("a", ["x", "y"])):
+            asked = await members[name].asked.get()
+            assert (list(asked.instance_ids), asked.lease_ms) == (ids, LEASE_MS)
+    watch.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch
