@@ -13,6 +13,7 @@ from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import bad
 from exo_node.api.guard import require_admin
 from exo_node.api.operations import operation
+from exo_node.api.pages import whole_number
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas import node
 from exo_node.store_spend import GROUPS, GroupBy, SpendQuery
@@ -48,18 +49,16 @@ def parse_query(query: Mapping[str, str], now: float) -> tuple[SpendQuery, Group
     "24h", "7d", "2w").
     """
     refuse_unknown(query, _FIELDS)
-    by, limit = query.get("group_by"), query.get("limit", "100")
+    by, limit = query.get("group_by"), whole_number(query, "limit", 100, MAX_ROWS)
     if by is not None and by not in GROUPS:
         raise bad("group_by", f"must be one of {', '.join(GROUPS)}; got {by[:40]!r}")
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_ROWS):
-        raise bad("limit", f"must be a whole number from 1 to {MAX_ROWS}, got {limit[:40]!r}")
     since, until = query.get("since"), query.get("until")
     asked = SpendQuery(
         since=_time("since", since, now) if since else 0.0,
         until=_time("until", until, now, end=True) if until else None,
         key_id=query.get("key"),
         model=query.get("model"),
-        limit=int(limit),
+        limit=limit,
     )
     if asked.until is not None and asked.until <= asked.since:
         raise bad("until", "must be later than since")

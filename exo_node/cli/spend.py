@@ -11,8 +11,8 @@ from exo_node.cli.nodes import require_node
 from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.cli.table import table
 from exo_node.errors import ConfigurationError
+from exo_node.store_spend import GROUPS
 
-GROUPS = ("day", "key", "model", "provider", "user")
 CALL = "call"
 WORDS = (
     ("since", "TIME", "from here on: 2026-11-21, 7d, 24h, ... (default: 30d)"),

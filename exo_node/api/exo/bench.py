@@ -133,6 +133,8 @@ def bench_body(body: Mapping[str, Any]) -> dict[str, Any]:
         )
     if (fields.integer("n", 1) or 1) != 1:
         raise bad("n", "must be 1 in a benchmark")
+    if body.get("exo") is not None:
+        raise bad("exo", "is settled by this route: the local ring, no cache", code="unsupported_parameter")
     chat = {
         name: value for name, value in body.items() if name not in ("use_prefix_cache", "logprobs", "stream_options")
     }

@@ -45,13 +45,9 @@ class Request(Struct, kw_only=True):
     """What all requests share."""
 
     model: Model | None = None
-    user: (
-        Annotated[str, Meta(description="Whom the request is for: limits and budgets may be set per user.")] | None
-    ) = None
+    user: User | None = None
     exo: Annotated[Object, Meta(description="Wishes for the routing: see Wishes.")] | None = None
-    provider: Annotated[str | Object, Meta(description="A provider's name; an object goes to OpenRouter.")] | None = (
-        None
-    )
+    provider: Provider | None = None
     extra_body: Annotated[Object, Meta(description="Fields to add to this object.")] | None = None
 
 

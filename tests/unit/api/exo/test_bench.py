@@ -54,7 +54,7 @@ async def test_bench() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"logprobs": True}, {"tools": [{}]}, {"n": 2}, {"use_prefix_cache": "no"}, {"logprobs": 1}]
+    "changes", [{"logprobs": True}, {"tools": [{}]}, {"n": 2}, {"use_prefix_cache": "no"}, {"logprobs": 1}, {"exo": {}}]
 )
 def test_wrong_bodies(changes: dict[str, Any]) -> None:
     """What would be measured otherwise is refused."""
