@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bare_hop  # noqa: E402
 import make_checkpoint  # noqa: E402
+from line_process import LineProcess  # noqa: E402
 
 from tests.integration.harness import NodeProcess, nodes  # noqa: E402
 
@@ -59,32 +59,6 @@ for line in sys.stdin:
     rate = (len(ids) - 1) / (stamps[-1] - stamps[0])
     print(json.dumps({{"rate": rate, "ids": ids, "blas": blas}}), flush=True)
 """
-
-
-class MlxLm:
-    """mlx-lm's own generate in a process of its own, asked a line at a time."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        code = REFERENCE.format(root=str(ROOT), folder=str(folder))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-
-    def generate(self, ids: list[int], tokens: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"ids": ids, "tokens": tokens}) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def ours(node: NodeProcess, model: str, ids: list[int], tokens: int) -> tuple[float, str]:
@@ -119,7 +93,7 @@ def ours(node: NodeProcess, model: str, ids: list[int], tokens: int) -> tuple[fl
 def part_a(folder: Path, work: Path, pairs: int, threads: int) -> dict[str, Any]:
     ids = [256, *PROMPT.encode()]
     environment = {"OPENBLAS_NUM_THREADS": str(threads)}
-    reference = MlxLm(folder, environment)
+    reference = LineProcess(REFERENCE.format(root=str(ROOT), folder=str(folder)), environment)  # mlx-lm's own generate
     try:
         with nodes(
             work / f"home-{threads}",
@@ -128,15 +102,15 @@ def part_a(folder: Path, work: Path, pairs: int, threads: int) -> dict[str, Any]
         ) as (node,):
             place(node, folder.name, [node.node_id])
             ours(node, folder.name, ids, 8)
-            reference.generate(ids, 8)
+            reference.ask(ids=ids, tokens=8)
             ratios, mine, theirs = [], [], []
             for pair in range(pairs):
                 if pair % 2:  # who goes first alternates
-                    other = reference.generate(ids, TOKENS)
+                    other = reference.ask(ids=ids, tokens=TOKENS)
                     rate, _ = ours(node, folder.name, ids, TOKENS)
                 else:
                     rate, _ = ours(node, folder.name, ids, TOKENS)
-                    other = reference.generate(ids, TOKENS)
+                    other = reference.ask(ids=ids, tokens=TOKENS)
                 ratios.append(rate / other["rate"])
                 mine.append(rate)
                 theirs.append(other["rate"])

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import make_checkpoint  # noqa: E402
+from line_process import LineProcess  # noqa: E402
 
 from tests.integration.harness import NodeProcess, nodes  # noqa: E402
 
@@ -92,28 +92,16 @@ class MlxLm:
     """mlx-lm's BatchGenerator in a process of its own, asked a line at a time."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        code = REFERENCE.format(root=str(ROOT), folder=str(folder))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
+        self._process = LineProcess(REFERENCE.format(root=str(ROOT), folder=str(folder)), environment)
         self.blas = ""
 
     def generate(self, asked: list[list[int]], tokens: int) -> Rates:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"prompts": asked, "tokens": tokens}) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        answer = self._process.ask(prompts=asked, tokens=tokens)
         self.blas = answer["blas"]
         return rates(answer["stamps"])
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._process.close()
 
 
 class Streams:
