@@ -59,6 +59,8 @@ class Settings:
     max_context: int = 8192
     max_sequences: int = 8
     reproducible: bool = False
+    prefix_cache: bool = True
+    speculation: bool = True
     enable_litellm: bool = True
     litellm_config: tuple[Path, ...] = ()
     env_file: Path | None = None

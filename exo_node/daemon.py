@@ -140,6 +140,8 @@ class Daemon:
                 node_name=node_id,
                 log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
                 reproducible=settings.reproducible,
+                prefix_cache=settings.prefix_cache,
+                speculation=settings.speculation,
             ),
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,

@@ -158,6 +158,20 @@ OPTIONS: tuple[Option, ...] = (
         switch=True,
     ),
     Option(
+        "prefix_cache",
+        ("--prefix-cache",),
+        values.switch,
+        "keep finished sequences' KV for prompts that begin alike (default; --no-prefix-cache)",
+        switch=True,
+    ),
+    Option(
+        "speculation",
+        ("--speculation",),
+        values.switch,
+        "guess repeated text ahead and check several tokens in one step (default; --no-speculation)",
+        switch=True,
+    ),
+    Option(
         "enable_litellm",
         ("--enable-litellm",),
         values.switch,

@@ -168,6 +168,8 @@ class GenerationRequest:
     template_hints: Mapping[str, Any] = field(default_factory=dict)  # the same, but for templates that know them
     echo: bool = False  # `prompt` only: its text comes back in `TokenDelta.echo`
     prompt_logprobs: int | None = None  # `prompt` only: its tokens come back too, with so many alternatives each
+    client: str = ""  # whose request it is (an API key's id): local slots are shared out fairly among clients
+    priority: Literal["high", "normal", "low"] = "normal"  # for a slot of a local model
     suffix: str = ""  # `prompt` only: what stands after the answer, for models that fill in the middle
 
 

@@ -314,6 +314,11 @@ class Head:
         return len(self._waiting)
 
     @property
+    def micro_batches(self) -> int:
+        """Into how many the decoding sequences are cut."""
+        return self._micro_batches
+
+    @property
     def running(self) -> int:
         return len(self._running)
 

@@ -111,13 +111,14 @@ class LocalBackend:
         if reader is not None:
             reader.aside()
         assembler = TextAssembler(detokenizer, request.stop)
-        count = thoughts = 0
+        count = thoughts = cached = 0
         drawn = 0.0
         try:
             async for delta in stream:
                 if delta.index != count:
                     raise RingBroken(f"the head sent token {delta.index} where {count} was next")
                 echo.hear(delta)
+                cached = min(delta.cached_tokens, asked) or cached
                 for offset, token_id in enumerate(delta.ids):
                     count += 1
                     logprob = None
@@ -129,7 +130,7 @@ class LocalBackend:
                     aside = NOTHING if reader is None else reader.aside()
                     if piece.stopped or (reader is not None and reader.done):
                         reason = "stop" if piece.stopped else "tool_calls"
-                        last = _last(piece, aside, reason, Usage(asked, count, 0, thoughts))
+                        last = _last(piece, aside, reason, Usage(asked, count, cached, thoughts))
                         yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                         return
                     if piece.text or piece.token_ids or aside != NOTHING:
@@ -146,7 +147,7 @@ class LocalBackend:
                     elif reader is not None:
                         aside = reader.aside()
                         reason = "tool_calls" if reader.calls and reason == "stop" else reason
-                    last = _last(piece, aside, reason, Usage(asked, count, 0, thoughts))
+                    last = _last(piece, aside, reason, Usage(asked, count, cached, thoughts))
                     yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                     return
             raise RingBroken("the head ended the stream without a finish reason")
@@ -268,6 +269,8 @@ class LocalBackend:
             timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
             grammar=_grammar(request.grammar, begun),
             prompt_logprobs=request.prompt_logprobs,
+            client=request.client,
+            priority=request.priority,
         )
 
 

@@ -300,6 +300,7 @@ class Placer:
                         context=instance.context,
                         max_chunk=MAX_CHUNK,
                         rollback_depth=min(depths) if depths else -1,
+                        whole_copies=not all(shard.copy_any for shard in ready),
                     ),
                     timeout=CONFIGURE_TIMEOUT_S,
                 )

@@ -29,6 +29,8 @@ class RunnerConfig:
     context: int
     max_chunk: int
     reproducible: bool
+    prefix_cache: bool
+    speculation: bool
     quantize: int  # bits into which weights are packed on load; 0 = as stored
     host: str
     node_name: str
@@ -74,6 +76,8 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         context=numbers["context"],
         max_chunk=numbers["max_chunk"],
         reproducible=bool(fields["reproducible"]),
+        prefix_cache=bool(fields["prefix_cache"]),
+        speculation=bool(fields["speculation"]),
         quantize=int(fields["quantize"]),
         shard=Shard(fields["model_id"], int(shard["start_layer"]), int(shard["end_layer"]), int(shard["n_layers"])),
         stage=int(fields["stage"]),

@@ -24,7 +24,15 @@ from exo_node.ring.sampler import Constraint
 from exo_node.ring.sequences import Delta, Failed, Job, Notice
 from exo_node.ring.shard import check_newer
 from exo_node.ring.streams import Mailbox, Outbound
-from exo_node.ring.wire import MAX_US, add_report, delta_message, epoch_message, read_epoch, read_job
+from exo_node.ring.wire import (
+    MAX_US,
+    add_report,
+    delta_message,
+    epoch_message,
+    read_epoch,
+    read_job,
+    scheduling_message,
+)
 from exo_node.ring.workers import Cancel, Configure, Event, HeadWorker, Lost, StepIn, Submit, Worker
 from exo_node.transport.codec import parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -191,6 +199,7 @@ class RingServicer(RingServiceServicer):
             head = self._worker.head
             if head is not None:
                 stats.waiting, stats.running, stats.tokens = head.waiting, head.running, head.counts.tokens
+                stats.scheduling.CopyFrom(scheduling_message(head))
             for hop in self._worker.hops.copy():
                 sample = stats.hops.add(step=hop.step, total_us=min(hop.total_us, MAX_US))
                 for report in hop.reports:
@@ -250,6 +259,12 @@ class RingServicer(RingServiceServicer):
             max_chunk=request.max_chunk,
             vocab_size=self._loaded.vocab_size,
             vector_bytes=self._loaded.hidden_size * width,
+            kv_tokens=request.kv_tokens,
+            rollback_depth=None if request.rollback_depth < 0 else request.rollback_depth,
+            copy_any=not request.whole_copies,
+            prefix_cache=self._config.prefix_cache,
+            speculation=self._config.speculation,
+            reproducible=self._config.reproducible,
         )
 
     async def _open_inbound(self, context: Any) -> _Inbound:

@@ -37,6 +37,8 @@ class RunnerSettings:
     node_name: str
     log_level: str
     reproducible: bool
+    prefix_cache: bool = True
+    speculation: bool = True
 
 
 class ShardHost:
@@ -160,6 +162,8 @@ class ShardHost:
             "max_chunk": request.max_chunk,
             "quantize": request.quantize,
             "reproducible": self._runner_settings.reproducible,
+            "prefix_cache": self._runner_settings.prefix_cache,
+            "speculation": self._runner_settings.speculation,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,

@@ -6,8 +6,9 @@ from typing import Any
 
 from exo_node.engine.base import Hidden
 from exo_node.errors import InvalidRequest, RingBroken
+from exo_node.ring.head import Head
 from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Report, Row, Step
-from exo_node.ring.sequences import Delta, Job, Pooling, TokenChoice
+from exo_node.ring.sequences import Delta, Job, Pooling, Priority, TokenChoice
 from exo_node.transport.codec import put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Grammar, SamplingParams
@@ -135,6 +136,8 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
         pooling=_read_pooling(request.pooling) if request.HasField("pooling") else None,
         grammar=_read_grammar(request.grammar) if request.HasField("grammar") else None,
         begun=request.grammar.begun,
+        client=request.client,
+        priority=_read_priority(request.priority),
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -155,12 +158,38 @@ def _read_grammar(message: ring_pb2.Grammar) -> Grammar:
     return Grammar(kind, message.text, message.field)
 
 
+def _read_priority(text: str) -> Priority:
+    match text:
+        case "high" | "normal" | "low":
+            return text
+        case "":
+            return "normal"
+        case _:
+            raise InvalidRequest(f"no priority {text!r}: high, normal or low", param="priority")
+
+
 def _read_pooling(message: ring_pb2.Pooling) -> Pooling:
     match message.mode:
         case "mean" | "last" as mode:
             return Pooling(mode, message.dimensions)
         case _:
             raise InvalidRequest(f"no pooling {message.mode!r}: mean or last", param="pooling")
+
+
+def scheduling_message(head: Head) -> ring_pb2.Scheduling:
+    """What the scheduler has done and holds, for Stats."""
+    account, prefixes, counts = head.residents.account, head.residents.counts, head.counts
+    return ring_pb2.Scheduling(
+        kv_tokens=account.kv_tokens,
+        kv_tokens_used=account.charged_tokens,
+        prompt_tokens=prefixes.asked,
+        prefix_hit_tokens=prefixes.found,
+        evictions=prefixes.evicted,
+        preemptions=counts.preempted,
+        drafted_tokens=counts.drafted,
+        accepted_tokens=counts.accepted,
+        micro_batches=head.micro_batches,
+    )
 
 
 def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
@@ -172,6 +201,7 @@ def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
     for delta in deltas:
         if delta.prefill_us or delta.queue_us:
             message.prefill_us, message.queue_us = delta.prefill_us, delta.queue_us
+            message.cached_tokens = delta.cached
         for told in delta.prompt:
             _put_logprob(message.prompt_logprobs.add(), told)
         choice = delta.choice

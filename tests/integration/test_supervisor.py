@@ -32,6 +32,8 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "context": 32,
         "max_chunk": 16,
         "reproducible": False,
+        "prefix_cache": True,
+        "speculation": True,
         "quantize": 0,
         "host": "127.0.0.1",
         "node_name": "test",

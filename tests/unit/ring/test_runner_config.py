@@ -26,6 +26,8 @@ GOOD: dict[str, Any] = {
     "context": 64,
     "max_chunk": 8,
     "reproducible": False,
+    "prefix_cache": True,
+    "speculation": True,
     "quantize": 0,
     "host": "127.0.0.1",
     "node_name": "n",

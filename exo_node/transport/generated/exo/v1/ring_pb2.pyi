@@ -15,7 +15,7 @@ class Epoch(_message.Message):
     def __init__(self, counter: _Optional[int] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
-    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth")
+    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "whole_copies")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class ConfigureRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MAX_CHUNK_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_COPIES_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     epoch: Epoch
     stage: int
@@ -36,7 +38,9 @@ class ConfigureRequest(_message.Message):
     context: int
     max_chunk: int
     rollback_depth: int
-    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ...) -> None: ...
+    kv_tokens: int
+    whole_copies: bool
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., whole_copies: _Optional[bool] = ...) -> None: ...
 
 class ConfigureResponse(_message.Message):
     __slots__ = ("epoch",)
@@ -168,7 +172,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., top_logprobs: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("instance_id", "request_id", "prompt_ids", "generated_ids", "sampling", "max_tokens", "stop_ids", "timeout_ms", "attempt", "grammar", "prompt_logprobs", "pooling")
+    __slots__ = ("instance_id", "request_id", "prompt_ids", "generated_ids", "sampling", "max_tokens", "stop_ids", "timeout_ms", "attempt", "grammar", "prompt_logprobs", "pooling", "client", "priority")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +185,8 @@ class GenerateRequest(_message.Message):
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     request_id: str
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -193,7 +199,9 @@ class GenerateRequest(_message.Message):
     grammar: Grammar
     prompt_logprobs: int
     pooling: Pooling
-    def __init__(self, instance_id: _Optional[str] = ..., request_id: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., timeout_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ...) -> None: ...
+    client: str
+    priority: str
+    def __init__(self, instance_id: _Optional[str] = ..., request_id: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., timeout_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., client: _Optional[str] = ..., priority: _Optional[str] = ...) -> None: ...
 
 class Pooling(_message.Message):
     __slots__ = ("mode", "dimensions")
@@ -226,7 +234,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, logprob: _Optional[float] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateDelta(_message.Message):
-    __slots__ = ("epoch", "index", "ids", "logprobs", "finish_reason", "prefill_us", "queue_us", "prompt_logprobs", "embedding")
+    __slots__ = ("epoch", "index", "ids", "logprobs", "finish_reason", "prefill_us", "queue_us", "prompt_logprobs", "embedding", "cached_tokens")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +244,7 @@ class GenerateDelta(_message.Message):
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: Epoch
     index: int
     ids: _containers.RepeatedScalarFieldContainer[int]
@@ -245,14 +254,15 @@ class GenerateDelta(_message.Message):
     queue_us: int
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     embedding: bytes
-    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., prefill_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., embedding: _Optional[bytes] = ...) -> None: ...
+    cached_tokens: int
+    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., prefill_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., embedding: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class RunnerStats(_message.Message):
-    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops")
+    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops", "scheduling")
     class InfoEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +284,7 @@ class RunnerStats(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULING_FIELD_NUMBER: _ClassVar[int]
     epoch: Epoch
     stage: int
     slots: int
@@ -288,7 +299,30 @@ class RunnerStats(_message.Message):
     running: int
     info: _containers.ScalarMap[str, str]
     hops: _containers.RepeatedCompositeFieldContainer[HopSample]
-    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ...) -> None: ...
+    scheduling: Scheduling
+    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ...) -> None: ...
+
+class Scheduling(_message.Message):
+    __slots__ = ("kv_tokens", "kv_tokens_used", "prompt_tokens", "prefix_hit_tokens", "evictions", "preemptions", "drafted_tokens", "accepted_tokens", "micro_batches")
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_USED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    kv_tokens: int
+    kv_tokens_used: int
+    prompt_tokens: int
+    prefix_hit_tokens: int
+    evictions: int
+    preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
+    micro_batches: int
+    def __init__(self, kv_tokens: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prefix_hit_tokens: _Optional[int] = ..., evictions: _Optional[int] = ..., preemptions: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., micro_batches: _Optional[int] = ...) -> None: ...
 
 class HopSample(_message.Message):
     __slots__ = ("step", "total_us", "reports")
