@@ -107,18 +107,21 @@ class BudgetRule:
     period: Literal["day", "month"] = "month"
 
 
+MentionKind = Literal["model", "asked", "class", "provider", "callback", "check"]
+
+
 @dataclass(frozen=True, slots=True)
 class Mention:
     """A name that a file gives of something that is elsewhere, and where: `where` is FILE:LINE, `key` what was set.
 
     `kind`: a model that calls may be sent to; a name that requests may ask for; a model in a class of equivalents; a
-    provider.
+    provider; a service or function that is told of calls; the function that checks a cascade's answers.
     """
 
     where: str
     key: str
     name: str
-    kind: Literal["model", "asked", "class", "provider"] = "model"
+    kind: MentionKind = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,11 @@ from exo_node.routing.configuration.located import Problems
 from exo_node.routing.deployment import RoutingConfig
 
 
-def check_providers(config: RoutingConfig, tables: Tables) -> None:
+def check_providers(config: RoutingConfig, tables: Tables, problems: Problems) -> None:
     """Providers of budgets, and the default one: nobody but the tables and the deployments could know them.
 
-    Raises `FileProblems` with file and line: a budget of nobody would let everything through.
+    A budget of nobody would let everything through.
     """
-    problems = Problems()
     targets = (target_of(one.litellm_model, one.params, tables).provider for one in config.deployments)
     own = {provider.id for provider in targets if provider is not None}
     for mention in config.mentions:
@@ -31,7 +30,6 @@ def check_providers(config: RoutingConfig, tables: Tables) -> None:
             problems.add(mention.where, f"{mention.key}: no provider {mention.name!r}{near}")
         elif known.id != mention.name:
             problems.add(mention.where, f"{mention.key}: {mention.name} is called {known.id} here: write {known.id}")
-    problems.raise_if_any()
 
 
 def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, local: Sequence[LocalModel]) -> list[str]:
@@ -41,7 +39,7 @@ def unknown_models(config: RoutingConfig, tables: Tables, resolver: Resolver, lo
     found: dict[str, None] = {}
     for mention in (*config.mentions, *tables.mentions):
         name = mention.name
-        if mention.kind == "provider" or "*" in name or name in there:
+        if mention.kind in ("provider", "callback", "check") or "*" in name or name in there:
             continue
         if mention.kind == "class":
             known = resolver.kind(name, None) != "unknown"

@@ -119,6 +119,7 @@ def _own(top: Section, draft: Draft) -> None:
         top.wrong("enable_cost_tracking", "costs are always tracked; remove it")
     check = top.read("cascade_check", function_name, literal_text=True)
     put(draft.fields, "cascade_check", check)
+    draft.mention(top, "cascade_check", None if check is None else (check,), "check")
     limits = top.section("limits")
     if limits is not None:
         _limits(limits, draft)
@@ -179,10 +180,9 @@ def _litellm(section: Section, draft: Draft) -> None:
 
 def _callbacks(section: Section, draft: Draft) -> None:
     for key in ("callbacks", "success_callback", "failure_callback"):
-        for name in section.texts(key) or ():
-            module, dot, attribute = name.rpartition(".")
-            if name != "prometheus":  # /metrics is always there
-                draft.add_callbacks([f"{module}:{attribute}" if dot and ":" not in name else name])
+        names = [callback_name(name) for name in section.texts(key) or ()]
+        draft.mention(section, key, names, "callback")
+        draft.add_callbacks(name for name in names if name != "prometheus")  # /metrics is always there
 
 
 def _general(section: Section, draft: Draft) -> None:
@@ -218,6 +218,12 @@ def function_name(raw: Any) -> str:
         if dot and all(part.isidentifier() for part in (*module.split("."), attribute)):
             return f"{module}:{attribute}"
     raise ValueError(f"wants module:function, got {raw!r}")
+
+
+def callback_name(name: str) -> str:
+    """A service's name as it is; `module.function` as `module:function`."""
+    module, dot, attribute = name.rpartition(".")
+    return f"{module}:{attribute}" if dot and ":" not in name else name
 
 
 def address_text(raw: Any) -> str:

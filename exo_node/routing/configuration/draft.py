@@ -17,9 +17,7 @@ from exo_node.limits.rates import Rate
 from exo_node.routing.configuration.located import dotted
 from exo_node.routing.configuration.redis_url import parse_redis_url
 from exo_node.routing.configuration.section import Section
-from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Mention, Price, RedisConfig
-
-MentionKind = Literal["model", "asked", "class", "provider"]
+from exo_node.routing.deployment import BudgetRule, CacheConfig, Deployment, Mention, MentionKind, Price, RedisConfig
 
 # RoutingConfig's field for each of the keys that set times and retries, under all their names.
 TIMERS: Mapping[str, str] = {

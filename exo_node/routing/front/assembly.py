@@ -26,13 +26,13 @@ from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.catalog.holdings import RegistryOptions
 from exo_node.routing.catalog.listing import of_peer
 from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
-from exo_node.routing.catalog.mentions import check_providers, unknown_keys
+from exo_node.routing.catalog.mentions import unknown_keys
 from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.catalog.tables import OWN_FILE, load_tables
 from exo_node.routing.configuration.runtime import RuntimeSettings
 from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.deployment import Deployment, RoutingConfig
-from exo_node.routing.front.configured import check_of, log_as, options_of, receivers_of, rules_of, shared_redis
+from exo_node.routing.front.configured import log_as, named_in, options_of, rules_of, shared_redis
 from exo_node.routing.front.probed import Probed
 from exo_node.routing.front.statistics import Statistics
 from exo_node.routing.front.surroundings import Surroundings
@@ -69,7 +69,6 @@ class Assembly:
         self.breaker = Breaker()
         self.runtime = RuntimeSettings()
         self.tables = load_tables(settings.home / OWN_FILE)
-        check_providers(config, self.tables)
         self.configured = config  # as the files say; the registry's has what was changed at run time
         self.redis = shared_redis(config)
         self.gate = Gate(node=around.node_id, keys=self.keys, sums=self.store, rules=rules_of(config), redis=self.redis)
@@ -93,8 +92,9 @@ class Assembly:
             ring=around.ring,
             peer=around.peer,
         )
-        self.callbacks = Callbacks()
-        self.own_check = check_of(config)
+        named = named_in(config, self.tables, self.connections, self.service)
+        self.callbacks = Callbacks(named.receivers)
+        self.own_check = named.check
         self.admissions = Admissions(self.gate, self._has_budget, self.registry.price, self.meter.refused)
         gate = CandidateGate(self.gate, self.registry.own)
         self.answers = AnswerCache(
@@ -143,7 +143,7 @@ class Assembly:
     # -- life
 
     async def start(self) -> None:
-        """Read the keys and ready the sidecar. Raises `ConfigurationError`."""
+        """Read the keys and ready the sidecar."""
         log_as(self.config)
         await self.keys.refresh()
         await self.keeper.load()
@@ -151,7 +151,6 @@ class Assembly:
             await self.redis.start()
         await self.service.start()
         await self.service.update(self.for_litellm(), self.config.environment)
-        self.callbacks.replace(receivers_of(self.config, self.connections, self.service))
         self.log_notes()
 
     def jobs(self) -> list[Callable[[], Any]]:

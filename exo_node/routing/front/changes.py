@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.errors import ConfigurationError, InvalidRequest
-from exo_node.routing.catalog.mentions import check_providers
 from exo_node.routing.catalog.tables import OWN_FILE, load_tables
 from exo_node.routing.configuration.runtime import read_record
 from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.front.assembly import Assembly
-from exo_node.routing.front.configured import check_of, log_as, options_of, receivers_of, rules_of
+from exo_node.routing.front.configured import log_as, named_in, options_of, rules_of
 
 log = logging.getLogger("exo.routing")
 
@@ -45,17 +44,16 @@ class Changes:
         """Read the configuration again. A wrong one changes nothing and raises `ConfigurationError`."""
         made = self._made
         config = await asyncio.to_thread(load_routing, made.settings, dict(os.environ))
-        receivers, own_check = receivers_of(config, made.connections, made.service), check_of(config)
         tables = await asyncio.to_thread(load_tables, made.settings.home / OWN_FILE)
         if tables != made.tables:
             raise ConfigurationError(f"{made.settings.home / OWN_FILE} has changed: start the node again to read it")
-        check_providers(config, tables)
+        named = named_in(config, tables, made.connections, made.service)
         cache = made.make_cache(config) if config.cache != made.configured.cache else None
         # Nothing below may fail: a wrong configuration changes nothing.
         log_as(config)
         made.keys.set_admin_secrets((config.master_key,))
         made.gate.rules = rules_of(config)
-        made.own_check = own_check
+        made.own_check = named.check
         before, made.configured = made.configured, config
         if (config.redis, config.database) != (before.redis, before.database):
             log.warning("the Redis server or the database has changed: start the node again to use it")
@@ -63,7 +61,7 @@ class Changes:
         made.adapter.options = options_of(config, made.settings)
         if cache is not None:
             made.answers.cache = cache
-        made.callbacks.replace(receivers)
+        made.callbacks.replace(named.receivers)
         await made.service.update(made.for_litellm(), made.config.environment)
         log.info("configuration read again: %d deployments", len(config.deployments))
         made.log_notes()

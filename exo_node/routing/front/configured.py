@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from exo_node.config import Settings
+from exo_node.errors import ConfigurationError
 from exo_node.limits.admission import Rules
 from exo_node.limits.rates import Rate
 from exo_node.limits.redis import SharedRedis
 from exo_node.routing.adapter import cascade
 from exo_node.routing.adapter.parts import Options
 from exo_node.routing.adapter.ports import Check
-from exo_node.routing.callbacks.callbacks import make_callbacks
+from exo_node.routing.callbacks.callbacks import Masked, make_callbacks
+from exo_node.routing.catalog.mentions import check_providers
+from exo_node.routing.catalog.tables import Tables
+from exo_node.routing.configuration.located import Problems
 from exo_node.routing.deployment import RoutingConfig
 from exo_node.routing.policy.strategies import resolve
 from exo_node.routing.upstream.connections import Connections
@@ -42,8 +46,16 @@ def options_of(config: RoutingConfig, settings: Settings) -> Options:
     )
 
 
-def receivers_of(config: RoutingConfig, connections: Connections, service: LiteLLMService) -> list[Any]:
-    """Who hears of calls. Raises `ConfigurationError`."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the configuration names of other code: who hears of calls, and the user's own check of cascades' answers."""
+
+    receivers: list[Masked]
+    check: Check | None
+
+
+def named_in(config: RoutingConfig, tables: Tables, connections: Connections, service: LiteLLMService) -> Named:
+    """Find it. Raises `FileProblems` with everything that is not there (and budgets' providers that nobody knows)."""
 
     async def session() -> Any:
         return connections.session()
@@ -51,12 +63,30 @@ def receivers_of(config: RoutingConfig, connections: Connections, service: LiteL
     async def forward(name: str, event: dict[str, Any]) -> None:
         await service.tell_callback(name, event, config.callback_params)
 
-    return make_callbacks(config.callbacks, config.environment, session, forward if service.available() else None)
+    problems = Problems()
+    check_providers(config, tables, problems)
+    forwarded = forward if service.available() else None
+    receivers = []
+    for name in config.callbacks:
+        try:
+            receivers += make_callbacks([name], config.environment, session, forwarded)
+        except ConfigurationError as error:
+            _add(problems, config, "callback", name, error)
+    check = None
+    if config.cascade_check is not None:
+        try:
+            check = cascade.own_check(config.cascade_check, config.environment)
+        except ConfigurationError as error:
+            _add(problems, config, "check", config.cascade_check, error)
+    problems.raise_if_any()
+    return Named(receivers, check)
 
 
-def check_of(config: RoutingConfig) -> Check | None:
-    """The user's own check of a cascade's answers. Raises `ConfigurationError`."""
-    return None if config.cascade_check is None else cascade.own_check(config.cascade_check, config.environment)
+def _add(problems: Problems, config: RoutingConfig, kind: str, name: str, error: ConfigurationError) -> None:
+    """At each place that names it."""
+    places = [(one.where, one.key) for one in config.mentions if (one.kind, one.name) == (kind, name)]
+    for where, key in places or [("configuration", kind)]:
+        problems.add(where, f"{key}: {error.message}")
 
 
 def shared_redis(config: RoutingConfig) -> SharedRedis | None:

@@ -39,7 +39,7 @@ class Front:
         return self._made.config
 
     async def start(self) -> None:
-        """Read the keys and ready the sidecar. Raises `ConfigurationError`."""
+        """Read the keys and ready the sidecar."""
         await self._made.start()
 
     def jobs(self) -> list[Callable[[], Any]]:

@@ -13,7 +13,7 @@ from exo_node.routing.catalog.mentions import check_providers, unknown_keys
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.routing.catalog.registry import Registry
 from exo_node.routing.catalog.tables import Tables, load_tables
-from exo_node.routing.configuration.located import FileProblems
+from exo_node.routing.configuration.located import Problems
 from tests.unit.routing.config_files import load
 
 TABLES = load_tables()
@@ -94,9 +94,9 @@ def test_fallbacks_of_records(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_providers_that_there_are_not(tmp_path: Path, said: str, answer: str) -> None:
     """A provider of a budget, or the default one, that nobody knows is an error."""
-    with pytest.raises(FileProblems) as caught:
-        check_providers(load(tmp_path, said), TABLES)
-    assert caught.value.message == f"{tmp_path}/1.yaml:1: {answer}"
+    problems = Problems()
+    check_providers(load(tmp_path, said), TABLES, problems)
+    assert problems.lines == [f"{tmp_path}/1.yaml:1: {answer}"]
 
 
 def test_providers_that_there_are(tmp_path: Path) -> None:
@@ -106,7 +106,9 @@ def test_providers_that_there_are(tmp_path: Path) -> None:
           {subject: 'provider:mine', limit: 1}, {subject: 'user:x', limit: 1}, {subject: all, limit: 1}]
         model_list: [{model_name: m, litellm_params: {model: mine/m, api_key: k}}]
         """
-    check_providers(load(tmp_path, text), TABLES)
+    problems = Problems()
+    check_providers(load(tmp_path, text), TABLES, problems)
+    assert problems.lines == []
 
 
 def test_deployments_of_providers_that_nobody_knows(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import ConfigurationError, InvalidRequest
+from exo_node.routing.configuration.located import FileProblems
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import front
 
@@ -19,6 +20,15 @@ model_list:
     litellm_params: {model: openai/gpt-4o-mini, api_key: planted-key-0123456789, api_base: "http://127.0.0.1:9/v1"}
     model_info: {id: other-1}
 equivalents: "off"
+"""
+
+
+WRONG_NAMES = """\
+litellm_settings:
+  success_callback: [datadogg, langfuse, prometheus]
+  failure_callback: [langfuse]
+cascade_check: no_such_module.check
+budgets: [{subject: "provider:opnai", limit: 1}]
 """
 
 
@@ -67,3 +77,21 @@ async def test_a_taken_id_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await made.add_deployment(record)
         assert (await made.add_deployment({**record, "id": "x-1"}))["id"] == "x-1"
         assert "planted" not in str((made.deployments(), made.stats(), made.shared(), made.config))
+
+
+async def test_what_the_configuration_names_is_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callbacks, the cascade's check and providers that there are not: each with its file and line, all at once."""
+    async with front(tmp_path, monkeypatch) as (made, _):
+        (tmp_path / "config.yaml").write_text(WRONG_NAMES)
+        with pytest.raises(FileProblems) as caught:
+            await made.reload()
+    lines = [line.removeprefix(f"{tmp_path}/") for line in caught.value.lines]
+    expected = (
+        "config.yaml:2: litellm_settings.success_callback: callback 'datadogg' is unknown (did you mean datadog?)",
+        "config.yaml:2: litellm_settings.success_callback: callback langfuse needs LANGFUSE_PUBLIC_KEY",
+        "config.yaml:3: litellm_settings.failure_callback: callback langfuse needs LANGFUSE_PUBLIC_KEY",
+        "config.yaml:4: cascade_check: cascade_check 'no_such_module:check' cannot be imported",
+        "config.yaml:5: budgets[0].subject: no provider 'opnai'",
+    )
+    assert len(lines) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
