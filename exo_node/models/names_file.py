@@ -82,13 +82,13 @@ class NamesFile:
 
     def set(self, name: str, model: str | None) -> None:
         """Let the copy `name` stand for `model`, or None: remove it. While `changing`."""
-        text = edited(self._text(), name, model, str(self._path))
+        made = edited(self._text(), name, model, str(self._path)).encode()
         path = self._path.resolve()  # a link stays one
         temporary = None
         try:
             with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{ALIAS_FILE}-", delete=False) as out:
                 temporary = Path(out.name)
-                out.write(text.encode())
+                out.write(made)
                 out.flush()
                 os.fsync(out.fileno())
             if path.is_file():

@@ -20,6 +20,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         return
     if isinstance(body.get("model"), str):
         body["model"] = "demo"
+    if isinstance(body.get("source"), str):  # of Ollama's copy
+        body["source"] = "demo"
     for limit in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if type(body.get(limit)) is int and body[limit] > SHORT:
             body[limit] = SHORT
