@@ -15,7 +15,7 @@ from aiohttp import web
 from exo_node.api.batching.worker import Ask, BatchWorker
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.embeddings import encoded
-from exo_node.api.fields import bad
+from exo_node.api.fields import bad, checked_text
 from exo_node.api.guard import caller_id
 from exo_node.api.operations import operation
 from exo_node.api.pages import page, whole_number
@@ -108,6 +108,7 @@ def batch_row(body: Mapping[str, Any], key_id: str, now: float) -> BatchRow:
     for key in asked.metadata or ():
         if len(key) > MAX_KEY:
             raise bad("metadata", f"a key has more than {MAX_KEY} characters")
+    checked_text(asked.input_file_id, "input_file_id")
     said = {name: body[name] for name in ("input_file_id", "endpoint", "completion_window")}
     expires = now + WINDOWS[asked.completion_window]
     kept = asked.output_expires_after

@@ -32,6 +32,11 @@ def check(value: Any, shape: type[T], within: str = "") -> T:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as e:
         raise explain(str(e), value, shape, within) from e
+    except UnicodeEncodeError as e:  # a text where another type belongs, which msgspec tries to read all the same
+        fields = value.items() if isinstance(value, dict) else ()
+        name = next((name for name, one in fields if one == e.object), "")
+        problem = f"{_short(e.object)} holds half of a surrogate pair, which is not a character"
+        raise bad(f"{within}{name}" or "body", problem) from e
 
 
 def explain(said: str, value: Any, shape: Any, within: str = "") -> InvalidRequest:

@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     [
         ({"input_file_id": None}, "input_file_id"),
         ({"input_file_id": 5}, "input_file_id"),
+        ({"input_file_id": "\ud83d"}, "input_file_id"),
         ({"endpoint": "/v1/moderations"}, "endpoint"),
         ({"endpoint": ""}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),

@@ -50,6 +50,17 @@ def test_a_right_body_comes_back_typed() -> None:
             "bias[...]: must be a number, not a string",
             "invalid_type",
         ),
+        ({"items": [], "n": "\ud83d"}, "items: must not be empty", "invalid_value"),
+        (
+            {"n": "\ud83d", "items": []},
+            "n: '\\ud83d' holds half of a surrogate pair, which is not a character",
+            "invalid_value",
+        ),
+        (
+            {"items": [{"role": "\ud83d"}]},
+            "body: '\\ud83d' holds half of a surrogate pair, which is not a character",
+            "invalid_value",
+        ),
         ({"items": [{"role": "user"}], "bias": {"a": 2}}, "bias[...]: must be at most 1", "invalid_value"),
     ],
 )
