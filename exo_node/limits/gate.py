@@ -202,6 +202,8 @@ class Gate:
         return {"redis": None if self.redis is None else self.redis.status(), "shared": shared}
 
     async def close(self) -> None:
+        """Write what is left, and say it to Redis."""
+        self._sums.save()
         if self.redis is not None:
             await self.redis.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -10,6 +11,7 @@ from exo_node.limits import operations
 from exo_node.limits.budgets import Ledger, SubjectKind, period_key
 from exo_node.limits.redis import SharedRedis
 
+SAVE_S = 0.1  # how long a sum may wait to be written
 LEARN_S = 5.0  # how often the sums of the machine's other nodes are read when there is no Redis
 
 
@@ -35,6 +37,8 @@ class Sums:
         self._node = f"{node}/{uuid.uuid4().hex[:8]}"  # each start counts for itself: it need not know what was before
         self._rows, self._redis, self._clock, self._wall = rows, redis, clock, wall
         self._learned: float | None = None
+        self._unsaved: dict[tuple[str, str, str], tuple[str, str, str, str, float]] = {}
+        self._saving: asyncio.TimerHandle | None = None
         self.ledger = Ledger(self._node)  # its own rows come back from the store: by the same name they count once
 
     async def learn(self) -> None:
@@ -51,7 +55,7 @@ class Sums:
             self._learned = now
 
     def spend(self, subjects: Iterable[tuple[SubjectKind, str]], cost: float) -> None:
-        """Count `cost` USD for each of the subjects. Does not wait."""
+        """Count `cost` USD for each of the subjects. Does not wait; call it on the event loop."""
         wall = self._wall()
         told = [
             (kind, subject, period, self._node, usd)
@@ -59,6 +63,17 @@ class Sums:
             for period, usd in self.ledger.spend(kind, subject, cost, wall)
         ]
         for row in told:
-            self._rows.save_spent(*row)
+            self._unsaved[row[:3]] = row
+        if self._saving is None:  # a sum that many requests add to is written once
+            self._saving = asyncio.get_running_loop().call_later(SAVE_S, self.save)
         if self._redis is not None:
             self._redis.tell(operations.spent(told))
+
+    def save(self) -> None:
+        """Hand the store what has been spent since the last time; at the end, too. Does not wait."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        rows, self._unsaved = self._unsaved, {}
+        for row in rows.values():
+            self._rows.save_spent(*row)

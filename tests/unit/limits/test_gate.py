@@ -145,11 +145,13 @@ async def test_sums_survive_a_restart(tmp_path: Path) -> None:
     rules = Rules(budgets=(Rule(("all", ""), 1.0), Rule(("user", "*"), 0.5)))
     first = make(tmp_path, rules)
     first.gate.settle(await first.gate.admit("", "bob", "m", 1, 0.4), 1, 0.4)
+    await first.gate.close()
     await first.store.flush()
     second = make(tmp_path, rules)
     with pytest.raises(BudgetExceeded, match="user 'bob'"):
         await second.gate.admit("", "bob", "m", 1, 0.2)
     second.gate.settle(await second.gate.admit("", "eve", "m", 1, 0.5), 1, 0.5)
+    await second.gate.close()
     first.store.close()
     second.store.close()
     third = make(tmp_path, rules)
@@ -163,6 +165,7 @@ async def test_what_was_spent_counts_once(tmp_path: Path) -> None:
     node = make(tmp_path, Rules(budgets=(Rule(("all", ""), 1.0),)))
     for _ in range(2):
         node.gate.settle(await node.gate.admit("", "", "m", 1, 0.4), 1, 0.4)
+        await node.gate.close()
         await node.store.flush()
         node.clock.now += LEARN_S + 1
     assert await node.gate.admit("", "", "m", 1, 0.1)
