@@ -1,6 +1,6 @@
 // The npm package `@anthropic-ai/sdk`: messages, tools, counting, models.
 import Anthropic from "@anthropic-ai/sdk";
-import { INPUTS, MESSAGES, SCHEMA, TOOL_MESSAGES, collect, failure, main } from "./common.mjs";
+import { INPUTS, MESSAGES, SCHEMA, TOOL_MESSAGES, failure, listed, main, refusals } from "./common.mjs";
 
 const TOOL = { name: INPUTS.tool_name, description: INPUTS.tool_description, input_schema: SCHEMA };
 const ENDLESS = { format: { type: "json_schema", schema: INPUTS.endless_schema } };
@@ -55,15 +55,7 @@ await main("@anthropic-ai/sdk", {
     const output_config = { format: { type: "json_schema", schema: SCHEMA } };
     return { value: JSON.parse(textOf(await ask(target, { messages: TOOL_MESSAGES, output_config }))) };
   },
-  async errors(target) {
-    return {
-      unknown: await failure(() => ask({ ...target, model: "no-such-model" })),
-      unknown_stream: await failure(() => ask({ ...target, model: "no-such-model" }, { stream: true })),
-      bad: await failure(() => ask(target, { messages: [] })),
-      key: await failure(() => ask({ ...target, key: "sk-wrong" })),
-      retrieve: await failure(() => connect(target).models.retrieve("no/such")),
-    };
-  },
+  errors: (target) => refusals(target, ask, connect),
   async cancel(target) {
     const found = await ask(target, { output_config: ENDLESS, max_tokens: 8000, stream: true });
     for await (const event of found) {
@@ -75,11 +67,7 @@ await main("@anthropic-ai/sdk", {
     return { first: "" };
   },
   timeout: (target) => failure(() => ask(target, { output_config: ENDLESS, max_tokens: 8000 }, { timeout: 1000 })),
-  async models(target) {
-    const client = connect(target);
-    const ids = (await collect(client.models.list())).map((one) => one.id);
-    return { ids, retrieved: (await client.models.retrieve(target.model)).id };
-  },
+  models: (target) => listed(target, connect),
   async count(target) {
     const { input_tokens } = await connect(target).messages.countTokens({
       model: target.model, messages: TOOL_MESSAGES, tools: [TOOL],

@@ -28,6 +28,23 @@ export async function collect(iterable) {
   return found;
 }
 
+// What a node says no to: `ask(target, fields, options)` sends a request, `connect` makes the package's client.
+export async function refusals(target, ask, connect) {
+  return {
+    unknown: await failure(() => ask({ ...target, model: "no-such-model" })),
+    unknown_stream: await failure(() => ask({ ...target, model: "no-such-model" }, { stream: true })),
+    bad: await failure(() => ask(target, { messages: [] })),
+    key: await failure(() => ask({ ...target, key: "sk-wrong" })),
+    retrieve: await failure(() => connect(target).models.retrieve("no/such")),
+  };
+}
+
+export async function listed(target, connect) {
+  const client = connect(target);
+  const ids = (await collect(client.models.list())).map((one) => one.id);
+  return { ids, retrieved: (await client.models.retrieve(target.model)).id };
+}
+
 export async function main(name, scenarios) {
   const about = new URL(`node_modules/${name}/package.json`, import.meta.url);
   const say = (data) => process.stdout.write(`${JSON.stringify(data)}\n`);

@@ -1,6 +1,6 @@
 // The npm package `openai`: chat completions, the Responses API, and what lies beside them.
 import OpenAI from "openai";
-import { INPUTS, MESSAGES, SCHEMA, TOOL, TOOL_MESSAGES, collect, failure, main } from "./common.mjs";
+import { INPUTS, MESSAGES, SCHEMA, TOOL, TOOL_MESSAGES, collect, failure, listed, main, refusals } from "./common.mjs";
 
 const FORM = { type: "json_schema", json_schema: { name: "trip", strict: true, schema: SCHEMA } };
 const ENDLESS = { type: "json_schema", json_schema: { name: "numbers", schema: INPUTS.endless_schema } };
@@ -92,15 +92,7 @@ await main("openai", {
     });
     return { value: JSON.parse(answer.choices[0].message.content) };
   },
-  async errors(target) {
-    return {
-      unknown: await failure(() => ask({ ...target, model: "no-such-model" })),
-      unknown_stream: await failure(() => ask({ ...target, model: "no-such-model" }, { stream: true })),
-      bad: await failure(() => ask(target, { messages: [] })),
-      key: await failure(() => ask({ ...target, key: "sk-wrong" })),
-      retrieve: await failure(() => connect(target).models.retrieve("no/such")),
-    };
-  },
+  errors: (target) => refusals(target, ask, connect),
   async cancel(target) {
     const found = await ask(target, { response_format: ENDLESS, stream: true, max_tokens: 8000 });
     for await (const chunk of found) {
@@ -112,11 +104,7 @@ await main("openai", {
     return { first: "" };
   },
   timeout: (target) => failure(() => ask(target, { response_format: ENDLESS, max_tokens: 8000 }, { timeout: 1000 })),
-  async models(target) {
-    const client = connect(target);
-    const ids = (await collect(client.models.list())).map((one) => one.id);
-    return { ids, retrieved: (await client.models.retrieve(target.model)).id };
-  },
+  models: (target) => listed(target, connect),
   async headers(target) {
     const running = connect(target).chat.completions.create({ model: target.model, messages: MESSAGES, temperature: 0 });
     const { data, response } = await running.withResponse();

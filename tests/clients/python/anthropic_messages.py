@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import anthropic
 import pydantic
-from common import INPUTS, MESSAGES, TOOL_MESSAGES, Target, failure, main
+from common import INPUTS, MESSAGES, TOOL_MESSAGES, Target, failure, main, refusals
 
 TOOL: Any = {
     "name": INPUTS["tool_name"],
@@ -142,13 +142,7 @@ def errors(target: Target) -> Any:
             **{"model": target.model, "messages": MESSAGES, "max_tokens": LIMIT, **more}
         )
 
-    return {
-        "unknown": failure(lambda: ask(target.but(model="no-such-model"))),
-        "unknown_stream": failure(lambda: ask(target.but(model="no-such-model"), stream=True)),
-        "bad": failure(lambda: ask(target, messages=[])),
-        "key": failure(lambda: ask(target.but(key="sk-wrong"))),
-        "retrieve": failure(lambda: connect(target).models.retrieve("no/such")),
-    }
+    return refusals(target, ask, lambda: connect(target).models.retrieve("no/such"))
 
 
 def cancel(target: Target) -> Any:

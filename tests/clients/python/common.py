@@ -74,3 +74,24 @@ def failure(call: Callable[[], Any]) -> dict[str, Any]:
             "message": str(e),
         }
     return {"kind": [], "status": None, "message": repr(answer)}
+
+
+def refusals(target: Target, ask: Callable[..., Any], retrieve: Callable[[], Any]) -> dict[str, Any]:
+    """What a node says no to. `ask(target, **fields)` sends a request; `retrieve` asks for no model."""
+    return {
+        "unknown": failure(lambda: ask(target.but(model="no-such-model"))),
+        "unknown_stream": failure(lambda: ask(target.but(model="no-such-model"), stream=True)),
+        "bad": failure(lambda: ask(target, messages=[])),
+        "key": failure(lambda: ask(target.but(key="sk-wrong"))),
+        "retrieve": failure(retrieve),
+    }
+
+
+def whole(answer: Any) -> dict[str, Any]:
+    """Facts of an answer that has the Chat API's shape."""
+    return {
+        "text": answer.choices[0].message.content,
+        "finish": answer.choices[0].finish_reason,
+        "tokens_in": answer.usage.prompt_tokens,
+        "tokens_out": answer.usage.completion_tokens,
+    }

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import litellm
-from common import INPUTS, MESSAGES, TOOL, TOOL_MESSAGES, Target, failure, main
+from common import INPUTS, MESSAGES, TOOL, TOOL_MESSAGES, Target, failure, main, whole
 
 litellm.telemetry = False
 
@@ -24,15 +24,6 @@ def ask(target: Target, **more: Any) -> Any:
             **more,
         }
     )
-
-
-def whole(answer: Any) -> dict[str, Any]:
-    return {
-        "text": answer.choices[0].message.content,
-        "finish": answer.choices[0].finish_reason,
-        "tokens_in": answer.usage.prompt_tokens,
-        "tokens_out": answer.usage.completion_tokens,
-    }
 
 
 def chat(target: Target) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import openai
 import pydantic
-from common import INPUTS, MESSAGES, TOOL, TOOL_MESSAGES, Target, failure, main
+from common import INPUTS, MESSAGES, TOOL, TOOL_MESSAGES, Target, failure, main, refusals, whole
 
 
 class Trip(pydantic.BaseModel):
@@ -21,15 +21,6 @@ def connect(target: Target, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(
         base_url=f"{target.url}/v1", api_key=target.key, **{"timeout": 60, "max_retries": 0, **options}
     )
-
-
-def whole(answer: Any) -> dict[str, Any]:
-    return {
-        "text": answer.choices[0].message.content,
-        "finish": answer.choices[0].finish_reason,
-        "tokens_in": answer.usage.prompt_tokens,
-        "tokens_out": answer.usage.completion_tokens,
-    }
 
 
 def chat(target: Target) -> Any:
@@ -138,13 +129,7 @@ def errors(target: Target) -> Any:
     def ask(target: Target, **more: Any) -> Any:
         return connect(target).chat.completions.create(**{"model": target.model, "messages": MESSAGES, **more})
 
-    return {
-        "unknown": failure(lambda: ask(target.but(model="no-such-model"))),
-        "unknown_stream": failure(lambda: ask(target.but(model="no-such-model"), stream=True)),
-        "bad": failure(lambda: ask(target, messages=[])),
-        "key": failure(lambda: ask(target.but(key="sk-wrong"))),
-        "retrieve": failure(lambda: connect(target).models.retrieve("no/such")),
-    }
+    return refusals(target, ask, lambda: connect(target).models.retrieve("no/such"))
 
 
 def cancel(target: Target) -> Any:
