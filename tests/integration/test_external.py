@@ -168,7 +168,7 @@ def test_a_killed_worker(stage: Stage) -> None:
     assert finish in ("stop", "length")
     assert len(seen.split()) > 3
     stage.anthropic.script = Script()
-    wait_until(lambda: stage.backend("claude") == "claude-1", 20)
+    wait_until(lambda: stage.backend("claude") == "claude-1", 60)
 
 
 def test_failover_to_the_ring_and_back(stage: Stage) -> None:
@@ -181,7 +181,7 @@ def test_failover_to_the_ring_and_back(stage: Stage) -> None:
     chunks = list(stage.chat("fast", max_tokens=5, stream=True).parse())
     assert chunks[-1].choices[0].finish_reason
     stage.openai.script = Script()
-    wait_until(lambda: stage.backend("fast") == "fast-1", 20)
+    wait_until(lambda: stage.backend("fast") == "fast-1", 60)
 
 
 def test_explained_and_counted(stage: Stage) -> None:
