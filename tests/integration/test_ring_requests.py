@@ -31,7 +31,9 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[NodePr
     """Three reproducible nodes of both engines, and the id of an instance of the bundled model over all three."""
     home = tmp_path_factory.mktemp("ring") / "home"
     engines = ("mlx", "tinygrad", "mlx")
-    with nodes(home, *(["--inference-engine", engine, "--reproducible"] for engine in engines)) as cluster:
+    with nodes(
+        home, *(["--inference-engine", engine, "--reproducible", "--no-prefix-cache"] for engine in engines)
+    ) as cluster:
         body = {"model": "demo", "nodes": [node.node_id for node in cluster]}
         status, instance = cluster[0].request("POST", "/v1/instances", body)
         assert status == 200, instance
