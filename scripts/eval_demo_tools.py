@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """How well the bundled `demo` model calls tools: one JSON line.
 
-    scripts/eval_demo_tools.py [--url http://127.0.0.1:52415] [--verbose]
+    scripts/eval_demo_tools.py [--url http://127.0.0.1:52415] [--choice auto|required] [--begun TEXT] [--verbose]
 
-Asks a node (its own one, unless --url names a running one) each of the HELD_OUT questions with three tools and
-tool_choice "required", greedily. A call is VALID when its arguments match the tool's schema (the grammar makes sure of
-it), its TOOL is right when the question is that tool's, and it is RIGHT when the arguments are the question's, too. The
-model has never seen a tool: its corpus has none (`demo_corpus.py`), so all of the questions are held out.
+Asks a node (its own one, unless --url names a running one) each of the HELD_OUT questions with three tools, greedily.
+Of the answers, those that CALL a tool are counted; a call is VALID when its arguments match the tool's schema (the
+grammar makes sure of it), its TOOL is right when the question is that tool's, and it is RIGHT when the arguments are
+the question's, too. The model has never seen a tool: its corpus has none (`demo_corpus.py`), so all are
+held out, and with tool_choice "auto" it calls none, unless its answer has begun with TEXT ("<tool_call>").
 """
 
 from __future__ import annotations
@@ -82,40 +83,66 @@ def node() -> Iterator[str]:
             process.wait()
 
 
-def ask(url: str, question: str) -> dict[str, Any]:
-    """The function that the model calls."""
-    body = {
-        "model": "demo", "messages": [{"role": "user", "content": question}], "tools": TOOLS,
-        "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0, "max_tokens": 100,
-    }  # fmt: skip
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
-        function: dict[str, Any] = json.load(answer)["choices"][0]["message"]["tool_calls"][0]["function"]
-    return function
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
-def evaluate(url: str, *, verbose: bool) -> dict[str, Any]:
-    valid = tool = right = 0
+def ask(url: str, question: str, choice: str, begun: str) -> tuple[str, Any] | None:
+    """(name, arguments) of the function that the model calls, if it does; no arguments where they are no JSON."""
+    messages = [{"role": "user", "content": question}]
+    if begun:  # Anthropic's API has a place for it
+        messages.append({"role": "assistant", "content": begun})
+        tools = [{**one["function"], "input_schema": one["function"]["parameters"]} for one in TOOLS]
+        body = {
+            "model": "demo", "messages": messages, "temperature": 0, "max_tokens": 100,
+            "tools": [{name: value for name, value in one.items() if name != "parameters"} for one in tools],
+            "tool_choice": {"type": choice.replace("required", "any"), "disable_parallel_tool_use": True},
+        }  # fmt: skip
+        content = post(f"{url}/v1/messages", body)["content"]
+        return next(((one["name"], one["input"]) for one in content if one["type"] == "tool_use"), None)
+    body = {
+        "model": "demo", "messages": messages, "tools": TOOLS, "tool_choice": choice,
+        "parallel_tool_calls": False, "temperature": 0, "max_tokens": 100,
+    }  # fmt: skip
+    message = post(f"{url}/v1/chat/completions", body)["choices"][0]["message"]
+    for call in message.get("tool_calls") or ():
+        with contextlib.suppress(ValueError):
+            return call["function"]["name"], json.loads(call["function"]["arguments"])
+        return call["function"]["name"], None
+    return None
+
+
+def evaluate(url: str, choice: str, begun: str, *, verbose: bool) -> dict[str, Any]:
+    calls = valid = tool = right = 0
     for question, name, arguments in HELD_OUT:
-        called = ask(url, question)
-        given = json.loads(called["arguments"])
-        valid += jsonschema.Draft202012Validator(SCHEMAS[called["name"]]).is_valid(given)
-        tool += called["name"] == name
-        right += called["name"] == name and given == arguments
+        called = ask(url, question, choice, begun)
+        if called is None:
+            continue
+        calls += 1
+        valid += jsonschema.Draft202012Validator(SCHEMAS[called[0]]).is_valid(called[1])
+        tool += called[0] == name
+        right += called == (name, arguments)
         if verbose:
-            print(f"{question} -> {called['name']} {called['arguments']}", file=sys.stderr)
-    return {"questions": len(HELD_OUT), "valid": valid, "tool": tool, "right": right, "accuracy": right / len(HELD_OUT)}
+            print(f"{question} -> {called}", file=sys.stderr)
+    asked = len(HELD_OUT)
+    return {
+        "choice": choice, "begun": begun, "questions": asked, "calls": calls, "valid": valid, "tool": tool,
+        "right": right, "accuracy": right / asked,
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running node's API")
+    parser.add_argument("--choice", choices=("auto", "required"), default="required")
+    parser.add_argument("--begun", default="", metavar="TEXT")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     with contextlib.nullcontext(options.url) if options.url else node() as url:
-        print(json.dumps(evaluate(url, verbose=options.verbose)))
+        print(json.dumps(evaluate(url, options.choice, options.begun, verbose=options.verbose)))
 
 
 if __name__ == "__main__":
