@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from exo_node.errors import ExoError
+from exo_node.ring.leases import RENEW_EVERY_S, renew
 from exo_node.ring.members import TABLE_TIMEOUT_S, ClusterView, Member
 from exo_node.ring.registry import STATE_LAG_S, InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
@@ -16,9 +17,6 @@ from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Instance, NodeState
 
 log = logging.getLogger("exo.instances")
-
-LEASE_MS = 10_000
-RENEW_EVERY_S = 3.0  # three chances within a lease
 
 
 class Caretaker:
@@ -60,7 +58,9 @@ class Caretaker:
                     why = f"lost stages {missing}" if missing else "is broken, as a request found"
                     log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
                     broken.append(instance.instance_id)
-            await asyncio.gather(self._renew(), self._report_lost(), *map(self.remove, broken))
+            await asyncio.gather(
+                renew(self._member, self._registry.owned()), self._report_lost(), *map(self.remove, broken)
+            )
             known = self._registry.tidy()
             self._born = {one: when for one, when in self._born.items() if one in known}
             with contextlib.suppress(TimeoutError):
@@ -83,19 +83,6 @@ class Caretaker:
             )
         )
         return True
-
-    async def _renew(self) -> None:
-        by_node: dict[str, list[str]] = {}
-        for instance in self._registry.owned():
-            for one in instance.assignments:
-                by_node.setdefault(one.node_id, []).append(instance.instance_id)
-
-        async def renew(node_id: str, instance_ids: list[str]) -> None:
-            request = node_pb2.RenewLeaseRequest(instance_ids=instance_ids, lease_ms=LEASE_MS)
-            with contextlib.suppress(ExoError):  # an unreachable node is noticed by membership
-                await self._member(node_id).renew_lease(request)
-
-        await asyncio.gather(*(renew(node_id, ids) for node_id, ids in by_node.items()))
 
     async def _report_lost(self) -> None:
         """Have broken instances of other nodes taken down: a runner that hangs looks alive to its daemon."""

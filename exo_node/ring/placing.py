@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
 from exo_node.engine.select import check_supported
 from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable, error_from_code
+from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.library import spec_from_json
 from exo_node.ring.members import ClusterView, Member
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
@@ -27,7 +28,6 @@ from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
 
 log = logging.getLogger("exo.placing")
 
-COMMIT_LEASE_MS = 10_000  # ARCHITECTURE 4
 CONFIGURE_TIMEOUT_S = 10.0
 TOKEN_BYTES = 32
 # Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
@@ -101,23 +101,24 @@ class Placer:
         try:
             await self._reserve(instance, plan, work)
             progress: asyncio.Queue[node_pb2.PlaceProgress] = asyncio.Queue()
-            loading = asyncio.create_task(self._load_all(instance, spec, usable, progress.put_nowait))
-            try:
-                while not loading.done() or not progress.empty():
-                    getting = asyncio.ensure_future(progress.get())
-                    await asyncio.wait((loading, getting), return_when=asyncio.FIRST_COMPLETED)
-                    if getting.done():
-                        yield getting.result()
-                    else:
-                        getting.cancel()
-                ready = loading.result()
-            finally:
-                loading.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ExoError):
-                    await loading
-            yield node_pb2.PlaceProgress(stage="connecting")
-            instance = await self._connect(instance, spec, usable, ready)
-            await self._commit(instance)
+            async with renewed(self._member, instance):
+                loading = asyncio.create_task(self._load_all(instance, spec, usable, progress.put_nowait))
+                try:
+                    while not loading.done() or not progress.empty():
+                        getting = asyncio.ensure_future(progress.get())
+                        await asyncio.wait((loading, getting), return_when=asyncio.FIRST_COMPLETED)
+                        if getting.done():
+                            yield getting.result()
+                        else:
+                            getting.cancel()
+                    ready = loading.result()
+                finally:
+                    loading.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, ExoError):
+                        await loading
+                yield node_pb2.PlaceProgress(stage="connecting")
+                instance = await self._connect(instance, spec, usable, ready)
+                await self._commit(instance)
         except BaseException:
             await asyncio.shield(self._undo(instance, work))
             raise
@@ -216,7 +217,7 @@ class Placer:
                     coordinator=self._cluster.node_id,
                     bytes=plan.stage_bytes[stage],
                     device=one.device,
-                    lease_ms=COMMIT_LEASE_MS,
+                    lease_ms=LEASE_MS,
                 )
             )
 
@@ -244,7 +245,7 @@ class Placer:
                 context=instance.context,
                 max_chunk=MAX_CHUNK,
                 token=instance.token,
-                lease_ms=COMMIT_LEASE_MS,
+                lease_ms=LEASE_MS,
                 stage=stage,
                 quantize=instance.quantize,
             )
@@ -309,7 +310,7 @@ class Placer:
         return dataclasses.replace(instance, addresses=addresses, state="ready")
 
     async def _commit(self, instance: Instance) -> None:
-        message = node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance), lease_ms=COMMIT_LEASE_MS)
+        message = node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance), lease_ms=LEASE_MS)
         # The head's node last: it starts to serve (and to watch the others) with this message.
         followers = {one.node_id for one in instance.assignments[1:]} - {instance.assignments[0].node_id}
         await asyncio.gather(*(self._member(node_id).commit_instance(message) for node_id in sorted(followers)))

@@ -7,7 +7,8 @@ import contextlib
 from typing import Any, cast
 
 from exo_node.errors import PeerUnavailable
-from exo_node.ring.caretaker import LEASE_MS, Caretaker
+from exo_node.ring.caretaker import Caretaker
+from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Instance, NodeState, Shard
@@ -78,3 +79,15 @@ async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
     watch.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watch
+
+
+async def test_shards_that_wait_for_slower_ones_keep_their_leases() -> None:
+    """While an instance is placed its nodes are asked again and again, whether they answer or not; then no more."""
+    members = {name: Member() for name in "ab"}
+    async with renewed(lambda name: cast(Any, members[name]), instance("x", "b"), every_s=0):
+        for _ in range(2):
+            for member in members.values():
+                assert list((await member.asked.get()).instance_ids) == ["x"]
+    left = [one.asked.qsize() for one in members.values()]
+    await asyncio.sleep(0)
+    assert [one.asked.qsize() for one in members.values()] == left
