@@ -16,9 +16,10 @@ from aiohttp import web
 from exo_node.api.dialects.anthropic_blocks import PING
 from exo_node.api.dialects.anthropic_errors import error_body
 from exo_node.api.dialects.anthropic_models import PREFIX, VERSION, is_theirs
-from exo_node.api.dialects.anthropic_request import decode, decode_prompt, unknown_fields
+from exo_node.api.dialects.anthropic_request import ORIGINS, decode, decode_prompt, unknown_fields
 from exo_node.api.dialects.base import Wire
 from exo_node.api.dialects.counting import ESTIMATED, count_prompt
+from exo_node.api.dialects.origins import naming
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.errors import REQUEST_ID, ErrorShape
 from exo_node.api.fields import bad
@@ -52,15 +53,18 @@ class AnthropicRoutes:
         """An answer to a chat as Anthropic gives it, whole or streamed."""
         body, ignored = await _read(request)
         decoded = decode(body, f"msg_{random.getrandbits(96):024x}")
-        return await self._server.answer(request, replace(decoded, headers=ignored), WIRE)
+        with naming(ORIGINS):
+            return await self._server.answer(request, replace(decoded, headers=ignored), WIRE)
 
     @operation("Anthropic", body=schemas.CountTokensRequest, answer=schemas.TokenCount)
     async def count_tokens(self, request: web.Request) -> web.Response:
         """A header says where they are an estimate."""
         serving = self._server.serving
         body, ignored = await _read(request)
-        call = serving.call(request, "chat", decode_prompt(body).body)
-        tokens, exact = await count_prompt(serving, self._backend, self._settings, call)
+        prompt = decode_prompt(body)
+        with naming(ORIGINS):
+            call = serving.call(request, "chat", prompt.body)
+            tokens, exact = await count_prompt(serving, self._backend, self._settings, call)
         headers = ignored if exact else {**ignored, ESTIMATED: "true"}
         return web.json_response({"input_tokens": tokens}, headers=headers)
 

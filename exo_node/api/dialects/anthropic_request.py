@@ -7,6 +7,7 @@ and bills are ignored. What of a body is neither is told by `unknown_fields`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,21 @@ from typing import Any
 from exo_node.api.dialects.anthropic_messages import chat_messages, system_message
 from exo_node.api.dialects.anthropic_response import AnthropicEncoder
 from exo_node.api.dialects.base import Decoded
+from exo_node.api.dialects.origins import Origins
 from exo_node.api.fields import Fields, bad, checked_object, checked_text, kind
 from exo_node.api.schemas.anthropic import MessagesRequest
 from exo_node.routing.anthropic_extras import KEY
 
+# Places in the chat's `messages` are not those in the request's.
+ORIGINS: Origins = (
+    (re.compile(r"^messages\b.*"), "messages"),
+    (re.compile(r"^max_completion_tokens\b"), "max_tokens"),
+    (re.compile(r"^stop\b"), "stop_sequences"),
+    (re.compile(r"^reasoning_effort\b"), "output_config.effort"),
+    (re.compile(r"^response_format(\.json_schema)?\b"), "output_config.format"),
+    (re.compile(r"^(tools\[\d+\])\.function\.parameters\b"), r"\1.input_schema"),
+    (re.compile(r"^(tools\[\d+\]|tool_choice)\.function\b"), r"\1"),
+)
 _REFUSED = ("container", "mcp_servers", "compaction", "thread")
 # Of Anthropic's machines, caches, bills and policies; `context_management` is answered with "no edits were applied".
 _IGNORED = (

@@ -7,13 +7,23 @@ completion of its prompt as it stands. Nothing to answer (no messages, an empty 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from exo_node.api.dialects.ollama_options import generation, keep_alive, response_format
+from exo_node.api.dialects.origins import Origins
 from exo_node.api.fields import Fields, bad, checked_array, checked_object, checked_text, kind
 
+# Places in a generate request are not those in `messages`.
+ORIGINS: Origins = (
+    (re.compile(r"^response_format(\.json_schema(\.schema)?)?\b"), "format"),
+    (re.compile(r"^max_(completion_)?tokens\b"), "options.num_predict"),
+    (re.compile(r"^(stop|seed|top_k|top_p|min_p|temperature|presence_penalty|frequency_penalty)\b"), r"options.\1"),
+    (re.compile(r"^repetition_penalty\b"), "options.repeat_penalty"),
+    (re.compile(r"^(enable_thinking|reasoning_effort|chat_template_kwargs)\b.*"), "think"),
+)
 LEVELS = ("low", "medium", "high")
 # The beginnings of images in base64.
 _IMAGES = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}

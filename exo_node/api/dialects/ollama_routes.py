@@ -13,12 +13,13 @@ from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Wire
-from exo_node.api.dialects.ollama import Asked, addressed, decode_chat, decode_generate, model_name
+from exo_node.api.dialects.ollama import ORIGINS, Asked, addressed, decode_chat, decode_generate, model_name
 from exo_node.api.dialects.ollama_answer import OllamaEncoder
 from exo_node.api.dialects.ollama_facts import FactsReader
 from exo_node.api.dialects.ollama_idle import IdleUnloader
 from exo_node.api.dialects.ollama_known import Found, KnownModels
 from exo_node.api.dialects.ollama_options import keep_alive
+from exo_node.api.dialects.origins import naming
 from exo_node.api.dialects.serving import DialectServer
 from exo_node.api.embeddings import encoded
 from exo_node.api.fields import Fields, bad
@@ -74,13 +75,15 @@ class OllamaRoutes:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Chat as Ollama does it."""
         asked = decode_chat(await read_object(request))
-        return await self._answer(request, asked, OllamaEncoder("chat", asked.model))
+        with naming(ORIGINS):
+            return await self._answer(request, asked, OllamaEncoder("chat", asked.model))
 
     @operation("Ollama", body=schemas.OllamaGenerateRequest, answer=schemas.OllamaGenerated, answers=(JSON, NDJSON))
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Answer one prompt as Ollama does it."""
         asked = decode_generate(await read_object(request), self._no_limit)
-        return await self._answer(request, asked, OllamaEncoder("generate", asked.model))
+        with naming(ORIGINS):
+            return await self._answer(request, asked, OllamaEncoder("generate", asked.model))
 
     @operation("Ollama", body=schemas.OllamaEmbedRequest, answer=schemas.OllamaEmbeddings)
     async def embed(self, request: web.Request) -> web.Response:

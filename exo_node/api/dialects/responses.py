@@ -17,10 +17,11 @@ from multidict import MultiMapping
 from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.dialects.counting import ESTIMATED, count_prompt
+from exo_node.api.dialects.origins import name_origin
 from exo_node.api.dialects.responses_background import Background, Job
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
-from exo_node.api.dialects.responses_request import Asked, Given, decode, includes, name_origin
+from exo_node.api.dialects.responses_request import ORIGINS, Asked, Given, decode, includes
 from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
 from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
@@ -232,7 +233,7 @@ def _naming_origins(asked: Asked) -> Iterator[None]:
     try:
         yield
     except ExoError as error:
-        name_origin(error)
+        name_origin(error, ORIGINS)
         if asked.echo["truncation"] == "auto" and _is_too_long(error):
             problem = f"{error.message}; truncation: auto drops nothing here, leave out older items"
             raise InvalidRequest(problem, param="truncation", code="context_length_exceeded") from error

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exo_node.api.calls import refuse_unknown
+from exo_node.api.dialects.origins import Origins
 from exo_node.api.dialects.responses_items import Item, messages_of, read_items
 from exo_node.api.dialects.responses_tools import read_tools, text_fields, tool_fields
 from exo_node.api.fields import Fields, bad, checked_text, kind, stream_options
 from exo_node.api.schemas.responses import ResponseRequest
-from exo_node.errors import ExoError
 
 MAX_METADATA = 16  # pairs, OpenAI's
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -43,8 +43,8 @@ _AS_THEY_ARE = (
 # `client_metadata` is Codex's, for OpenAI's statistics.
 _KNOWN = tuple(dict.fromkeys((*ResponseRequest.__struct_fields__, *_AS_THEY_ARE, "client_metadata")))
 
-# A chat's fields -> where they came from. Places in `messages` are not those in `input`.
-_ORIGINS: tuple[tuple[re.Pattern[str], str], ...] = (
+# Places in `messages` are not those in `input`.
+ORIGINS: Origins = (
     (re.compile(r"^messages\b.*"), "input"),
     (re.compile(r"^max_completion_tokens\b"), "max_output_tokens"),
     (re.compile(r"^reasoning_effort\b"), "reasoning.effort"),
@@ -171,18 +171,6 @@ def includes(names: Sequence[str]) -> Sequence[str]:
         if name not in INCLUDABLE:
             raise bad("include", f"{name[:60]!r} is none of {', '.join(INCLUDABLE)}")
     return names
-
-
-def name_origin(error: ExoError) -> None:
-    """An error about the chat that a request became: let it name the request's field."""
-    if error.param is None:
-        return
-    for pattern, origin in _ORIGINS:
-        named = pattern.sub(origin, error.param)
-        if named != error.param:
-            error.message = error.message.replace(error.param, named)
-            error.param = named
-            return
 
 
 def _or_one(value: float | None) -> float:

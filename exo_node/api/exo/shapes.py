@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exo_node.api.exo.downloads import Download
-from exo_node.api.fields import bad, checked_object
+from exo_node.api.fields import bad, checked_object, checked_text
 
 # Every ring of ours is one: a pipeline over the network, whatever engine each shard runs on.
 INSTANCE, SHARD = "MlxRingInstance", "PipelineShardMetadata"
@@ -157,4 +157,4 @@ def _shard(value: Any) -> Mapping[str, Any]:
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str) or not value:
         raise bad(param, "must be a non-empty string", code="invalid_type")
-    return value
+    return checked_text(value, param)

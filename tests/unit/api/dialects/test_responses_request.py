@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exo_node.api.dialects.responses_request import Asked, Given, decode, name_origin
+from exo_node.api.dialects.responses_request import Asked, Given, decode
 from exo_node.errors import InvalidRequest
 
 GIVEN = Given(id="resp_" + "b" * 32, created=1700000000)
@@ -143,23 +143,3 @@ def test_what_is_not_done_is_named(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         asked(**body)
     assert (caught.value.param, caught.value.status) == (param, 400)
-
-
-@pytest.mark.parametrize(
-    ("param", "named"),
-    [
-        ("messages[3].content[0].type", "input"),
-        ("max_completion_tokens", "max_output_tokens"),
-        ("reasoning_effort", "reasoning.effort"),
-        ("response_format.json_schema.schema", "text.format.schema"),
-        ("response_format", "text.format"),
-        ("tools[1].function.parameters", "tools[1].parameters"),
-        ("temperature", "temperature"),
-        (None, None),
-    ],
-)
-def test_errors_name_the_requests_fields(param: str | None, named: str | None) -> None:
-    """What a backend says of the chat is said of the field that it came from."""
-    error = InvalidRequest(f"ring: {param}: is not done", param=param)
-    name_origin(error)
-    assert (error.param, error.message) == (named, f"ring: {named}: is not done")

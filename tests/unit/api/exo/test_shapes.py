@@ -50,6 +50,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         ({"MlxRingInstance": 5}, "instance.MlxRingInstance"),
         ({"MlxRingInstance": {"instanceId": "i"}}, "shardAssignments"),
         (broken(modelId=""), "modelId"),
+        (broken(modelId="\ud83d"), "modelId"),
         (broken(runnerToShard=[]), "runnerToShard"),
         (broken(nodeToRunner={"a": "i-1"}), "runnerToShard"),
         (broken(runnerToShard={"i-0": {"TensorShardMetadata": {}}}), "shardMetadata"),
