@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any
 
+from exo_node.engine.mlx.attention import attend
 from exo_node.engine.mlx.cache import LayerCache, Slot
 
 
@@ -41,12 +42,9 @@ class BatchLayer:
 
     def attend(self, queries: Any, keys: Sequence[Any], values: Sequence[Any], **options: Any) -> Any:
         """Attention of each row over its own keys: [tokens, heads, 1, head_dim] as `queries`."""
-        whole = self._mx.fast.scaled_dot_product_attention
-        found = []
-        for layer, n, q, k, v in zip(self._layers, self._lengths, self._apart(queries), keys, values, strict=True):
-            out = whole(q, k, v, mask=layer.mask(n), **options)
-            found.append(out if n == 1 else out.transpose(2, 1, 0, 3))
-        return self._mx.concatenate(found)
+        rows = zip(self._layers, self._lengths, self._apart(queries), keys, values, strict=True)
+        found = [(n, attend(self._mx, q, k, v, mask=layer.mask(n), **options)) for layer, n, q, k, v in rows]
+        return self._mx.concatenate([out if n == 1 else out.transpose(2, 1, 0, 3) for n, out in found])
 
     def mask(self, n: int) -> Any:
         return None  # `attend` gives each row its own
@@ -115,20 +113,22 @@ class Batch:
             slot.commit(n)
 
 
-def attend_by_row(attention: Any) -> None:
-    """Teach the file of `attention` (a layer's, of mlx-lm) what `BatchLayer.update_and_fetch` returns.
+def attend_by_row(mx: Any, attention: Any) -> None:
+    """Give the file of `attention` (a layer's, of mlx-lm) our attention: of one row, or of what `BatchLayer` returns.
 
-    All else goes where it went before. Once for each file and process.
+    Calls with another cache go where they went before. Once for each file and process.
     """
     names = type(attention).__call__.__globals__
-    whole = names["scaled_dot_product_attention"]
-    if getattr(whole, "by_row", False):
+    theirs = names["scaled_dot_product_attention"]
+    if getattr(theirs, "by_row", False):
         return
 
-    def attend(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, **more: Any) -> Any:
-        if not isinstance(keys, list):
-            return whole(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
-        return cache.attend(queries, keys, values, scale=scale, **more)
+    def ours(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, **more: Any) -> Any:
+        if isinstance(cache, BatchLayer):
+            return cache.attend(queries, keys, values, scale=scale, **more)
+        if isinstance(cache, LayerCache):
+            return attend(mx, queries, keys, values, scale=scale, mask=mask, **more)
+        return theirs(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
 
-    attend.by_row = True  # type: ignore[attr-defined]
-    names["scaled_dot_product_attention"] = attend
+    ours.by_row = True  # type: ignore[attr-defined]
+    names["scaled_dot_product_attention"] = ours

@@ -93,7 +93,7 @@ class MLXShardEngine:
         windows = owned_windows(layer_windows(plan.config), plan.shard)
         pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask)
         if family.decode == "by_row":
-            attend_by_row(model.model.layers[0].self_attn)
+            attend_by_row(mx, model.model.layers[0].self_attn)
         decode = "alone" if plan.reproducible else family.decode
         self._loaded = _Loaded(plan, stage, pool, dtype, decode, decode_mask_axes(plan.config))
         self._warm_up(self._loaded)
