@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.integration.harness import NodeProcess, nodes
-from tests.standins import Script, Standin, serve, standin
+from tests.integration.harness import NodeProcess
+from tests.standins import Script, Standin
 from tests.unit.api.dialects.test_anthropic_blocks import assembled, events
 
-KEY = "sk-planted-anthropic-0123456789"
-CONFIG = """\
-model_list:
-  - model_name: fast
-    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/PLANTED_KEY, api_base: "@OPENAI@/v1"}
-equivalents: "off"
-"""
 STORY: dict[str, Any] = {
     "model": "demo",
     "max_tokens": 12,
@@ -32,23 +21,6 @@ TOOL = {
     "description": "The weather",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Standin]:
-    one = standin("openai", key=KEY)
-    with serve(one):
-        yield one
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, provider: Standin) -> Iterator[NodeProcess]:
-    folder: Path = tmp_path_factory.mktemp("anthropic")
-    config = folder / "config.yaml"
-    config.write_text(CONFIG.replace("@OPENAI@", provider.url))
-    arguments = ["--discovery-module", "none", "--litellm-config", str(config)]
-    with nodes(folder / "home", arguments, env={"PLANTED_KEY": KEY}) as (one,):
-        yield one
 
 
 def ask(node: NodeProcess, body: dict[str, Any], path: str = "/v1/messages") -> Any:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import openai
 import pydantic
 import pytest
 
-from tests.integration.harness import NodeProcess, nodes, wait_until
+from tests.integration.harness import NodeProcess, wait_until
 from tests.integration.test_demo_text import ANSWERS
-from tests.standins import Script, Standin, answer_to, serve, standin
+from tests.standins import Script, Standin, answer_to
 from tests.unit.api.dialects.responses_events import names, parsed
 
-KEY = "sk-planted-responses-0123456789"
-CONFIG = """\
-model_list:
-  - model_name: fast
-    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/PLANTED_KEY, api_base: "@OPENAI@/v1"}
-equivalents: "off"
-"""
 TOOL: Any = {
     "type": "function",
     "name": "get_weather",
@@ -47,27 +38,9 @@ class Choice(pydantic.BaseModel):
     answer: Literal["yes", "no"]  # a small model does not find the end of a text of its own
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Standin]:
-    one = standin("openai", key=KEY)
-    with serve(one):
-        yield one
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, provider: Standin) -> Iterator[NodeProcess]:
-    folder: Path = tmp_path_factory.mktemp("responses")
-    config = folder / "config.yaml"
-    config.write_text(CONFIG.replace("@OPENAI@", provider.url))
-    arguments = ["--discovery-module", "none", "--litellm-config", str(config)]
-    with nodes(folder / "home", arguments, env={"PLANTED_KEY": KEY}) as (one,):
-        yield one
-
-
 @pytest.fixture
-def client(node: NodeProcess, provider: Standin) -> Iterator[openai.OpenAI]:
-    yield node.client()
-    provider.script = Script()
+def client(node: NodeProcess) -> openai.OpenAI:
+    return node.client()
 
 
 def expected(model: str, question: str) -> str:

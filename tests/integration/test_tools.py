@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
 
-from tests.integration.harness import NodeProcess, nodes
+from tests.integration.harness import NodeProcess
 
 pytestmark = pytest.mark.engine_mlx
 WEATHER: dict[str, Any] = {
@@ -34,12 +33,6 @@ TOOLS: Any = [
 SCHEMAS = {"weather": WEATHER, "add": SUM}
 HELLO: Any = [{"role": "user", "content": "What is 2 + 3?"}]
 NAMED: Any = {"type": "function", "function": {"name": "weather"}}
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    with nodes(tmp_path_factory.mktemp("tools"), ()) as (one,):
-        yield one
 
 
 def ask(client: openai.OpenAI, messages: Any = HELLO, **fields: Any) -> Any:
