@@ -78,8 +78,9 @@ class Gate:
 
         `predicted_cost` USD; None: not known yet (there must be something left of every budget), 0: it costs nothing.
         """
-        self.check_model(key_id, model)
         key = self._keys.info(key_id)
+        if key is not None:
+            key.check_model(model)
         rules = self.rules
         if key is None and not (rules.router or rules.models or rules.budgets or (user and rules.user)):
             return Admission("", (), (), payers(key_id, user), self._wall())  # nothing is limited

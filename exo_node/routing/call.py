@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from exo_node.errors import ExoError
-from exo_node.types import Usage
+from exo_node.types import Priority, Usage
 
 CallKind = Literal["chat", "completion", "embedding", "rerank", "image", "speech", "transcription", "moderation"]
 Continuation = Literal["off", "same-model", "any"]
@@ -79,6 +79,8 @@ class Call:
     wishes: Wishes = field(default_factory=Wishes)
     caller: Caller = field(default_factory=Caller)
     files: tuple[FormFile, ...] = ()
+    priority: Priority = "normal"  # at the ring; for other backends `service_tier` stays in the body
+    reuse_prompts: bool = True  # at the ring: what it keeps of its caller's earlier prompts may be used
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,11 +86,11 @@ class Registry:
         if (own := self._holdings.state.own.get(backend)) is not None:
             return own
         state = self._holdings.look()
+        if (known := state.issued.get(backend)) is not None:
+            return known
         for one in state.peers:
             if backend_id(one) == backend:
                 return one
-        if (known := state.issued.get(backend)) is not None:
-            return known
         if (made := state.resolver.of_wildcard(backend)) is not None:
             return made
         if backend.startswith(AUTO) and "@" not in backend and self.enabled:

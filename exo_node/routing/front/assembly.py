@@ -24,7 +24,6 @@ from exo_node.routing.call import Call, CallRecord
 from exo_node.routing.callbacks.callbacks import Callbacks
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.catalog.holdings import RegistryOptions
-from exo_node.routing.catalog.listing import of_peer
 from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
 from exo_node.routing.catalog.mentions import unknown_keys
 from exo_node.routing.catalog.registry import Registry
@@ -33,6 +32,7 @@ from exo_node.routing.configuration.runtime import RuntimeSettings
 from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.front.configured import log_as, named_in, options_of, rules_of, shared_redis
+from exo_node.routing.front.peer_deployments import PeerDeployments
 from exo_node.routing.front.probed import Probed
 from exo_node.routing.front.statistics import Statistics
 from exo_node.routing.front.surroundings import Surroundings
@@ -79,7 +79,7 @@ class Assembly:
             self.tables,
             self._registry_options(),
             local_models=around.local_models,
-            peers=self._peer_deployments,
+            peers=PeerDeployments(around.peers),
             fetchable=around.fetchable,
             price_lookup=self._facts.price,
             info_lookup=self._facts.info,
@@ -199,9 +199,6 @@ class Assembly:
     def for_litellm(self) -> list[Deployment]:
         """The deployments that the sidecar is to know, with their keys."""
         return [one for one in self.registry.configured() if one.transport == "litellm"]
-
-    def _peer_deployments(self) -> list[Deployment]:
-        return [of_peer(one, node) for node, shared in self._around.peers().items() for one in shared]
 
     async def _lend(self, deployment_id: str, call: Call) -> Any:
         """A deployment for a peer's call (`relay_host.Lend`)."""
