@@ -19,6 +19,7 @@ from exo_node.routing.upstream.peer_upstream import Peer, PeerUpstream
 from exo_node.routing.upstream.service import LiteLLMService
 from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
 
+REMEMBERED = 1024  # backends; more are asked only by someone who tries names out
 _AT_NODE = "@"  # "ID@NODE": a peer's deployment
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
 
@@ -48,7 +49,7 @@ class NodeSources:
         """See `ports.Sources.candidates`."""
         found = self._registry.candidates(call)
         cooling = self._gate.opened()
-        if all(one.rejected or one.backend in cooling for one in found):
+        if cooling and all(one.rejected or one.backend in cooling for one in found):
             cooling = {}  # better a backend that failed elsewhere than none
         for i, one in enumerate(found):
             if one.kind == "ring":
@@ -73,6 +74,8 @@ class NodeSources:
                 told = replace(deployment, capabilities=candidate.capabilities)
                 upstream = PromptedTools(upstream, SidecarUpstream(self._service, self._connections, told))
             made = (deployment, upstream)
+            if len(self._made) >= REMEMBERED:
+                self._made.clear()
             self._made[candidate.backend] = made
         return made[1]
 

@@ -265,6 +265,7 @@ def _call(candidate: Candidate, now: float) -> Call:
         prompt_tokens=PROMPT_TOKENS,
         max_tokens=1,
         caller=Caller(key_id=KEY_ID),
+        priority="low",
     )
 
 

@@ -18,6 +18,7 @@ from exo_node.routing.deployment import Deployment
 from exo_node.routing.plan import Candidate
 
 _REMEMBERED = 1024  # names; more are asked only by someone who tries names out
+_ISSUED = 16 * _REMEMBERED  # deployments, several for a name
 
 
 class Finder:
@@ -115,6 +116,8 @@ class Finder:
 
     def _candidate(self, state: State, place: Place) -> Candidate:
         if isinstance(place.backend, Deployment):
+            if len(state.issued) >= _ISSUED:  # the oldest: calls on their way keep theirs
+                del state.issued[next(iter(state.issued))]
             state.issued[backend_id(place.backend)] = place.backend
         return self._make.candidate(place, state.config)
 

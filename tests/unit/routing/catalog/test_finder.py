@@ -215,3 +215,14 @@ def test_asking_again_is_cheap() -> None:
     registry = World(env={**OPENAI, **ANTHROPIC}, local=(LLAMA, DEMO)).registry()
     first = registry.candidates(call("gpt-4o"))
     assert all(a is b for a, b in zip(first, registry.candidates(call("gpt-4o", tokens=99)), strict=True))
+
+
+def test_names_that_are_tried_out_do_not_pile_up() -> None:
+    """What was worked out for many names is forgotten; a call on its way still finds its deployment."""
+    registry = World(env=OPENAI).registry()
+    for n in range(2000):
+        (one,) = registry.candidates(call(f"openai/x-{n}", equivalents="off"))
+    state = registry._holdings.state
+    assert len(state.answers) <= 1024
+    assert registry.deployment(one.backend).upstream_model == "x-1999"
+    assert registry.deployment("auto:openai/x-0").upstream_model == "x-0"
