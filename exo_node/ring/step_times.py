@@ -38,7 +38,11 @@ class StepTimes:
         )
 
     def of(self, tokens: int) -> float:
-        """Predicted seconds for a step of `tokens`; never less than for a shorter one. 0 where nothing is known."""
+        """Predicted seconds for a step of `tokens`; never less than for a shorter one. 0 where nothing is known.
+
+        Below the smallest that was measured it is hopeful (down to half of that), so that smaller steps are tried: what
+        they take is then known.
+        """
         points = sorted(self._means.values())
         if not points:
             return 0.0
@@ -48,7 +52,7 @@ class StepTimes:
             seconds = max(seconds, highest)
             if tokens <= at:
                 if before is None:
-                    return seconds
+                    return seconds * (1 + tokens / at) / 2
                 share = (tokens - before[0]) / (at - before[0])
                 return before[1] + share * (seconds - before[1])
             before, highest = (at, seconds), seconds

@@ -63,7 +63,7 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
         "context": CONTEXT,
         "max_chunk": MAX_CHUNK,
         "reproducible": False,
-        "prefix_cache": True,
+        "prefix_cache": False,  # so that a slot that is not given back shows
         "speculation": True,
         "quantize": 0,
         "host": "127.0.0.1",

@@ -1,0 +1,78 @@
+"""Whose turn it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from exo_node.ring.sequences import Generation, Job, Priority
+from exo_node.ring.waiting import WaitingQueue
+
+
+def generation(ticket: int, client: str = "", priority: Priority = "normal") -> Generation:
+    job = Job(request_id=str(ticket), prompt=(1,), max_tokens=4, client=client, priority=priority)
+    return Generation.start(ticket, job, 0.0)
+
+
+def serve(queue: WaitingQueue, turns: int, tokens: float = 10.0) -> list[Generation]:
+    """One after the other, each served so many tokens."""
+    served = []
+    for _ in range(turns):
+        one = queue.first()
+        assert one is not None
+        queue.start(one)
+        queue.charge(one, tokens)
+        queue.stop(one)
+        served.append(one)
+    return served
+
+
+def test_one_caller_is_served_in_order_of_arrival() -> None:
+    """And one that gave its place up comes before those that never had one."""
+    queue = WaitingQueue()
+    for ticket in (1, 2, 3):
+        queue.add(generation(ticket))
+    (first,) = serve(queue, 1)
+    queue.add(first, first=True)
+    assert [one.ticket for one in serve(queue, 3)] == [1, 2, 3]
+    assert (len(queue), queue.first()) == (0, None)
+
+
+def test_callers_take_turns_whatever_they_have_waiting() -> None:
+    """Ten requests of one do not stand before the two of another."""
+    queue = WaitingQueue()
+    for ticket in range(10):
+        queue.add(generation(ticket, "busy"))
+    for ticket in (20, 21):
+        queue.add(generation(ticket, "quiet"))
+    assert Counter(one.job.client for one in serve(queue, 4)) == {"busy": 2, "quiet": 2}
+
+
+def test_a_priority_is_a_share() -> None:
+    """A low priority gets a small part of what a normal one gets, and always something."""
+    queue = WaitingQueue()
+    for ticket in range(200):
+        queue.add(generation(ticket, "a", "normal"))
+        queue.add(generation(1000 + ticket, "a", "low"))
+    served = Counter(one.job.priority for one in serve(queue, 100))
+    assert 2 <= served["low"] <= 12
+
+
+def test_idling_saves_nothing_up() -> None:
+    """Who was away while others were served does not get all turns when it comes."""
+    queue = WaitingQueue()
+    for ticket in range(20):
+        queue.add(generation(ticket, "steady"))
+    serve(queue, 10)
+    for ticket in range(30, 40):
+        queue.add(generation(ticket, "back"))
+    assert Counter(one.job.client for one in serve(queue, 6)) == {"steady": 3, "back": 3}
+
+
+def test_who_waits_no_longer_is_forgotten() -> None:
+    """A cancelled one leaves nothing behind."""
+    queue = WaitingQueue()
+    one = generation(1, "a")
+    queue.add(one)
+    assert list(queue) == [one]
+    queue.remove(one)
+    assert not queue._flows
