@@ -131,7 +131,7 @@ class Store:
             not self._spend_told
         ):  # one job takes all that has come when it runs: waking the thread costs more than a row
             self._spend_told = True
-            self.tell(self._write_spend)
+            self._database.tell(self._write_spend, self._lose_spend)
 
     def _write_spend(self, db: sqlite3.Connection) -> Any:
         """In the thread. What comes from here on tells anew."""
@@ -150,6 +150,11 @@ class Store:
             except (sqlite3.Error, ValueError, TypeError, OverflowError):  # one of them is wrong
                 self._write_alone(db, rows)
         return None
+
+    def _lose_spend(self) -> None:
+        """In the thread: the job did not run. What comes from here on tells anew."""
+        self._spend_told = False
+        self._spend.clear()
 
     def _write_alone(self, db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
         import sqlite3

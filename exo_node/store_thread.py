@@ -26,7 +26,7 @@ BUSY_S = 5.0  # how long we wait for another process that is writing
 # Gets the connection, inside a transaction; returns a cursor, a number, or nothing.
 Job = Callable[["sqlite3.Connection"], Any]
 _Future = concurrent.futures.Future[list[Any]]
-_Item = tuple[Job, _Future | None]
+_Item = tuple[Job, _Future | None, Callable[[], None] | None]
 
 
 class DatabaseThread:
@@ -51,15 +51,16 @@ class DatabaseThread:
     def ask(self, job: Job) -> _Future:
         """The job's rows as dicts (a number in a list), after every job before it; `StoreError` where it fails."""
         future: _Future = concurrent.futures.Future()
-        self._submit((job, future))
+        self._submit((job, future, None))
         return future
 
-    def tell(self, job: Job) -> None:
-        """Run the job soon; never raises. Where it fails, that is logged once until writing works again."""
+    def tell(self, job: Job, lost: Callable[[], None] | None = None) -> None:
+        """Run the job soon; never raises. Where it fails, that is logged once until writing works again, and `lost` is
+        called (in the thread)."""
         try:
-            self._submit((job, None))
+            self._submit((job, None, lost))
         except StoreError as e:
-            self._refuse([(job, None)], e)
+            self._refuse([(job, None, lost)], e)
 
     def close(self) -> None:
         """Do what is left and end the thread; blocks for that long. Later jobs raise `StoreError`."""
@@ -154,7 +155,9 @@ class DatabaseThread:
 
     def _refuse(self, batch: list[_Item], error: Exception) -> None:
         told = error if isinstance(error, StoreError) else StoreError(f"{self._path}: {error}")
-        for _, future in batch:
+        for _, future, lost in batch:
+            if lost is not None:
+                lost()
             if future is not None:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(told)

@@ -195,6 +195,20 @@ async def test_writes_that_fail_are_said_once(tmp_path: Path, caplog: pytest.Log
     store.close()
 
 
+async def test_spend_is_written_again_after_a_failure(tmp_path: Path) -> None:
+    """Rows that could not be written are lost, and do not pile up; those of later requests are written."""
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "s.db")
+    store.log_spend(row("lost"))
+    with pytest.raises(StoreError):
+        await store.flush()
+    (tmp_path / "file").unlink()
+    store.log_spend(row("later"))
+    await store.flush()
+    assert [one.id for one in await store.spend_rows()] == ["later"]
+    store.close()
+
+
 async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: Path) -> None:
     """A question sees the writes told before it; one that nobody waits for any more leaves the thread running."""
 
