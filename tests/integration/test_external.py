@@ -56,6 +56,7 @@ router_settings:
 fallbacks:
   fast: [demo]
   claude: [fast]
+  demo: [fast]
 equivalents: "off"
 continuation: any
 """
@@ -127,6 +128,16 @@ def test_chat_whole_and_streamed(stage: Stage) -> None:
     assert chunks[-1].usage == answer.usage
     assert stage.openai.requests[-1].headers["authorization"] == f"Bearer {KEY}"
     assert stage.openai.requests[-1].body["model"] == "gpt-4o-mini"
+
+
+def test_pictures_go_where_they_are_seen(stage: Stage) -> None:
+    """The ring's model reads texts only: its fallback gets the picture (test_tools: without one it is a 400)."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    asked: Any = [{"role": "user", "content": [{"type": "text", "text": "Hello there"}, picture]}]
+    raw = stage.chat("demo", messages=asked)
+    assert (raw.headers["x-exo-backend"], raw.parse().choices[0].message.content) == ("fast-1", ANSWER)
+    assert stage.openai.requests[-1].body["messages"] == asked
+    assert stage.backend("demo") == "ring:demo"
 
 
 def test_embeddings(stage: Stage) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exo_node.errors import InvalidRequest
 from exo_node.models.tokenizer import Tokenizer
+from exo_node.models.toolformats.hermes import HERMES
 from exo_node.models.toolformats.lark import of_answer
+from exo_node.models.toolformats.may_call import may_call
 from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, Grammars
-from exo_node.types import Grammar
+from exo_node.types import Grammar, ToolUse
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 
@@ -72,8 +75,40 @@ async def test_a_wrong_grammar_is_the_callers(grammar: Grammar, words: str) -> N
         assert caught.value.param == "f"
 
 
+def may_call_of(tools: Mapping[str, Mapping[str, Any]], *strict: str) -> Grammar:
+    use = ToolUse(
+        tools=tuple({"function": {"name": name, "parameters": schema}} for name, schema in tools.items()),
+        strict=frozenset(strict),
+    )
+    return Grammar("may_call", may_call(HERMES, use, {}), "tools")
+
+
+async def test_tools_that_cannot_be_held_leave_the_others_bound() -> None:
+    """Theirs are any object; a strict one is refused; what is begun otherwise goes its own way."""
+    tokenizer = Tokenizer.load(DEMO)
+    tools = {"odd": {"type": "object", "not": {}}, "good": {"type": "object", "required": ["a"]}}
+    grammar = may_call_of(tools, "good")
+
+    def written(name: str, arguments: str) -> list[int]:
+        return tokenizer.encode(HERMES.frame.write([(name, arguments)]), add_special_tokens=False)
+
+    async with grammars() as made:
+        for _ in range(2):  # found out, and kept
+            assert await made.constraint(grammar, written("odd", '{"b": 1}')) is not None
+            assert await made.constraint(grammar, written("good", '{"a": 1}')) is not None
+        with pytest.raises(InvalidRequest, match="beginning of the answer"):
+            await made.constraint(grammar, written("good", "{}"))
+        assert await made.constraint(may_call_of(tools), written("good", "{}")) is None
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match="tools: the keyword not is not supported"):
+                await made.constraint(may_call_of(tools, "odd"), ())
+        long = {"type": "object", "properties": {"a": {"enum": ["x" * MAX_GRAMMAR]}}}
+        assert await made.constraint(may_call_of({"long": long}), ()) is None
+
+
 async def test_a_model_without_a_fast_tokenizer_serves_no_grammar(tmp_path: Path) -> None:
     """It says so, and nothing else of it is touched."""
     async with grammars(tmp_path) as made:
         with pytest.raises(InvalidRequest, match="cannot be bound to a grammar"):
             await made.constraint(Grammar("json"), ())
+        assert await made.constraint(may_call_of({"stop": {"type": "object"}}), ()) is None

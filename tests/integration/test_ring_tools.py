@@ -22,7 +22,7 @@ from exo_node.models.headers import read_json
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
-from exo_node.routing.call import Attempt, Call, Partial
+from exo_node.routing.call import Attempt, Call, Partial, UpstreamError
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard
 from tests.chat_templates import TEMPLATES
@@ -180,6 +180,43 @@ async def test_a_call_that_broke_off_goes_on(tmp_path: Path) -> None:
             assert [name for came, _ in both for name in came["names"]] == ["rain"]
             assert "".join(came["content"] for came, _ in both) == ""
             assert rest[-2][0]["reason"] == "tool_calls"
+
+
+@pytest.mark.engine_mlx
+@pytest.mark.parametrize("template", ["plain", "qwen", "magistral"])
+async def test_a_call_of_the_models_own_accord_matches_its_schema(tmp_path: Path, template: str) -> None:
+    """Nothing forces a call; where the answer has come to its mark, the rest is one, whatever the model would say."""
+    body: dict[str, Any] = {"tools": [*TOOLS, STOP], "parallel_tool_calls": False, "temperature": 1, "seed": 3}
+    async with ring(tmp_path) as (one, upstream):
+        one.template = TEMPLATES[template][0]
+        mark = {"magistral": "[TOOL_CALLS]"}.get(template, "<tool_call>")
+        for question in ("What is <tool_call>?", "Rain?"):
+            asked = {**body, "messages": [{"role": "user", "content": question}]}
+            plain = (await upstream.whole(attempt(None, **asked, max_tokens=20))).data
+            assert plain is not None
+            assert plain["choices"][0]["message"]["content"]
+            ids = tuple(Tokenizer.load(DEMO).encode(f"Well. {mark}", add_special_tokens=False))
+            rest = await deltas(upstream, attempt(Partial("Well.", ids, len(ids)), **asked))
+            (name,) = [name for came, _ in rest for name in came["names"]]
+            arguments = json.loads("".join(came["arguments"] for came, _ in rest))
+            jsonschema.validate(arguments, SCHEMA if name == "rain" else {"type": "object", "maxProperties": 0})
+            assert "".join(came["content"] for came, _ in rest) == ""
+            assert [came["reason"] for came, _ in rest if came["reason"]] == ["tool_calls"]
+
+
+@pytest.mark.engine_mlx
+async def test_a_schema_that_cannot_be_held(tmp_path: Path) -> None:
+    """Such a tool is offered all the same, unless it is strict: then the answer is a 400 that names the keyword."""
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"a": {"not": {}}}}}}
+    ids = tuple(Tokenizer.load(DEMO).encode("<tool_call>", add_special_tokens=False))
+    async with ring(tmp_path) as (_, upstream):
+        body = {"messages": ROUND[:1], "tools": [odd], "parallel_tool_calls": False, "max_tokens": 40}
+        rest = await deltas(upstream, attempt(Partial("", ids, len(ids)), **body))
+        assert [name for came, _ in rest for name in came["names"]] == ["odd"]
+        odd["function"]["strict"] = True  # type: ignore[index]
+        with pytest.raises(UpstreamError, match=r"tools: the keyword not at /properties/a is not supported") as caught:
+            await deltas(upstream, attempt(None, **body))
+        assert (caught.value.status, caught.value.param) == (400, "tools")
 
 
 @pytest.mark.engine_mlx

@@ -14,7 +14,7 @@ G: dict[str, Any] = {"type": "function", "function": {"name": "g", "parameters":
 
 
 def test_tools_are_normalised() -> None:
-    """Parameters are always an object's schema; `$schema` and `strict` say nothing to a model."""
+    """Parameters are always an object's schema; `$schema` and `strict` say nothing to a model, `strict` binds it."""
     use = parse_tool_use({"tools": [F, G]})
     assert use is not None
     assert [tool["function"] for tool in use.tools] == [
@@ -25,7 +25,11 @@ def test_tools_are_normalised() -> None:
         },
         {"name": "g", "parameters": {"type": "object", "required": ["a"]}},
     ]
-    assert (use.choice, use.named, use.parallel) == ("auto", False, True)
+    assert (use.choice, use.named, use.parallel, use.strict) == ("auto", False, True, {"f"})
+    some = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"function": {"name": "g"}}]}}
+    use = parse_tool_use({"tools": [F, G], "tool_choice": some})
+    assert use is not None
+    assert not use.strict
 
 
 @pytest.mark.parametrize(
