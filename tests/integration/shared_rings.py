@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,6 @@ import pytest
 from tests.integration.harness import ROOT, SHARED_MODELS, NodeProcess, nodes
 
 DEMO = ROOT / "exo_node" / "models" / "demo"
-LAST_ONE = "last-one"  # the demo model, whose files ask for the last token's state where an embedding is wanted
 MARKS = {"mlx": pytest.mark.engine_mlx, "tinygrad": pytest.mark.engine_tinygrad}
 
 
@@ -44,11 +41,7 @@ def on_rings(*layouts: str) -> pytest.MarkDecorator:
 
 @contextmanager
 def ring(folder: Path, engines: list[str]) -> Iterator[SharedRing]:
-    """The nodes have the demo model, `LAST_ONE`, and what lies beside the repository."""
-    last_one = folder / "models" / LAST_ONE
-    shutil.copytree(DEMO, last_one)
-    (last_one / "1_Pooling").mkdir()
-    (last_one / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    models = [word for one in (last_one.parent, SHARED_MODELS) if one.is_dir() for word in ("--models-dir", str(one))]
+    """The nodes have the demo model, and what lies beside the repository."""
+    models = ["--models-dir", str(SHARED_MODELS)] if SHARED_MODELS.is_dir() else []
     with nodes(folder / "home", *(["--inference-engine", engine, *models] for engine in engines)) as cluster:
         yield SharedRing(cluster, engines)

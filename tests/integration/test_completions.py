@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,18 @@ import pytest
 
 from exo_node.models.tokenizer import Tokenizer
 from tests.checkpoints import reference_logits
-from tests.integration.harness import ROOT, NodeProcess, nodes
+from tests.integration.harness import NodeProcess
+from tests.integration.shared_rings import DEMO, SharedRing, on_rings
 
-pytestmark = [pytest.mark.reference, pytest.mark.engine_mlx, pytest.mark.engine_tinygrad]
-DEMO = ROOT / "exo_node" / "models" / "demo"
-LAYOUTS = {"one": ["mlx"], "three": ["tinygrad", "mlx", "tinygrad"]}
+pytestmark = [pytest.mark.reference, on_rings("mlx", "tinygrad-mlx-tinygrad")]
 LONG = "Once upon a time there was a small ring of three machines. It said: 你好! " * 24  # longer than a prefill chunk
 
 
-@pytest.fixture(scope="module", params=list(LAYOUTS))
-def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+@pytest.fixture
+def node(shared_ring: SharedRing) -> NodeProcess:
     """The last node of a cluster that holds the demo model over all its nodes."""
-    engines = LAYOUTS[request.param]
-    home = tmp_path_factory.mktemp("completions") / "home"
-    with nodes(home, *(["--inference-engine", engine] for engine in engines)) as cluster:
-        wanted = {"model": "demo", "min_nodes": len(cluster), "nodes": [one.node_id for one in cluster]}
-        assert cluster[0].request("POST", "/v1/instances", wanted)[0] == 200
-        yield cluster[-1]
+    shared_ring.place("demo")
+    return shared_ring.cluster[-1]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from tests.integration.harness import nodes
+from tests.integration.shared_rings import SharedRing, on_rings
 
 # As torch in float32 gives them. The smallest gap between the two likeliest tokens is 2.2: no engine may differ.
 ANSWERS = {
@@ -20,26 +16,21 @@ ANSWERS = {
     "to the next shard, they travel round the ring and come home to the head, which picks the next token.",
     "12 - 5": "12 - 5 = 7.",
 }
-LAYOUTS = {"mlx": ["mlx"], "tinygrad": ["tinygrad"], "tinygrad-mlx": ["tinygrad", "mlx"]}
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_demo_answers_as_pinned(layout: str, tmp_path: Path) -> None:
+@on_rings("mlx", "tinygrad", "tinygrad-mlx")
+def test_demo_answers_as_pinned(shared_ring: SharedRing) -> None:
     """Each layout gives the pinned answers to the letter, ends by itself, and streams the same text."""
-    engines = LAYOUTS[layout]
-    with nodes(tmp_path / "home", *(["--inference-engine", engine] for engine in engines)) as cluster:
-        body = {"model": "demo", "nodes": [node.node_id for node in cluster]}
-        status, instance = cluster[0].request("POST", "/v1/instances", body)
-        assert status == 200, instance
-        client = cluster[-1].client()
-        for prompt, expected in ANSWERS.items():
-            answer = client.chat.completions.create(
-                model="demo", messages=[{"role": "user", "content": prompt}], temperature=0
-            )
-            assert answer.choices[0].message.content == expected
-            assert answer.choices[0].finish_reason == "stop"
-        chunks = client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": "Hello"}], temperature=0, stream=True
+    shared_ring.place("demo")
+    client = shared_ring.cluster[-1].client()
+    for prompt, expected in ANSWERS.items():
+        answer = client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": prompt}], temperature=0
         )
-        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-        assert text == ANSWERS["Hello"]
+        assert answer.choices[0].message.content == expected
+        assert answer.choices[0].finish_reason == "stop"
+    chunks = client.chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "Hello"}], temperature=0, stream=True
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == ANSWERS["Hello"]

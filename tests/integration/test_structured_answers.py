@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,8 +11,9 @@ import jsonschema
 import openai
 import pytest
 
-from tests.integration.harness import NodeProcess, nodes
+from tests.integration.harness import NodeProcess
 from tests.integration.random_schemas import random_schema
+from tests.integration.shared_rings import SharedRing, on_rings
 
 HELLO: Any = [{"role": "user", "content": "Give me one."}]
 PERSON: dict[str, Any] = {
@@ -28,30 +28,17 @@ PERSON: dict[str, Any] = {
     "additionalProperties": False,
     "$defs": {"colour": {"enum": ["red", "green"]}},
 }
-RINGS = (("mlx",), ("tinygrad",), ("tinygrad", "mlx"))
+RINGS = ("mlx", "tinygrad", "tinygrad-mlx")
+pytestmark = on_rings(*RINGS)
 DEFAULT_SCHEMAS, ALL_SCHEMAS, MOST_TOKENS = 20, 500, 700
 CHECK = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(RINGS[0], marks=pytest.mark.engine_mlx),
-        pytest.param(RINGS[1], marks=pytest.mark.engine_tinygrad),
-        pytest.param(RINGS[2], marks=[pytest.mark.engine_mlx, pytest.mark.engine_tinygrad]),
-    ],
-    ids="-".join,
-)
-def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+@pytest.fixture
+def node(shared_ring: SharedRing) -> NodeProcess:
     """A node that has the model, alone or as the head of a ring of two."""
-    engines = request.param
-    home = tmp_path_factory.mktemp("structured") / "home"
-    with nodes(home, *(["--inference-engine", engine] for engine in engines)) as cluster:
-        status, instance = cluster[0].request(
-            "POST", "/v1/instances", {"model": "demo", "nodes": [one.node_id for one in cluster]}
-        )
-        assert status == 200, instance
-        yield cluster[0]
+    shared_ring.place("demo")
+    return shared_ring.cluster[0]
 
 
 def form(schema: Any, **more: Any) -> Any:
@@ -61,7 +48,10 @@ def form(schema: Any, **more: Any) -> Any:
 def ask(node: NodeProcess, **fields: Any) -> list[str]:
     """The texts of all choices, which must have ended by themselves."""
     status, body = node.request(
-        "POST", "/v1/chat/completions", {"model": "demo", "messages": HELLO, "max_tokens": 300, "seed": 1, **fields}
+        "POST",
+        "/v1/chat/completions",
+        {"model": "demo", "messages": HELLO, "max_tokens": 300, "seed": 1, **fields},
+        timeout=900,  # pytest's own limit comes first
     )
     assert status == 200, body
     assert {choice["finish_reason"] for choice in body["choices"]} == {"stop"}
@@ -171,7 +161,7 @@ def check_schemas(node: NodeProcess, numbers: range) -> None:
 
 def test_random_schemas(node: NodeProcess, request: pytest.FixtureRequest) -> None:
     """Nested objects, enums, patterns, references, arrays, formats, unions: each ring some of the five hundred."""
-    first = DEFAULT_SCHEMAS * RINGS.index(request.node.callspec.params["node"])
+    first = DEFAULT_SCHEMAS * RINGS.index(request.node.callspec.params["shared_ring"])
     check_schemas(node, range(first, first + DEFAULT_SCHEMAS))
 
 
