@@ -10,6 +10,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 Utf8 = bytes  # an alias, since a field below is called `bytes`
 FinishReason = Literal["stop", "length", "tool_calls"]
+Priority = Literal["high", "normal", "low"]  # for a slot of a local model, the most urgent first
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class GenerationRequest:
     echo: bool = False  # `prompt` only: its text comes back in `TokenDelta.echo`
     prompt_logprobs: int | None = None  # `prompt` only: its tokens come back too, with so many alternatives each
     client: str = ""  # whose request it is (an API key's id): local slots are shared out fairly among clients
-    priority: Literal["high", "normal", "low"] = "normal"  # for a slot of a local model
+    priority: Priority = "normal"
     suffix: str = ""  # `prompt` only: what stands after the answer, for models that fill in the middle
 
 
@@ -187,6 +188,8 @@ class EmbeddingRequest:
     pooling: Literal["mean", "last"] | None = None
     dimensions: int | None = None
     timeout_s: float | None = None
+    client: str = ""  # as in `GenerationRequest`
+    priority: Priority = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +354,7 @@ class Instance:
     token: bytes = b""  # secret of the data plane: only members see it
     error: str = ""
     quantize: int = 0  # bits into which its weights were packed on load; 0 = as stored
+    kv_tokens: int = 0  # tokens that every stage's KV memory holds over all sequences; 0 = slots * context
 
 
 @dataclass(frozen=True, slots=True)

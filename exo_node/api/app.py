@@ -101,7 +101,7 @@ class ChatGPTAPI:
             *router.routes(),
         ]
         table, area = BatchTable(store), FileArea(settings.home / "files")
-        self._batches = BatchWorker(table, area, asker(serving, answers.respond), routing.in_flight)
+        self._batches = BatchWorker(table, area, asker(serving, answers.respond))
         batches = [*FileRoutes(table, area).routes(), *BatchesRoutes(table, self._batches).routes()]
         downloads = Downloads(cluster)
         exo = [

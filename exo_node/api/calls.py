@@ -14,7 +14,9 @@ from exo_node.api.fields import bad, checked_object, checked_text, kind
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.schemas.core import check
 from exo_node.api.shapes import shape_of
+from exo_node.api.tiers import priority_of
 from exo_node.routing.call import Call, Caller, CallKind, FormFile, Wishes
+from exo_node.types import Priority
 
 PREFIX: Mapping[CallKind, str] = {
     "chat": "chatcmpl", "completion": "cmpl", "embedding": "embd", "rerank": "rerank", "image": "img",
@@ -25,13 +27,15 @@ NO_WISHES = Wishes()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What of a request is not in its body. `deadline` is on `time.monotonic()`'s clock."""
+    """What of a request is not in its body. `deadline` is on `time.monotonic()`'s clock; `at_most`: the highest
+    priority that it may have."""
 
     id: str
     deadline: float
     default_model: str | None = None
     key_id: str = ""
     no_cache: bool = False
+    at_most: Priority = "normal"
 
 
 def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, files: tuple[FormFile, ...] = ()) -> Call:
@@ -63,6 +67,7 @@ def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, fi
         wishes=replace(wishes, no_cache=True) if context.no_cache else wishes,
         caller=Caller(context.key_id, sent.get("user") or ""),
         files=files,
+        priority=priority_of(sent.get("service_tier"), context.at_most),
     )
 
 

@@ -43,6 +43,12 @@ def caller_id() -> str:
     return "" if caller is None else caller.key_id
 
 
+def is_admin() -> bool:
+    """Whether the request's key may change what this node does."""
+    caller = principal()
+    return caller is not None and caller.admin
+
+
 def may_ask(model: str) -> bool:
     """Whether the request's key may ask for a model of that name."""
     caller = principal()
@@ -57,8 +63,7 @@ def check_allowed(model: str) -> None:
 
 def require_admin(request: web.Request) -> None:
     """Raise `Forbidden` unless the caller may change what this node does."""
-    caller = principal()
-    if caller is None or not caller.admin:
+    if not is_admin():
         raise Forbidden(
             f"{request.method} {request.path} needs the admin key (--api-key, master_key or an admin key of "
             "'exo apikey'); a node without any key takes it from its own machine only",

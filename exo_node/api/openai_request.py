@@ -53,6 +53,7 @@ class ParsedRequest:
     top_logprobs: int | None
     best: int | None = None
     functions: bool = False  # the older form of tools: its answers have it too
+    service_tier: str | None = None  # that the answer had, where one was asked for
 
 
 def parse_chat(body: Mapping[str, Any], request_id: str, settings: Settings) -> ParsedRequest:

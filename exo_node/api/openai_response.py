@@ -144,7 +144,9 @@ class Answer:
 
     def _head(self, suffix: str) -> dict[str, Any]:
         kind = f"chat.completion{suffix}" if self._chat else "text_completion"
-        return {"id": self._request.id, "object": kind, "created": self._created, "model": self._request.model}
+        tier = self._request.service_tier
+        said = {} if tier is None else {"service_tier": tier}
+        return {"id": self._request.id, "object": kind, "created": self._created, "model": self._request.model, **said}
 
     def _total(self) -> dict[str, Any]:
         """Tokens of all choices; a prompt that several choices share counts once."""

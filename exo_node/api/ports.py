@@ -203,10 +203,6 @@ class RoutingPort(Protocol):
         """Whether a principal's key is still there; so are "" and the admin's."""
         ...
 
-    def in_flight(self) -> int:
-        """Calls that are being answered now."""
-        ...
-
     def default_model(self, kind: CallKind) -> str | None:
         """The model of requests that name none."""
         ...

@@ -13,14 +13,16 @@ from dataclasses import replace
 
 from exo_node import errors
 from exo_node.api import sse
+from exo_node.api.client_headers import without_client_headers
 from exo_node.api.fanout import Fanout
 from exo_node.api.local_embeddings import embeddings_object, parse_embedding
 from exo_node.api.openai_request import ParsedRequest, parse_chat, parse_completion
 from exo_node.api.openai_response import Answer
+from exo_node.api.tiers import TIER_OF
 from exo_node.config import Settings
 from exo_node.errors import ExoError
 from exo_node.routing import anthropic_extras
-from exo_node.routing.call import Attempt, Batch, ErrorClass, UpstreamError, Whole
+from exo_node.routing.call import Attempt, Batch, Call, ErrorClass, UpstreamError, Whole
 from exo_node.types import Backend
 
 PARSE = {"chat": parse_chat, "completion": parse_completion}
@@ -79,6 +81,7 @@ class RingUpstream:
         call = attempt.call
         model = call.model or self._settings.default_model or ""
         asked = parse_embedding(call.body, call.id, model, attempt.timeout_s)
+        asked = replace(asked, client=client_of(call), priority=call.priority)
         encoding = "base64" if call.body.get("encoding_format") == "base64" else "float"
         return embeddings_object(await self._backend.embed(asked), model, encoding)
 
@@ -90,6 +93,8 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
     if parse is None:
         raise UpstreamError(f"the ring makes text only, no {call.kind}", "unavailable")
     body, prefix, options = anthropic_extras.for_ring(call.body)
+    if isinstance(body.get("messages"), list):
+        body = {**body, "messages": without_client_headers(body["messages"])}
     parsed = parse(body, call.id, settings)
     partial, prefilled = attempt.partial, len(prefix)
     ids: tuple[int, ...] = ()
@@ -103,10 +108,18 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
             prefix_ids=ids,
             prefilled=prefilled,
             template_hints=options,
+            client=client_of(call),
+            priority=call.priority,
         )
         for one in parsed.requests
     )
-    return replace(parsed, requests=requests)
+    tier = None if call.body.get("service_tier") is None else TIER_OF[call.priority]
+    return replace(parsed, requests=requests, service_tier=tier)
+
+
+def client_of(call: Call) -> str:
+    """Among whose requests the ring shares its slots fairly and looks for prompts that begin alike: an API key's."""
+    return call.caller.key_id if call.reuse_prompts else call.id
 
 
 def _whole(data: dict[str, object]) -> Whole:

@@ -14,7 +14,7 @@ from aiohttp import web
 from exo_node.api import sse
 from exo_node.api.calls import PREFIX, Context, make_call
 from exo_node.api.fields import parse_object
-from exo_node.api.guard import caller_id
+from exo_node.api.guard import caller_id, is_admin
 from exo_node.api.operations import of_request
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas.core import check
@@ -22,6 +22,7 @@ from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.call import Call, CallKind, FormFile, Reply, UpstreamError, Whole
+from exo_node.types import Priority
 
 # What is left of a request's time when its call's is over: who waits for a backend then says itself which one was late,
 # and the backend is blamed for it; the request's own limit is for all else.
@@ -56,7 +57,9 @@ class CallServer:
         self, request: web.Request, kind: CallKind, body: Mapping[str, Any], files: tuple[FormFile, ...] = ()
     ) -> Call:
         """Raises `InvalidRequest`. The time that the answer may take runs from here."""
-        return self.call_of(caller_id(), kind, body, files, no_cache=_says_no_cache(request))
+        return self.call_of(
+            caller_id(), kind, body, files, no_cache=_says_no_cache(request), at_most="high" if is_admin() else "normal"
+        )
 
     def call_of(
         self,
@@ -66,14 +69,17 @@ class CallServer:
         files: tuple[FormFile, ...] = (),
         *,
         no_cache: bool = False,
+        at_most: Priority = "low",
     ) -> Call:
-        """A call for an API key, whoever asks for it now. Raises `InvalidRequest`."""
+        """A call for an API key, whoever asks for it now, and without a hurry where nothing is said. Raises
+        `InvalidRequest`."""
         context = Context(
             id=f"{PREFIX[kind]}-{random.getrandbits(128):032x}",
             deadline=time.monotonic() + self.timeout_s - min(MARGIN_S, MARGIN * self.timeout_s),
             default_model=None if body.get("model") else self.routing.default_model(kind),
             key_id=key_id,
             no_cache=no_cache,
+            at_most=at_most,
         )
         return make_call(kind, body, context, files)
 

@@ -29,7 +29,7 @@ async def embed(instances: Instances, request: EmbeddingRequest) -> Embeddings:
     except TimeoutError as error:
         raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
     pooling = ring_pb2.Pooling(mode=_mode(request, loaded), dimensions=request.dimensions or 0)
-    messages = [_message(instance, f"{request.request_id}-{i}", ids, pooling, deadline) for i, ids in enumerate(inputs)]
+    messages = [_message(instance, request, i, ids, pooling, deadline) for i, ids in enumerate(inputs)]
     gate, client = asyncio.Semaphore(AT_ONCE), instances.client(instance)
     tasks = [asyncio.create_task(_vector(client, message, gate)) for message in messages]
     try:
@@ -57,15 +57,22 @@ async def _vector(client: RingClient, message: ring_pb2.GenerateRequest, gate: a
 
 
 def _message(
-    instance: Instance, request_id: str, ids: Sequence[int], pooling: ring_pb2.Pooling, deadline: float | None
+    instance: Instance,
+    request: EmbeddingRequest,
+    index: int,
+    ids: Sequence[int],
+    pooling: ring_pb2.Pooling,
+    deadline: float | None,
 ) -> ring_pb2.GenerateRequest:
     return ring_pb2.GenerateRequest(
         instance_id=instance.instance_id,
-        request_id=request_id,
+        request_id=f"{request.request_id}-{index}",
         prompt_ids=ids,
         sampling=ring_pb2.Sampling(top_p=1, repetition_penalty=1),
         timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
         pooling=pooling,
+        client=request.client,
+        priority=request.priority,
     )
 
 

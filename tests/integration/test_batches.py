@@ -140,7 +140,7 @@ def test_a_wrong_file_fails_with_its_lines(node: NodeProcess) -> None:
 def test_cancel(node: NodeProcess, provider: Standin) -> None:
     """A cancelled batch keeps what was answered and ends what is under way."""
     client = node.client()
-    provider.queue.extend([Script(), Script(first_s=60), Script(first_s=60)])
+    provider.queue.extend([Script(), *[Script(first_s=60)] * 4])
     batch = start(client, lines([chat("fast", f"n{i}") for i in range(5)]))
     wait_until(lambda: completed(client, batch.id) == 1, 30)
     assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
@@ -151,24 +151,14 @@ def test_cancel(node: NodeProcess, provider: Standin) -> None:
     assert client.batches.cancel(batch.id).status == "cancelled"
 
 
-def test_clients_go_first(node: NodeProcess, provider: Standin) -> None:
-    """A batch has at most two requests under way, and one while a client waits for an answer."""
-    client = node.client()
-
-    def most_at_once() -> int:
-        most = 0
-        batch = start(client, lines([chat("fast", f"n{i}") for i in range(4)]))
-        while client.batches.retrieve(batch.id).status not in ENDED:
-            most = max(most, node.request("GET", "/v1/router/stats")[1]["requests"]["in_flight"])
-        return most
-
-    provider.script = Script(first_s=0.3)
-    assert 1 <= most_at_once() <= 2
-    provider.queue.append(Script(stall_after=1))
-    with client.chat.completions.create(**chat("fast", "wait"), stream=True) as stream:
-        next(iter(stream))
-        assert most_at_once() <= 2  # the client's is one of them
-    provider.script = Script()
+def test_a_few_at_once(node: NodeProcess, provider: Standin) -> None:
+    """Batches have at most four requests under way."""
+    client, most = node.client(), 0
+    provider.queue.extend([Script(first_s=0.3)] * 6)
+    batch = start(client, lines([chat("fast", f"n{i}") for i in range(6)]))
+    while client.batches.retrieve(batch.id).status not in ENDED:
+        most = max(most, node.request("GET", "/v1/router/stats")[1]["requests"]["in_flight"])
+    assert 1 <= most <= 4
 
 
 def test_files(node: NodeProcess) -> None:

@@ -17,13 +17,15 @@ from typing import Any
 
 from exo_node.api.batching import lines
 from exo_node.api.batching.area import Claim, FileArea
-from exo_node.api.batching.slots import LIMIT, Slots
 from exo_node.api.errors import REQUEST_ID, error_body, internal
 from exo_node.errors import ExoError, NoCapacity, NotFound, PeerUnavailable, RateLimited, RingBroken, StoreError
 from exo_node.store_batches import UNFINISHED, BatchRow, BatchTable, FileRow
 
 log = logging.getLogger("exo.batches")
 
+# Requests of all batches under way at once on this node. A ring gives clients' requests its slots first (these have a
+# low priority); half of its 8 leave it some that need nobody's prompt computed twice, and own servers some peace.
+LIMIT = 4
 LOOK_S = 10.0  # until a batch, or a cancel, of another node's is noticed
 OURS = (PeerUnavailable, RingBroken, NoCapacity)  # of the ring, whose state changes in seconds
 TRIES = 4
@@ -47,13 +49,13 @@ class _Progress:
 
 
 class BatchWorker:
-    """`run` is a task of the node's. `in_flight()` counts all requests that this node is answering."""
+    """`run` is a task of the node's."""
 
-    def __init__(self, table: BatchTable, area: FileArea, ask: Ask, in_flight: Callable[[], int]) -> None:
+    def __init__(self, table: BatchTable, area: FileArea, ask: Ask) -> None:
         self._table = table
         self._area = area
         self._ask = ask
-        self._slots = Slots(in_flight)
+        self._slots = asyncio.Semaphore(LIMIT)
         self._news = asyncio.Event()
         self._running: dict[str, asyncio.Event] = {}  # each set when its batch may have been cancelled
 

@@ -21,12 +21,7 @@ def system_message(value: Any) -> Message | None:
     """The `system` field as a message: a string, or blocks of text."""
     if value is None or value in ("", []):
         return None
-    parts = _texts(value, "system")
-    # Claude Code begins its system prompt with lines that differ in every request ("x-anthropic-billing-header: ...").
-    # They say nothing to a model, and with them no prompt would begin like the one before: every cache of prefixes, the
-    # ring's and the providers', would miss from the first token on.
-    parts[0] = {**parts[0], "text": _without_billing(parts[0]["text"])}
-    parts = [part for part in parts if part["text"]]
+    parts = [part for part in _texts(value, "system") if part["text"]]
     return {"role": "system", "content": _simple(parts)} if parts else None
 
 
@@ -227,9 +222,3 @@ def _simple(parts: list[Message]) -> str | list[Message]:
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return str(parts[0]["text"])
     return parts
-
-
-def _without_billing(text: str) -> str:
-    while text.startswith("x-anthropic-"):
-        text = text.partition("\n")[2]
-    return text

@@ -170,8 +170,8 @@ class ResponsesEncoder:
 
     def _begin(self, event: Mapping[str, Any]) -> list[bytes]:
         self._echo["model"] = event.get("model") or self._echo["model"]
-        if self._echo["service_tier"] == "auto":
-            self._echo["service_tier"] = event.get("service_tier") or "default"
+        asked = self._echo["service_tier"]
+        self._echo["service_tier"] = event.get("service_tier") or ("default" if asked == "auto" else asked)
         frames = []
         self._state = {"status": "in_progress"}
         if not self._opened:

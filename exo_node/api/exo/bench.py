@@ -1,8 +1,8 @@
 """`/bench/chat/completions`: a chat on a loaded local model, with the times that it took.
 
-As exo measures: end-of-text tokens are never drawn, so that an answer has `max_tokens` tokens, and nothing is taken
-from a cache of answers or prompts. Rates are of this node's clock, from the request's start in the adapter to the
-ring's tokens as they come.
+As exo measures: end-of-text tokens are never drawn, so that an answer has `max_tokens` tokens; nothing is taken from a
+cache of answers, and of earlier prompts only with `use_prefix_cache`. Rates are of this node's clock, from the
+request's start in the adapter to the ring's tokens as they come.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -45,6 +45,7 @@ class BenchRoutes:
         """OpenAI's chat with `generation_stats`; as the comment before `[DONE]` where it is streamed."""
         body = await read_object(request)
         call = self._serving.call(request, "chat", bench_body(body))
+        call = replace(call, reuse_prompts=body.get("use_prefix_cache") is True)
         instance_id = await self._ready(call.model)
         if body.get("stream"):
             opening = sse.Opening()
@@ -119,10 +120,7 @@ class BenchRoutes:
 
 
 def bench_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The chat that is served for a benchmark's. Raises `InvalidRequest`.
-
-    `use_prefix_cache` allows a cache of prompts, which no ring has yet; without it none is used anyway.
-    """
+    """The chat that is served for a benchmark's. Raises `InvalidRequest`."""
     fields = Fields(body)
     fields.boolean("use_prefix_cache")
     if fields.boolean("logprobs") or fields.get("tools"):

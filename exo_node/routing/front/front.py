@@ -136,10 +136,6 @@ class Front:
         """Whether that key is still there; so are "" (no key was needed, or --api-key) and the admin's."""
         return self.keys.has(key_id)
 
-    def in_flight(self) -> int:
-        """Calls that are being answered now."""
-        return self._made.adapter.in_flight
-
     def default_model(self, kind: CallKind) -> str | None:
         changed = self._made.runtime.default_model if kind in ("chat", "completion") else None
         return changed or self._made.registry.default_model(kind)

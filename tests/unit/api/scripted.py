@@ -52,6 +52,7 @@ class ScriptedBackend:
         self.script = script
         self.delay = delay
         self.requests: list[GenerationRequest] = []
+        self.embedded: list[EmbeddingRequest] = []
         self.open = 0
         self.cards = [
             ModelCard("demo", 1700000000, "exo", 512, True, "/models/demo", ("exo-demo",)),
@@ -96,6 +97,7 @@ class ScriptedBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """(0.6, 0.8) for each input; a token each."""
+        self.embedded.append(request)
         return Embeddings((struct.pack("<2f", 0.6, 0.8),) * len(request.inputs), len(request.inputs))
 
     async def models(self) -> list[ModelCard]:

@@ -185,9 +185,6 @@ class ScriptedRouting:
     def has_key(self, key_id: str) -> bool:
         return key_id not in self.revoked
 
-    def in_flight(self) -> int:
-        return 0 if self.ring is None else self.ring.in_flight
-
     def default_model(self, kind: CallKind) -> str | None:
         return self.defaults.get(kind) or (self.settings.default_model if self.settings else None)
 

@@ -12,7 +12,7 @@ from exo_node import errors
 from exo_node.api.ring_upstream import RingUpstream, cause_of
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
-from exo_node.routing.call import Attempt, Call, Partial, UpstreamError
+from exo_node.routing.call import Attempt, Call, Caller, Partial, UpstreamError
 from exo_node.types import TokenDelta
 from tests.unit.api.scripted import END, ScriptedBackend
 
@@ -115,3 +115,57 @@ async def test_an_answer_that_the_client_began(tmp_path: Path) -> None:
         ("Well,", (), 1),
         ("Well, you", (), 1),
     ]
+
+
+def call_of(kind: Any, body: Any, **more: Any) -> Attempt:
+    return Attempt(
+        call=Call(
+            id="c",
+            kind=kind,
+            model="demo",
+            body={"model": "demo", **body},
+            stream=False,
+            deadline=1e9,
+            prompt_tokens=1,
+            **more,
+        ),
+        timeout_s=7,
+    )
+
+
+CHAT: Any = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize(("reuse", "client"), [(True, "key-1"), (False, "c")])
+async def test_who_asks_and_how_urgent_it_is(reuse: bool, client: str, tmp_path: Path) -> None:
+    """The ring is told the API key's id; who wants no earlier prompts used is a client of its own."""
+    backend = ScriptedBackend(SCRIPT)
+    upstream = RingUpstream(backend, Settings(home=tmp_path))
+    said: Any = {"caller": Caller("key-1"), "priority": "low", "reuse_prompts": reuse}
+    await upstream.whole(call_of("chat", CHAT, **said))
+    await upstream.whole(call_of("embedding", {"input": "x"}, **said))
+    (chat,), (embedding,) = backend.requests, backend.embedded
+    assert (chat.client, chat.priority, embedding.client, embedding.priority) == (client, "low") * 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "priority", "told"),
+    [("priority", "high", "priority"), ("priority", "normal", "default"), ("flex", "low", "flex"), (None, "low", None)],
+)
+async def test_an_answer_tells_its_tier(asked: str | None, priority: Any, told: str | None, tmp_path: Path) -> None:
+    """Where one was asked for, the one that it really had; in each event of a stream too."""
+    upstream = RingUpstream(ScriptedBackend(SCRIPT), Settings(home=tmp_path))
+    one = call_of("chat", {**CHAT, **({"service_tier": asked} if asked else {})}, priority=priority)
+    whole = await upstream.whole(one)
+    events = [event async for batch in upstream.stream(one) for event in batch.events]
+    assert whole.data is not None
+    assert {said.get("service_tier") for said in (whole.data, *events)} == {told}
+
+
+async def test_clients_headers_are_left_out(tmp_path: Path) -> None:
+    """What Claude Code tells its maker in the system prompt is nothing for a local model."""
+    backend = ScriptedBackend(SCRIPT)
+    header = {"role": "system", "content": "x-anthropic-billing-header: cch=fa690;\nBe nice"}
+    one = call_of("chat", {"messages": [header, *CHAT["messages"]]})
+    await RingUpstream(backend, Settings(home=tmp_path)).whole(one)
+    assert [one["content"] for one in backend.requests[0].messages or ()] == ["Be nice", "Hi"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from exo_node.api import sse
+from exo_node.api.ports import Principal
+from exo_node.api.serving import CallServer
+from exo_node.config import Settings
 from exo_node.routing.call import Reply, UpstreamError, Whole
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api, until
 from tests.unit.api.scripted_routing import ScriptedRouting, whole
@@ -128,3 +132,21 @@ async def test_default_models_by_kind() -> None:
     await post(routing, {"input": "x"}, "/v1/embeddings")
     await post(routing, {"messages": CHAT["messages"]})
     assert [call.model for call in routing.calls] == ["embed-small", "gpt-4o"]
+
+
+async def test_only_the_admins_keys_may_hurry(tmp_path: Path) -> None:
+    """A service_tier asks for a priority: low is anybody's, high the admin's; what no client waits for is low."""
+    routing = ScriptedRouting()
+    routing.keys = {"user": Principal("k1"), "boss": Principal("k2", admin=True)}
+    got = []
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        for key, tier in (("user", "priority"), ("user", "flex"), ("boss", "priority"), ("boss", "default")):
+            routing.replies = [whole({})]
+            sent = {**CHAT, "service_tier": tier}
+            async with http.post("/v1/chat/completions", json=sent, headers={"x-api-key": key}) as answer:
+                assert answer.status == 200
+            got.append(routing.calls[-1].priority)
+    assert got == ["normal", "low", "high", "normal"]
+    assert routing.calls[-1].body["service_tier"] == "default"  # other backends read it themselves
+    late = CallServer(Settings(home=tmp_path), routing).call_of("k1", "chat", {**CHAT, "service_tier": "priority"})
+    assert late.priority == "low"

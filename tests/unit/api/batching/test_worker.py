@@ -14,7 +14,7 @@ import pytest
 
 from exo_node.api.batches import batch_row
 from exo_node.api.batching.area import FileArea
-from exo_node.api.batching.worker import Ask, BatchWorker, pause_after
+from exo_node.api.batching.worker import LIMIT, Ask, BatchWorker, pause_after
 from exo_node.errors import (
     BudgetExceeded,
     ExoError,
@@ -38,7 +38,7 @@ class Stage:
         self.store = Store(store_path(home))
         self.table = BatchTable(self.store)
         self.area = FileArea(home / "files")
-        self.worker = BatchWorker(self.table, self.area, ask, lambda: 0)
+        self.worker = BatchWorker(self.table, self.area, ask)
 
     async def add(self, content: bytes, now: float | None = None) -> BatchRow:
         with self.area.receive("file-in") as arriving:
@@ -139,13 +139,13 @@ async def test_cancel_ends_what_is_under_way(tmp_path: Path) -> None:
         return {}
 
     async with running(tmp_path, ask) as stage:
-        row = await stage.add(content(4))
+        row = await stage.add(content(LIMIT + 2))
         stage.worker.notice(row.id)
         await stage.until(row.id, lambda row: row.batch["request_counts"]["completed"] == 1)
         await stage.table.move(row.id, ("in_progress",), "cancelling", {})
         stage.worker.notice(row.id)
         done = await stage.until(row.id, lambda row: row.status == "cancelled")
-        assert sorted(ended) == [1, 2]
+        assert sorted(ended) == [*range(1, LIMIT + 1)]
         assert set(stage.read(row.output_id)) == {"r0"}
         assert "error_file_id" not in done.batch
 

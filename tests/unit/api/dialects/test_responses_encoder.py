@@ -233,3 +233,12 @@ def test_any_chunking_gives_the_same_response(
             done = next(getattr(e, name) for name in ("text", "refusal", "arguments") if hasattr(e, name))
             assert grown.pop((kind, place), "") == done
     assert not grown
+
+
+def test_the_tier_that_it_had() -> None:
+    """What the backend says of it wins over what was asked for; one that says nothing did as asked."""
+    assert stream(encoder(service_tier="priority"), {**event("stop"), "service_tier": "default"})[
+        -1
+    ].response.service_tier == ("default")
+    for asked, told in (("flex", "flex"), ("auto", "default"), (None, "default")):
+        assert stream(encoder(service_tier=asked), event("stop"))[-1].response.service_tier == told

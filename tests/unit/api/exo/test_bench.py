@@ -50,7 +50,12 @@ async def test_bench() -> None:
         assert json.loads(comment.removeprefix(": generation_stats "))["generation_tokens"] == 3
         chunks = [json.loads(event.removeprefix("data: ")) for event in events]
         assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "abc"
+        async with http.post("/bench/chat/completions", json={**CHAT, "use_prefix_cache": True}) as answer:
+            assert answer.status == 200
     assert all(request.ignore_eos for request in backend.requests)
+    first, second, third = (request.client for request in backend.requests)
+    assert "" not in (first, second)  # each a client of its own, who finds no prompt of others
+    assert (first != second, third) == (True, "")
 
 
 @pytest.mark.parametrize(
