@@ -2,8 +2,11 @@
 
 A slot's length changes only when a whole pass over the layers has succeeded (`commit`), so every layer of a pass sees
 the same offset. Arrays grow in blocks up to `context` and are written in place: MLX donates the old buffer of a slice
-update when nothing else refers to it. All layers keep every token, windowed ones too (any rollback is possible); what
-a window hides is cut off before attention.
+update when nothing else refers to it (a copy is therefore evaluated at once: pending, it would hold its source's
+buffers). All layers keep every token, windowed ones too: any rollback and a copy of any prefix are possible, for which
+a layer that kept its window only would lack tokens. What a window hides is cut off before attention.
+
+Cutting a slot costs nothing and keeps its arrays; `copy` of a slot onto itself gives back what they are too long by.
 
 mlx-lm's own caches do not serve: one cannot be rolled back when full, another not row by row (ARCHITECTURE 3.5).
 """
@@ -63,7 +66,10 @@ class LayerCache:
         if source.keys is None:
             self.keys = self.values = None
             return
-        capacity = self._slot.capacity_for(length)
+        # Room for a token more, or the first one of a copy that ends with a block would copy it again.
+        capacity = self._slot.capacity_for(length + 1)
+        if source is self and self.keys.shape[2] <= capacity:
+            return
         self.keys = self._resized(source.keys, source.keys, length, capacity)
         self.values = self._resized(source.values, source.values, length, capacity)
 
@@ -120,6 +126,7 @@ class Slot:
         return self._masks[n, window]
 
     def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens. Copies nothing; frees the arrays of a slot that is emptied."""
         if not 0 <= length <= self.length:
             raise RingBroken(f"slot {self.index} holds {self.length} tokens and cannot be cut to {length}")
         self.commit(length - self.length)
@@ -128,18 +135,16 @@ class Slot:
                 layer.keys = layer.values = None
 
     def copy_from(self, source: Slot, length: int) -> None:
+        """Hold the first `length` tokens of `source`, in arrays of as many blocks as they and one more token need."""
         if not 0 <= length <= source.length:
             raise RingBroken(f"slot {source.index} holds {source.length} tokens: {length} cannot be copied from it")
-        if source is self:
-            self.truncate(length)
-            return
-        self.truncate(0)
+        self.truncate(length if source is self else 0)
         if length == 0:
             return
         for mine, other in zip(self.layers, source.layers, strict=True):
             mine.copy_from(other, length)
         self._mx.eval(self.arrays())
-        self.commit(length)
+        self.commit(length - self.length)
 
     def arrays(self) -> list[Any]:
         """Every array that the slot holds (to be evaluated when nothing else asks for the pass)."""
@@ -156,3 +161,7 @@ class Pool:
         if not 0 <= index < len(self._slots):
             raise RingBroken(f"no KV slot {index}: this shard holds {len(self._slots)}")
         return self._slots[index]
+
+    def bytes(self) -> int:
+        """What the slots' arrays take at present."""
+        return sum(array.nbytes for slot in self._slots for array in slot.arrays())

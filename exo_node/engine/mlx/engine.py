@@ -100,7 +100,7 @@ class MLXShardEngine:
         token_bytes = kv_elements(plan.config) * plan.shard.n_owned * DTYPE_BYTES[plan.compute_dtype]
         return LoadReport(
             weight_bytes=weight_bytes,
-            kv_bytes=plan.slots * plan.context * token_bytes,
+            kv_bytes=(plan.kv_tokens or plan.slots * plan.context) * token_bytes,
             seconds=time.perf_counter() - started,
             info={
                 "device": plan.device,
@@ -222,6 +222,10 @@ class MLXShardEngine:
         """See `ShardEngine.copy`."""
         pool = self._state().pool
         pool[target].copy_from(pool[source], length)
+
+    def kv_bytes(self) -> int:
+        """Bytes that the slots' keys and values take at present (`LoadReport.kv_bytes`: what they may at most)."""
+        return self._state().pool.bytes()
 
     def close(self) -> None:
         """Give up weights and slots. On the engine's thread, as every call; the thread may end after it."""

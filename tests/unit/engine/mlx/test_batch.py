@@ -1,4 +1,4 @@
-"""One token each of several slots in one pass: against the same rows one by one, for every family."""
+"""Rows of any lengths of several slots in one pass: against the same rows one by one, for every family."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Twins:
         got = self.batched.step(*rows)
         wanted = np.concatenate([self.alone.step(row) for row in rows])
         assert got.shape == wanted.shape
+        if not len(got):
+            return got
         assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
         first, second = np.sort(wanted, axis=1)[:, -1], np.sort(wanted, axis=1)[:, -2]
         clear = first - second > 2 * TOLERANCE * np.abs(wanted).max()
@@ -50,7 +52,7 @@ class Twins:
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
 def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> None:
-    """Ragged rows, slots out of order, joining and leaving, beside a prompt's chunk, after rollback and copy."""
+    """Ragged rows, slots out of order, joining and leaving, prompts in slices, drafts, after rollback and copy."""
     twins = Twins(make_checkpoint(family, checkpoints), CUTS[cut])
     a, b, c, d = (ids_of(60, seed) for seed in range(4))
     twins.step((3, a[:31], 1), (0, b[:5], 1))
@@ -63,6 +65,23 @@ def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> 
     twins.step((1, c[30:31], 1), (2, c[40:41], 1), (3, a[34:35], 1), (0, b[9:10], 1))
     twins.both("truncate", 3, 0)
     twins.step((3, d[:1], 1), (1, c[31:32], 1), (0, b[10:12], 2), (2, c[41:42], 1))
+    # drafts of one and of eight tokens (over the windows' edge too), slices of two prompts, and a decode row
+    twins.step((0, b[12:14], 2), (3, d[1:21], 0), (2, c[42:51], 9), (1, c[32:33], 1), (4, d[2:17], 1))
+    twins.both("truncate", 0, 13)  # all but one token of each draft were wrong
+    twins.both("truncate", 2, 19)
+    twins.both("copy", 4, 3, 18)
+    twins.step((2, b[20:23], 3), (4, a[18:38], 20), (0, b[30:31], 1), (3, d[21:40], 1))
+    for prompts in (((0, c[:9], 0), (2, c[9:30], 0)), ((2, a[:4], 4), (0, a[4:5], 1))):  # a step without any output
+        twins.step(*prompts)
+
+
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
+def test_reproducible_rows_have_the_same_bits(family: str, checkpoints: Path) -> None:
+    """Under `reproducible` the rows beside a row do not change a bit of it, whatever their lengths."""
+    rings = [LocalRing(make_checkpoint(family, checkpoints), (0, 7), reproducible=True) for _ in range(2)]
+    a, b, c = (ids_of(40, seed) for seed in range(3))
+    for rows in (((0, a[:20], 1), (1, b[:3], 3)), ((1, b[3:4], 1), (2, c[:14], 1), (0, a[20:25], 5))):
+        assert np.array_equal(rings[0].step(*rows), np.concatenate([rings[1].step(row) for row in rows]))
 
 
 @pytest.mark.parametrize("heads", (2, 4))
@@ -78,6 +97,7 @@ def test_longrope_rotates_each_row_by_its_own_position(checkpoints: Path) -> Non
     twins = Twins(make_checkpoint("phi3_longrope", checkpoints), (0, 7), context=160)
     twins.step((0, ids_of(64), 1), (1, ids_of(3), 1))
     twins.step((0, [5], 1), (1, [6], 1))
+    twins.step((0, [7, 8, 9], 3), (1, [6], 1))
 
 
 def test_rows_grow_over_a_block_at_their_own_time(checkpoints: Path) -> None:
@@ -89,6 +109,8 @@ def test_rows_grow_over_a_block_at_their_own_time(checkpoints: Path) -> None:
     twins.step((1, ids[:7], 1))
     for i in range(4):
         twins.step((1, [5 + i], 1), (0, [9 + i], 1))
+    twins.both("truncate", 0, 250)
+    twins.step((1, ids[7:60], 1), (0, ids[:9], 9))
 
 
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
@@ -96,7 +118,7 @@ def test_half_precision(dtype: str, checkpoints: Path) -> None:
     """In half precision a batch stays as near as that precision is."""
     path = make_checkpoint("qwen3", checkpoints, dtype=dtype)
     batched, alone = (LocalRing(path, (0, 3, 7), dtype=dtype, reproducible=flag) for flag in (False, True))  # type: ignore[arg-type]
-    for rows in (((0, ids_of(20), 1), (1, ids_of(4), 1)), ((1, [7], 1), (0, [8], 1))):
+    for rows in (((0, ids_of(20), 1), (1, ids_of(4), 1)), ((1, [7], 1), (0, [8], 1)), ((0, [9] * 4, 4), (1, [8], 1))):
         got, wanted = batched.step(*rows), alone.step(*rows)
         assert np.abs(got - wanted).max() <= 0.05 * np.abs(wanted).max()
 
@@ -124,6 +146,14 @@ def test_a_slot_that_comes_twice_runs_in_order(checkpoints: Path) -> None:
     got = ring.step((0, [5], 1), (0, [6], 1), (1, [7], 1))
     wanted = other.step((0, [5, 6], 2), (1, [7], 1))
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+def test_one_pass_for_rows_of_any_lengths(checkpoints: Path) -> None:
+    """A step is one pass where mlx-lm's file lets attention go row by row; else its single tokens are one."""
+    for family, wanted in (("llama", [[0, 1, 2, 3]]), ("gemma2", [[0, 2], [1], [3]])):
+        ring = LocalRing(make_checkpoint(family, checkpoints), (0, 7), slots=4)
+        rows = [EngineRow(slot, 0, n, None, 1) for slot, n in enumerate((1, 9, 1, 3))]
+        assert ring.engines[0]._passes(rows) == wanted
 
 
 def test_the_table_tells_which_file_attends_itself() -> None:

@@ -71,6 +71,56 @@ def test_cut_and_copied_slots_share_nothing() -> None:
     assert pool[0].arrays() == []
 
 
+def address(array: Any) -> int:
+    """Where the elements of an evaluated array lie."""
+    return int(np.asarray(array).__array_interface__["data"][0])
+
+
+def test_a_rollback_copies_nothing_and_neither_do_writes_after_it() -> None:
+    """Cut and written again, also after a copy was taken: the arrays stay where they are."""
+    pool = Pool(mx, 2, 2 * BLOCK, [None], False)
+    push(pool[0], 40)
+    keys, at = pool[0].layers[0], address(pool[0].layers[0].keys)
+    pool[0].truncate(35)
+    assert push(pool[0], 9)[-1] == 43 and address(keys.keys) == at
+    pool[1].copy_from(pool[0], 30)
+    push(pool[0], 1)
+    assert address(keys.keys) == at
+
+
+def test_a_copy_takes_the_blocks_of_its_length() -> None:
+    """Blocks for the tokens copied and one more, whatever the source holds; onto itself it gives the others back."""
+    pool = Pool(mx, 2, 4 * BLOCK, [None], False)
+    one = 2 * BLOCK * 4  # a block of keys and values of one float32
+    assert pool.bytes() == 0
+    push(pool[0], 3 * BLOCK)
+    pool[1].copy_from(pool[0], BLOCK - 1)
+    assert pool.bytes() == 4 * one
+    pool[1].copy_from(pool[0], BLOCK)
+    assert pool.bytes() == 5 * one
+    pool[1].copy_from(pool[0], 3 * BLOCK)
+    pool[0].truncate(9)
+    assert pool.bytes() == 7 * one  # a rollback keeps what it has
+    pool[0].copy_from(pool[0], 9)
+    assert pool.bytes() == 5 * one
+    assert push(pool[0], 1) == list(range(10)) and push(pool[1], 1) == list(range(3 * BLOCK + 1))
+    pool[1].truncate(0)
+    assert pool.bytes() == one
+
+
+def test_a_full_slot_is_copied_not_shared() -> None:
+    """A copy as long as the context has arrays of its own."""
+    pool = Pool(mx, 2, 8, [None], False)
+    push(pool[0], 8)
+    pool[1].copy_from(pool[0], 8)
+    pool[0].truncate(6)
+    new = tokens(70, 72)
+    pool[0].layers[0].update_and_fetch(new, new)
+    mx.eval(pool[0].arrays())
+    pool[1].truncate(7)
+    assert push(pool[1], 1) == list(range(8))
+
+
 def test_a_pass_that_fails_changes_nothing() -> None:
     """What a layer has written counts only once the pass is committed."""
     slot = Pool(mx, 1, 64, [None], False)[0]
