@@ -19,6 +19,7 @@ MAX_LEXER_STATES: Final = 50_000  # of 1 to 2 kB each
 MAX_ITEMS: Final = 20_000  # an object takes 4 for each property that may be left out; such a mask takes 30 ms
 MAX_ERROR: Final = 400  # characters
 UNHELD: Final = "unheld: "  # before a problem that unheld_schema has found
+_PLACE, _CONTEXT = re.compile(r"^at \d+\(\d+\): "), re.compile(r"\s*\d+ \| ")  # of a mistake in Lark
 _ONE_OF, _FORMAT = "oneOf constraints are not supported", "Unknown format: "  # as llguidance says it
 
 
@@ -71,6 +72,8 @@ def refusal(grammar: Grammar, problem: str) -> InvalidRequest:
     if said := _unsupported(grammar, problem):
         return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field, code="unsupported_parameter")
     lines = [line for line in problem.splitlines() if line.strip() and line.strip() not in ("^", "<non-verbose/>")]
+    if grammar.field == "tools":  # its lines are ours, not the caller's
+        lines = [_PLACE.sub("", line) for line in lines if not _CONTEXT.match(line)]
     said = " ".join(" ".join(lines).split())[:MAX_ERROR] or "it cannot be read"
     return InvalidRequest(f"{grammar.field}: {said}", param=grammar.field)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exo.ring")
 
 MAX_GRAMMAR = 2**20  # characters
-KEPT, KEPT_LENGTH = 16, 2**16  # compiled grammars of up to so many characters: the next request starts from a copy
+KEPT, KEPT_LENGTH = 16, 2**17  # compiled grammars of up to so many characters: the next request starts from a copy
 LINE = 2**16  # bytes of an answer of the checking process
 
 
@@ -166,7 +166,7 @@ class Grammars:
                     matcher = error  # the next such answer need not find out anew
                 while len(self._matchers) >= KEPT:
                     del self._matchers[next(iter(self._matchers))]
-            if len(grammar.text) <= KEPT_LENGTH:
+            if len(grammar.text) <= KEPT_LENGTH or isinstance(matcher, InvalidRequest):
                 self._matchers[key] = matcher  # last = most recently used
             return vocabulary, matcher
 

@@ -74,3 +74,12 @@ def test_any_other_complaint_is_one_short_line() -> None:
     assert error.message.startswith("guided_regex: regex parse error: a( error: unclosed x")
     assert len(error.message) < 500
     assert refusal(Grammar("regex"), "").message == "response_format: it cannot be read"
+
+
+def test_the_lines_of_our_own_grammar_are_not_shown() -> None:
+    """A mistake in a tool's schema is told without the rules around it."""
+    problem = "at 2(3): failed to compile JSON schema: Pointer '/a' does not exist\n  1 | call: x\n  2 | x: %json\n  ^"
+    assert refusal(Grammar("lark", field="tools"), problem).message == (
+        "tools: failed to compile JSON schema: Pointer '/a' does not exist"
+    )
+    assert "call: x" in refusal(Grammar("lark", field="guided_grammar"), problem).message
