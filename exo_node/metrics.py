@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 
 # Seconds: from a cached or local first token to an answer of several minutes.
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 WAITING = 1000  # times that wait to be told
 BREAKER_STATES = ("closed", "half_open", "open")
+# Of each ring whose head is here: what it holds now, and what it has counted since it was last set up.
+RING_NOW = {
+    "running": "Requests that hold a slot.",
+    "waiting": "Requests that wait for a slot.",
+    "kv_tokens": "Tokens that the smallest KV pool holds.",
+    "kv_tokens_used": "Tokens of it that are taken, by finished prompts that are kept too.",
+    "micro_batches": "Parts into which the decoding requests are cut.",
+}
+RING_COUNTED = {
+    "tokens": "Tokens generated.",
+    "prompt_tokens": "Prompt tokens of the requests that got a slot.",
+    "prefix_hit_tokens": "Of these, found in the KV pools.",
+    "evictions": "Finished prompts given up for memory.",
+    "preemptions": "Running requests sent back to the queue.",
+    "drafted_tokens": "Tokens guessed ahead.",
+    "accepted_tokens": "Of these, right.",
+}
 
 
 class Metrics:
@@ -84,6 +101,11 @@ class Metrics:
             for one in BREAKER_STATES:
                 table.breaker.labels(backend, one).set(one == state)
 
+    def rings(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """What the heads of rings report, in place of all told before: `instance`, `model`, and by `RING_NOW`'s and
+        `RING_COUNTED`'s names what they count, some of it in `scheduling`."""
+        self._get().rings.rows = [{**row, **row.get("scheduling", {})} for row in rows]
+
     def render(self) -> tuple[bytes, str]:
         """What `/metrics` answers, and its content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -130,6 +152,8 @@ class _Table:
 
         self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.rings = _Rings()
+        self.registry.register(self.rings)
 
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(name, about, labels, registry=self.registry)
@@ -155,6 +179,23 @@ class _Table:
         self.running = gauge("exo_in_flight", "Requests that run now.")
         self.running_at = gauge("exo_backend_in_flight", "Requests that run now, by backend.", "backend")
         self.breaker = gauge("exo_breaker_state", "1 for the state that a breaker is in.", "backend", "state")
+
+
+class _Rings:
+    """A collector: the counters are the rings' own and begin anew with them."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for kind, names in ((GaugeMetricFamily, RING_NOW), (CounterMetricFamily, RING_COUNTED)):
+            for name, about in names.items():
+                family = kind(f"exo_ring_{name}", about, labels=("model", "instance"))
+                for row in self.rows:
+                    family.add_metric((row["model"], row["instance"]), row.get(name, 0))
+                yield family
 
 
 def _mode(stream: bool) -> str:

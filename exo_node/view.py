@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
-from exo_node.errors import PeerUnavailable, StoreError
+from exo_node.errors import ExoError, PeerUnavailable, StoreError
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
 from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
-from exo_node.types import NodeInfo, NodeState, PeerLink
+from exo_node.types import Instance, NodeInfo, NodeState, PeerLink
 
 LOOPBACK = "127.0.0.1"
 
@@ -98,6 +99,20 @@ class NodeView:
         found = await self._instances.stats(instance_id)
         return None if found is None else [stats_json(node_id, one) for node_id, one in found]
 
+    async def head_stats(self) -> list[dict[str, Any]]:
+        assert self._instances is not None
+        manager = self._instances
+
+        async def ask(one: Instance) -> dict[str, Any] | None:
+            try:
+                stats = await manager.client(one).stats()
+            except ExoError:
+                return None  # it is going away just now
+            return {"instance": one.instance_id, "model": one.model_id, **stats_json(self.node_id, stats)}
+
+        here = [one for one in manager.all() if one.state == "ready" and one.assignments[0].node_id == self.node_id]
+        return [row for row in await asyncio.gather(*map(ask, here)) if row is not None]
+
     async def place(
         self,
         model: str,
@@ -174,7 +189,8 @@ class NodeView:
 
 
 def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
-    """A runner's report; `hops` (on the head) are its last steps, in microseconds."""
+    """A runner's report; on the head `scheduling` is what its scheduler holds, and has done since the ring was last set
+    up, and `hops` are its last steps, in microseconds."""
     return {
         "node_id": node_id,
         "stage": stats.stage,
@@ -188,6 +204,7 @@ def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
         "rss_bytes": stats.rss_bytes,
         "waiting": stats.waiting,
         "running": stats.running,
+        **({"scheduling": _scheduling(stats.scheduling)} if stats.HasField("scheduling") else {}),
         "info": dict(stats.info),
         "hops": [
             {
@@ -205,6 +222,20 @@ def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
             }
             for hop in stats.hops
         ],
+    }
+
+
+def _scheduling(found: ring_pb2.Scheduling) -> dict[str, int]:
+    return {
+        "kv_tokens": found.kv_tokens,
+        "kv_tokens_used": found.kv_tokens_used,
+        "prompt_tokens": found.prompt_tokens,
+        "prefix_hit_tokens": found.prefix_hit_tokens,
+        "evictions": found.evictions,
+        "preemptions": found.preemptions,
+        "drafted_tokens": found.drafted_tokens,
+        "accepted_tokens": found.accepted_tokens,
+        "micro_batches": found.micro_batches,
     }
 
 
@@ -236,5 +267,5 @@ class RoutingView(Front):
                 row["key_name"] = names.get(key_id, "")
         return {"data": data, "total": total[0] if total else dict(NOTHING)}
 
-    def metrics(self) -> tuple[bytes, str]:
-        return self.render_metrics()
+    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+        return self.render_metrics(rings)

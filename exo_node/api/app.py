@@ -85,7 +85,7 @@ class ChatGPTAPI:
         guard = cast(Any, make_guard(settings, routing, origins))
         self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
-        router = RouterRoutes(serving)
+        router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
         answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)
         calls = [

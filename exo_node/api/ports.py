@@ -32,6 +32,10 @@ class ClusterPort(Protocol):
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
         ...
 
+    async def head_stats(self) -> list[dict[str, Any]]:
+        """What the heads on this node report, each with its `instance` and `model`."""
+        ...
+
     async def place(
         self,
         model: str,
@@ -187,8 +191,8 @@ class RoutingPort(Protocol):
         """Change document 002's run-time defaults (keys and types are checked already); gives all, as they are now."""
         ...
 
-    def metrics(self) -> tuple[bytes, str]:
-        """Prometheus' text and its content type."""
+    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`."""
         ...
 
     def authenticate(self, token: str) -> Principal | None:

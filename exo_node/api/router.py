@@ -12,6 +12,7 @@ from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import principal, require_admin, require_all_models
 from exo_node.api.operations import operation
+from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import node
 from exo_node.api.schemas.openai import REQUESTS
 from exo_node.api.serving import CallServer, read_object
@@ -19,8 +20,9 @@ from exo_node.routing.configuration.runtime import NAMES
 
 
 class RouterRoutes:
-    def __init__(self, serving: CallServer) -> None:
+    def __init__(self, serving: CallServer, cluster: ClusterPort) -> None:
         self._serving = serving
+        self._cluster = cluster
         self._routing = serving.routing
 
     def routes(self) -> list[tuple[str, str, Any]]:
@@ -71,7 +73,7 @@ class RouterRoutes:
     async def metrics(self, request: web.Request) -> web.Response:
         """Metrics for Prometheus. A key for some models only does not get them: they name every backend."""
         require_all_models(request)
-        body, content_type = self._routing.metrics()
+        body, content_type = self._routing.metrics(await self._cluster.head_stats())
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
+from exo_node.cli.client import Client, path_of
 from exo_node.cli.nodes import require_node
 from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.cli.table import size
+from exo_node.errors import ExoError
 
 
 def arguments(parser: Parser, verb: str) -> None:
@@ -16,7 +18,8 @@ def arguments(parser: Parser, verb: str) -> None:
         "--json",
         action="store_true",
         default=False,
-        help="what GET /v1/topology says, and under router GET /v1/router/stats",
+        help="what GET /v1/topology says, under stats what the runners of each instance report, under router GET "
+        "/v1/router/stats",
     )
     parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
 
@@ -25,20 +28,31 @@ def run(parsed: Parsed, verb: str) -> int:
     client = require_node(parsed, parsed.settings())
     try:
         topology = client.call("GET", "/v1/topology")
+        ready = (one["id"] for one in topology["instances"] if one["state"] == "ready")
+        stats = {one: stages for one in ready if (stages := _stages(client, one))}
         external = client.call("GET", "/v1/router/stats")
         models = client.call("GET", "/v1/models")["data"]
         providers = client.call("GET", "/v1/providers")["data"]
     finally:
         client.close()
     if parsed.own.json:
-        print(json.dumps({**topology, "router": external}, indent=2))
+        print(json.dumps({**topology, "stats": stats, "router": external}, indent=2))
     else:
-        print("\n".join([describe(topology, client.url), *describe_external(external, models, providers)]))
+        print("\n".join([describe(topology, stats, client.url), *describe_external(external, models, providers)]))
     return 0
 
 
-def describe(topology: dict[str, Any], url: str) -> str:
-    """The topology (`api/views.py`) in words."""
+def _stages(client: Client, instance_id: str) -> list[dict[str, Any]]:
+    """What an instance's runners report; nothing where one does not answer any more."""
+    try:
+        stages: list[dict[str, Any]] = client.call("GET", path_of("instances", instance_id, "stats"))["stages"]
+    except ExoError:
+        return []
+    return stages
+
+
+def describe(topology: dict[str, Any], stats: dict[str, list[dict[str, Any]]], url: str) -> str:
+    """The topology (`api/views.py`) in words, with what runners report, by instance."""
     nodes, instances = topology["nodes"], topology["instances"]
     lines = [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, API on {url}"]
     for node_id in sorted(nodes, key=lambda node_id: (node_id != topology["active_node_id"], node_id)):
@@ -46,6 +60,7 @@ def describe(topology: dict[str, Any], url: str) -> str:
     lines.append("" if instances else "\nno model is loaded (exo load MODEL, or just ask one)")
     for instance in instances:
         lines += describe_instance(instance)
+        lines += [describe_load(stage) for stage in stats.get(instance["id"], ()) if "scheduling" in stage]
     return "\n".join(lines)
 
 
@@ -100,3 +115,22 @@ def describe_instance(instance: dict[str, Any]) -> list[str]:
         span = f"[{shard['start_layer']}, {shard['end_layer']}) of {shard['n_layers']}"
         lines.append(f"  layers {span:<16} {shard['engine']} on {shard['device']}, {shard['node_id']}")
     return lines
+
+
+def describe_load(head: dict[str, Any]) -> str:
+    """What a head's scheduler holds, and has done since its ring was last set up."""
+    found = head["scheduling"]
+    words = [
+        f"{head['running']} running, {head['waiting']} waiting",
+        f"KV {found['kv_tokens_used']:,} of {found['kv_tokens']:,} tokens",
+    ]
+    if asked := found["prompt_tokens"]:
+        words.append(f"{found['prefix_hit_tokens'] / asked:.0%} of {asked:,} prompt tokens were cached")
+    if drafted := found["drafted_tokens"]:
+        words.append(f"{found['accepted_tokens'] / drafted:.0%} of {drafted:,} guessed tokens were right")
+    words += [
+        f"{found[name]:,} {word}"
+        for name, word in (("evictions", "evicted"), ("preemptions", "preempted"))
+        if found[name]
+    ]
+    return f"  load   {'; '.join(words)}; {found['micro_batches']} micro-batches"

@@ -92,3 +92,18 @@ def test_much_is_told_before_anybody_looks() -> None:
         finish(metrics)
     assert len(metrics._times) < WAITING
     assert find(metrics, "exo_duration_seconds_count") == 2 * WAITING + 3
+
+
+def test_rings() -> None:
+    """What each ring's head reports, by model and instance; one that is gone is told no more."""
+    metrics = Metrics()
+    scheduling = {"kv_tokens": 512, "prompt_tokens": 20, "prefix_hit_tokens": 16, "micro_batches": 2}
+    metrics.rings([{"model": "demo", "instance": "i", "running": 3, "tokens": 7, "scheduling": scheduling}])
+    assert find(metrics, "exo_ring_running", model="demo", instance="i") == 3
+    assert find(metrics, "exo_ring_kv_tokens") == 512
+    assert find(metrics, "exo_ring_tokens_total") == 7
+    assert find(metrics, "exo_ring_prompt_tokens_total") == 20
+    assert find(metrics, "exo_ring_prefix_hit_tokens_total") == 16
+    assert find(metrics, "exo_ring_preemptions_total") == 0
+    metrics.rings([])
+    assert find(metrics, "exo_ring_running") is None

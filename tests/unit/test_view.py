@@ -78,6 +78,11 @@ def test_statistics_are_json_ready() -> None:
     stats.hops.add(step=3, total_us=9).reports.add(stage=1, engine_us=4)
     found = stats_json("a", stats)
     assert (found["node_id"], found["slots_used"], found["info"]) == ("a", 1, {"blas": "x"})
+    assert "scheduling" not in found
+    stats.scheduling.CopyFrom(ring_pb2.Scheduling(kv_tokens=512, prompt_tokens=9, prefix_hit_tokens=4))
+    scheduling = stats_json("a", stats)["scheduling"]
+    assert (scheduling["kv_tokens"], scheduling["prefix_hit_tokens"], scheduling["preemptions"]) == (512, 4, 0)
+    assert sorted(scheduling) == sorted(field.name for field in ring_pb2.Scheduling.DESCRIPTOR.fields)
     assert found["hops"] == [
         {"step": 3, "total_us": 9, "stages": [{"stage": 1, "queue_us": 0, "engine_us": 4, "codec_us": 0}]}
     ]

@@ -110,8 +110,8 @@ class Front:
         """Document 004's keys, then ours."""
         return self._made.statistics.rows(self._made.notes())
 
-    def render_metrics(self) -> tuple[bytes, str]:
-        return self._made.statistics.rendered()
+    def render_metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+        return self._made.statistics.rendered(rings)
 
     def deployments(self) -> list[dict[str, Any]]:
         return self._made.registry.deployments()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,11 @@ class Statistics:
             "notes": list(notes),
         }
 
-    def rendered(self) -> tuple[bytes, str]:
-        """Prometheus' text and its content type."""
+    def rendered(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: what the heads on this node report."""
         now = time.monotonic()
         backends = {row["backend"]: self.profile.in_flight(row["backend"]) for row in self.profile.snapshot(now)}
         self.meter.in_flight(self.adapter.in_flight, backends)
         self.meter.breakers({row["backend"]: row["state"] for row in self.breaker.snapshot(now)})
+        self.meter.rings(rings)
         return self.meter.render()

@@ -146,7 +146,15 @@ class ScriptedCluster:
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         known = any(instance["id"] == instance_id for instance in self.placed)
-        return [{"node_id": "node-a", "stage": 0, "slots_used": 0}] if known else None
+        scheduling = {
+            "kv_tokens": 4096, "kv_tokens_used": 1024, "prompt_tokens": 2000, "prefix_hit_tokens": 1500, "evictions": 2,
+            "preemptions": 1, "drafted_tokens": 40, "accepted_tokens": 30, "micro_batches": 3,
+        }  # fmt: skip
+        head = {"node_id": "node-a", "stage": 0, "slots_used": 0, "running": 1, "waiting": 2, "scheduling": scheduling}
+        return [head] if known else None
+
+    async def head_stats(self) -> list[dict[str, Any]]:
+        return [{"instance": one["id"], "model": one["model"]} for one in self.placed]
 
     async def place(
         self,

@@ -168,8 +168,11 @@ class ScriptedRouting:
         self.config.update(changes)
         return self.config
 
-    def metrics(self) -> tuple[bytes, str]:
-        return b"# TYPE exo_requests_total counter\n", "text/plain; version=1.0.0; charset=utf-8"
+    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+        return (
+            f"# TYPE exo_requests_total counter\n# {[one['model'] for one in rings]}\n".encode(),
+            "text/plain; version=1.0.0; charset=utf-8",
+        )
 
     def authenticate(self, token: str) -> Principal | None:
         if not self.keys:

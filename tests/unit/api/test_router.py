@@ -10,21 +10,25 @@ import pytest
 from exo_node.api.ports import Principal
 from exo_node.api.router import parse_defaults
 from exo_node.errors import InvalidRequest
-from tests.unit.api.scripted import END, ScriptedBackend, serve_api
+from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
 
 
 async def test_stats_and_metrics() -> None:
-    """Document 004's keys; Prometheus' text at the root only."""
+    """Document 004's keys; Prometheus' text, the node's rings in it, at the root only."""
+    cluster = ScriptedCluster()
+    await cluster.place("demo", min_nodes=1, nodes=(), engines=())
     async with (
-        serve_api(ScriptedBackend([END]), routing=ScriptedRouting()) as url,
+        serve_api(ScriptedBackend([END]), cluster, routing=ScriptedRouting()) as url,
         aiohttp.ClientSession(url) as http,
     ):
         async with http.get("/v1/router/stats") as answer:
             assert (await answer.json())["healthy_deployments"] == ["azure/gpt-4o"]
         async with http.get("/metrics") as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=1.0.0")
-            assert (await answer.text()).startswith("# TYPE exo_")
+            text = await answer.text()
+            assert text.startswith("# TYPE exo_")
+            assert "['demo']" in text
         async with http.get("/v1/metrics") as answer:
             assert answer.status == 404
 

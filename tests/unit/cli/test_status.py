@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from exo_node.cli.main import dispatch
-from exo_node.cli.status import describe_external
+from exo_node.cli.status import describe_external, describe_load
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
 from tests.unit.api.scripted_routing import ScriptedRouting
 from tests.unit.cli.conftest import StartNode
@@ -42,8 +43,14 @@ def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
     assert "demo  ready, context 512, 8 sequences, instance inst-0" in out
     assert "layers [0, 8) of 8" in out
     assert "mlx on CPU, node-a" in out
+    assert (
+        "  load   1 running, 2 waiting; KV 1,024 of 4,096 tokens; 75% of 2,000 prompt tokens were cached; "
+        "75% of 40 guessed tokens were right; 2 evicted; 1 preempted; 3 micro-batches\n" in out
+    )
     assert dispatch(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {**cluster.topology(), "router": ScriptedRouting().stats()}
+    said = json.loads(capsys.readouterr().out)
+    assert said.pop("stats") == {"inst-0": asyncio.run(cluster.instance_stats("inst-0"))}
+    assert said == {**cluster.topology(), "router": ScriptedRouting().stats()}
 
 
 def test_models_of_keys_and_peers() -> None:
@@ -65,3 +72,10 @@ def test_own_servers() -> None:
     keyed = {**ollama, "id": "openai", "key": "present"}
     said = describe_external(stats, [], [ollama, away, named, keyed])[0]
     assert said == "\nexternal models: any of ollama; strategy latency"
+
+
+def test_a_ring_without_work() -> None:
+    """Nothing is divided by nothing, and what never happened is not told."""
+    nothing = dict.fromkeys(("kv_tokens_used", "prompt_tokens", "drafted_tokens", "evictions", "preemptions"), 0)
+    head = {"running": 0, "waiting": 0, "scheduling": {**nothing, "kv_tokens": 512, "micro_batches": 1}}
+    assert describe_load(head) == "  load   0 running, 0 waiting; KV 0 of 512 tokens; 1 micro-batches"
