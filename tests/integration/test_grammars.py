@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ from exo_node.models.tokenizer import Tokenizer
 from exo_node.models.toolformats.hermes import HERMES
 from exo_node.models.toolformats.lark import of_answer
 from exo_node.models.toolformats.may_call import may_call
+from exo_node.ring.constraint import Constraint
 from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, Grammars
 from exo_node.types import Grammar, ToolUse
 
@@ -30,18 +31,24 @@ async def grammars(folder: Path = DEMO) -> AsyncIterator[Grammars]:
         await made.close()
 
 
+async def held(made: Grammars, grammar: Grammar, begun: Sequence[int] = ()) -> Constraint:
+    constraint = await made.constraint(grammar, begun)
+    assert constraint is not None
+    return constraint
+
+
 async def test_the_same_grammar_starts_anew_for_each_answer() -> None:
     """One answer's tokens do not show in another's; more grammars than are kept do no harm."""
     async with grammars() as made:
-        first = await made.constraint(Grammar("regex", "ab"), ())
+        first = await held(made, Grammar("regex", "ab"))
         assert first.allowed()[70]
         first.advance(70)
-        again = await made.constraint(Grammar("regex", "ab"), ())
+        again = await held(made, Grammar("regex", "ab"))
         assert again.allowed()[70]
         assert not first.allowed()[70]
         for number in range(KEPT + 2):
             await made.constraint(Grammar("regex", f"a{{{number}}}"), ())
-        assert (await made.constraint(Grammar("regex", "ab"), ())).allowed()[70]
+        assert (await held(made, Grammar("regex", "ab"))).allowed()[70]
 
 
 async def test_what_another_backend_began_may_have_its_own_white_space() -> None:
@@ -49,13 +56,13 @@ async def test_what_another_backend_began_may_have_its_own_white_space() -> None
     ids = Tokenizer.load(DEMO).encode('{\n   "a" :\t', add_special_tokens=False)
     async with grammars() as made:
         schema = Grammar("json_schema", '{"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}')
-        assert (await made.constraint(schema, ids)).allowed()[ids[-1]]
+        assert (await held(made, schema, ids)).allowed()[ids[-1]]
         with pytest.raises(InvalidRequest, match="beginning of the answer"):
             await made.constraint(Grammar("json_schema", '{"type": "array"}'), ids)
         spaced = Tokenizer.load(DEMO).encode('{ "a":', add_special_tokens=False)
         either = Grammar("lark", f"start: answer\n{of_answer(schema)}\n")  # beside tools that may be called
-        assert not (await made.constraint(either, spaced)).ended
-        assert not (await made.constraint(either, spaced[:1])).allowed()[spaced[1]]
+        assert not (await held(made, either, spaced)).ended
+        assert not (await held(made, either, spaced[:1])).allowed()[spaced[1]]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +93,10 @@ def may_call_of(tools: Mapping[str, Mapping[str, Any]], *strict: str) -> Grammar
 async def test_tools_that_cannot_be_held_leave_the_others_bound() -> None:
     """Theirs are any object; a strict one is refused; what is begun otherwise goes its own way."""
     tokenizer = Tokenizer.load(DEMO)
-    tools = {"odd": {"type": "object", "not": {}}, "good": {"type": "object", "required": ["a"]}}
+    tools: dict[str, dict[str, Any]] = {
+        "odd": {"type": "object", "not": {}},
+        "good": {"type": "object", "required": ["a"]},
+    }
     grammar = may_call_of(tools, "good")
 
     def written(name: str, arguments: str) -> list[int]:
@@ -94,8 +104,8 @@ async def test_tools_that_cannot_be_held_leave_the_others_bound() -> None:
 
     async with grammars() as made:
         for _ in range(2):  # found out, and kept
-            assert await made.constraint(grammar, written("odd", '{"b": 1}')) is not None
-            assert await made.constraint(grammar, written("good", '{"a": 1}')) is not None
+            await held(made, grammar, written("odd", '{"b": 1}'))
+            await held(made, grammar, written("good", '{"a": 1}'))
         with pytest.raises(InvalidRequest, match="beginning of the answer"):
             await made.constraint(grammar, written("good", "{}"))
         assert await made.constraint(may_call_of(tools), written("good", "{}")) is None
