@@ -1,12 +1,14 @@
 """Rows of several slots in one pass: projections, MLP and LM head read their weights once for all of them.
 
 A pass is ragged: rows of any lengths (a token to decode, a few to verify, a slice of a prompt) stand one behind the
-other as [tokens, 1, hidden_size], each token with a position of its own, and only attention takes them apart.
+other as [tokens, 1, hidden_size], each token with a position of its own, and only attention takes them apart. Of the
+CPU time of one pass a row (two layers and the LM head of Llama-1B's shape, one core) 8 rows of 5 tokens take 0.36,
+8 prompts of 40 tokens 0.75; 8 single tokens and a slice of 64 take 0.86 of a pass for each kind.
 
 Each slot keeps arrays of its own (cache.py), and attention runs slot by slot over exactly the keys that it may see.
 Measured for 8 rows on two cores, that is as fast as one array for the whole pool (1.3 against 1.5 ms a layer at 128
-tokens, 11.7 against 11.9 at 1,000), wastes nothing on rows shorter than the longest, and copies no KV; gathering the
-slots into one padded array at every step took 2.0 and 15.3 ms.
+tokens, 11.7 against 11.9 at 1,000; attention.py has halved the former since), wastes nothing on rows shorter than the
+longest, and copies no KV; gathering the slots into one padded array at every step took 2.0 and 15.3 ms.
 
 mlx-lm's attention rotates by `cache.offset` (an array: one position a token), calls `update_and_fetch` and gives what
 comes back to a function of its file, which `attend_by_row` replaces. A family that computes attention itself
@@ -34,8 +36,7 @@ class BatchLayer:
         self.offset = offset  # [tokens] int32
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        """Append the tokens of row i in [tokens, kv_heads, 1, head_dim] to slot i; for each slot what the row may see,
-        [1, kv_heads, seen, head_dim]."""
+        """Append row i's of [tokens, kv_heads, 1, head_dim] to slot i; for each slot [1, kv_heads, seen, head_dim]."""
         rows = zip(self._layers, self._apart(keys), self._apart(values), strict=True)
         found = [layer.update_and_fetch(key, value) for layer, key, value in rows]
         return [key for key, _ in found], [value for _, value in found]
