@@ -78,6 +78,7 @@ class InstanceManager:
         self._changed = changed
         self._placer = Placer(cluster, self.member, pool, changed=changed)
         self._clients: dict[str, RingClient] = {}
+        self._fetched: dict[str, Path] = {}  # by instance: tokenizer files of the head's node
         self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
         self._caretaker = Caretaker(
             cluster=cluster, host=host, registry=self._registry, member=self.member, changed=changed
@@ -149,11 +150,14 @@ class InstanceManager:
         """
         folder = await self._same_files(instance)
         if folder is None:
-            kept = self._library.kept_tokenizer(instance.digest)
-            if kept is not None:
+            try:
+                folder = await self._fetched_tokenizer(instance)
+            except DigestMismatch:
+                kept = self._library.kept_tokenizer(instance.model_id, instance.digest)
+                if kept is None:
+                    raise
                 return kept
-            folder = await self._fetched_tokenizer(instance)
-        return await self._library.tokenizer(instance.digest, folder)
+        return await self._library.tokenizer(instance.model_id, instance.digest, folder)
 
     def client(self, instance: Instance) -> RingClient:
         """A connection to the instance's head, shared between requests."""
@@ -310,6 +314,7 @@ class InstanceManager:
             known = self._registry.tidy()
             for instance_id in [one for one in self._clients if one not in known]:
                 await self._clients.pop(instance_id).close()
+            self._fetched = {one: folder for one, folder in self._fetched.items() if one in known}
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -350,9 +355,9 @@ class InstanceManager:
         return None
 
     async def _fetched_tokenizer(self, instance: Instance) -> Path:
-        """A folder with the tokenizer files that the head's node gave us, now or earlier."""
-        folder = self._library.tokenizer_cache(instance.digest)
-        if not folder.is_dir():
+        """A folder with the tokenizer files that the head's node gave us, now or earlier for this instance."""
+        folder = self._fetched.get(instance.instance_id)
+        if folder is None or not folder.is_dir():
             head = instance.assignments[0].node_id
             answer = await self.member(head).describe_model(
                 node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True, quantize=instance.quantize)
@@ -362,7 +367,10 @@ class InstanceManager:
                     f"the files of {instance.model_id} on node {head} have changed since it was loaded: unload it "
                     f"(exo unload {instance.model_id}) and ask again"
                 )
-            await asyncio.to_thread(store_tokenizer_files, folder, dict(answer.tokenizer_files))
+            files = dict(answer.tokenizer_files)
+            folder = self._library.tokenizer_cache(files)
+            await asyncio.to_thread(store_tokenizer_files, folder, files)
+            self._fetched[instance.instance_id] = folder
         return folder
 
 

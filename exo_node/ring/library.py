@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -147,10 +148,13 @@ class ModelLibrary:
         """Give a model of this machine one more name. Raises as `Catalog.copy` does."""
         await asyncio.to_thread(self._catalog.copy, source, name)
 
-    async def tokenizer(self, digest: str, folder: Path) -> LoadedTokenizer:
-        """The tokenizer in `folder`, parsed once per digest and state of the files (a template may be edited)."""
+    async def tokenizer(self, model_id: str, digest: str, folder: Path) -> LoadedTokenizer:
+        """The tokenizer in `folder`, parsed once per model and state of the files (a template may be edited).
+
+        The digest alone does not do: two models of the same weights may differ in template, defaults and pooling.
+        """
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            key = (digest, await asyncio.to_thread(_signature, folder))
+            key = (model_id, digest, folder, await asyncio.to_thread(_signature, folder))
             loaded = self._tokenizers.pop(key, None)
             if loaded is None:
                 loaded = await asyncio.to_thread(
@@ -161,13 +165,17 @@ class ModelLibrary:
             self._tokenizers[key] = loaded  # last = most recently used
             return loaded
 
-    def kept_tokenizer(self, digest: str) -> LoadedTokenizer | None:
+    def kept_tokenizer(self, model_id: str, digest: str) -> LoadedTokenizer | None:
         """A tokenizer of that model which was read before and is still in memory, the latest one."""
-        return next((one for key, one in reversed(self._tokenizers.items()) if key[0] == digest), None)
+        kept = reversed(self._tokenizers.items())
+        return next((one for key, one in kept if key[:2] == (model_id, digest)), None)
 
-    def tokenizer_cache(self, digest: str) -> Path:
-        """Folder for the tokenizer files of a model whose weights are on other nodes only."""
-        return self._tokenizer_folder / digest.replace(":", "-")
+    def tokenizer_cache(self, files: Mapping[str, bytes]) -> Path:
+        """Folder for these tokenizer files of a model whose weights are on other nodes only."""
+        content = hashlib.sha256()
+        for name, data in sorted(files.items()):
+            content.update(f"{name} {len(data)}\n".encode() + data)
+        return self._tokenizer_folder / content.hexdigest()
 
 
 def _unknown(error: ExoError) -> Description:
@@ -189,7 +197,7 @@ def store_tokenizer_files(folder: Path, files: Mapping[str, bytes]) -> None:
             (staged / name).write_bytes(files[name])
     try:
         os.replace(staged, folder)
-    except OSError:  # somebody else was quicker: the digest says that it is the same
+    except OSError:  # they are there already: the folder's name says that they are the same
         shutil.rmtree(staged)
         if not folder.is_dir():
             raise
@@ -209,7 +217,8 @@ def spec_from_json(text: str) -> ModelSpec:
 def _signature(path: Path) -> tuple[Any, ...]:
     """Changes whenever a file of the model changes: names, sizes and modification times."""
     entries = []
-    for name in sorted(os.listdir(path)):
+    pooling = [POOLING] if (path / POOLING).is_file() else []
+    for name in sorted(os.listdir(path)) + pooling:
         if name.endswith((".safetensors", ".json", ".jinja")):
             status = (path / name).stat()
             entries.append((name, status.st_size, status.st_mtime_ns))

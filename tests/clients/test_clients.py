@@ -156,7 +156,7 @@ def test_client(
     if behind.cloud is not None:
         behind.cloud.queue.clear()
     if scenario in LEAVES:
-        wait_until(lambda: stage.left() == left + 1 and has_stopped(stage, behind), 5)
+        wait_until(lambda: stage.left() == left + 1 and has_stopped(stage, behind), 30)
     check_of(scenario)(facts, behind)
 
 
@@ -164,7 +164,7 @@ def has_stopped(stage: Stage, backend: Backend) -> bool:
     """Whether nothing is being generated any more for a client that has left."""
     if backend.cloud is not None:
         return backend.cloud.requests[-1].outcome == "disconnected"
-    return not any(stage.slots())
+    return stage.generations() == 0
 
 
 @pytest.mark.parametrize("client", CLIENTS)

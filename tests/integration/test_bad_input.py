@@ -156,3 +156,35 @@ def test_a_model_that_only_a_peer_holds_is_served_by_every_node(tmp_path: Path) 
         answers = [complete(node, "only-here", temperature=0, max_tokens=8) for node in reversed(cluster)]
         assert [status for status, _ in answers] == [200, 200], answers
         assert answers[0][1]["choices"][0]["text"] == answers[1][1]["choices"][0]["text"]
+
+
+def test_models_of_the_same_weights_keep_what_is_their_own(tmp_path: Path) -> None:
+    """Two folders that differ in chat template and pooling alone: each is served with its own, by every node."""
+    first, second = (tmp_path / "models" / name for name in ("first", "second"))
+    make(first)
+    write_byte_level(first, chat_template="{{ messages[0].content }}")
+    shutil.copytree(first, second)
+    (second / "1_Pooling").mkdir()
+    (second / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+
+    def told(node: NodeProcess, model: str, **fields: Any) -> list[float]:
+        status, answer = node.request("POST", "/v1/embeddings", {"model": model, "input": "Hello", **fields})
+        assert status == 200, answer
+        return list(answer["data"][0]["embedding"])
+
+    def prompt_tokens(node: NodeProcess, model: str) -> int:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        status, answer = node.request("POST", "/v1/chat/completions", body)
+        assert status == 200, answer
+        return int(answer["usage"]["prompt_tokens"])
+
+    with nodes(tmp_path / "home", ["--models-dir", str(first.parent)], []) as cluster:
+        for node in cluster:
+            means, last = (told(node, model) for model in ("first", "second"))
+            assert means == told(node, "second", pooling="mean") != last == told(node, "first", pooling="last")
+            assert prompt_tokens(node, "first") == prompt_tokens(node, "second")
+        write_byte_level(second, chat_template="Say: {{ messages[0].content }}")
+        loaded = next(one["id"] for one in cluster[0].topology()["instances"] if one["model"] == "second")
+        assert cluster[1].request("DELETE", f"/v1/instances/{loaded}")[0] == 200
+        for node in cluster:
+            assert prompt_tokens(node, "second") == prompt_tokens(node, "first") + len("Say: ")

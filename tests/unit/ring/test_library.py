@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
+import exo_node.models
 from exo_node.errors import ModelNotFound
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
@@ -19,6 +21,8 @@ from exo_node.ring.library import (
     tokenizer_files,
 )
 from tests.checkpoints import make_checkpoint
+
+DEMO = Path(exo_node.models.__file__).parent / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,30 @@ async def test_two_requests_share_one_read(models: Path, tmp_path: Path) -> None
     one = library(models, tmp_path)
     first, second = await asyncio.gather(one.spec(a_model(models)), one.spec(a_model(models)))
     assert first is second
+
+
+async def test_models_of_the_same_weights_have_their_own_tokenizers(tmp_path: Path) -> None:
+    """Copies to the second, one with a pooling of its own: each gets its own, also once it is only kept."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(DEMO, folder)
+    (folders[1] / POOLING).parent.mkdir()
+    (folders[1] / POOLING).write_text('{"pooling_mode_lasttoken": true}')
+    one = library(tmp_path, tmp_path / "home")
+    first, second = [await one.tokenizer(folder.name, "d", folder) for folder in folders]
+    assert (first.pooling.mode, second.pooling.mode) == (None, "last")
+    assert await one.tokenizer("first", "d", folders[0]) is first
+    assert (one.kept_tokenizer("first", "d"), one.kept_tokenizer("second", "d")) == (first, second)
+    assert one.kept_tokenizer("first", "e") is None
+    (folders[1] / POOLING).write_text('{"pooling_mode_mean_tokens": true}')
+    assert (await one.tokenizer("second", "d", folders[1])).pooling.mode == "mean"
+
+
+def test_peers_files_are_kept_by_content(tmp_path: Path) -> None:
+    """Another template is another folder; the same files are the same."""
+    one = library(tmp_path, tmp_path / "home")
+    folders = [one.tokenizer_cache(files) for files in ({"a": b"1", "b": b""}, {"b": b"", "a": b"1"}, {"a": b"2"})]
+    assert folders[0] == folders[1] != folders[2]
 
 
 def test_a_peer_picks_no_paths(models: Path, tmp_path: Path) -> None:
