@@ -24,6 +24,10 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Choices = Annotated[int, Meta(ge=1, le=128, description="How many answers to make.")]
 Positive = Annotated[int, Meta(ge=1)]
 Text = Annotated[str, Meta(min_length=1)]
+ServiceTier = Annotated[
+    str,
+    Meta(description="Local models: flex lets others go first, priority (an admin's key) goes before them."),
+]
 NonEmpty = Annotated[list[Any], Meta(min_length=1)]
 
 
@@ -103,7 +107,7 @@ class ChatRequest(Generation, kw_only=True):
     prediction: Object | None = None
     metadata: Object | None = None
     store: bool | None = None
-    service_tier: str | None = None
+    service_tier: ServiceTier | None = None
     verbosity: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from exo_node.api.schemas.openai import Model, Provider, Temperature, TopP, User
+from exo_node.api.schemas.openai import Model, Provider, ServiceTier, Temperature, TopP, User
 
 Object = dict[str, Any]
 
@@ -42,7 +42,7 @@ class ResponseRequest(ResponseInput, kw_only=True):
     store: bool | None = None
     background: bool | None = None
     metadata: Object | None = None
-    service_tier: str | None = None
+    service_tier: ServiceTier | None = None
     user: User | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
