@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
 from exo_node.engine.tinygrad.backend import Backend, select_backend
-from exo_node.engine.tinygrad.chunks import chunk_lengths, split_row
+from exo_node.engine.tinygrad.chunks import chunk_lengths, group_rows, row_widths, split_row
 from exo_node.engine.tinygrad.spec import DecoderSpec, decoder_spec
 from exo_node.engine.tinygrad.support import check
 from exo_node.engine.tinygrad.weights import (
@@ -29,7 +30,8 @@ from exo_node.errors import RingBroken, UnsupportedModel
 from exo_node.types import DTYPE_BYTES, Dtype
 
 if TYPE_CHECKING:
-    from exo_node.engine.tinygrad.decoder import Program, ShardDecoder
+    from exo_node.engine.tinygrad.decoder import ShardDecoder
+    from exo_node.engine.tinygrad.program import Program
 
 Floats = npt.NDArray[np.float32]
 SCORED = 32  # outputs of one `scores` product
@@ -38,8 +40,9 @@ SCORED = 32  # outputs of one `scores` product
 class TinygradShardEngine:
     """A `ShardEngine` whose activations are float32 numpy arrays [tokens, hidden_size].
 
-    Rows of a step run one after the other through the same programs, and logits row by row, so that a row's numbers
-    can depend neither on its neighbours nor on its slot.
+    Rows of one token of different slots run together (`rows_program`), longer ones one after the other in chunks.
+    Under `LoadPlan.reproducible` every row runs alone through the same programs, and so do logits: then a row's bits
+    depend neither on its neighbours nor on its slot.
     """
 
     name = "tinygrad"
@@ -66,6 +69,7 @@ class TinygradShardEngine:
             "device": backend.device,
             "runtime": backend.selector,
             "activations": self._loaded.activation,
+            "decode": "row by row" if plan.reproducible else "batched",
             "kernels": f"{kernels.compiled} compiled, {kernels.reused} from disk",
         }
         return LoadReport(
@@ -80,16 +84,15 @@ class TinygradShardEngine:
         loaded = self._ready()
         loaded.check_rows(rows, hidden)
         inputs = None if hidden is None else _floats(hidden)
-        outputs: list[Floats] = []
-        offset = 0
-        for row in rows:
-            given = row.token_ids if inputs is None else inputs[offset : offset + row.length]
-            offset += row.length
-            assert given is not None  # check_rows
-            result = loaded.run_row(row, given)
-            if loaded.plan.shard.is_last:
-                result = result[row.length - row.n_outputs :]
-            outputs.append(result)
+        starts = [0, *accumulate(row.length for row in rows)]
+        given = [row.token_ids if inputs is None else inputs[starts[i] : starts[i + 1]] for i, row in enumerate(rows)]
+        results = loaded.run_together(rows, given)
+        for i, row in enumerate(rows):
+            if i not in results:
+                results[i] = loaded.run_row(row, given[i])
+        outputs = [results[i] for i in range(len(rows))]
+        if loaded.plan.shard.is_last:
+            outputs = [one[row.length - row.n_outputs :] for one, row in zip(outputs, rows, strict=True)]
         return np.concatenate(outputs) if outputs else np.empty((0, loaded.spec.hidden_size), dtype=np.float32)
 
     def export(self, activation: Floats, dtype: Dtype) -> Hidden:
@@ -164,9 +167,10 @@ class _Loaded:
         self.plan, self.spec = plan, spec
         self.activation: Dtype = "float32" if backend.is_cpu else plan.compute_dtype
         self.lengths = [0] * plan.slots
-        weights = _read_weights(held, source, plan.compute_dtype, backend.device, progress)
+        weights = _read_weights(held, source, plan.compute_dtype, backend, progress)
         score_bytes = spec.n_heads * (plan.context + plan.max_chunk) * 4
         self._chunks = chunk_lengths(plan.max_chunk, score_bytes, is_cpu=backend.is_cpu)
+        self._widths = (1,) if plan.reproducible else row_widths(plan.slots, score_bytes, is_cpu=backend.is_cpu)
         self.decoder: ShardDecoder = ShardDecoder(
             spec,
             plan.shard,
@@ -177,17 +181,24 @@ class _Loaded:
             activation=self.activation,
             device=backend.device,
         )
-        self._steps: dict[int, Program] = {}
-        self._head = self.decoder.logits_program(1) if plan.is_head else None
+        embeds = plan.is_head
+        self._steps: dict[int, Program] = {n: self.decoder.chunk_program(n, embeds=embeds) for n in self._chunks}
+        self._rows: dict[int, Program] = {n: self.decoder.rows_program(n, embeds=embeds) for n in self._widths}
+        self._heads: dict[int, Program] = {}
+        if plan.is_head:
+            self._heads = {n: self.decoder.logits_program(n) for n in self._widths}
         self._reading: dict[bool, Program] = {}  # of SCORED outputs at once, compiled when they are first asked for
 
     def warm_up(self) -> None:
         """Compile everything now: a stage that compiles while a step waits for it would pass for a hung one."""
-        for length in self._chunks:
-            shape = (length,) if self.plan.is_head else (length, self.spec.hidden_size)
-            self._run(np.zeros(shape, dtype=np.int32 if self.plan.is_head else np.float32), 0, 0)
-        if self._head is not None:
-            self._head(np.zeros((1, self.spec.hidden_size), dtype=np.float32))
+        entering = np.zeros(1, np.int32) if self.plan.is_head else np.zeros((1, self.spec.hidden_size), np.float32)
+        zero = np.zeros(1, np.int32)
+        for chunk in self._steps.values():
+            chunk(entering, variables=self.decoder.place(0, 0))
+        for rows in self._rows.values():
+            rows(entering, zero, zero, variables=self.decoder.seen(1))
+        for head in self._heads.values():
+            head(np.zeros((1, self.spec.hidden_size), dtype=np.float32))
 
     def check_rows(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> None:
         """Refuse a step that cannot be run as it stands before any of it is run."""
@@ -216,8 +227,30 @@ class _Loaded:
             if hidden.shape != shape or len(hidden.data) != math.prod(shape) * DTYPE_BYTES[hidden.dtype]:
                 raise RingBroken(f"tinygrad: hidden states {hidden.shape} {hidden.dtype}, {shape} expected")
 
-    def run_row(self, row: EngineRow, values: npt.NDArray[Any]) -> Floats:
+    def run_together(self, rows: Sequence[EngineRow], given: Sequence[npt.NDArray[Any] | None]) -> dict[int, Floats]:
+        """All layers over the rows of one token, as many at once as programs are wide: results by index in `rows`.
+
+        None, if a slot comes twice: then rows follow each other. Each slot is one token longer afterwards.
+        """
+        if len({row.slot for row in rows}) < len(rows):
+            return {}
+        alone = [i for i, row in enumerate(rows) if row.length == 1]
+        found: dict[int, Floats] = {}
+        for group in group_rows([rows[i].position for i in alone], self._widths):
+            chosen = [alone[i] for i in group]
+            values = np.concatenate([_given(given[i]) for i in chosen])
+            keys_at = np.array([2 * rows[i].slot for i in chosen], np.int32)
+            positions = np.array([rows[i].position for i in chosen], np.int32)
+            seen = self.decoder.seen(int(positions.max()) + 1)
+            out = self._fitting(self._rows, len(chosen))(values, keys_at, positions, variables=seen)
+            for n, i in enumerate(chosen):
+                found[i] = out[n : n + 1]
+                self.lengths[rows[i].slot] = rows[i].position + 1
+        return found
+
+    def run_row(self, row: EngineRow, given: npt.NDArray[Any] | None) -> Floats:
         """All layers over one row, chunk after chunk; the slot's length grows with each."""
+        values = _given(given)
         results = []
         done = 0
         for length in split_row(row.length, self._chunks):
@@ -227,11 +260,12 @@ class _Loaded:
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def logits(self, values: Floats) -> Floats:
-        if self._head is None:
+        if not self._heads:
             raise RingBroken("tinygrad: only the head has an LM head")
-        head = self._head
-        rows = [head(values[i : i + 1]) for i in range(len(values))]
-        return np.concatenate(rows) if rows else np.empty((0, self.spec.vocab_size), dtype=np.float32)
+        step = self._widths[-1]
+        parts = [values[at : at + step] for at in range(0, len(values), step)]
+        found = [self._fitting(self._heads, len(part))(part) for part in parts]
+        return np.concatenate(found) if found else np.empty((0, self.spec.vocab_size), dtype=np.float32)
 
     def scores(self, values: Floats) -> Floats:
         return self._read(values, lm_head=True)
@@ -240,7 +274,7 @@ class _Loaded:
         return self._read(values, lm_head=False)
 
     def _read(self, values: Floats, *, lm_head: bool) -> Floats:
-        if self._head is None:
+        if not self._heads:
             raise RingBroken("tinygrad: only the head has an LM head")
         program = self._reading.get(lm_head)
         if program is None:
@@ -249,27 +283,40 @@ class _Loaded:
         return np.concatenate([program(values[at : at + SCORED]) for at in range(0, len(values), SCORED)])
 
     def _run(self, values: npt.NDArray[Any], slot: int, position: int) -> Floats:
-        length = next(n for n in self._chunks if n >= len(values))
-        if length not in self._steps:
-            self._steps[length] = self.decoder.step_program(length, embeds=self.plan.is_head)
-        return self._steps[length](values, *self.decoder.place(slot, position))
+        if len(values) == 1:
+            places = (np.array([2 * slot], np.int32), np.array([position], np.int32))
+            return self._rows[1](values, *places, variables=self.decoder.seen(position + 1))
+        return self._fitting(self._steps, len(values))(values, variables=self.decoder.place(slot, position))
+
+    @staticmethod
+    def _fitting(programs: Mapping[int, Program], count: int) -> Program:
+        return programs[min(n for n in programs if n >= count)]
 
 
 def _read_weights(
-    held: Sequence[Held], source: TensorSource, compute: Dtype, device: str, progress: Progress
+    held: Sequence[Held], source: TensorSource, compute: Dtype, backend: Backend, progress: Progress
 ) -> Mapping[str, Any]:
-    """Read tensor by tensor into device memory; a mapped file's pages are given back as soon as they are copied."""
-    from exo_node.engine.tinygrad.decoder import DTYPES, empty, write
+    """Read tensor by tensor into device memory; a mapped file's pages are given back as soon as they are copied.
+
+    On a CPU matrices are laid out in tiles, bfloat16 as its raw bits (linear.py).
+    """
+    from tinygrad import dtypes
+
+    from exo_node.engine.tinygrad.memory import DTYPES, empty, write
 
     done, total = 0, held_bytes(held, compute)
     progress(0, total)
     weights = {}
     for tensor in held:
         dtype = tensor.dtype(compute)
-        target = empty(tensor.shape, DTYPES[dtype], device)
+        shape, kind, tile = tensor.shape, DTYPES[dtype], tensor.tile if backend.is_cpu else 1
+        if tile > 1:
+            shape = (shape[0] // tile, shape[1], tile)
+            kind = dtypes.uint16 if dtype == "bfloat16" else kind
+        target = empty(shape, kind, backend.device)
         at = 0
         for name, _ in tensor.parts:
-            for block in read_blocks(source, name, dtype, tensor.offset):
+            for block in read_blocks(source, name, dtype, tensor.offset, tile):
                 write(target, at, block)
                 at += block.nbytes
             source.release(name)
@@ -282,6 +329,11 @@ def _read_weights(
 def _floats(hidden: Hidden) -> Floats:
     raw = np.frombuffer(hidden.data, dtype=storage(hidden.dtype)).reshape(hidden.shape)
     return to_float32(raw, hidden.dtype)
+
+
+def _given(values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    assert values is not None  # check_rows
+    return values
 
 
 def _check_slot(slot: int, lengths: Sequence[int]) -> None:

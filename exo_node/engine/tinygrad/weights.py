@@ -19,6 +19,7 @@ from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.types import DTYPE_BYTES, Dtype, Shard
 
 BLOCK_ELEMENTS = 4 << 20  # 16 MiB of float32: large enough for full copy speed, small against the 300 MB allowance
+TILES = (16, 8, 4)  # four vector registers of float32; less than one is not worth it
 _FILE_DTYPES: dict[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -32,6 +33,14 @@ class Held:
     key: str
     parts: tuple[tuple[str, tuple[int, ...]], ...]
     offset: float = 0.0
+
+    @property
+    def tile(self) -> int:
+        """How many rows of a matrix a CPU's memory holds together, their elements side by side (linear.py): 1 = none,
+        for vectors and where a part's rows do not divide."""
+        if len(self.shape) != 2:
+            return 1
+        return next((n for n in TILES if all(shape[0] % n == 0 for _, shape in self.parts)), 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,16 +126,26 @@ def held_bytes(held: Sequence[Held], compute: Dtype) -> int:
     return sum(int(np.prod(t.shape)) * DTYPE_BYTES[t.dtype(compute)] for t in held)
 
 
-def read_blocks(source: TensorSource, name: str, to: Dtype, offset: float) -> Iterator[memoryview]:
-    """The tensor's bytes in dtype `to` (bfloat16 as raw bits) with `offset` added, block after block, in order."""
-    kind = _FILE_DTYPES[source.info(name).dtype]
+def read_blocks(source: TensorSource, name: str, to: Dtype, offset: float, tile: int = 1) -> Iterator[memoryview]:
+    """The tensor's bytes in dtype `to` (bfloat16 as raw bits) with `offset` added, block after block, in order.
+
+    `tile` over 1: of a matrix [rows, width], in the order [rows / tile, width, tile].
+    """
+    info = source.info(name)
+    kind = _FILE_DTYPES[info.dtype]
     raw = np.frombuffer(source.read(name), dtype=_STORAGE[kind])
-    for start in range(0, raw.size, BLOCK_ELEMENTS):
-        block = raw[start : start + BLOCK_ELEMENTS]
+    step = BLOCK_ELEMENTS
+    if tile > 1:
+        band = tile * info.shape[1]
+        step = max(1, step // band) * band
+    for start in range(0, raw.size, step):
+        block = raw[start : start + step]
         if offset:
             block = from_float32(to_float32(block, kind) + np.float32(offset), to)
         elif kind != to:
             block = from_float32(to_float32(block, kind), to)
+        if tile > 1:
+            block = np.ascontiguousarray(block.reshape(-1, tile, info.shape[1]).transpose(0, 2, 1)).reshape(-1)
         yield block.data.cast("B")
 
 

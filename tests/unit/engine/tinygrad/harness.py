@@ -34,6 +34,7 @@ class Ring:
         slots: int = 3,
         context: int = 64,
         max_chunk: int = 32,
+        reproducible: bool = False,
     ) -> None:
         config = plain_config(path)
         self.source = DirectorySource(path)
@@ -52,6 +53,7 @@ class Ring:
                 context=context,
                 max_chunk=max_chunk,
                 device="CPU",
+                reproducible=reproducible,
             )
             engine = TinygradShardEngine()
             view = ShardView(self.source, config, shard, index == 0)
