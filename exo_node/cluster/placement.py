@@ -18,14 +18,21 @@ from exo_node.types import DTYPE_BYTES, Assignment, Device, Dtype, ModelSpec, No
 MIN_CONTEXT = 256  # shorter is no use for a chat; below it we say that the model does not fit
 
 
+GROWING = frozenset({"mlx"})  # engines whose sequences take KV memory as they grow, not when the shard is loaded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPlan:
-    """The ring of an instance, head first. `stage_bytes[i]`: weights and KV pool of stage i. `reasons`: why so."""
+    """The ring of an instance, head first. `stage_bytes[i]`: weights and KV pool of stage i. `reasons`: why so.
+
+    `kv_tokens`: memory for so many tokens on each stage, over all of its `slots` sequences of `context` at most.
+    """
 
     assignments: tuple[Assignment, ...]
     stage_bytes: tuple[int, ...]
     context: int
     slots: int
+    kv_tokens: int
     reasons: tuple[str, ...]
 
 
@@ -60,7 +67,9 @@ def plan_placement(
 
     `node_ids` gives the stages in ring order, one entry a stage; a node may be named once per device. Without it the
     ring goes by free memory, largest first, then id. `engines` has one entry per entry of `node_ids`, or one for all.
-    `slots` sequences of `context` tokens each are wanted; both are halved, slots first, until the model fits.
+    Memory for `slots` sequences of `context` tokens each is wanted; it is halved down to one whole sequence, then the
+    context, until the model fits. Where every engine takes memory as sequences grow, all slots stay: many short
+    sequences share what one long one may fill. Others have fewer slots.
     `overhead` bytes are added per stage.
 
     Raises `InvalidRequest` for a request that contradicts itself or the model, `NoCapacity` with what is missing.
@@ -73,23 +82,24 @@ def plan_placement(
     else:
         choices = list(_choices(nodes, min_nodes, spec.n_layers, engines[0] if engines else None, reasons))
 
-    def limits(places: Sequence[_Place], slots: int, context: int) -> list[StageLimit]:
-        return [_limit(spec, place, i == 0, slots, context, overhead, compute_dtype) for i, place in enumerate(places)]
+    def limits(places: Sequence[_Place], kv_tokens: int) -> list[StageLimit]:
+        return [_limit(spec, place, i == 0, kv_tokens, overhead, compute_dtype) for i, place in enumerate(places)]
 
-    for some_slots, some_context in _pools(slots, min(context, spec.max_context)):
+    for whole, some_context in _pools(slots, min(context, spec.max_context)):
         for places in choices:
-            stages = limits(places, some_slots, some_context)
+            stages = limits(places, whole * some_context)
             cuts = cut_layers(stages)
             if cuts is not None:
                 break
         else:
             continue
-        if (some_slots, some_context) != (slots, context):
-            reasons.append(f"KV pool made smaller to fit: {some_slots} sequences of {some_context} tokens")
-        return _plan(spec, places, stages, cuts, some_slots, some_context, reasons)
+        if (whole, some_context) != (slots, context):
+            reasons.append(f"KV pool made smaller to fit: {whole} sequences of {some_context} tokens")
+        some_slots = slots if all(place.engine in GROWING for place in places) else whole
+        return _plan(spec, places, stages, cuts, some_slots, some_context, whole * some_context, reasons)
     floor_slots, floor_context = list(_pools(slots, min(context, spec.max_context)))[-1]
     last = choices[-1]
-    raise _no_capacity(spec, last, limits(last, floor_slots, floor_context), floor_slots, floor_context)
+    raise _no_capacity(spec, last, limits(last, floor_slots * floor_context), floor_slots, floor_context)
 
 
 def rendezvous(model_id: str, node_ids: Sequence[str]) -> str:
@@ -222,13 +232,12 @@ def _limit(
     spec: ModelSpec,
     place: _Place,
     is_head: bool,
-    slots: int,
-    context: int,
+    kv_tokens: int,
     overhead: int,
     compute_dtype: Callable[[ModelSpec, Device], Dtype],
 ) -> StageLimit:
     element, stored = DTYPE_BYTES[compute_dtype(spec, place.device)], DTYPE_BYTES[spec.dtype]
-    kv = spec.kv_width * slots * context * element
+    kv = spec.kv_width * kv_tokens * element
 
     def held(size: int, packed: int) -> int:
         return (size - packed) * element // stored + packed
@@ -247,6 +256,7 @@ def _plan(
     cuts: Sequence[tuple[int, int]],
     slots: int,
     context: int,
+    kv_tokens: int,
     reasons: Sequence[str],
 ) -> PlacementPlan:
     used = tuple(
@@ -267,6 +277,7 @@ def _plan(
         stage_bytes=used,
         context=context,
         slots=slots,
+        kv_tokens=kv_tokens,
         reasons=(*reasons, *taken),
     )
 

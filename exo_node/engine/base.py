@@ -41,7 +41,8 @@ class LoadPlan:
 
     `is_head`: also embedding, final norm and LM head, whatever the layer range. `compute_dtype`: weights, activations
     and KV (an engine may keep weights narrower than activations where ENGINES.md says so). `slots` sequences of at most
-    `context` tokens each: the KV pool is accounted for in full at load and never grows past that. `reproducible`: a
+    `context` tokens each, and of `kv_tokens` together (in whole blocks): the KV pool is accounted for in full at load
+    and never grows past that; the ring sees to it. `reproducible`: a
     row's bits must not depend on the other rows of its step (an engine that runs rows one by one always keeps that).
     """
 
@@ -54,6 +55,7 @@ class LoadPlan:
     max_chunk: int  # longest row of a step
     device: str
     reproducible: bool = False
+    kv_tokens: int = 0  # 0: slots * context
 
 
 @dataclass(frozen=True, slots=True)

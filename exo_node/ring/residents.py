@@ -103,7 +103,7 @@ class Residents:
         while growth + others > self.account.free_tokens:
             if not self._evict():
                 return False
-        self._pledged[generation.ticket] = growth
+        self._pledged[generation.ticket] = max(0, growth)
         return True
 
     def sent(self, generation: Generation, length: int) -> None:

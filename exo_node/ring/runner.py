@@ -132,7 +132,9 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     def load() -> Worker:
         loaded = load_shard(config, lambda done, total: report("progress", stage="loading", done=done, total=total))
         found = loaded.report
-        pool = Pool(config.slots, config.context, config.max_chunk, found.rollback_depth, found.copy_any)
+        pool = Pool(
+            config.slots, config.context, config.max_chunk, found.rollback_depth, found.copy_any, config.kv_tokens
+        )
         stage = Stage(loaded.engine, ShardLogic(pool))
         kind = HeadWorker if config.is_head else FollowerWorker
         worker: Worker = kind(config.instance_id, stage, outlet)

@@ -27,6 +27,7 @@ class RunnerConfig:
     compute_dtype: Dtype
     slots: int
     context: int
+    kv_tokens: int
     max_chunk: int
     reproducible: bool
     prefix_cache: bool
@@ -57,7 +58,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
     dtype = fields["compute_dtype"]
     if dtype not in get_args(Dtype):
         raise ValueError(f"compute_dtype {dtype!r}")
-    numbers = {name: int(fields[name]) for name in ("slots", "context", "max_chunk")}
+    numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk")}
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
@@ -74,6 +75,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         log_level=str(fields["log_level"]),
         slots=numbers["slots"],
         context=numbers["context"],
+        kv_tokens=numbers["kv_tokens"],
         max_chunk=numbers["max_chunk"],
         reproducible=bool(fields["reproducible"]),
         prefix_cache=bool(fields["prefix_cache"]),

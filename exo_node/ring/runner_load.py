@@ -76,6 +76,7 @@ def _plan(config: RunnerConfig, model_config: Mapping[str, Any]) -> LoadPlan:
         compute_dtype=config.compute_dtype,
         slots=config.slots,
         context=config.context,
+        kv_tokens=config.kv_tokens,
         max_chunk=config.max_chunk,
         device=config.device,
         reproducible=config.reproducible,

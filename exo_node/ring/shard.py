@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exo_node.errors import RingBroken
+from exo_node.ring.kv_account import BLOCK, KvAccount
 from exo_node.ring.messages import NO_EPOCH, Copy, Drop, Epoch, Row, Step
 
 
@@ -16,7 +17,8 @@ from exo_node.ring.messages import NO_EPOCH, Copy, Drop, Epoch, Row, Step
 class Pool:
     """The KV pool of one shard: `slots` sequences of at most `context` tokens, rows of at most `max_chunk` tokens.
 
-    `rollback_depth` None = any; `copy_any` = a prefix of any length can be copied.
+    `rollback_depth` None = any; `copy_any` = a prefix of any length can be copied. `kv_tokens`: what its memory holds
+    in blocks of `block` tokens (0: `slots` whole contexts).
     """
 
     slots: int
@@ -24,6 +26,8 @@ class Pool:
     max_chunk: int
     rollback_depth: int | None = None
     copy_any: bool = True
+    kv_tokens: int = 0
+    block: int = BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,9 @@ class ShardLogic:
         self.stage = 0
         self.n_stages = 1
         self.steps = 0
-        self.cached_tokens = 0
         self._broken: str | None = None
         self._slots: dict[int, int] = {}
-        self._lengths: dict[int, int] = {}
+        self._account = self._empty()
         self._free = list(range(pool.slots))
         self._highest = 0  # ids ascend at first use, so one number tells used ids from new ones
 
@@ -75,6 +78,10 @@ class ShardLogic:
     def sequences(self) -> int:
         """KV slots in use."""
         return len(self._slots)
+
+    @property
+    def cached_tokens(self) -> int:
+        return self._account.cached_tokens
 
     @property
     def broken(self) -> str | None:
@@ -88,9 +95,9 @@ class ShardLogic:
             raise RingBroken(f"stage {stage} of {n_stages} does not exist", code="bad_configuration", status=400)
         calls = tuple(Truncate(slot, 0) for slot in sorted(self._slots.values()))
         self.epoch, self.stage, self.n_stages = epoch, stage, n_stages
-        self.steps = self.cached_tokens = self._highest = 0
+        self.steps = self._highest = 0
         self._broken = None
-        self._slots, self._lengths = {}, {}
+        self._slots, self._account = {}, self._empty()
         self._free = list(range(self.pool.slots))
         return calls
 
@@ -150,7 +157,7 @@ class ShardLogic:
 
     def _append(self, row: Row, calls: list[Truncate | CopySlot]) -> int:
         slot = self._slots.get(row.sequence)
-        cached = self._lengths.get(row.sequence, 0)
+        cached = self._account.length(row.sequence)
         if row.position != cached:
             if not row.rollback or row.position > cached:
                 raise RingBroken(
@@ -168,9 +175,18 @@ class ShardLogic:
             )
         if slot is None:
             slot = self._take(row.sequence)
-        self._lengths[row.sequence] = row.position + row.length
-        self.cached_tokens += row.position + row.length - cached
+        self._hold(row.sequence, row.position + row.length)
         return slot
+
+    def _hold(self, sequence: int, length: int) -> None:
+        self._account.hold(sequence, length)
+        if self._account.free_tokens < 0:
+            missing = -self._account.free_tokens
+            raise RingBroken(f"the KV pool holds {self._account.kv_tokens} tokens; the steps ask for {missing} more")
+
+    def _empty(self) -> KvAccount:
+        pool = self.pool
+        return KvAccount(pool.slots, pool.context, pool.kv_tokens or pool.slots * pool.context, pool.block)
 
     def _take(self, sequence: int) -> int:
         if sequence <= self._highest:
@@ -187,7 +203,7 @@ class ShardLogic:
         slot = self._slots.pop(sequence, None)
         if slot is None:
             raise RingBroken(f"sequence {sequence} is to be dropped but is not here")
-        self.cached_tokens -= self._lengths.pop(sequence)
+        self._account.drop(sequence)
         self._free.append(slot)
         return Truncate(slot, 0)
 
@@ -195,15 +211,13 @@ class ShardLogic:
         source = self._slots.get(op.source)
         if source is None:
             raise RingBroken(f"sequence {op.source} is to be copied but is not here")
-        if not 0 < op.length <= self._lengths[op.source]:
-            raise RingBroken(
-                f"{op.length} tokens of sequence {op.source} are to be copied; it holds {self._lengths[op.source]}"
-            )
-        if not self.pool.copy_any and op.length != self._lengths[op.source]:
+        held = self._account.length(op.source)
+        if not 0 < op.length <= held:
+            raise RingBroken(f"{op.length} tokens of sequence {op.source} are to be copied; it holds {held}")
+        if not self.pool.copy_any and op.length != held:
             raise RingBroken(f"this stage copies whole sequences only, not {op.length} tokens of sequence {op.source}")
         target = self._take(op.target)
-        self._lengths[op.target] = op.length
-        self.cached_tokens += op.length
+        self._hold(op.target, op.length)
         return CopySlot(target, source, op.length)
 
 

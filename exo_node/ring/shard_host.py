@@ -159,6 +159,7 @@ class ShardHost:
             "compute_dtype": request.compute_dtype,
             "slots": request.slots,
             "context": request.context,
+            "kv_tokens": request.kv_tokens or request.slots * request.context,
             "max_chunk": request.max_chunk,
             "quantize": request.quantize,
             "reproducible": self._runner_settings.reproducible,

@@ -6,7 +6,7 @@ Everything here happens on the engine's thread; nothing waits for anything but t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,10 @@ class StageResult:
 class Stage:
     """A shard of one instance: checks steps, runs them, reports."""
 
-    def __init__(self, engine: ShardEngine, logic: ShardLogic) -> None:
+    def __init__(
+        self, engine: ShardEngine, logic: ShardLogic, clock_ns: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
+        self.clock_ns = clock_ns
         self._engine = engine
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
@@ -54,7 +57,7 @@ class Stage:
         if step.failure is not None:
             self.logic.breaks(step.failure.message)
             return StageResult(replace(step, hidden=None), None, 0)
-        started = time.perf_counter_ns()
+        started = self.clock_ns()
         try:
             plan = self.logic.plan(step)
             activation, hidden = self._compute(step, plan, tokens, export)
@@ -66,10 +69,10 @@ class Stage:
                 self.logic.stage, "engine_failed", f"{self._engine.name}: {type(error).__name__}: {error}"
             )
         else:
-            engine_us = (time.perf_counter_ns() - started) // 1000
+            engine_us = (self.clock_ns() - started) // 1000
             return StageResult(replace(step, hidden=hidden), activation, engine_us)
         self.logic.breaks(failure.message)
-        return StageResult(step.failed(failure), None, (time.perf_counter_ns() - started) // 1000)
+        return StageResult(step.failed(failure), None, (self.clock_ns() - started) // 1000)
 
     def report(self, *, queue_us: int, engine_us: int, codec_us: int) -> Report:
         """This stage's report of the step it has just run."""

@@ -41,7 +41,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class StepIn:
-    """A step from the stage before. `arrived_ns` is `time.perf_counter_ns()` at its arrival."""
+    """A step from the stage before. `arrived_ns` is `self.stage.clock_ns()` at its arrival."""
 
     message: ring_pb2.StepMessage
     arrived_ns: int
@@ -138,16 +138,16 @@ class FollowerWorker:
         return None
 
     def _step(self, message: ring_pb2.StepMessage, arrived_ns: int) -> None:
-        begun = time.perf_counter_ns()
+        begun = self.stage.clock_ns()
         logic = self.stage.logic
         if read_epoch(message.epoch) != logic.epoch:
             return  # of an epoch that a Configure has ended since this arrived
         step = read_or_fail(message, logic.stage, reports=False)
-        decoded = time.perf_counter_ns()
+        decoded = self.stage.clock_ns()
         result = self.stage.run(step)
-        computed = time.perf_counter_ns()
+        computed = self.stage.clock_ns()
         out = pass_on(message, result.step)
-        codec_us = (decoded - begun + time.perf_counter_ns() - computed) // 1000
+        codec_us = (decoded - begun + self.stage.clock_ns() - computed) // 1000
         add_report(
             out,
             self.stage.report(queue_us=(begun - arrived_ns) // 1000, engine_us=result.engine_us, codec_us=codec_us),
@@ -234,7 +234,7 @@ class HeadWorker:
         self._notify(self.head.submit(ticket, job, time.monotonic()))
 
     def _run(self, outgoing: Outgoing) -> None:
-        begun = time.perf_counter_ns()
+        begun = self.stage.clock_ns()
         step = outgoing.step
         alone = self.stage.logic.n_stages == 1
         # Without an output nobody would ask a lazy engine for its numbers: the export makes it compute.
@@ -243,11 +243,11 @@ class HeadWorker:
         if alone:
             report = self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=0)
             done = replace(result.step, reports=(report,))
-            self._home(done, result.activation, (time.perf_counter_ns() - begun) // 1000)
+            self._home(done, result.activation, (self.stage.clock_ns() - begun) // 1000)
             return
-        computed = time.perf_counter_ns()
+        computed = self.stage.clock_ns()
         message = step_message(self._instance_id, result.step)
-        codec_us = (time.perf_counter_ns() - computed) // 1000
+        codec_us = (self.stage.clock_ns() - computed) // 1000
         add_report(message, self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=codec_us))
         self._sent_ns[step.number] = begun
         self._outlet.send(message)
@@ -269,7 +269,7 @@ class HeadWorker:
             self._fail(failure_error(step.failure))
             return
         self.hops.append(Hop(step.number, total_us, step.reports))
-        begun = time.perf_counter()
+        begun = self.stage.clock_ns()
         try:
             wants = head.home(step.number, step.reports, time.monotonic())
             if not wants:
@@ -292,7 +292,7 @@ class HeadWorker:
         for want in draws:
             notices += self._draw(head, want, logits[at : at + len(want.outputs)], now)
             at += len(want.outputs)
-        head.measured(step.reports, total_us / 1e6, time.perf_counter() - begun)
+        head.measured(step.reports, total_us / 1e6, (self.stage.clock_ns() - begun) / 1e9)
         self._notify(notices)
 
     def _draw(self, head: Head, want: Want, logits: Sequence[Floats], now: float) -> list[Notice]:

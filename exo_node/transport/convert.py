@@ -115,6 +115,7 @@ def instance_to_pb(instance: Instance) -> pb.InstanceDescription:
         token=instance.token,
         error=instance.error,
         quantize=instance.quantize,
+        kv_tokens=instance.kv_tokens,
     )
 
 
@@ -136,6 +137,7 @@ def instance_from_pb(message: pb.InstanceDescription) -> Instance:
         token=message.token,
         error=message.error,
         quantize=message.quantize,
+        kv_tokens=message.kv_tokens,
     )
 
 

@@ -61,6 +61,7 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
         "compute_dtype": "float32",
         "slots": SLOTS,
         "context": CONTEXT,
+        "kv_tokens": SLOTS * CONTEXT,
         "max_chunk": MAX_CHUNK,
         "reproducible": False,
         "prefix_cache": False,  # so that a slot that is not given back shows

@@ -30,6 +30,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "compute_dtype": "float32",
         "slots": 1,
         "context": 32,
+        "kv_tokens": 64,
         "max_chunk": 16,
         "reproducible": False,
         "prefix_cache": True,

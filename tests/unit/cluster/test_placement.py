@@ -89,14 +89,17 @@ def test_narrow_weights_are_widened_on_a_cpu() -> None:
 
 
 def test_pool_shrinks_before_refusing() -> None:
-    """Slots are halved first, then the context; the plan says so."""
+    """Memory for sequences is halved first, then the context; the plan says so. All slots stay where sequences take
+    memory as they grow, elsewhere there are fewer."""
     spec = model(kv_width=1000)  # 8 layers x 1000 x 4 bytes = 32 kB a token
     roomy = plan(spec, [node("a", 300 * MB)])
-    assert (roomy.slots, roomy.context) == (4, 1024)
+    assert (roomy.slots, roomy.context, roomy.kv_tokens) == (4, 1024, 4096)
     tight = plan(spec, [node("a", 130 * MB)])
-    assert (tight.slots, tight.context) == (1, 1024)
+    assert (tight.slots, tight.context, tight.kv_tokens) == (4, 1024, 1024)
     tighter = plan(spec, [node("a", 95 * MB)])
-    assert (tighter.slots, tighter.context) == (1, 256)
+    assert (tighter.slots, tighter.context, tighter.kv_tokens) == (4, 256, 256)
+    fixed = plan(spec, [node("a", 130 * MB, engines=("tinygrad",))])
+    assert (fixed.slots, fixed.context, fixed.kv_tokens) == (1, 1024, 1024)
     assert any("made smaller" in reason for reason in tighter.reasons)
 
 

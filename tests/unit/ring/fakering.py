@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.head import RingSetup
+from exo_node.ring.kv_account import BLOCK
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import Pool, ShardLogic
@@ -87,9 +89,10 @@ def cuts(n_stages: int) -> list[tuple[int, int]]:
 
 
 def stages(n_stages: int, pool: Pool) -> list[Stage]:
-    """One `Stage` per shard, not configured yet."""
+    """One `Stage` per shard, not configured yet; a glance at their clock takes a microsecond, work takes nothing."""
+    clock = partial(next, count(step=1000))
     return [
-        Stage(engine(start, end, head=index == 0, slots=pool.slots, context=pool.context), ShardLogic(pool))
+        Stage(engine(start, end, head=index == 0, slots=pool.slots, context=pool.context), ShardLogic(pool), clock)
         for index, (start, end) in enumerate(cuts(n_stages))
     ]
 
@@ -131,7 +134,8 @@ class FakeRing:
         )
         self.hops: list[deque[ring_pb2.StepMessage]] = [deque() for _ in range(n_stages)]
         self.notices: dict[int, list[Notice]] = {}
-        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True))
+        memory = rules.get("kv_tokens", 0), rules.get("block", BLOCK)
+        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True), *memory)
         made = stages(n_stages, pool)
         self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0))
         self.followers = [

@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
     "compute_dtype": "float32",
     "slots": 2,
     "context": 64,
+    "kv_tokens": 128,
     "max_chunk": 8,
     "reproducible": False,
     "prefix_cache": True,

@@ -398,7 +398,7 @@ class AssignmentDescription(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class InstanceDescription(_message.Message):
-    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize")
+    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize", "kv_tokens")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +412,7 @@ class InstanceDescription(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     model_id: str
     digest: str
@@ -425,7 +426,8 @@ class InstanceDescription(_message.Message):
     token: bytes
     error: str
     quantize: int
-    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ...) -> None: ...
+    kv_tokens: int
+    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
     __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
@@ -448,7 +450,7 @@ class ReserveShardResponse(_message.Message):
     def __init__(self, memory_free: _Optional[int] = ...) -> None: ...
 
 class LoadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage", "quantize")
+    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage", "quantize", "kv_tokens")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -463,6 +465,7 @@ class LoadShardRequest(_message.Message):
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     shard: ShardDescription
     digest: str
@@ -477,7 +480,8 @@ class LoadShardRequest(_message.Message):
     lease_ms: int
     stage: int
     quantize: int
-    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ..., quantize: _Optional[int] = ...) -> None: ...
+    kv_tokens: int
+    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("stage", "done", "total", "ready")
