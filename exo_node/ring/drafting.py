@@ -5,7 +5,7 @@ A draft is only a guess of what the sampler will draw: a wrong one costs its par
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from exo_node.ring.scheduler import draft_depth
 from exo_node.ring.step_times import RingTimes
@@ -15,6 +15,22 @@ DEEPEST: Final = 8
 HOPEFUL: Final = 0.7  # acceptance that a generation begins with
 MEMORY: Final = 0.15  # weight of the newest draft in the acceptance
 RETRY: Final = 48  # tokens after which one that has given up looks again
+
+
+class Drafting(Protocol):
+    """Guesses for one generation, whose tokens it was given as a list that grows."""
+
+    def propose(self, room: int, rows: int, times: RingTimes) -> list[int]:
+        """Up to `room` tokens that may come next; `rows` sequences share the step. Empty where it would not pay."""
+        ...
+
+    def settle(self, unused: int | None) -> None:
+        """All but the last `unused` tokens of the last proposal were right; None: it was not sent."""
+        ...
+
+    def rest(self) -> None:
+        """The generation has ended, or waits for a slot: give up what is held for it. `propose` may follow."""
+        ...
 
 
 class Drafter:
@@ -64,6 +80,9 @@ class Drafter:
             self.acceptance += MEMORY * (1.0 - self.acceptance)
         if unused:  # the first of them was wrong, the others say nothing
             self.acceptance -= MEMORY * self.acceptance
+
+    def rest(self) -> None:
+        """See `Drafting`: nothing is held."""
 
     def _enter(self) -> None:
         tokens = self._tokens

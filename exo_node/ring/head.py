@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
 from exo_node.ring.admission import check_job, finished_already
-from exo_node.ring.drafting import Drafter
+from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.kv_account import BLOCK
 from exo_node.ring.messages import Epoch, Report, Row, Step
 from exo_node.ring.residents import PoolRules, Residents
@@ -85,8 +85,10 @@ class Counts:
 class Head:
     """The scheduler of one epoch of one instance."""
 
-    def __init__(self, setup: RingSetup) -> None:
+    def __init__(self, setup: RingSetup, make_drafter: Callable[[list[int]], Drafting] = Drafter) -> None:
+        """`make_drafter` is given a generation's tokens, which grow."""
         self.setup = setup
+        self._make_drafter = make_drafter
         self.broken: ExoError | None = None
         self.steps = 0  # number of the newest step
         self.counts = Counts()
@@ -144,7 +146,7 @@ class Head:
             return [*notices, Delta(ticket, len(job.generated), None, reason)]
         generation = Generation.start(ticket, job, now)
         if self.setup.speculation and not self.setup.reproducible and job.draws:
-            generation.drafter = Drafter(generation.tokens)
+            generation.drafter = self._make_drafter(generation.tokens)
         if job.deadline is not None:
             self.next_deadline = min(job.deadline, self.next_deadline)
         self._waiting.add(generation)
@@ -502,6 +504,8 @@ class Head:
             self._n_decoding -= 1
         self._waiting.stop(generation)
         self.residents.release(generation)
+        if generation.drafter is not None:
+            generation.drafter.rest()
 
 
 def _wants(generation: Generation, row: Row, output: int) -> list[Want | Reading]:

@@ -9,7 +9,7 @@ from exo_node.errors import ExoError
 from exo_node.types import FinishReason, Grammar, SamplingParams
 
 if TYPE_CHECKING:
-    from exo_node.ring.drafting import Drafter
+    from exo_node.ring.drafting import Drafting
 
 Priority = Literal["high", "normal", "low"]
 RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
@@ -153,7 +153,7 @@ class Generation:
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory
     since: int = 0  # the step of its admission
-    drafter: Drafter | None = None
+    drafter: Drafting | None = None
 
     @classmethod
     def start(cls, ticket: int, job: Job, now: float) -> Generation:
