@@ -88,8 +88,9 @@ class Residents:
             account.reserved += 1
         else:
             return False
-        self.counts.asked += generation.prefill
-        self.counts.found += generation.sent
+        if generation.admitted is None:  # one that comes back finds its own
+            self.counts.asked += generation.prefill
+            self.counts.found += generation.sent
         return True
 
     def begin_step(self) -> None:
