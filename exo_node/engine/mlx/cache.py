@@ -19,6 +19,7 @@ from typing import Any
 from exo_node.errors import RingBroken
 
 BLOCK = 256  # tokens by which a slot's arrays grow; mlx-lm's own step
+SPARE = 2 * BLOCK  # tokens of room that a slot keeps after a cut: drafts cut and append again and again
 
 
 class LayerCache:
@@ -49,6 +50,11 @@ class LayerCache:
         if first == 0 and end == self.keys.shape[2]:
             return self.keys, self.values
         return self.keys[..., first:end, :], self.values[..., first:end, :]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that its arrays have room for."""
+        return 0 if self.keys is None else int(self.keys.shape[2])
 
     def mask(self, n: int) -> Any:
         return self._slot.mask(n, self._window)
@@ -126,19 +132,25 @@ class Slot:
         return self._masks[n, window]
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens. Copies nothing; frees the arrays of a slot that is emptied."""
+        """Keep the first `length` tokens. Frees the arrays of a slot that is emptied, and after a deep cut the blocks that
+        the head does not count any more, which copies what stays; else it copies nothing."""
         if not 0 <= length <= self.length:
             raise RingBroken(f"slot {self.index} holds {self.length} tokens and cannot be cut to {length}")
         self.commit(length - self.length)
         if length == 0:
             for layer in self.layers:
                 layer.keys = layer.values = None
+        elif any(layer.capacity - self.capacity_for(length) > SPARE for layer in self.layers):
+            self.copy_from(self, length)
 
     def copy_from(self, source: Slot, length: int) -> None:
         """Hold the first `length` tokens of `source`, in arrays of as many blocks as they and one more token need."""
         if not 0 <= length <= source.length:
             raise RingBroken(f"slot {source.index} holds {source.length} tokens: {length} cannot be copied from it")
-        self.truncate(length if source is self else 0)
+        if source is not self or length == 0:
+            self.truncate(0)
+        elif length < self.length:
+            self.commit(length - self.length)
         if length == 0:
             return
         for mine, other in zip(self.layers, source.layers, strict=True):

@@ -140,3 +140,12 @@ def test_out_of_order_is_refused() -> None:
     for index in (-1, 2):
         with pytest.raises(RingBroken, match="no KV slot"):
             pool[index]
+
+
+def test_a_deep_cut_gives_memory_back() -> None:
+    """What the head does not count any more is not held, but for a little."""
+    pool = Pool(mx, 1, 8 * BLOCK, [None], False)
+    push(pool[0], 4 * BLOCK)
+    pool[0].truncate(9)
+    assert pool.bytes() == 2 * BLOCK * 4
+    assert push(pool[0], 1) == list(range(10))
