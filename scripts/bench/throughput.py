@@ -1,66 +1,46 @@
 #!/usr/bin/env python3
-"""Concurrent streams on one node over HTTP against mlx-lm's own BatchGenerator and against rows run one by one.
+"""Concurrent streams on nodes over HTTP against what the machine can give at most, and against mlx-lm's BatchGenerator.
 
-    scripts/bench/throughput.py [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--fast] [--keep FOLDER]
+    scripts/bench/throughput.py [--nodes 1,2,3] [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--keep FOLDER]
+    scripts/bench/throughput.py --waiting [--tokens N]
+    ... [--fast]
 
-Real daemons (one batches, one is `--reproducible`) and mlx-lm in a process of its own, on the same folder (layers of
-Llama-1B's shape), same BLAS, dtype and threads; in each round all take their turn, in changing order. Prompts are
-ragged. Two rates: `decode`, tokens a second while every stream is decoding, and `whole`, all tokens over the time from
-the request to the last token, prompts included. One JSON line for each number of streams; ratios are medians over the
-rounds.
+Real daemons on this machine hold a made model (layers of Llama-1B's shape) together; prompts are ragged. `decode` is
+tokens a second while every stream is decoding, `whole` all tokens over the time from the request to the last one.
+
+`ratio` is decode over X' (bar 0.85 on 2 nodes): the best, over the numbers m of micro-batches of b = streams / m rows,
+of min(X(m, b), cores x b / CPU-seconds of one micro-batch's step over all stages), where X(m, b) =
+min(m b / (all stages' times + hops), b / the slowest stage) (PEERS.md 4). A stage's times are taken with the same
+engine and threads in a process of its own, while nothing else runs; a hop is what a single stream's steps take beside
+engines.
+
+On one node also, in turns of changing order: mlx-lm's own BatchGenerator on the same folder, with the same BLAS, dtype
+and threads (`mlx_lm`, bar 1.0), and a node that is `--reproducible`, i.e. computes row by row.
+
+`--waiting`: a ring of 8 runner processes whose stages wait 20 ms, 64 streams, over X = b / step (bar 0.9): that stages
+overlap where cores do not limit them. One JSON line for each number of nodes and of streams.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
+import contextlib
 import json
 import os
 import random
 import statistics
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).parent))
+import references
+import waiting_ring
+from common import BEGIN, NodeProcess, hop_samples, made, nodes, place, ratio, streams, tokens_of, turns
+from solo import Solo
 
-import make_checkpoint  # noqa: E402
-from line_process import LineProcess  # noqa: E402
-
-from tests.integration.harness import NodeProcess, nodes  # noqa: E402
-
-# Llama-3.2-1B's layers, a quarter of them, with a smaller vocabulary: as scripts/bench/ring.py.
-SHAPE = make_checkpoint.Shape(hidden=2048, layers=4, ffn=8192, heads=32, kv_heads=8, vocab=32000)
-END_OF_TEXT = 257  # of make_checkpoint's tokenizer; banned, so that every stream runs to its end
-
-REFERENCE = """
-import json, sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from exo_node.engine.blas import preload_blas
-blas = preload_blas()
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.utils import load_model
-model, _ = load_model(Path({folder!r}))
-for line in sys.stdin:
-    request = json.loads(line)
-    generator = BatchGenerator(model, max_tokens=request["tokens"], completion_batch_size=32)
-    start = time.perf_counter()
-    numbers = {{uid: n for n, uid in enumerate(generator.insert(request["prompts"]))}}
-    stamps = [[] for _ in numbers]
-    while any(len(one) < request["tokens"] for one in stamps):
-        for response in generator.next_generated():
-            stamps[numbers[response.uid]].append(time.perf_counter() - start)
-    generator.close()
-    print(json.dumps({{"stamps": stamps, "blas": blas}}), flush=True)
-"""
+ROWS_APART = "row_by_row"  # the party that is `--reproducible`
 
 
 @dataclass(frozen=True)
@@ -82,135 +62,128 @@ def rates(stamps: Sequence[Sequence[float]]) -> Rates:
     return Rates(inside / (end - start), sum(map(len, stamps)) / max(one[-1] for one in stamps))
 
 
-def prompts(streams: int, seed: int) -> list[list[int]]:
+def prompts(count: int, seed: int) -> list[list[int]]:
     """Random bytes behind the begin mark, 12 to 57 tokens."""
     numbers = random.Random(seed)
-    return [[256, *(numbers.randrange(32, 127) for _ in range(11 + 3 * i))] for i in range(streams)]
+    return [[BEGIN, *(numbers.randrange(32, 127) for _ in range(11 + 3 * i))] for i in range(count)]
 
 
-class MlxLm:
-    """mlx-lm's BatchGenerator in a process of its own, asked a line at a time."""
+def most(rows: int, stages: Sequence[Callable[[int], tuple[float, float]]], hop: float, cores: int) -> dict[str, Any]:
+    """X' and where it lies: `stages` give (seconds, CPU-seconds) of a step of so many rows.
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._process = LineProcess(REFERENCE.format(root=str(ROOT), folder=str(folder)), environment)
-        self.blas = ""
-
-    def generate(self, asked: list[list[int]], tokens: int) -> Rates:
-        answer = self._process.ask(prompts=asked, tokens=tokens)
-        self.blas = answer["blas"]
-        return rates(answer["stamps"])
-
-    def close(self) -> None:
-        self._process.close()
-
-
-class Streams:
-    """A node's streamed completions, as many at once as there are prompts."""
-
-    def __init__(self, node: NodeProcess, model: str) -> None:
-        self.model, self.address = model, node.api.removeprefix("http://").split(":")
-        status, instance = node.request("POST", "/v1/instances", {"model": model, "nodes": [node.node_id]})
-        if status != 200:
-            raise SystemExit(f"cannot place {model}: {instance}")
-
-    def generate(self, asked: list[list[int]], tokens: int) -> Rates:
-        stamps: list[list[float]] = [[] for _ in asked]
-        barrier = threading.Barrier(len(asked))
-        threads = [
-            threading.Thread(target=self._one, args=(ids, tokens, barrier, found))
-            for ids, found in zip(asked, stamps, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if any(len(one) != tokens for one in stamps):
-            raise SystemExit(f"streams of {[len(one) for one in stamps]} tokens instead of {tokens}")
-        return rates(stamps)
-
-    def _one(self, ids: list[int], tokens: int, barrier: threading.Barrier, stamps: list[float]) -> None:
-        host, port = self.address
-        connection = http.client.HTTPConnection(host, int(port), timeout=600)
-        connection.connect()
-        # Log-probabilities make every token an event with a length: pieces of random text may be held back otherwise.
-        body: dict[str, Any] = {"model": self.model, "prompt": ids, "max_tokens": tokens, "temperature": 0}
-        body |= {"stream": True, "logprobs": 0, "logit_bias": {str(END_OF_TEXT): -100}}
-        barrier.wait()
-        start = time.perf_counter()
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        assert response.status == 200, response.read()
-        while line := response.readline():
-            if line.startswith(b"data: {"):
-                now = time.perf_counter() - start
-                for choice in json.loads(line[6:])["choices"]:
-                    stamps += [now] * len((choice.get("logprobs") or {}).get("tokens", ()))
-        connection.close()
+    >>> most(4, [lambda rows: (0.1, 0.1)] * 2, 0.0, 2)["x"]
+    40.0
+    >>> most(4, [lambda rows: (0.1, 0.2)] * 2, 0.0, 2)["limited_by"]
+    'cores'
+    """
+    best: dict[str, Any] = {"x": 0.0}
+    for m in range(1, min(rows, 4 * len(stages)) + 1):
+        found = [stage(-(-rows // m)) for stage in stages]
+        limits = {
+            "trip": rows / (sum(seconds for seconds, _ in found) + (len(stages) * hop if len(stages) > 1 else 0.0)),
+            "slowest stage": rows / (m * max(seconds for seconds, _ in found)),
+            "cores": cores * rows / (m * sum(cpu for _, cpu in found)),
+        }
+        name = min(limits, key=limits.__getitem__)
+        if limits[name] > best["x"]:
+            best = {"x": round(limits[name], 2), "limited_by": name, "m": m}
+    return best
 
 
-def measure(folder: Path, work: Path, arguments: argparse.Namespace) -> None:
-    environment = {"OPENBLAS_NUM_THREADS": str(arguments.threads)}
-    common = ["--inference-engine", "mlx", "--models-dir", str(folder.parent), "--discovery-module", "none"]
-    common += ["--max-sequences", "16", "--max-context", "512", "--api-port", "0"]
-    reference = MlxLm(folder, environment)
-    try:
-        with (
-            nodes(work / "batched", common, env=environment) as (batched,),
-            nodes(work / "alone", [*common, "--reproducible"], env=environment) as (alone,),
-        ):
-            parties: dict[str, Callable[[list[list[int]], int], Rates]] = {
-                "ours": Streams(batched, folder.name).generate,
-                "mlx_lm": reference.generate,
-                "one_by_one": Streams(alone, folder.name).generate,
-            }
-            if arguments.fast:
-                del parties["one_by_one"]
-            for party in parties.values():
-                party(prompts(2, 0), 8)
-            for streams in arguments.streams:
-                found: dict[str, list[Rates]] = {name: [] for name in parties}
-                for number in range(arguments.rounds):
-                    shift = number % len(parties)
-                    order = [*parties][shift:] + [*parties][:shift]
-                    for name in order:
-                        found[name].append(parties[name](prompts(streams, number), arguments.tokens))
-                print(json.dumps(line(streams, found, arguments, reference.blas)), flush=True)
-    finally:
-        reference.close()
+def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -> None:
+    """All numbers of streams on `count` nodes."""
+    threads = options.threads or max(1, (os.cpu_count() or 1) // count)
+    environment = references.threads_of(threads)
+    common = ["--inference-engine", options.engine, "--models-dir", str(folder.parent), "--no-speculation"]
+    common += ["--max-sequences", str(max(options.streams)), "--max-context", "512"]
+    alone = count == 1
+    with contextlib.ExitStack() as stack:
+        ring = stack.enter_context(nodes(work / f"ring-{count}", *[common] * count, env=environment))
+        model = folder.name
+        instance = place(ring[0], model, [node.node_id for node in ring])
+        tokens_of(ring[0], model, prompts(1, 0)[0], 24)
+        hop = statistics.median(one["hop_us"] for one in hop_samples(ring[0], instance["id"])[-20:]) / 1e6
+        shards = [{**one, "engine": options.engine} for one in instance["shards"]]
+        stages = [Solo(folder, shard, environment, max(options.streams)) for shard in shards]
+        limits = {}
+        try:
+            for number in options.streams:
+                limits[number] = most(number, [stage.of for stage in stages], hop, os.cpu_count() or 1)
+        finally:
+            times = [stage.of(1) for stage in stages]
+            for stage in stages:
+                stage.close()
+        parties: dict[str, Callable[[Sequence[Sequence[int]]], list[list[float]]]] = {
+            "ours": lambda asked: streams(ring[0], model, asked, options.tokens)
+        }
+        blas = ""
+        if alone and options.engine == "mlx":
+            reference = references.mlx_lm(folder, threads)
+            stack.callback(reference.close)
+            parties["mlx_lm"] = lambda asked: reference.generate(asked, options.tokens, batched=True)
+            parties["mlx_lm"](prompts(2, 0))
+            blas = reference.blas
+        if alone and not options.fast:
+            apart: list[NodeProcess] = stack.enter_context(
+                nodes(work / "apart", [*common, "--reproducible"], env=environment)
+            )
+            place(apart[0], model, [apart[0].node_id])
+            parties[ROWS_APART] = lambda asked: streams(apart[0], model, asked, options.tokens)
+        for number in options.streams:
+            found = turns(
+                {
+                    name: lambda seed, party=party, number=number: rates(party(prompts(number, seed)))  # type: ignore[misc]
+                    for name, party in parties.items()
+                },
+                options.rounds,
+            )
+            fields = {"nodes": count, "streams": number, "engine": options.engine, "threads": threads, "blas": blas}
+            fields |= {"hop_us": round(hop * 1e6), "solo_ms": [round(seconds * 1e3, 2) for seconds, _ in times]}
+            print(json.dumps(line(found, limits[number], fields | {"tokens": options.tokens})), flush=True)
 
 
-def line(streams: int, found: dict[str, list[Rates]], arguments: argparse.Namespace, blas: str) -> dict[str, Any]:
+def line(found: dict[str, list[Rates]], limit: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     ours = found["ours"]
-    result: dict[str, Any] = {"bench": "throughput one node over HTTP / mlx-lm BatchGenerator", "streams": streams}
+    decode = statistics.median(one.decode for one in ours)
+    result: dict[str, Any] = {"bench": "throughput of streams over HTTP / X'", "ratio": round(decode / limit["x"], 3)}
     for name in (name for name in found if name != "ours"):
         for kind in ("decode", "whole"):
-            pairs = [getattr(a, kind) / getattr(b, kind) for a, b in zip(ours, found[name], strict=True)]
-            result[f"{kind}_ratio_{name}"] = round(statistics.median(pairs), 3)
-            result[f"{kind}_ratio_{name}_range"] = [round(min(pairs), 3), round(max(pairs), 3)]
-    for name, rounds in found.items():
-        result[f"{name}_tokens_per_s"] = round(statistics.median(one.decode for one in rounds), 2)
-    return {
-        **result,
-        "rounds": arguments.rounds,
-        "tokens": arguments.tokens,
-        "threads": arguments.threads,
-        "blas": blas,
+            pairs = [getattr(one, kind) for one in ours], [getattr(one, kind) for one in found[name]]
+            result[f"{kind}_ratio_{name}"] = ratio(*pairs)
+    result["tokens_per_s"] = {
+        name: round(statistics.median(one.decode for one in all_)) for name, all_ in found.items()
     }
+    result["tokens_per_s"]["ours"] = round(decode, 2)
+    return {**result, "limit": limit, **fields, "rounds": len(ours)}
+
+
+def numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2, 4, 8, 16])
+    parser.add_argument("--nodes", type=numbers, default=[1, 2, 3])
+    parser.add_argument("--streams", type=numbers, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--engine", default="mlx")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="BLAS threads of every party")
-    parser.add_argument("--fast", action="store_true", help="leave out the rows one by one")
+    parser.add_argument("--threads", type=int, help="BLAS threads of every process (cores / nodes)")
+    parser.add_argument("--waiting", action="store_true", help="the ring whose stages wait, alone")
+    parser.add_argument("--fast", action="store_true", help="a small model and few streams: shows that it runs")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint (default: a temporary one)")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    if options.fast:
+        options.streams, options.rounds, options.tokens, options.threads = [1, 4], 1, 16, 1
+        options.nodes = options.nodes[:2]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        folder = make_checkpoint.make((arguments.keep or work / "models") / "bench-a", SHAPE)
-        measure(folder, work, arguments)
+        if options.waiting:
+            print(json.dumps(waiting_ring.measure(work, 64, options.tokens)), flush=True)
+            return
+        folder = made(options.keep or work / "models", options.fast)
+        for count in options.nodes:
+            measure(folder, work, count, options)
 
 
 if __name__ == "__main__":
