@@ -61,6 +61,7 @@ class Settings:
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True
+    wire_int8: Literal["off", "auto", "on"] = "off"
     enable_litellm: bool = True
     litellm_config: tuple[Path, ...] = ()
     env_file: Path | None = None

@@ -120,7 +120,8 @@ class ShardEngine(Protocol):
         ...
 
     def export(self, activation: Any, dtype: Dtype) -> Hidden:
-        """Evaluate an activation and hand it over as bytes in `dtype`."""
+        """Evaluate an activation and hand it over in `dtype`: bytes, or a view of items of one byte onto the engine's
+        own memory, whose bytes stay as they are until the engine is called again."""
         ...
 
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:

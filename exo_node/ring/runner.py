@@ -111,8 +111,8 @@ class LoopOutlet:
         self._loop = loop
         self.servicer: Any = None
 
-    def send(self, message: Any) -> None:
-        self._loop.call_soon_threadsafe(self.servicer.send, message)
+    def send(self, epoch: Epoch, step: bytes) -> None:
+        self._loop.call_soon_threadsafe(self.servicer.send, epoch, step)
 
     def notify(self, epoch: Epoch, notices: Sequence[Any]) -> None:
         self._loop.call_soon_threadsafe(self.servicer.deliver, notices)
@@ -152,14 +152,14 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     thread.start()
     # While the engine loads: these take a tenth of a second.
     from exo_node.ring.runner_service import RingServicer
-    from exo_node.transport.generated.exo.v1.ring_pb2_grpc import add_RingServiceServicer_to_server
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
+    from exo_node.transport.step_stream import add_ring_service
 
     loaded, worker = await asyncio.wrap_future(loading)
     servicer = outlet.servicer = RingServicer(config, loaded, worker, thread.post)
     server = create_server(max_receive=MAX_STEP)
-    add_RingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    add_ring_service(server, servicer)
     port = bind(server, config.host, 0, flag="runner port")
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))

@@ -34,7 +34,7 @@ from exo_node.ring.wire import (
     scheduling_message,
 )
 from exo_node.ring.workers import Cancel, Configure, Event, HeadWorker, Lost, StepIn, Submit, Worker
-from exo_node.transport.codec import parse_dtype
+from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
@@ -70,6 +70,7 @@ class RingServicer(RingServiceServicer):
         self._epoch = NO_EPOCH
         self._stage = config.stage
         self._n_stages = 1
+        self._wire = ""  # how hidden states leave for the next stage, for Stats
         self._configured = asyncio.Condition()
         self._inbound: _Inbound | None = None
         self._outbound: Outbound | None = None
@@ -80,11 +81,11 @@ class RingServicer(RingServiceServicer):
 
     # ---- the engine thread's output, on the loop thread ---------------------------------------------------------
 
-    def send(self, message: ring_pb2.StepMessage) -> None:
+    def send(self, epoch: Epoch, step: bytes) -> None:
         """Pass a step on, unless its epoch is over."""
         outbound = self._outbound
-        if outbound is not None and read_epoch(message.epoch) == outbound.epoch:
-            outbound.put(message)
+        if outbound is not None and epoch == outbound.epoch:
+            outbound.put(step)
 
     def deliver(self, notices: Sequence[Notice]) -> None:
         """Hand notices to their callers; a caller that has gone has no mailbox."""
@@ -119,23 +120,27 @@ class RingServicer(RingServiceServicer):
             )
         done: Future[None] = Future()
         setup = self._setup(request, epoch) if self._config.is_head else None
-        self._post(Configure(epoch, request.stage, request.n_stages, parse_dtype(request.wire_dtype), setup, done))
+        if request.n_stages > 1:
+            self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
+        dtype = parse_dtype(request.wire_dtype)
+        self._post(Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows))
         await asyncio.wrap_future(done)
         async with self._configured:
             self._configured.notify_all()
         return ring_pb2.ConfigureResponse(epoch=epoch_message(epoch))
 
-    async def Steps(self, request_iterator: AsyncIterator[ring_pb2.StepMessage], context: Any) -> ring_pb2.StepsSummary:
+    async def Steps(self, request_iterator: AsyncIterator[StepFrame], context: Any) -> ring_pb2.StepsSummary:
         self._authorize(context)
         inbound = await self._open_inbound(context)
         steps = 0
         try:
-            async for message in request_iterator:
+            async for frame in request_iterator:
                 arrived_ns = time.perf_counter_ns()
+                message = frame.message
                 if message.instance_id != self._config.instance_id or read_epoch(message.epoch) != inbound.epoch:
                     raise RingBroken(f"step {message.step} is of another instance or epoch than its stream")
                 steps += 1
-                self._post(StepIn(message, arrived_ns))
+                self._post(StepIn(frame, arrived_ns))
         except asyncio.CancelledError:
             if inbound.error is None:
                 raise
@@ -193,7 +198,7 @@ class RingServicer(RingServiceServicer):
             weight_bytes=self._loaded.report.weight_bytes,
             kv_bytes=self._loaded.report.kv_bytes,
             rss_bytes=self._process.memory_info().rss,
-            info=dict(self._loaded.info),
+            info={**self._loaded.info, "wire": self._wire} if self._wire else dict(self._loaded.info),
         )
         if isinstance(self._worker, HeadWorker):
             head = self._worker.head
@@ -243,6 +248,8 @@ class RingServicer(RingServiceServicer):
             raise InvalidRequest("stage 0 and only stage 0 is the head", param="stage")
         if request.n_stages > 1 and not request.next_address:
             raise InvalidRequest("a ring of several stages needs next_address", param="next_address")
+        if request.int8_rows and (self._config.reproducible or request.stage == request.n_stages - 1):
+            raise InvalidRequest("a reproducible stage and the last one pack nothing", param="int8_rows")
         for name in ("slots", "context", "max_chunk"):
             wanted, held = getattr(request, name), getattr(self._config, name)
             if self._config.is_head and not 0 < wanted <= held:

@@ -42,12 +42,13 @@ class Stage:
         self._engine = engine
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
+        self.int8_rows = False
 
-    def configure(self, epoch: Epoch, stage: int, n_stages: int, wire_dtype: Dtype) -> None:
+    def configure(self, epoch: Epoch, stage: int, n_stages: int, wire_dtype: Dtype, int8_rows: bool = False) -> None:
         """Start an epoch with an empty pool. Raises `RingBroken` for a stale epoch."""
         for call in self.logic.configure(epoch, stage, n_stages):
             self._engine.truncate(call.slot, call.length)
-        self.wire_dtype = wire_dtype
+        self.wire_dtype, self.int8_rows = wire_dtype, int8_rows
 
     def run(self, step: Step, tokens: Sequence[Sequence[int]] | None = None, *, export: bool = True) -> StageResult:
         """Check and compute `step`; `tokens[i]` are row i's token ids (head only).
@@ -141,7 +142,7 @@ class Stage:
         if computed is not None and (computed.dtype, computed.shape[1]) != (received.dtype, received.shape[1]):
             raise RingBroken(f"rows passed on are {received.dtype}, this stage computes {computed.dtype}")
         last = self.logic.stage == self.logic.n_stages - 1
-        pieces: list[bytes] = []
+        pieces: list[memoryview] = []
         taken = given = 0
         for row, slot in zip(step.rows, plan.slots, strict=True):
             keep = row.n_outputs if last else row.length
@@ -161,7 +162,7 @@ def _select(step: Step, plan: StepPlan) -> Hidden:
     """The received vectors of the rows that are computed here."""
     received = step.hidden
     assert received is not None
-    pieces: list[bytes] = []
+    pieces: list[memoryview] = []
     offset = 0
     count = 0
     for row, slot in zip(step.rows, plan.slots, strict=True):
@@ -172,9 +173,9 @@ def _select(step: Step, plan: StepPlan) -> Hidden:
     return Hidden(received.dtype, (count, received.shape[1]), b"".join(pieces))
 
 
-def _vectors(hidden: Hidden, start: int, count: int) -> bytes:
+def _vectors(hidden: Hidden, start: int, count: int) -> memoryview:
     size = hidden.shape[1] * DTYPE_BYTES[hidden.dtype]
-    return bytes(memoryview(hidden.data)[start * size : (start + count) * size])
+    return memoryview(hidden.data)[start * size : (start + count) * size]
 
 
 def output_offsets(rows: Sequence[Row]) -> list[int]:

@@ -18,11 +18,10 @@ from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Notice
 from exo_node.transport.client import channel_options
-from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
 from exo_node.transport.server import grpc_target
 from exo_node.transport.status import METADATA_KEY, to_exo
+from exo_node.transport.step_stream import open_steps
 
 
 class Mailbox:
@@ -63,16 +62,16 @@ class Outbound:
         self._address = address
         self._metadata = ((TOKEN_KEY, token), (EPOCH_KEY, str(epoch)))
         self._on_lost = on_lost
-        self._queue: deque[ring_pb2.StepMessage] = deque()
+        self._queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
-    def put(self, message: ring_pb2.StepMessage) -> None:
-        """Hand over a step; loop thread only."""
+    def put(self, step: bytes) -> None:
+        """Hand over a serialized step; loop thread only."""
         if self._closing:
             return
-        self._queue.append(message)
+        self._queue.append(step)
         self._filled.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -86,8 +85,7 @@ class Outbound:
 
     async def _run(self) -> None:
         async with grpc.aio.insecure_channel(grpc_target(self._address), options=channel_options(MAX_STEP)) as channel:
-            stub: Any = RingServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Steps(metadata=self._metadata)
+            call = open_steps(channel, self._metadata)
             watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
             watch.add_done_callback(lambda _: self._filled.set())
             try:

@@ -20,8 +20,8 @@ from exo_node.ring.prompt_reading import PromptReader, reader_of
 from exo_node.ring.sampler import Constraint, Floats, Sampler
 from exo_node.ring.sequences import Failed, Job, Notice, Reading, Want
 from exo_node.ring.stage import Stage
-from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_message
-from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_frame
+from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype
 
 HOPS_KEPT = 512  # samples for the benchmark; some 100 KB
@@ -37,13 +37,14 @@ class Configure:
     wire_dtype: Dtype
     setup: RingSetup | None
     done: Future[None]
+    int8_rows: bool = False  # pack what goes to the next stage, where it may be
 
 
 @dataclass(frozen=True, slots=True)
 class StepIn:
     """A step from the stage before. `arrived_ns` is `self.stage.clock_ns()` at its arrival."""
 
-    message: ring_pb2.StepMessage
+    frame: StepFrame
     arrived_ns: int
 
 
@@ -87,8 +88,8 @@ class Hop:
 class Outlet(Protocol):
     """Where a worker's output goes. Called on the engine thread; must return at once."""
 
-    def send(self, message: ring_pb2.StepMessage) -> None:
-        """To the next stage."""
+    def send(self, epoch: Epoch, step: bytes) -> None:
+        """A serialized `StepMessage` to the next stage."""
         ...
 
     def notify(self, epoch: Epoch, notices: Sequence[Notice]) -> None:
@@ -122,8 +123,8 @@ class FollowerWorker:
 
     def handle(self, event: Event) -> None:
         match event:
-            case StepIn(message, arrived_ns):
-                self._step(message, arrived_ns)
+            case StepIn(frame, arrived_ns):
+                self._step(frame, arrived_ns)
             case Configure():
                 _configure(self.stage, event)
             case Lost(epoch, stage, error):
@@ -137,22 +138,22 @@ class FollowerWorker:
     def wake_at(self) -> float | None:
         return None
 
-    def _step(self, message: ring_pb2.StepMessage, arrived_ns: int) -> None:
+    def _step(self, frame: StepFrame, arrived_ns: int) -> None:
         begun = self.stage.clock_ns()
         logic = self.stage.logic
-        if read_epoch(message.epoch) != logic.epoch:
+        if read_epoch(frame.message.epoch) != logic.epoch:
             return  # of an epoch that a Configure has ended since this arrived
-        step = read_or_fail(message, logic.stage, reports=False)
+        step = read_or_fail(frame, logic.stage, reports=False)
         decoded = self.stage.clock_ns()
         result = self.stage.run(step)
         computed = self.stage.clock_ns()
-        out = pass_on(message, result.step)
+        out = pass_on(frame, result.step, int8=self.stage.int8_rows)
         codec_us = (decoded - begun + self.stage.clock_ns() - computed) // 1000
         add_report(
-            out,
+            out.message,
             self.stage.report(queue_us=(begun - arrived_ns) // 1000, engine_us=result.engine_us, codec_us=codec_us),
         )
-        self._outlet.send(out)
+        self._outlet.send(logic.epoch, out.to_bytes())
 
     def _lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
         """Tell the head, by way of the stages that are left, who is missing."""
@@ -161,7 +162,8 @@ class FollowerWorker:
             return
         logic.breaks(error.message)
         failure = Failure(stage, error.code or "peer_unavailable", error.message)
-        self._outlet.send(step_message(self._instance_id, Step(epoch, logic.steps + 1, failure=failure)))
+        step = Step(epoch, logic.steps + 1, failure=failure)
+        self._outlet.send(epoch, step_frame(self._instance_id, step).to_bytes())
 
 
 class HeadWorker:
@@ -179,8 +181,8 @@ class HeadWorker:
 
     def handle(self, event: Event) -> None:
         match event:
-            case StepIn(message, arrived_ns):
-                self._step_home(message, arrived_ns)
+            case StepIn(frame, arrived_ns):
+                self._step_home(frame, arrived_ns)
             case Submit(ticket, job, constraint):
                 self._submit(ticket, job, constraint)
             case Cancel(ticket):
@@ -246,16 +248,16 @@ class HeadWorker:
             self._home(done, result.activation, (self.stage.clock_ns() - begun) // 1000)
             return
         computed = self.stage.clock_ns()
-        message = step_message(self._instance_id, result.step)
+        frame = step_frame(self._instance_id, result.step, int8=self.stage.int8_rows)
         codec_us = (self.stage.clock_ns() - computed) // 1000
-        add_report(message, self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=codec_us))
+        add_report(frame.message, self.stage.report(queue_us=0, engine_us=result.engine_us, codec_us=codec_us))
         self._sent_ns[step.number] = begun
-        self._outlet.send(message)
+        self._outlet.send(step.epoch, frame.to_bytes())
 
-    def _step_home(self, message: ring_pb2.StepMessage, arrived_ns: int) -> None:
-        if self.head is None or read_epoch(message.epoch) != self._epoch:
+    def _step_home(self, frame: StepFrame, arrived_ns: int) -> None:
+        if self.head is None or read_epoch(frame.message.epoch) != self._epoch:
             return
-        step = read_or_fail(message, self.stage.logic.n_stages - 1)
+        step = read_or_fail(frame, self.stage.logic.n_stages - 1)
         total_us = (arrived_ns - self._sent_ns.pop(step.number, arrived_ns)) // 1000
         self._home(step, step.hidden, total_us)
 
@@ -333,13 +335,13 @@ class HeadWorker:
         self._outlet.notify(self._epoch, notices)
 
 
-def read_or_fail(message: ring_pb2.StepMessage, stage: int, *, reports: bool = True) -> Step:
-    """The step in `message`; one that contradicts itself becomes a failure of `stage`."""
+def read_or_fail(frame: StepFrame, stage: int, *, reports: bool = True) -> Step:
+    """The step in `frame`; one that contradicts itself becomes a failure of `stage`."""
     try:
-        return read_step(message, reports=reports)
+        return read_step(frame, reports=reports)
     except RingBroken as error:
         failure = Failure(stage, error.code or "ring_broken", error.message)
-        return Step(read_epoch(message.epoch), message.step, failure=failure)
+        return Step(read_epoch(frame.message.epoch), frame.message.step, failure=failure)
 
 
 def failure_error(failure: Failure) -> ExoError:
@@ -352,7 +354,7 @@ def failure_error(failure: Failure) -> ExoError:
 def _configure(stage: Stage, event: Configure) -> bool:
     """Run a Configure; its result or error goes to the waiting call."""
     try:
-        stage.configure(event.epoch, event.stage, event.n_stages, event.wire_dtype)
+        stage.configure(event.epoch, event.stage, event.n_stages, event.wire_dtype, event.int8_rows)
     except ExoError as error:
         event.done.set_exception(error)
         return False

@@ -185,8 +185,8 @@ class MLXShardEngine:
         array = mx.contiguous(activation.astype(getattr(mx, dtype)))
         mx.eval(array)
         n, width = array.shape
-        # memoryview gives bf16 as its raw bits; an array without elements has no buffer.
-        return Hidden(dtype, (n, width), bytes(memoryview(array)) if n else b"")
+        # The array's own memory, bf16 as its raw bits; an array without elements has none.
+        return Hidden(dtype, (n, width), memoryview(array).cast("B") if n else b"")
 
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """See `ShardEngine.logits`. A matrix product's bits change with the number of its rows."""

@@ -21,7 +21,7 @@ from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import Pool, ShardLogic
 from exo_node.ring.stage import Stage
 from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn, Worker
-from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype, Shard
 
 LAYERS, HIDDEN, VOCAB = 3, 4, 31
@@ -101,8 +101,8 @@ class _Outlet:
     def __init__(self, ring: FakeRing, stage: int) -> None:
         self._ring, self._stage = ring, stage
 
-    def send(self, message: ring_pb2.StepMessage) -> None:
-        self._ring.hops[self._stage].append(message)
+    def send(self, epoch: Epoch, step: bytes) -> None:
+        self._ring.hops[self._stage].append(step)
 
     def notify(self, epoch: Epoch, notices: Sequence[Notice]) -> None:
         for notice in notices:
@@ -132,7 +132,7 @@ class FakeRing:
             wire,
             max_waiting,
         )
-        self.hops: list[deque[ring_pb2.StepMessage]] = [deque() for _ in range(n_stages)]
+        self.hops: list[deque[bytes]] = [deque() for _ in range(n_stages)]
         self.notices: dict[int, list[Notice]] = {}
         memory = rules.get("kv_tokens", 0), rules.get("block", BLOCK)
         pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True), *memory)
@@ -170,7 +170,7 @@ class FakeRing:
         """The oldest step on `hop` reaches the next stage; False when there is none."""
         if not self.hops[hop]:
             return False
-        self.workers[(hop + 1) % self.n_stages].handle(StepIn(self.hops[hop].popleft(), 0))
+        self.workers[(hop + 1) % self.n_stages].handle(StepIn(StepFrame.from_bytes(self.hops[hop].popleft()), 0))
         return True
 
     def settle(self, limit: int = 5000) -> None:

@@ -10,7 +10,8 @@ from exo_node.engine.base import Hidden
 from exo_node.errors import RingBroken
 from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
-from exo_node.ring.wire import add_report, delta_message, pass_on, read_job, read_step, step_message
+from exo_node.ring.wire import add_report, delta_message, pass_on, read_job, read_step, step_frame
+from exo_node.transport.codec import StepFrame
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Grammar, SamplingParams
 
@@ -27,32 +28,31 @@ STEP = Step(
 @pytest.mark.parametrize("step", [STEP, Step(Epoch(1, ""), 1), STEP.failed(Failure(2, "engine_failed", "why"))])
 def test_a_step_survives_the_wire(step: Step) -> None:
     """Ops, rows, payload, reports and failure, byte for byte."""
-    data = step_message("i", step).SerializeToString()
-    assert read_step(ring_pb2.StepMessage.FromString(data)) == step
+    assert read_step(StepFrame.from_bytes(step_frame("i", step).to_bytes())) == step
 
 
 def test_a_follower_passes_a_message_on_with_another_payload() -> None:
     """Payload and failure are the new ones, everything else is what came in."""
     after = replace(STEP, hidden=Hidden("float16", (1, 2), b"abcd"))
-    assert read_step(pass_on(step_message("i", STEP), after)) == after
+    assert read_step(pass_on(step_frame("i", STEP), after)) == after
     failed = STEP.failed(Failure(2, "engine_failed", "why"))
-    assert read_step(pass_on(step_message("i", STEP), failed)) == failed
-    assert read_step(step_message("i", STEP), reports=False) == replace(STEP, reports=())
+    assert read_step(pass_on(step_frame("i", STEP), failed)) == failed
+    assert read_step(step_frame("i", STEP), reports=False) == replace(STEP, reports=())
 
 
 def test_a_step_that_took_hours_is_still_reported() -> None:
     """Times over the field's range are cut, not an error."""
-    message = step_message("i", Step(Epoch(1, ""), 1))
+    message = step_frame("i", Step(Epoch(1, ""), 1)).message
     add_report(message, Report(0, 2**40, 1, 2**33, 0, 0))
     assert (message.reports[0].queue_us, message.reports[0].engine_us) == (2**32 - 1, 1)
 
 
 def test_an_unknown_op_breaks_the_ring() -> None:
     """A newer peer's operation is never skipped."""
-    message = step_message("i", Step(Epoch(1, ""), 1))
-    message.ops.add()
+    frame = step_frame("i", Step(Epoch(1, ""), 1))
+    frame.message.ops.add()
     with pytest.raises(RingBroken, match="does not know"):
-        read_step(message)
+        read_step(frame)
 
 
 def test_deltas_of_a_slow_reader_become_one_message() -> None:

@@ -21,7 +21,7 @@ from exo_node.ring.sequences import Failed, Job, Pooling, Priority
 from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage, output_offsets
 from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
-from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype, SamplingParams
 from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector, stages
 
@@ -68,7 +68,7 @@ class RingMachine(RuleBasedStateMachine):
         self.counter = 1
         self.jobs: dict[int, Job] = {}
         self.cancelled: set[int] = set()
-        self.past: list[ring_pb2.StepMessage] = []  # of epochs that are over
+        self.past: list[bytes] = []  # of epochs that are over
         self.fault = ""
         assert all(done.exception() is None for done in self.ring.configure(1))
         # the first jobs come with the machine: most runs that hypothesis draws would do nothing but wait for one
@@ -154,9 +154,7 @@ class RingMachine(RuleBasedStateMachine):
     def double(self, hop: int) -> None:
         queue = self.ring.hops[hop % self.ring.n_stages]
         if queue:
-            again = ring_pb2.StepMessage()
-            again.CopyFrom(queue[0])
-            queue.insert(1, again)
+            queue.insert(1, queue[0])
             self.fault = "doubled"
 
     @precondition(lambda self: not self.peaceful and not self.fault)
@@ -189,12 +187,12 @@ class RingMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def stale(self, data: st.DataObject) -> None:
         """A step of an epoch that is over has no effect."""
-        message = data.draw(st.sampled_from(self.past))
-        if message.epoch.counter == self.counter:
+        frame = StepFrame.from_bytes(data.draw(st.sampled_from(self.past)))
+        if frame.message.epoch.counter == self.counter:
             return
         stage = data.draw(st.integers(0, self.ring.n_stages - 1))
         before = self.ring.pools(), [len(hop) for hop in self.ring.hops]
-        self.ring.workers[stage].handle(StepIn(message, 0))
+        self.ring.workers[stage].handle(StepIn(frame, 0))
         assert (self.ring.pools(), [len(hop) for hop in self.ring.hops]) == before
 
     @rule()

@@ -15,7 +15,7 @@ class Epoch(_message.Message):
     def __init__(self, counter: _Optional[int] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
-    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "whole_copies")
+    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "whole_copies", "int8_rows")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class ConfigureRequest(_message.Message):
     ROLLBACK_DEPTH_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WHOLE_COPIES_FIELD_NUMBER: _ClassVar[int]
+    INT8_ROWS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     epoch: Epoch
     stage: int
@@ -40,7 +41,8 @@ class ConfigureRequest(_message.Message):
     rollback_depth: int
     kv_tokens: int
     whole_copies: bool
-    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., whole_copies: _Optional[bool] = ...) -> None: ...
+    int8_rows: bool
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., whole_copies: _Optional[bool] = ..., int8_rows: _Optional[bool] = ...) -> None: ...
 
 class ConfigureResponse(_message.Message):
     __slots__ = ("epoch",)
@@ -49,7 +51,7 @@ class ConfigureResponse(_message.Message):
     def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ...) -> None: ...
 
 class StepMessage(_message.Message):
-    __slots__ = ("instance_id", "epoch", "step", "ops", "rows", "dtype", "shape", "data", "reports", "error")
+    __slots__ = ("instance_id", "epoch", "step", "ops", "rows", "dtype", "shape", "data", "reports", "error", "padding", "int8_rows")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +62,8 @@ class StepMessage(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    INT8_ROWS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     epoch: Epoch
     step: int
@@ -70,7 +74,9 @@ class StepMessage(_message.Message):
     data: bytes
     reports: _containers.RepeatedCompositeFieldContainer[StageReport]
     error: StageError
-    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., step: _Optional[int] = ..., ops: _Optional[_Iterable[_Union[Op, _Mapping]]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., reports: _Optional[_Iterable[_Union[StageReport, _Mapping]]] = ..., error: _Optional[_Union[StageError, _Mapping]] = ...) -> None: ...
+    padding: bytes
+    int8_rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., step: _Optional[int] = ..., ops: _Optional[_Iterable[_Union[Op, _Mapping]]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., reports: _Optional[_Iterable[_Union[StageReport, _Mapping]]] = ..., error: _Optional[_Union[StageError, _Mapping]] = ..., padding: _Optional[bytes] = ..., int8_rows: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Op(_message.Message):
     __slots__ = ("drop", "copy")
