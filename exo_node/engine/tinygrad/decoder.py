@@ -17,7 +17,7 @@ import numpy as np
 from tinygrad import Device, Tensor, UOp, dtypes
 
 from exo_node.engine.tinygrad.attention import ChunkAttention, RowsAttention, capped
-from exo_node.engine.tinygrad.linear import linear, rows_of
+from exo_node.engine.tinygrad.matrices import linear, rows_of
 from exo_node.engine.tinygrad.memory import DTYPES, empty, from_numpy
 from exo_node.engine.tinygrad.program import Program
 from exo_node.engine.tinygrad.rope import rope_tables

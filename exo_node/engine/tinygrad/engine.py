@@ -14,15 +14,13 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
 from exo_node.engine.tinygrad.backend import Backend, select_backend
 from exo_node.engine.tinygrad.chunks import chunk_lengths, group_rows, row_widths, split_row
+from exo_node.engine.tinygrad.packed_weights import Run, packings_of, runs_bytes, runs_of
 from exo_node.engine.tinygrad.spec import DecoderSpec, decoder_spec
 from exo_node.engine.tinygrad.support import check
 from exo_node.engine.tinygrad.weights import (
-    Held,
     check_source,
     from_float32,
-    held_bytes,
     held_tensors,
-    read_blocks,
     storage,
     to_float32,
 )
@@ -57,11 +55,13 @@ class TinygradShardEngine:
         check(plan.config, plan.shard)
         spec = decoder_spec(plan.config)
         held = held_tensors(spec, plan.shard, plan.is_head)
-        check_source(held, source, spec.tied)
+        packings = packings_of(held, source)
+        check_source(held, source, spec.tied, packings)
         if plan.context > spec.max_context:
             raise UnsupportedModel(f"tinygrad: context {plan.context} is over the model's {spec.max_context}")
         backend = select_backend(plan.device)
-        self._loaded = _Loaded(plan, spec, backend, held, source, progress)
+        runs = runs_of(held, packings)
+        self._loaded = _Loaded(plan, spec, backend, runs, source, progress)
         self._loaded.warm_up()
         seconds = time.perf_counter() - began
         kernels = self._loaded.kernels
@@ -73,7 +73,7 @@ class TinygradShardEngine:
             "kernels": f"{kernels.compiled} compiled, {kernels.reused} from disk",
         }
         return LoadReport(
-            weight_bytes=held_bytes(held, plan.compute_dtype),
+            weight_bytes=runs_bytes(runs, plan.compute_dtype),
             kv_bytes=self._loaded.decoder.kv_bytes,
             seconds=seconds,
             info=info,
@@ -156,7 +156,7 @@ class _Loaded:
         plan: LoadPlan,
         spec: DecoderSpec,
         backend: Backend,
-        held: Sequence[Held],
+        runs: Sequence[Run],
         source: TensorSource,
         progress: Progress,
     ) -> None:
@@ -167,7 +167,7 @@ class _Loaded:
         self.plan, self.spec = plan, spec
         self.activation: Dtype = "float32" if backend.is_cpu else plan.compute_dtype
         self.lengths = [0] * plan.slots
-        weights = _read_weights(held, source, plan.compute_dtype, backend, progress)
+        weights = _read_weights(runs, source, plan.compute_dtype, backend, progress)
         score_bytes = spec.n_heads * (plan.context + plan.max_chunk) * 4
         self._chunks = chunk_lengths(plan.max_chunk, score_bytes, is_cpu=backend.is_cpu)
         self._widths = (1,) if plan.reproducible else row_widths(plan.slots, score_bytes, is_cpu=backend.is_cpu)
@@ -294,36 +294,20 @@ class _Loaded:
 
 
 def _read_weights(
-    held: Sequence[Held], source: TensorSource, compute: Dtype, backend: Backend, progress: Progress
+    runs: Sequence[Run], source: TensorSource, compute: Dtype, backend: Backend, progress: Progress
 ) -> Mapping[str, Any]:
-    """Read tensor by tensor into device memory; a mapped file's pages are given back as soon as they are copied.
+    """Read tensor by tensor into device memory. On a CPU matrices are laid out in tiles."""
+    from exo_node.engine.tinygrad.matrices import read_run
 
-    On a CPU matrices are laid out in tiles, bfloat16 as its raw bits (linear.py).
-    """
-    from tinygrad import dtypes
-
-    from exo_node.engine.tinygrad.memory import DTYPES, empty, write
-
-    done, total = 0, held_bytes(held, compute)
+    done, total = 0, runs_bytes(runs, compute)
     progress(0, total)
-    weights = {}
-    for tensor in held:
-        dtype = tensor.dtype(compute)
-        shape, kind, tile = tensor.shape, DTYPES[dtype], tensor.tile if backend.is_cpu else 1
-        if tile > 1:
-            shape = (shape[0] // tile, shape[1], tile)
-            kind = dtypes.uint16 if dtype == "bfloat16" else kind
-        target = empty(shape, kind, backend.device)
-        at = 0
-        for name, _ in tensor.parts:
-            for block in read_blocks(source, name, dtype, tensor.offset, tile):
-                write(target, at, block)
-                at += block.nbytes
-            source.release(name)
-        done += at
+    found: dict[str, list[Any]] = {}
+    for held, packing in runs:
+        run = read_run(held, packing, source, compute, backend.device, tiles=backend.is_cpu)
+        found.setdefault(held.key, []).append(run)
+        done += runs_bytes([(held, packing)], compute)
         progress(done, total)
-        weights[tensor.key] = target
-    return weights
+    return {key: tuple(parts) if len(parts) > 1 else parts[0] for key, parts in found.items()}
 
 
 def _floats(hidden: Hidden) -> Floats:

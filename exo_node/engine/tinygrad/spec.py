@@ -96,16 +96,12 @@ class _Family:
 def decoder_spec(config: Config) -> DecoderSpec:
     """The decoder that a normalised config describes.
 
-    Raises `UnsupportedModel` naming the architecture, quantization or field that is not run, `CheckpointError` when a
+    Raises `UnsupportedModel` naming the architecture or field that is not run, `CheckpointError` when a
     field is missing or contradictory.
     """
     family = _family(config)
     config = {**family.defaults, **config}
     name = str(config["model_type"])
-    for field in ("quantization", "quantization_config"):
-        if config.get(field):
-            what = _quantization(config[field])
-            raise UnsupportedModel(f"tinygrad: quantized checkpoints are not run ({what} in config.json's {field})")
     if config.get("use_bidirectional_attention"):
         raise UnsupportedModel(f"tinygrad: {name} with use_bidirectional_attention is not run")
     n_layers, hidden = _size(config, "num_hidden_layers"), _size(config, "hidden_size")
@@ -240,12 +236,6 @@ def _size(config: Config, field: str) -> int:
 def _optional(config: Config, field: str) -> float | None:
     value = config.get(field)
     return None if value is None else float(value)
-
-
-def _quantization(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return repr(value)
-    return str(value.get("quant_method") or f"{value.get('bits', '?')}-bit, group {value.get('group_size', '?')}")
 
 
 _PLAIN: Mapping[str, Any] = {

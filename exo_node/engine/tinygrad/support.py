@@ -11,7 +11,7 @@ from exo_node.types import Shard
 
 
 def check(config: Mapping[str, Any], shard: Shard) -> None:
-    """Raise `UnsupportedModel` naming the architecture, quantization or cut that is not run; `CheckpointError` for a
+    """Raise `UnsupportedModel` naming the architecture or cut that is not run; `CheckpointError` for a
     config that lacks a field. `config` is normalised (models/config.py). Any cut between layers of a supported family
     is right: no family here shares state between layers.
     """

@@ -7,7 +7,7 @@ conversion never costs a second copy of a large tensor.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy.typing as npt
 from exo_node.engine.base import TensorSource
 from exo_node.engine.tinygrad.spec import DecoderSpec
 from exo_node.errors import CheckpointError, UnsupportedModel
-from exo_node.types import DTYPE_BYTES, Dtype, Shard
+from exo_node.packing import Packing, scales_of
+from exo_node.types import Dtype, Shard
 
+Packings = Mapping[str, Packing]  # of the matrices that are packed, by the checkpoint's name
 BLOCK_ELEMENTS = 4 << 20  # 16 MiB of float32: large enough for full copy speed, small against the 300 MB allowance
 TILES = (16, 8, 4)  # four vector registers of float32; less than one is not worth it
 _FILE_DTYPES: dict[str, Dtype] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -101,29 +103,36 @@ def _layer(spec: DecoderSpec, layer: int) -> list[Held]:
     return held
 
 
-def check_source(held: Sequence[Held], source: TensorSource, tied: bool) -> None:
+def stored_shapes(shapes: Mapping[str, tuple[int, ...]], packings: Packings) -> dict[str, tuple[int, ...]]:
+    """Of the checkpoint's tensors, where `shapes` are those of the tensors that they stand for."""
+    stored = dict(shapes)
+    for name, packing in packings.items():
+        rows, columns = shapes[name]
+        stored[name], scales = packing.shapes(rows, columns)
+        stored |= dict.fromkeys(scales_of(name), scales)
+    return stored
+
+
+def check_source(held: Sequence[Held], source: TensorSource, tied: bool, packings: Packings) -> None:
     """Raise before anything is read when `source` lacks a tensor, holds one that the decoder would ignore, or differs
     in shape (`CheckpointError`) or has a dtype that is not run (`UnsupportedModel`)."""
-    wanted = {name: shape for tensor in held for name, shape in tensor.parts}
+    wanted = stored_shapes({name: shape for tensor in held for name, shape in tensor.parts}, packings)
     present = set(source.names())
     if missing := sorted(wanted.keys() - present):
         raise CheckpointError(f"checkpoint lacks {missing[0]} ({len(missing)} missing): files and config.json disagree")
     # old exports carry the rotary buffer, and tied ones a second copy of the embedding: neither changes a number
-    ignored = {n for n in present if n.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
+    ignored = {n for n in present if n.endswith("rotary_emb.inv_freq")}
+    ignored |= {"lm_head.weight", *scales_of("lm_head.weight")} if tied else set()
     if unknown := sorted(present - wanted.keys() - ignored):
         raise CheckpointError(
             f"checkpoint holds {unknown[0]} ({len(unknown)} unknown), which config.json's architecture does not have"
         )
     for name, shape in wanted.items():
         info = source.info(name)
-        if info.dtype not in _FILE_DTYPES:
+        if info.dtype not in _FILE_DTYPES and name not in packings:
             raise UnsupportedModel(f"tinygrad: tensor {name} is {info.dtype}; it runs {', '.join(_FILE_DTYPES)}")
         if tuple(info.shape) != shape:
             raise CheckpointError(f"tensor {name} has shape {list(info.shape)}, config.json says {list(shape)}")
-
-
-def held_bytes(held: Sequence[Held], compute: Dtype) -> int:
-    return sum(int(np.prod(t.shape)) * DTYPE_BYTES[t.dtype(compute)] for t in held)
 
 
 def read_blocks(source: TensorSource, name: str, to: Dtype, offset: float, tile: int = 1) -> Iterator[memoryview]:

@@ -73,8 +73,6 @@ def test_explicit_null_switches_a_cap_off() -> None:
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"model_type": None, "architectures": None}, "none named"),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "4-bit, group 64"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"hidden_act": "relu2"}, "relu2"),
         ({"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
@@ -82,7 +80,7 @@ def test_explicit_null_switches_a_cap_off() -> None:
     ],
 )
 def test_refused_by_name(changes: dict[str, Any], words: str) -> None:
-    """What is not run is named: architecture, task, quantization, rope scaling, activation, layer type."""
+    """What is not run is named: architecture, task, rope scaling, activation, layer type."""
     with pytest.raises(UnsupportedModel, match=words):
         decoder_spec({**LLAMA, **changes})
 

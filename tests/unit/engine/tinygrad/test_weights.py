@@ -67,23 +67,23 @@ def test_source_is_checked_by_name() -> None:
     shard = Shard("m", 0, 1, 4)
     held = held_tensors(SPEC, shard, False)
     name = "model.layers.0.self_attn.q_proj"
-    check_source(held, _complete(shard, False), False)
+    check_source(held, _complete(shard, False), False, {})
     source = _complete(shard, False)
     del source.arrays[f"{name}.weight"]
     with pytest.raises(CheckpointError, match=r"lacks .*q_proj\.weight"):
-        check_source(held, source, False)
+        check_source(held, source, False, {})
     source = _complete(shard, False)
     source.arrays[f"{name}.bias"] = np.zeros(64, dtype=np.float32)
     with pytest.raises(CheckpointError, match=r"holds .*q_proj\.bias"):
-        check_source(held, source, False)
+        check_source(held, source, False, {})
     source = _complete(shard, False)
     source.arrays[f"{name}.weight"] = np.zeros((64, 32), dtype=np.float32)
     with pytest.raises(CheckpointError, match=r"\[64, 32\].*\[64, 64\]"):
-        check_source(held, source, False)
+        check_source(held, source, False, {})
     source = _complete(shard, False)
     source.dtype = "F8_E4M3"
     with pytest.raises(UnsupportedModel, match="F8_E4M3"):
-        check_source(held, source, False)
+        check_source(held, source, False, {})
 
 
 def test_reads_in_blocks_with_offset() -> None:
