@@ -146,7 +146,7 @@ class Program:
 
     def stop(self) -> None:
         _pipe(self._process.stdin).close()
-        self._process.wait(20)
+        self._process.wait(ANSWER_S)
         _pipe(self._process.stdout).close()
 
 

@@ -122,6 +122,17 @@ def test_ollama_counts_the_whole_prompt(node: NodeProcess, keys: tuple[str, str]
     assert found.cached == found.prompt - 1
 
 
+def test_a_benchmark_reads_its_whole_prompt(node: NodeProcess, keys: tuple[str, str]) -> None:
+    """However often it was sent; with `use_prefix_cache` it finds what chats of the same key have left."""
+    post = posting(node, keys[0])
+    turns = [{"role": "user", "content": "benchmark " + SYSTEM}]
+    prompt = chat(post, turns).prompt
+    wishes = [{}, {"use_prefix_cache": False}, {"use_prefix_cache": True}]
+    asked = [{"messages": turns, "max_tokens": 2, **one} for one in wishes]
+    usages = [post("/bench/chat/completions", body).json()["usage"] for body in asked]
+    assert [one["prompt_tokens_details"]["cached_tokens"] for one in usages] == [0, 0, prompt - 1]
+
+
 def test_what_the_ring_tells_of_it(node: NodeProcess, keys: tuple[str, str]) -> None:
     """Statistics and metrics have the same numbers; keys for other models only are shown neither."""
     post = posting(node, keys[0])
