@@ -14,7 +14,8 @@ GRAMS: Final = (4, 2)  # lengths of what is looked up, the longer first
 DEEPEST: Final = 8
 HOPEFUL: Final = 0.7  # acceptance that a generation begins with
 MEMORY: Final = 0.15  # weight of the newest draft in the acceptance
-RETRY: Final = 48  # tokens after which one that has given up looks again
+RETRY: Final = 48  # tokens after which one that has given up looks again, twice as many each time that it is no use
+RAREST: Final = 768
 
 
 class Drafting(Protocol):
@@ -33,18 +34,59 @@ class Drafting(Protocol):
         ...
 
 
+class Trust:
+    """How often the guesses of one kind are right for one generation, and how many are worth sending because of it."""
+
+    def __init__(self) -> None:
+        self.acceptance = HOPEFUL
+        self.drafted = self.accepted = 0
+        self._idle = 0  # chances let go by since it has given up
+        self._patience = RETRY
+        self._offered = 0
+
+    def depth(self, deepest: int, rows: int, times: RingTimes, token_s: float = 0.0) -> int:
+        """How many tokens to guess, at most `deepest`; see `scheduler.draft_depth`. 0 where it would not pay: then two
+        now and then, the rarer the longer it has not."""
+        depth = draft_depth(self.acceptance, rows, deepest, times, token_s)
+        if depth:
+            self._idle, self._patience = 0, RETRY
+            return depth
+        self._idle += 1
+        if self._idle < self._patience:
+            return 0
+        self._idle = 0
+        self._patience = min(2 * self._patience, RAREST)
+        return min(2, deepest)
+
+    def offer(self, drafted: int) -> None:
+        """So many tokens are proposed now."""
+        self._offered = drafted
+
+    def settle(self, unused: int | None) -> None:
+        """All but the last `unused` tokens of the last offer were right; None: it was not sent."""
+        drafted, self._offered = self._offered, 0
+        if not drafted or unused is None:
+            return
+        accepted = drafted - unused
+        self.drafted += drafted
+        self.accepted += accepted
+        if accepted:
+            self._patience = RETRY
+        for _ in range(accepted):
+            self.acceptance += MEMORY * (1.0 - self.acceptance)
+        if unused:  # the first of them was wrong, the others say nothing
+            self.acceptance -= MEMORY * self.acceptance
+
+
 class Drafter:
     """Drafts for one generation. Fed with every token, it knows where each pair and quadruple was last followed."""
 
     def __init__(self, tokens: list[int]) -> None:
-        """`tokens` is the generation's own list; `follow` is called after each one that is appended."""
+        """`tokens` is the generation's own list, which grows."""
+        self.trust = Trust()
         self._tokens = tokens
         self._known = 0  # tokens that have been entered as what follows something
         self._after: dict[tuple[int, ...], int] = {}
-        self.acceptance = HOPEFUL
-        self._idle = 0
-        self._offered = 0
-        self.drafted = self.accepted = 0
 
     def propose(self, room: int, rows: int, times: RingTimes) -> list[int]:
         """Up to `room` tokens that may come next; `rows` sequences share the step. Empty where it would not pay."""
@@ -54,32 +96,17 @@ class Drafter:
         start = self._find()
         if start is None:
             return []
-        depth = draft_depth(self.acceptance, rows, min(DEEPEST, room), times)
-        if not depth:
-            self._idle += 1
-            if self._idle < RETRY:
-                return []
-            depth, self._idle = min(2, room), 0
         # Where the text runs in a loop the draft runs on in itself.
         tokens = self._tokens
         draft: list[int] = []
-        for at in range(start, start + depth):
+        for at in range(start, start + self.trust.depth(min(DEEPEST, room), rows, times)):
             draft.append(tokens[at] if at < len(tokens) else draft[at - len(tokens)])
-        self._offered = depth
+        self.trust.offer(len(draft))
         return draft
 
     def settle(self, unused: int | None) -> None:
         """All but the last `unused` tokens of the draft were right; None: it was not sent."""
-        drafted, self._offered = self._offered, 0
-        if not drafted or unused is None:
-            return
-        accepted = drafted - unused
-        self.drafted += drafted
-        self.accepted += accepted
-        for _ in range(accepted):
-            self.acceptance += MEMORY * (1.0 - self.acceptance)
-        if unused:  # the first of them was wrong, the others say nothing
-            self.acceptance -= MEMORY * self.acceptance
+        self.trust.settle(unused)
 
     def rest(self) -> None:
         """See `Drafting`: nothing is held."""

@@ -257,6 +257,9 @@ class Head:
             return []
         self.broken = error
         notices: list[Notice] = [Failed(one.ticket, error) for one in (*self._running.values(), *self._waiting)]
+        for one in self._running.values():
+            if one.drafter is not None:
+                one.drafter.rest()
         self._waiting.clear()
         self._running.clear()
         self._ready.clear()

@@ -86,11 +86,12 @@ def slice_budget(decode_rows: int, max_chunk: int, times: RingTimes) -> int:
     return min(low, max_chunk)
 
 
-def draft_depth(acceptance: float, rows: int, deepest: int, times: RingTimes) -> int:
+def draft_depth(acceptance: float, rows: int, deepest: int, times: RingTimes, token_s: float = 0.0) -> int:
     """How many drafted tokens a row is worth: the depth k that gives most tokens a second, 0 = none.
 
     A draft's token is right with probability `acceptance`, independently: a row of k+1 gives
-    E = (1 - a^(k+1)) / (1 - a) tokens (PEERS 4). `rows` such rows share a step.
+    E = (1 - a^(k+1)) / (1 - a) tokens in T(k+1) + k t_d (PEERS 4). `rows` such rows share a step; `token_s` is t_d, the
+    seconds that the head takes to draft one token.
 
     >>> from exo_node.ring.step_times import RingTimes
     >>> draft_depth(0.9, 1, 8, RingTimes(1)), draft_depth(0.05, 1, 8, RingTimes(1))
@@ -101,7 +102,7 @@ def draft_depth(acceptance: float, rows: int, deepest: int, times: RingTimes) ->
     best, best_rate = 0, 0.0
     for depth in range(deepest + 1):
         expected = expected_tokens(acceptance, depth)
-        rate = expected / times.trip(rows * (depth + 1))
+        rate = expected / (times.trip(rows * (depth + 1)) + rows * depth * token_s)
         if rate > best_rate * (1.0 if depth == 0 else 1.02):  # a deeper draft must pay
             best, best_rate = depth, rate
     return best

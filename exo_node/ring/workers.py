@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from exo_node.errors import ExoError, InvalidRequest, PeerUnavailable, RingBroken
+from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.head import Head, Outgoing, RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
 from exo_node.ring.prompt_reading import PromptReader, reader_of
@@ -169,9 +170,13 @@ class FollowerWorker:
 class HeadWorker:
     """The first stage: scheduler, own layers, LM head and sampling; a ring of one never leaves this thread."""
 
-    def __init__(self, instance_id: str, stage: Stage, outlet: Outlet) -> None:
+    def __init__(
+        self, instance_id: str, stage: Stage, outlet: Outlet, make_drafter: Callable[[list[int]], Drafting] = Drafter
+    ) -> None:
+        """`make_drafter`: see `Head`."""
         self.stage = stage
         self.head: Head | None = None
+        self._make_drafter = make_drafter
         self.hops: deque[Hop] = deque(maxlen=HOPS_KEPT)
         self._instance_id = instance_id
         self._outlet = outlet
@@ -223,7 +228,7 @@ class HeadWorker:
             return
         if self.head is not None:
             self._fail(RingBroken(f"the ring was set up anew as epoch {event.epoch}: send the request again"))
-        self.head = Head(event.setup)
+        self.head = Head(event.setup, self._make_drafter)
         self._sent_ns.clear()
 
     def _submit(self, ticket: int, job: Job, constraint: Constraint | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from itertools import count
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
+from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.head import RingSetup
 from exo_node.ring.kv_account import BLOCK
 from exo_node.ring.messages import Epoch
@@ -121,9 +122,10 @@ class FakeRing:
         wire: Dtype = "float32",
         max_waiting: int = 64,
         depth: int | None = None,
+        make_drafter: Callable[[list[int]], Drafting] = Drafter,
         **rules: Any,
     ) -> None:
-        """`rules`: more fields of `RingSetup`. `depth`: how far every stage can roll back."""
+        """`rules`: more fields of `RingSetup`. `depth`: how far each stage can roll back. `make_drafter`: as of `Head`."""
         self.rules = {"rollback_depth": depth, **rules}
         self.n_stages, self.slots, self.max_chunk, self.wire, self.max_waiting = (
             n_stages,
@@ -137,7 +139,7 @@ class FakeRing:
         memory = rules.get("kv_tokens", 0), rules.get("block", BLOCK)
         pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True), *memory)
         made = stages(n_stages, pool)
-        self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0))
+        self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0), make_drafter)
         self.followers = [
             FollowerWorker(INSTANCE, stage, _Outlet(self, 1 + index)) for index, stage in enumerate(made[1:])
         ]

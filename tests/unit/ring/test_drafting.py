@@ -50,12 +50,12 @@ def test_wrong_drafts_turn_it_off_and_it_looks_again_later() -> None:
     drafter = Drafter([1, 2, 1, 2, 1])
     while draft := drafter.propose(8, 1, UNKNOWN):
         drafter.settle(len(draft))
-    assert drafter.accepted == 0 < drafter.drafted
+    assert drafter.trust.accepted == 0 < drafter.trust.drafted
     tries = [drafter.propose(8, 1, UNKNOWN) for _ in range(RETRY)]
     assert [len(one) for one in tries if one] == [2]
     for _ in range(30):
         drafter.settle(0)
-        drafter._offered = 2
+        drafter.trust.offer(2)
     assert len(drafter.propose(8, 1, UNKNOWN)) == 3
 
 
