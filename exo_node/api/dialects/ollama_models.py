@@ -57,14 +57,14 @@ def details(facts: Facts) -> dict[str, Any]:
     if spec is None:
         return {"parent_model": "", "format": "", "family": "", "families": [], "parameter_size": "",
                 "quantization_level": ""}  # fmt: skip
-    family = str(spec.config["model_type"])
+    family, quantized = str(spec.config["model_type"]), spec.config.get("quantization")
     return {
         "parent_model": "",
         "format": "safetensors",
         "family": family,
         "families": [family],
         "parameter_size": _count(spec.n_params),
-        "quantization_level": _QUANTIZATION[spec.dtype],
+        "quantization_level": f"Q{quantized['bits']}" if quantized else _QUANTIZATION[spec.dtype],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ def test_ours(facts: Facts) -> None:
     assert (row["name"], row["size"], row["modified_at"]) == ("tiny", 1234, "2023-11-14T22:13:20.000000000Z")
     assert row["details"]["family"] == "llama"
     assert row["details"]["quantization_level"] == "F32"
+    assert facts.spec is not None
+    packed = replace(facts.spec, config={**facts.spec.config, "quantization": {"bits": 4}})
+    assert tag(CARD, replace(facts, spec=packed))["details"]["quantization_level"] == "Q4"
     shown = show(CARD, facts)
     info = shown["model_info"]
     assert shown["capabilities"] == ["completion", "tools", "embedding", "thinking"]
