@@ -139,7 +139,10 @@ class InstanceManager:
         found = self._find_ready(model)
         if found is not None:
             return found
-        request = node_pb2.PlaceModelRequest(model=model, reuse=True, exclude=sorted(self._registry.lost))
+        bits = self._registry.bits(self._names(model))
+        request = node_pb2.PlaceModelRequest(
+            model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
+        )
         return await self.place(request, lambda progress: None)
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
@@ -190,7 +193,7 @@ class InstanceManager:
 
     def lost(self, instance: Instance) -> None:
         """The instance's ring is broken: offer it to nobody, and tell its owner's watch to look."""
-        self._registry.lost.add(instance.instance_id)
+        self._registry.lose(instance)
         self._caretaker.notice()
         self._changed()
 

@@ -21,6 +21,7 @@ class InstanceRegistry:
         self._host = host
         self._loading = loading
         self.lost: set[str] = set()  # ids of instances that a request found broken
+        self._lost_bits: dict[str, int] = {}  # of models whose instance was lost, while no new one was placed
         self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
 
     def owned(self) -> list[Instance]:
@@ -55,8 +56,18 @@ class InstanceRegistry:
         here = self._cluster.node_id
         return min(ready, key=lambda one: (one.assignments[0].node_id != here, one.instance_id), default=None)
 
+    def lose(self, instance: Instance) -> None:
+        """A request found it broken: it is offered to nobody."""
+        self.lost.add(instance.instance_id)
+        self._lost_bits[instance.model_id] = instance.quantize
+
+    def bits(self, names: Collection[str]) -> int:
+        """Into how many bits a model's next instance is to be packed: as many as the one that was lost, if any was."""
+        return next((self._lost_bits[name] for name in names if name in self._lost_bits), 0)
+
     def remember(self, instance: Instance) -> Instance:
         """Know a placed instance until its owner's state tells of it, so that nobody places it a second time."""
+        self._lost_bits.pop(instance.model_id, None)
         if instance.instance_id not in self.published_ids(ready=True):
             self._fresh[instance.instance_id] = (time.monotonic(), instance)
         return instance

@@ -104,3 +104,13 @@ def test_tidy_forgets_lost_ones_that_are_gone() -> None:
     one.lost |= {"theirs", "gone"}
     one.tidy()
     assert one.lost == {"theirs"}
+
+
+def test_what_follows_a_lost_instance_is_packed_alike() -> None:
+    """Until a new one is placed, a model's next instance gets the bits of the one that was lost."""
+    one = registry(Peers(), Host(MINE))
+    assert one.bits({"m", "org/m"}) == 0
+    one.lose(dataclasses.replace(MINE, quantize=4))
+    assert (one.all(), one.bits({"m", "org/m"}), one.bits({"other"})) == ([], 4, 0)
+    one.remember(dataclasses.replace(MINE, instance_id="next", quantize=4))
+    assert one.bits({"m"}) == 0
