@@ -201,6 +201,7 @@ def stats_json(node_id: str, stats: ring_pb2.RunnerStats) -> dict[str, Any]:
         "tokens": stats.tokens,
         "weight_bytes": stats.weight_bytes,
         "kv_bytes": stats.kv_bytes,
+        "kv_bytes_used": stats.kv_bytes_used,
         "rss_bytes": stats.rss_bytes,
         "waiting": stats.waiting,
         "running": stats.running,

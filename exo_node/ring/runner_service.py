@@ -197,6 +197,7 @@ class RingServicer(RingServiceServicer):
             steps=logic.steps,
             weight_bytes=self._loaded.report.weight_bytes,
             kv_bytes=self._loaded.report.kv_bytes,
+            kv_bytes_used=self._worker.stage.kv_bytes(),
             rss_bytes=self._process.memory_info().rss,
             info={**self._loaded.info, "wire": self._wire} if self._wire else dict(self._loaded.info),
         )

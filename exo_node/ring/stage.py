@@ -80,6 +80,10 @@ class Stage:
         logic = self.logic
         return Report(logic.stage, queue_us, engine_us, codec_us, logic.sequences, logic.cached_tokens)
 
+    def kv_bytes(self) -> int:
+        """See `ShardEngine.kv_bytes`."""
+        return self._engine.kv_bytes()
+
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> Any:
         """Head only: float32 [outputs, vocab] of what came home."""
         return self._engine.logits(activation, outputs)

@@ -132,8 +132,8 @@ class Slot:
         return self._masks[n, window]
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens. Frees the arrays of a slot that is emptied, and after a deep cut the blocks that
-        the head does not count any more, which copies what stays; else it copies nothing."""
+        """Keep the first `length` tokens. Frees the arrays of a slot that is emptied, and after a deep cut the blocks
+        that the head does not count any more, which copies what stays; else it copies nothing."""
         if not 0 <= length <= self.length:
             raise RingBroken(f"slot {self.index} holds {self.length} tokens and cannot be cut to {length}")
         self.commit(length - self.length)

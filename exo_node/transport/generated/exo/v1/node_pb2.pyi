@@ -398,7 +398,7 @@ class AssignmentDescription(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class InstanceDescription(_message.Message):
-    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize", "kv_tokens")
+    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize", "kv_tokens", "draft_model")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -413,6 +413,7 @@ class InstanceDescription(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     model_id: str
     digest: str
@@ -427,7 +428,8 @@ class InstanceDescription(_message.Message):
     error: str
     quantize: int
     kv_tokens: int
-    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
+    draft_model: str
+    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., draft_model: _Optional[str] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
     __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
@@ -449,8 +451,18 @@ class ReserveShardResponse(_message.Message):
     memory_free: int
     def __init__(self, memory_free: _Optional[int] = ...) -> None: ...
 
+class DraftModel(_message.Message):
+    __slots__ = ("model_id", "digest", "compute_dtype")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    digest: str
+    compute_dtype: str
+    def __init__(self, model_id: _Optional[str] = ..., digest: _Optional[str] = ..., compute_dtype: _Optional[str] = ...) -> None: ...
+
 class LoadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage", "quantize", "kv_tokens")
+    __slots__ = ("instance_id", "shard", "digest", "engine", "device", "is_head", "compute_dtype", "slots", "context", "max_chunk", "token", "lease_ms", "stage", "quantize", "kv_tokens", "draft")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -466,6 +478,7 @@ class LoadShardRequest(_message.Message):
     STAGE_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     shard: ShardDescription
     digest: str
@@ -481,7 +494,8 @@ class LoadShardRequest(_message.Message):
     stage: int
     quantize: int
     kv_tokens: int
-    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
+    draft: DraftModel
+    def __init__(self, instance_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., is_head: _Optional[bool] = ..., compute_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., token: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., draft: _Optional[_Union[DraftModel, _Mapping]] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("stage", "done", "total", "ready")
@@ -549,7 +563,7 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize", "draft_model")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -559,6 +573,7 @@ class PlaceModelRequest(_message.Message):
     SEEN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -568,7 +583,8 @@ class PlaceModelRequest(_message.Message):
     seen: _containers.RepeatedScalarFieldContainer[str]
     instance_id: str
     quantize: int
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ...) -> None: ...
+    draft_model: str
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")

@@ -268,7 +268,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RunnerStats(_message.Message):
-    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops", "scheduling")
+    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops", "scheduling", "kv_bytes_used")
     class InfoEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +291,7 @@ class RunnerStats(_message.Message):
     INFO_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
     epoch: Epoch
     stage: int
     slots: int
@@ -306,7 +307,8 @@ class RunnerStats(_message.Message):
     info: _containers.ScalarMap[str, str]
     hops: _containers.RepeatedCompositeFieldContainer[HopSample]
     scheduling: Scheduling
-    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ...) -> None: ...
+    kv_bytes_used: int
+    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ..., kv_bytes_used: _Optional[int] = ...) -> None: ...
 
 class Scheduling(_message.Message):
     __slots__ = ("kv_tokens", "kv_tokens_used", "prompt_tokens", "prefix_hit_tokens", "evictions", "preemptions", "drafted_tokens", "accepted_tokens", "micro_batches")
