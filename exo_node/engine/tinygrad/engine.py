@@ -136,6 +136,10 @@ class TinygradShardEngine:
             loaded.decoder.copy(target, source, length)
         loaded.lengths[target] = length
 
+    def kv_bytes(self) -> int:
+        """See `ShardEngine.kv_bytes`: all is there from the start."""
+        return self._ready().decoder.kv_bytes
+
     def close(self) -> None:
         """Drop weights and KV. Safe to call twice; the engine can load again."""
         if self._loaded is not None:
@@ -163,7 +167,12 @@ class _Loaded:
         from exo_node.engine.tinygrad.decoder import ShardDecoder
         from exo_node.engine.tinygrad.kernels import persist_kernels
 
-        self.kernels = persist_kernels()
+        vectors = backend.selector == "CPU:X86"
+        if vectors:
+            from exo_node.engine.tinygrad.lanes import use_lanes
+
+            use_lanes()
+        self.kernels = persist_kernels("lanes" if vectors else "plain")
         self.plan, self.spec = plan, spec
         self.activation: Dtype = "float32" if backend.is_cpu else plan.compute_dtype
         self.lengths = [0] * plan.slots

@@ -64,11 +64,14 @@ class PersistentKernels(dict[Any, Any]):
         self._table = None
 
 
-def persist_kernels() -> PersistentKernels:
-    """Put the disk behind tinygrad's table of lowered kernels, once per process; returns that table."""
+def persist_kernels(generation: str) -> PersistentKernels:
+    """Put the disk behind tinygrad's table of lowered kernels, once per process; returns that table.
+
+    `generation` names how code is generated, where that is not tinygrad's own way alone (lanes.py).
+    """
     table = codegen.to_program_cache
     if not isinstance(table, PersistentKernels):
-        table = PersistentKernels(f"exo_kernels_{version('tinygrad').replace('.', '_')}_{_machine()}")
+        table = PersistentKernels(f"exo_kernels_{version('tinygrad').replace('.', '_')}_{_machine()}_{generation}")
         table.update(codegen.to_program_cache)
         codegen.to_program_cache = table
     return table
