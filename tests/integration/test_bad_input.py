@@ -52,7 +52,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "truncated": (truncate, 422, "safetensors"),
     "no-index-entry": (drop_index_entry, 422, "layers.1"),
     "unknown-architecture": (change_config(model_type="mamba9", architectures=["Mamba9"]), 400, "mamba9"),
-    "quantized": (change_config(quantization={"bits": 4, "group_size": 64}), 400, "quantiz"),
+    "quantized": (change_config(quantization_config={"bits": 4, "quant_method": "gptq"}), 400, "'gptq'"),
     "no-tokenizer": (remove_tokenizer, 422, "tokenizer"),
     "broken-config": (break_config, 422, "config.json"),
 }
