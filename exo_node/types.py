@@ -76,6 +76,11 @@ class ModelSpec:
     def total_bytes(self) -> int:
         return sum(self.layer_bytes) + self.embed_bytes + self.head_bytes
 
+    @property
+    def whole(self) -> Shard:
+        """All its layers."""
+        return Shard(self.model_id, 0, self.n_layers, self.n_layers)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -355,6 +360,7 @@ class Instance:
     error: str = ""
     quantize: int = 0  # bits into which its weights were packed on load; 0 = as stored
     kv_tokens: int = 0  # tokens that every stage's KV memory holds over all sequences; 0 = slots * context
+    draft_model: str = ""  # guesses ahead on the head; empty = none
 
 
 @dataclass(frozen=True, slots=True)

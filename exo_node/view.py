@@ -123,6 +123,7 @@ class NodeView:
         reuse: bool = False,
         instance_id: str = "",
         quantize: int = 0,
+        draft_model: str = "",
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         assert self._instances is not None
@@ -146,6 +147,7 @@ class NodeView:
             reuse=reuse,
             instance_id=instance_id,
             quantize=quantize,
+            draft_model=draft_model,
         )
         return instance_view(await self._instances.place(request, report))
 

@@ -34,16 +34,17 @@ class PlaceRequest:
     reuse: bool
     stream: bool
     quantize: int = 0
+    draft_model: str = ""
 
 
 def parse_place(body: dict[str, Any]) -> PlaceRequest:
-    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "quantize"?: 4 or 8, "reuse"?,
-    "stream"?}`.
+    """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "quantize"?: 4 or 8,
+    "draft_model"?, "reuse"?, "stream"?}`.
 
     Other keys are refused. `reuse` takes an instance of the model that is ready already; it goes with no
     wishes about where it runs.
     """
-    known = ("model", "min_nodes", "nodes", "engines", "quantize", "reuse", "stream")
+    known = ("model", "min_nodes", "nodes", "engines", "quantize", "draft_model", "reuse", "stream")
     for name in body:
         if name not in known:
             raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
@@ -68,6 +69,9 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
     quantize = fields.integer("quantize", 4, 8)
     if quantize not in (None, *BITS):
         raise bad("quantize", f"must be 4 or 8 (bits), got {quantize}")
+    draft_model = fields.text("draft_model")
+    if draft_model == "":
+        raise bad("draft_model", "must name a model")
     return PlaceRequest(
         model=model,
         min_nodes=min_nodes or 1,
@@ -76,6 +80,7 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         reuse=reuse,
         stream=fields.boolean("stream") or False,
         quantize=quantize or 0,
+        draft_model=draft_model or "",
     )
 
 
@@ -156,7 +161,9 @@ class ClusterRoutes:
         Events: `{"object": "instance.progress", "stage", ...}` and last the instance. Disconnecting cancels.
         """
         wanted = parse_place(await read_object(request))
-        check_allowed(wanted.model)
+        for model in (wanted.model, wanted.draft_model):
+            if model:
+                check_allowed(model)
         if wanted.stream:
             return await sse.respond(request, self._progress(wanted), PLACE_TIMEOUT_S)
         return web.json_response(await self._place(wanted, None))
@@ -169,6 +176,7 @@ class ClusterRoutes:
             engines=wanted.engines,
             reuse=wanted.reuse,
             quantize=wanted.quantize,
+            draft_model=wanted.draft_model,
             on_progress=on_progress,
         )
 

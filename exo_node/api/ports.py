@@ -46,12 +46,14 @@ class ClusterPort(Protocol):
         reuse: bool = False,
         instance_id: str = "",
         quantize: int = 0,
+        draft_model: str = "",
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Place a model; returns the instance when it is ready. Cancelling the call gives the memory back.
 
         With `reuse` an instance that is ready already is good enough. `instance_id`: the UUID that a new one gets.
         `quantize`: pack full-precision weights into so many bits (4 or 8); 0 = as stored.
+        `draft_model`: a small model that guesses ahead on the head; "" = none.
 
         `on_progress` gets JSON-ready objects: `stage`, `detail`, `done`, `total` (bytes), and what else there is.
         """

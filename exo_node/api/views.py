@@ -54,6 +54,7 @@ def instance_view(instance: Instance) -> dict[str, Any]:
         "context": instance.context,
         "slots": instance.slots,
         "quantize": instance.quantize or None,
+        "draft_model": instance.draft_model or None,
         "shards": [shard_view(assignment) for assignment in instance.assignments],
     }
 

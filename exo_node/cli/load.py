@@ -26,7 +26,7 @@ def arguments(parser: Parser, verb: str) -> None:
         parser.add_argument(
             "--engine", action="append", default=[], metavar="E", help="mlx or tinygrad: one, or one per --node"
         )
-        quantize_argument(parser)
+        wish_arguments(parser)
         parser.add_argument("--json", action="store_true", default=False, help="print the instance as JSON")
     else:
         parser.add_argument("name", metavar="MODEL|INSTANCE", help="a model (all its instances), or an instance's id")
@@ -47,7 +47,7 @@ def _load(client: Client, own: Any) -> int:
     except ValueError as e:
         raise ConfigurationError(f"--min-nodes: {e}") from e
     body = {"model": own.model, "min_nodes": min_nodes, "nodes": own.node, "engines": own.engine, "stream": True}
-    body |= quantize_field(own)
+    body |= wishes(own)
     progress = ProgressLine(sys.stderr)
     instance: dict[str, Any] = {}
     try:
@@ -62,19 +62,27 @@ def _load(client: Client, own: Any) -> int:
     return 0
 
 
-def quantize_argument(parser: Parser) -> None:
-    """`--quantize`, of every verb that loads."""
+def wish_arguments(parser: Parser) -> None:
+    """How a model is loaded, of every verb that loads."""
     about = "pack full-precision weights into so many bits (4 or 8) while they are loaded"
     parser.add_argument("--quantize", default=None, metavar="BITS", help=about)
+    about = "a small model of the same vocabulary that guesses ahead; the text stays the same"
+    parser.add_argument("--draft-model", default=None, metavar="MODEL", help=about)
 
 
-def quantize_field(own: Any) -> dict[str, int]:
-    """Of `POST /v1/instances`. Raises `ConfigurationError`."""
-    if own.quantize is None:
-        return {}
-    if own.quantize not in map(str, BITS):
-        raise ConfigurationError(f"--quantize: wants {' or '.join(map(str, BITS))} (bits), got {own.quantize[:40]!r}")
-    return {"quantize": int(own.quantize)}
+def wishes(own: Any) -> dict[str, Any]:
+    """Fields of `POST /v1/instances`, of what was given. Raises `ConfigurationError`."""
+    found: dict[str, Any] = {}
+    if own.quantize is not None:
+        if own.quantize not in map(str, BITS):
+            bits = " or ".join(map(str, BITS))
+            raise ConfigurationError(f"--quantize: wants {bits} (bits), got {own.quantize[:40]!r}")
+        found["quantize"] = int(own.quantize)
+    if own.draft_model is not None:
+        if not own.draft_model:
+            raise ConfigurationError("--draft-model: wants a model's name")
+        found["draft_model"] = own.draft_model
+    return found
 
 
 def _unload(client: Client, name: str) -> int:

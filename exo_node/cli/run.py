@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.cli.client import Client
-from exo_node.cli.load import ProgressLine, quantize_argument, quantize_field
+from exo_node.cli.load import ProgressLine, wish_arguments, wishes
 from exo_node.cli.nodes import node_for_call
 from exo_node.cli.parser import CLIENT, Parsed, Parser
 from exo_node.errors import ConfigurationError, ExoError
@@ -30,20 +30,21 @@ def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument("--max-tokens", default=None, metavar="N", help="most tokens of an answer")
     parser.add_argument("--temperature", default=None, metavar="T", help="0 = always the likeliest token")
     parser.add_argument("--seed", default=None, metavar="N", help="the same seed gives the same answer")
-    quantize_argument(parser)
+    wish_arguments(parser)
     parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs")
 
 
 def run(parsed: Parsed, verb: str) -> int:
     options = _options(parsed)
-    quantize = quantize_field(parsed.own)
+    wanted = wishes(parsed.own)
     settings = parsed.settings(check=False)
     with node_for_call(parsed, settings, START_FLAGS) as client:
         if is_local(client, parsed.own.model):
-            prepare(client, parsed.own.model, quantize)
-        elif quantize:
-            raise ConfigurationError(f"--quantize: {parsed.own.model} is not a model of this cluster's own")
+            prepare(client, parsed.own.model, wanted)
+        elif wanted:
+            flag = f"--{next(iter(wanted)).replace('_', '-')}"
+            raise ConfigurationError(f"{flag}: {parsed.own.model} is not a model of this cluster's own")
         chat = Chat(client, options, parsed.own.system_prompt, verbose=settings.verbose > 0)
         if parsed.own.prompt is not None:
             chat.ask(parsed.own.prompt)

@@ -107,8 +107,9 @@ def describe_instance(instance: dict[str, Any]) -> list[str]:
     """An instance and its shards, in ring order."""
     error = f": {instance['error']}" if instance.get("error") else ""
     packed = f", quantized to {instance['quantize']} bits" if instance.get("quantize") else ""
+    drafts = f", drafts by {instance['draft_model']}" if instance.get("draft_model") else ""
     lines = [
-        f"{instance['model']}  {instance['state']}{error}{packed}, context {instance['context']}, "
+        f"{instance['model']}  {instance['state']}{error}{packed}{drafts}, context {instance['context']}, "
         f"{instance['slots']} sequences, instance {instance['id']}"
     ]
     for shard in instance["shards"]:

@@ -7,6 +7,7 @@ part of what must fit, and is made smaller before a model is refused.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from exo_node.types import DTYPE_BYTES, Assignment, Device, Dtype, ModelSpec, No
 
 MIN_CONTEXT = 256  # shorter is no use for a chat; below it we say that the model does not fit
 
+
+DRAFT_SLOTS = 4  # sequences that a draft model guesses for: with more to compute in a step its guesses rarely pay
 
 GROWING = frozenset({"mlx"})  # engines whose sequences take KV memory as they grow, not when the shard is loaded
 
@@ -61,6 +64,7 @@ def plan_placement(
     slots: int,
     context: int,
     overhead: int = 0,
+    draft: ModelSpec | None = None,
     compute_dtype: Callable[[ModelSpec, Device], Dtype] = compute_dtype_on,
 ) -> PlacementPlan:
     """Place `spec` on `nodes`.
@@ -70,7 +74,7 @@ def plan_placement(
     Memory for `slots` sequences of `context` tokens each is wanted; it is halved down to one whole sequence, then the
     context, until the model fits. Where every engine takes memory as sequences grow, all slots stay: many short
     sequences share what one long one may fill. Others have fewer slots.
-    `overhead` bytes are added per stage.
+    `overhead` bytes are added per stage, and on the head those of a `draft` model with its KV pool (`draft_pool`).
 
     Raises `InvalidRequest` for a request that contradicts itself or the model, `NoCapacity` with what is missing.
     """
@@ -82,12 +86,19 @@ def plan_placement(
     else:
         choices = list(_choices(nodes, min_nodes, spec.n_layers, engines[0] if engines else None, reasons))
 
-    def limits(places: Sequence[_Place], kv_tokens: int) -> list[StageLimit]:
-        return [_limit(spec, place, i == 0, kv_tokens, overhead, compute_dtype) for i, place in enumerate(places)]
+    def limits(places: Sequence[_Place], kv_tokens: int, context: int) -> list[StageLimit]:
+        found = []
+        for i, place in enumerate(places):
+            beside = overhead
+            if draft is not None and i == 0:
+                element = DTYPE_BYTES[compute_dtype(draft, place.device)]
+                beside += _whole_bytes(draft, element, math.prod(draft_pool(draft, slots, context)))
+            found.append(_limit(spec, place, i == 0, kv_tokens, beside, compute_dtype))
+        return found
 
     for whole, some_context in _pools(slots, min(context, spec.max_context)):
         for places in choices:
-            stages = limits(places, whole * some_context)
+            stages = limits(places, whole * some_context, some_context)
             cuts = cut_layers(stages)
             if cuts is not None:
                 break
@@ -99,7 +110,13 @@ def plan_placement(
         return _plan(spec, places, stages, cuts, some_slots, some_context, whole * some_context, reasons)
     floor_slots, floor_context = list(_pools(slots, min(context, spec.max_context)))[-1]
     last = choices[-1]
-    raise _no_capacity(spec, last, limits(last, floor_slots * floor_context), floor_slots, floor_context)
+    stages = limits(last, floor_slots * floor_context, floor_context)
+    raise _no_capacity(spec, draft, last, stages, floor_slots, floor_context)
+
+
+def draft_pool(draft: ModelSpec, slots: int, context: int) -> tuple[int, int]:
+    """(slots, context) of a draft model beside one with these."""
+    return min(DRAFT_SLOTS, slots), min(context, draft.max_context)
 
 
 def rendezvous(model_id: str, node_ids: Sequence[str]) -> str:
@@ -249,6 +266,13 @@ def _limit(
     return StageLimit(place.capacity, fixed, layers)
 
 
+def _whole_bytes(spec: ModelSpec, element: int, kv_tokens: int) -> int:
+    """A whole model in elements of so many bytes, with its KV pool."""
+    packed = sum(spec.layer_packed) + spec.outer_packed
+    weights = (spec.total_bytes - packed) * element // DTYPE_BYTES[spec.dtype] + packed
+    return weights + spec.kv_width * spec.n_layers * kv_tokens * element
+
+
 def _plan(
     spec: ModelSpec,
     places: Sequence[_Place],
@@ -283,7 +307,12 @@ def _plan(
 
 
 def _no_capacity(
-    spec: ModelSpec, places: Sequence[_Place], stages: Sequence[StageLimit], slots: int, context: int
+    spec: ModelSpec,
+    draft: ModelSpec | None,
+    places: Sequence[_Place],
+    stages: Sequence[StageLimit],
+    slots: int,
+    context: int,
 ) -> NoCapacity:
     # The cheapest way to hold everything: each layer where it costs least; an honest lower bound in mixed rings.
     n_layers = spec.n_layers
@@ -291,7 +320,8 @@ def _no_capacity(
     need += sum(min(stage.layer_bytes[i] for stage in stages) for i in range(n_layers))
     have = sum(stage.capacity for stage in stages)
     free = ", ".join(f"{place.node.node_id} {gib(place.capacity)}" for place in places)
-    wanted = f"{spec.model_id} needs {need:,} bytes for {slots} sequence(s) of {context} tokens"
+    name = spec.model_id + (f" with draft model {draft.model_id}" if draft is not None else "")
+    wanted = f"{name} needs {need:,} bytes for {slots} sequence(s) of {context} tokens"
     if need > have:
         problem = f"{wanted}, {have:,} are free ({free}): {need - have:,} bytes are missing"
     else:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from exo_node.cluster.placement import PlacementPlan, rendezvous
@@ -204,13 +204,14 @@ class InstanceManager:
         check_id(request.instance_id, self.all())
         await self._may_place.wait()
         self._check_precision(request)
-        found = self._find_ready(request.model, request.exclude) if request.reuse else None
+        found = self._reused(request)
         if found is not None:
             return found
         model_id = self._canonical(request.model)
         message = node_pb2.PlaceModelRequest()
         message.CopyFrom(request)
         message.model = model_id
+        message.draft_model = self._canonical(request.draft_model) if request.draft_model else ""
         message.seen.extend(sorted(self._cluster.nodes()))
         coordinator = rendezvous(model_id, sorted(self._cluster.nodes()))
         if coordinator == self._cluster.node_id:
@@ -247,7 +248,7 @@ class InstanceManager:
         """Place a model as its coordinator. Requests for one model wait for each other, and share with `reuse`."""
         async with self._placer.lock(request.model):
             self._check_precision(request)
-            found = self._find_ready(request.model, request.exclude) if request.reuse else None
+            found = self._reused(request)
             if found is not None:
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(found))
                 return
@@ -339,6 +340,13 @@ class InstanceManager:
         """A ready instance of the model, one whose head is here first."""
         return self._registry.find_ready(self._names(model), exclude)
 
+    def _reused(self, request: node_pb2.PlaceModelRequest) -> Instance | None:
+        """What is there already, where that will do. Raises `InvalidRequest` where it has another draft model."""
+        found = self._find_ready(request.model, request.exclude) if request.reuse else None
+        if found is not None and request.draft_model:
+            check_draft(found, self._names(request.draft_model))
+        return found
+
     async def _coordinate_at(
         self, node_id: str, request: node_pb2.PlaceModelRequest
     ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
@@ -405,6 +413,19 @@ def check_precision(request: node_pb2.PlaceModelRequest, there: Sequence[Instanc
                 code="loaded_otherwise",
                 status=409,
             )
+
+
+def check_draft(there: Instance, wanted: Collection[str]) -> None:
+    """Raises `InvalidRequest` where an instance is to be taken as it is, but one with a draft model of these names was
+    asked for."""
+    if there.draft_model not in wanted:
+        has = f"with draft model {there.draft_model}" if there.draft_model else "without a draft model"
+        raise InvalidRequest(
+            f"{there.model_id} is loaded {has} already: unload it first (exo unload {there.model_id})",
+            param="draft_model",
+            code="loaded_otherwise",
+            status=409,
+        )
 
 
 def precision(bits: int) -> str:

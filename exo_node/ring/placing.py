@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
 from exo_node.engine.select import check_supported
 from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable, error_from_code
+from exo_node.models.vocabulary import PADDING, other_vocabulary
 from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.library import spec_from_json
 from exo_node.ring.members import ClusterView, Member
@@ -78,9 +79,19 @@ class Placer:
         """Place a model; the last message holds the ready instance. Raises `ExoError`; then nothing is left behind."""
         yield node_pb2.PlaceProgress(stage="describing", detail=request.model)
         nodes = self._candidates(request.nodes)
-        spec, holders = await self._describe(request, nodes)
+        spec, holders = await self._describe(request.model, nodes, request.nodes, quantize=request.quantize)
         usable = {node_id: node for node_id, node in nodes.items() if node_id in holders}
-        plan = self._plan(request, spec, usable)
+        draft, draft_holders = None, set(usable)
+        if request.draft_model:
+            draft, draft_holders = await self._describe(request.draft_model, nodes, request.nodes[:1])
+            check_sizes(spec, draft)
+        plan = self._plan(request, spec, usable, draft)
+        if draft is not None and (head := plan.assignments[0].node_id) not in draft_holders:
+            raise ModelNotFound(
+                f"draft model {draft.model_id} is not on {head}, which would hold the head, and cannot be fetched "
+                "there: copy its folder to that node's --models-dir, or name first a node that has it",
+                param="draft_model",
+            )
         instance = Instance(
             instance_id=request.instance_id or str(uuid.uuid4()),
             model_id=spec.model_id,
@@ -95,6 +106,7 @@ class Placer:
             state="loading",
             token=secrets.token_bytes(TOKEN_BYTES),
             quantize=request.quantize,
+            draft_model=draft.model_id if draft is not None else "",
         )
         self.loading[instance.instance_id] = instance
         self._changed()
@@ -103,7 +115,7 @@ class Placer:
             await self._reserve(instance, plan, work)
             progress: asyncio.Queue[node_pb2.PlaceProgress] = asyncio.Queue()
             async with renewed(self._member, instance):
-                loading = asyncio.create_task(self._load_all(instance, spec, usable, progress.put_nowait))
+                loading = asyncio.create_task(self._load_all(instance, spec, draft, usable, progress.put_nowait))
                 try:
                     while not loading.done() or not progress.empty():
                         getting = asyncio.ensure_future(progress.get())
@@ -131,11 +143,17 @@ class Placer:
     async def preview(self, request: node_pb2.PlaceModelRequest) -> tuple[ModelSpec, PlacementPlan]:
         """What `place` would do now. Nothing is fetched for it. Raises as `place` does before it reserves anything."""
         nodes = self._candidates(request.nodes)
-        spec, holders = await self._describe(request, nodes, fetch=False)
+        spec, holders = await self._describe(
+            request.model, nodes, request.nodes, quantize=request.quantize, fetch=False
+        )
         return spec, self._plan(request, spec, {one: node for one, node in nodes.items() if one in holders})
 
     def _plan(
-        self, request: node_pb2.PlaceModelRequest, spec: ModelSpec, nodes: Mapping[str, NodeInfo]
+        self,
+        request: node_pb2.PlaceModelRequest,
+        spec: ModelSpec,
+        nodes: Mapping[str, NodeInfo],
+        draft: ModelSpec | None = None,
     ) -> PlacementPlan:
         plan = plan_placement(
             spec,
@@ -146,9 +164,12 @@ class Placer:
             slots=self._pool.slots,
             context=min(self._pool.context, spec.max_context),
             overhead=RUNNER_BYTES,
+            draft=draft,
         )
         for one in plan.assignments:
             check_supported(one.engine, spec.config, one.shard)
+        if draft is not None:
+            check_supported(plan.assignments[0].engine, draft.config, draft.whole)
         return plan
 
     def _candidates(self, wanted: Sequence[str]) -> Mapping[str, NodeInfo]:
@@ -161,14 +182,22 @@ class Placer:
         return {node_id: nodes[node_id] for node_id in wanted} if wanted else nodes
 
     async def _describe(
-        self, request: node_pb2.PlaceModelRequest, nodes: Mapping[str, NodeInfo], *, fetch: bool = True
+        self,
+        model: str,
+        nodes: Mapping[str, NodeInfo],
+        needed: Sequence[str],
+        *,
+        quantize: int = 0,
+        fetch: bool = True,
     ) -> tuple[ModelSpec, set[str]]:
-        """The model's spec, and which nodes hold it or can fetch it. Raises `ModelNotFound`, `DigestMismatch`."""
+        """The model's spec, and which nodes hold it or can fetch it; those `needed` must.
+
+        Raises `ModelNotFound`, `DigestMismatch`."""
 
         async def ask(node_id: str, fetch: bool) -> node_pb2.DescribeModelResponse:
             try:
                 return await self._member(node_id).describe_model(
-                    node_pb2.DescribeModelRequest(model=request.model, fetch=fetch, quantize=request.quantize)
+                    node_pb2.DescribeModelRequest(model=model, fetch=fetch, quantize=quantize)
                 )
             except PeerUnavailable as error:
                 return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
@@ -178,7 +207,7 @@ class Placer:
         local = {one: spec_from_json(answer.spec_json) for one, answer in answers.items() if answer.spec_json}
         fetchable = [one for one in node_ids if answers[one].availability == "fetchable"]
         if not local and fetchable and not fetch:
-            raise ModelNotFound(f"{request.model} was not fetched yet: POST /v1/download does it", code="not_fetched")
+            raise ModelNotFound(f"{model} was not fetched yet: POST /v1/download does it", code="not_fetched")
         if not local and fetchable:
             first = self._cluster.node_id if self._cluster.node_id in fetchable else fetchable[0]
             answer = await ask(first, True)
@@ -189,11 +218,11 @@ class Placer:
             # What is wrong with files that are there says more than that other nodes do not have them.
             told = [one for one in answers.values() if one.code] or list(answers.values())
             worst = min(told, key=lambda one: one.code == ModelNotFound.code)
-            raise error_from_code(worst.code or "model_not_found", worst.detail or f"no model {request.model}")
-        missing = [one for one in request.nodes if one not in local and one not in fetchable]
+            raise error_from_code(worst.code or "model_not_found", worst.detail or f"no model {model}")
+        missing = [one for one in needed if one not in local and one not in fetchable]
         if missing:
             raise ModelNotFound(
-                f"{request.model} is not on {', '.join(missing)} and cannot be fetched there: copy its folder to that "
+                f"{model} is not on {', '.join(missing)} and cannot be fetched there: copy its folder to that "
                 "node's --models-dir",
                 param="nodes",
             )
@@ -201,7 +230,7 @@ class Placer:
         if len(set(digests.values())) > 1:
             shown = ", ".join(f"{one}: {digest[:12]}" for one, digest in sorted(digests.items()))
             raise DigestMismatch(
-                f"the nodes hold different files under the name {request.model} ({shown}): give them the same files, "
+                f"the nodes hold different files under the name {model} ({shown}): give them the same files, "
                 "or name the nodes to use"
             )
         return next(iter(local.values())), {*local, *fetchable}
@@ -226,6 +255,7 @@ class Placer:
         self,
         instance: Instance,
         spec: ModelSpec,
+        draft: ModelSpec | None,
         nodes: Mapping[str, NodeInfo],
         report: Callable[[node_pb2.PlaceProgress], None],
     ) -> list[node_pb2.ShardReady]:
@@ -250,6 +280,7 @@ class Placer:
                 lease_ms=LEASE_MS,
                 stage=stage,
                 quantize=instance.quantize,
+                draft=draft_message(draft, nodes[one.node_id], one.device) if draft is not None and not stage else None,
             )
             async with contextlib.aclosing(self._member(one.node_id).load_shard(request)) as updates:
                 async for update in updates:
@@ -327,6 +358,19 @@ class Placer:
                 )
             except ExoError as error:  # its lease will run out
                 log.warning("cannot undo shard %d on %s: %s", stage, node_id, error)
+
+
+def draft_message(draft: ModelSpec, node: NodeInfo, device: str) -> node_pb2.DraftModel:
+    """What the head's node is told of the draft model."""
+    dtype = compute_dtype(draft, node, device)
+    return node_pb2.DraftModel(model_id=draft.model_id, digest=draft.digest, compute_dtype=dtype)
+
+
+def check_sizes(spec: ModelSpec, draft: ModelSpec) -> None:
+    """Raises `InvalidRequest` where the sizes of the vocabularies show already that they are different ones."""
+    sizes = [int(one.config["vocab_size"]) for one in (spec, draft)]
+    if abs(sizes[0] - sizes[1]) > PADDING:
+        raise other_vocabulary(spec.model_id, draft.model_id, f"{sizes[0]} and {sizes[1]} tokens")
 
 
 def compute_dtype(spec: ModelSpec, node: NodeInfo, device: str) -> Dtype:

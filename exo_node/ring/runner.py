@@ -120,6 +120,7 @@ class LoopOutlet:
 
 async def serve(config: RunnerConfig, report: Reporter) -> None:
     """Load the shard, open the port, say so, and serve until the process is ended."""
+    from exo_node.ring.drafting import Drafter
     from exo_node.ring.runner_engine import EngineThread
     from exo_node.ring.runner_load import LoadedShard, load_shard
     from exo_node.ring.shard import Pool, ShardLogic
@@ -136,8 +137,12 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
             config.slots, config.context, config.max_chunk, found.rollback_depth, found.copy_any, config.kv_tokens
         )
         stage = Stage(loaded.engine, ShardLogic(pool))
-        kind = HeadWorker if config.is_head else FollowerWorker
-        worker: Worker = kind(config.instance_id, stage, outlet)
+        make_drafter = Drafter if loaded.draft is None else loaded.draft.drafter
+        worker: Worker = (
+            HeadWorker(config.instance_id, stage, outlet, make_drafter)
+            if config.is_head
+            else FollowerWorker(config.instance_id, stage, outlet)
+        )
         loading.set_result((loaded, worker))
         return worker
 

@@ -12,6 +12,18 @@ from exo_node.types import Dtype, Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftConfig:
+    """A small model that the head loads whole, to guess ahead."""
+
+    model_id: str
+    path: str
+    n_layers: int
+    compute_dtype: Dtype
+    slots: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerConfig:
     """One shard of one instance on one device. `token` is the instance's secret in hex."""
 
@@ -37,6 +49,7 @@ class RunnerConfig:
     node_name: str
     log_level: str
     parent_pid: int | None = None
+    draft: DraftConfig | None = None
 
 
 def parse_config(line: bytes) -> RunnerConfig:
@@ -55,9 +68,6 @@ def parse_config(line: bytes) -> RunnerConfig:
 
 def _build(fields: Mapping[str, Any]) -> RunnerConfig:
     shard = fields["shard"]
-    dtype = fields["compute_dtype"]
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"compute_dtype {dtype!r}")
     numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk")}
     for name, value in numbers.items():
         if value < 1:
@@ -84,6 +94,25 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         shard=Shard(fields["model_id"], int(shard["start_layer"]), int(shard["end_layer"]), int(shard["n_layers"])),
         stage=int(fields["stage"]),
         is_head=bool(fields["is_head"]),
-        compute_dtype=dtype,
+        compute_dtype=_dtype(fields["compute_dtype"]),
+        draft=None if fields.get("draft") is None else _draft(fields["draft"]),
         parent_pid=None if fields.get("parent_pid") is None else int(fields["parent_pid"]),
     )
+
+
+def _draft(fields: Mapping[str, Any]) -> DraftConfig:
+    return DraftConfig(
+        model_id=str(fields["model_id"]),
+        path=str(fields["path"]),
+        n_layers=int(fields["n_layers"]),
+        compute_dtype=_dtype(fields["compute_dtype"]),
+        slots=int(fields["slots"]),
+        context=int(fields["context"]),
+    )
+
+
+def _dtype(name: Any) -> Dtype:
+    if name not in get_args(Dtype):
+        raise ValueError(f"compute_dtype {name!r}")
+    found: Dtype = name
+    return found

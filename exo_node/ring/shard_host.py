@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exo_node.cluster.placement import draft_pool
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.engine.select import check_supported
-from exo_node.errors import DigestMismatch, ModelNotFound, NoCapacity
+from exo_node.errors import DigestMismatch, InvalidRequest, ModelNotFound, NoCapacity
 from exo_node.models.catalog import LocalModel, RemoteModel
+from exo_node.models.vocabulary import check_same_vocabulary
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
 from exo_node.transport.convert import instance_from_pb, shard_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
-from exo_node.types import Instance
+from exo_node.types import Instance, ModelSpec
 
 log = logging.getLogger("exo.shards")
 
@@ -137,13 +139,17 @@ class ShardHost:
         self, key: ShardKey, request: node_pb2.LoadShardRequest, progress: Callable[[str, int, int], None]
     ) -> RunnerReady:
         shard = shard_from_pb(request.shard)
-        spec = await self._library.spec(shard.model_id, progress, request.quantize)
-        if spec.digest != request.digest:
-            raise DigestMismatch(
-                f"this node's files of {shard.model_id} differ from the coordinator's "
-                f"({spec.digest[:12]} here, {request.digest[:12]} there): give both nodes the same files"
+        settings = self._runner_settings
+        if request.HasField("draft") and (settings.reproducible or not settings.speculation):
+            flag = "--reproducible" if settings.reproducible else "--no-speculation"
+            raise InvalidRequest(
+                f"node {settings.node_name}, which holds the head, runs with {flag}: nothing is guessed ahead there; "
+                "start it without, or load without a draft model",
+                param="draft_model",
             )
+        spec = await self._spec(shard.model_id, request.digest, progress, request.quantize)
         check_supported(request.engine, spec.config, shard)
+        draft = await self._draft(request, spec, progress) if request.HasField("draft") else None
         progress("starting", 0, 0)
         config: Mapping[str, Any] = {
             "instance_id": request.instance_id,
@@ -162,6 +168,7 @@ class ShardHost:
             "kv_tokens": request.kv_tokens or request.slots * request.context,
             "max_chunk": request.max_chunk,
             "quantize": request.quantize,
+            "draft": draft,
             "reproducible": self._runner_settings.reproducible,
             "prefix_cache": self._runner_settings.prefix_cache,
             "speculation": self._runner_settings.speculation,
@@ -174,6 +181,37 @@ class ShardHost:
         self._ledger.commit(request.instance_id, request.device, until=now + request.lease_ms / 1000)
         self._changed()
         return ready
+
+    async def _spec(
+        self, model: str, digest: str, progress: Callable[[str, int, int], None], quantize: int = 0
+    ) -> ModelSpec:
+        """The model here, fetched where need be. Raises `DigestMismatch` where it is not what the coordinator means."""
+        spec = await self._library.spec(model, progress, quantize)
+        if spec.digest != digest:
+            raise DigestMismatch(
+                f"this node's files of {model} differ from the coordinator's "
+                f"({spec.digest[:12]} here, {digest[:12]} there): give both nodes the same files"
+            )
+        return spec
+
+    async def _draft(
+        self, request: node_pb2.LoadShardRequest, target: ModelSpec, progress: Callable[[str, int, int], None]
+    ) -> Mapping[str, Any]:
+        """The runner's `draft` (runner_config.py). Raises `InvalidRequest` where it cannot guess for `target`."""
+        spec = await self._spec(request.draft.model_id, request.draft.digest, progress)
+        check_supported(request.engine, spec.config, spec.whole)
+        await asyncio.to_thread(
+            check_same_vocabulary, target.model_id, Path(target.path), spec.model_id, Path(spec.path)
+        )
+        slots, context = draft_pool(spec, request.slots, request.context)
+        return {
+            "model_id": spec.model_id,
+            "path": spec.path,
+            "n_layers": spec.n_layers,
+            "compute_dtype": request.draft.compute_dtype,
+            "slots": slots,
+            "context": context,
+        }
 
     async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
         """End the shard's runner and give its memory back; also undoes a mere reservation."""

@@ -116,6 +116,7 @@ def instance_to_pb(instance: Instance) -> pb.InstanceDescription:
         error=instance.error,
         quantize=instance.quantize,
         kv_tokens=instance.kv_tokens,
+        draft_model=instance.draft_model,
     )
 
 
@@ -138,6 +139,7 @@ def instance_from_pb(message: pb.InstanceDescription) -> Instance:
         error=message.error,
         quantize=message.quantize,
         kv_tokens=message.kv_tokens,
+        draft_model=message.draft_model,
     )
 
 

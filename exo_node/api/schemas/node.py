@@ -26,6 +26,7 @@ class PlaceRequest(Struct, kw_only=True):
     nodes: Annotated[list[str], Meta(description="Node ids in ring order.")] | None = None
     engines: Annotated[list[str], Meta(description="mlx or tinygrad: one, or one for each node.")] | None = None
     quantize: Annotated[Literal[4, 8], Meta(description="Pack full-precision weights into so many bits.")] | None = None
+    draft_model: Annotated[str, Meta(min_length=1, description="Guesses ahead for it, on the head.")] | None = None
     reuse: Annotated[bool, Meta(description="An instance that is ready already is good enough.")] | None = None
     stream: bool | None = None
 

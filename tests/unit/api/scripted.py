@@ -166,10 +166,12 @@ class ScriptedCluster:
         reuse: bool = False,
         instance_id: str = "",
         quantize: int = 0,
+        draft_model: str = "",
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         call = {"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines}
-        self.calls.append(call | ({"reuse": True} if reuse else {}) | ({"quantize": quantize} if quantize else {}))
+        wishes = {"reuse": reuse, "quantize": quantize, "draft_model": draft_model}
+        self.calls.append(call | {name: wish for name, wish in wishes.items() if wish})
         for event in self.progress:
             if on_progress is not None:
                 on_progress(event)

@@ -125,7 +125,7 @@ class FakeRing:
         make_drafter: Callable[[list[int]], Drafting] = Drafter,
         **rules: Any,
     ) -> None:
-        """`rules`: more fields of `RingSetup`. `depth`: how far each stage can roll back. `make_drafter`: as of `Head`."""
+        """`rules`: more fields of `RingSetup`. `depth`: how far stages can roll back. `make_drafter`: as of `Head`."""
         self.rules = {"rollback_depth": depth, **rules}
         self.n_stages, self.slots, self.max_chunk, self.wire, self.max_waiting = (
             n_stages,
