@@ -33,6 +33,8 @@ from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve
         ({"model": "m", "quantize": 6}, "quantize"),
         ({"model": "m", "quantize": "4"}, "quantize"),
         ({"model": "m", "quantize": 0}, "quantize"),
+        ({"model": "m", "draft_model": ""}, "draft_model"),
+        ({"model": "m", "draft_model": 1}, "draft_model"),
         ({"model": "m", "reuse": "yes"}, "reuse"),
         ({"model": "m", "reuse": True, "nodes": ["a"]}, "reuse"),
     ],
@@ -50,6 +52,7 @@ def test_place_reads() -> None:
     assert (wanted.model, wanted.min_nodes, wanted.nodes, wanted.engines) == ("m", 2, ("b", "a"), ("mlx",))
     assert parse_place({"model": "m"}).min_nodes == 1
     assert [parse_place({"model": "m", **more}).quantize for more in ({}, {"quantize": 8, "reuse": True})] == [0, 8]
+    assert parse_place({"model": "m", "draft_model": "d", "reuse": True}).draft_model == "d"
 
 
 async def test_an_instances_life() -> None:

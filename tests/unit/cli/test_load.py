@@ -52,6 +52,17 @@ def test_quantize(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> 
         assert capsys.readouterr().err == f"exo: --quantize: wants 4 or 8 (bits), got {bits!r}\n"
 
 
+def test_draft_model(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name reaches the cluster; an empty one is refused here."""
+    cluster = ScriptedCluster()
+    start_node(ScriptedBackend([END]), cluster)
+    assert dispatch(["load", "demo", "--draft-model", "small"]) == 0
+    assert cluster.calls[0]["draft_model"] == "small"
+    capsys.readouterr()
+    assert dispatch(["load", "demo", "--draft-model", ""]) == 2
+    assert capsys.readouterr().err == "exo: --draft-model: wants a model's name\n"
+
+
 def test_unload(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
     """By instance, or all of a model; what is not loaded is an error that lists what is."""
     cluster = ScriptedCluster()

@@ -53,6 +53,18 @@ def test_packed_weights_stay_narrow() -> None:
     assert plan(spec, [node("a")]).stage_bytes == (8 * (8 + 2 * 2) * MB + (4 + 2) * MB,)
 
 
+def test_a_draft_model_is_the_heads_burden() -> None:
+    """Its weights and its KV pool, of few sequences, are counted on the head alone; what is too big is told with it."""
+    draft = dataclasses.replace(model(2, MB, 4 * MB, kv_width=100), model_id="d", max_context=512, dtype="bfloat16")
+    alone = 2 * 6 * MB + 100 * 2 * 4 * 512 * 4
+    assert plan(model(), [node("a")], slots=64, draft=draft).stage_bytes == (85 * MB + alone,)
+    two = plan(model(), [node("a", 60 * MB), node("b", 60 * MB)], draft=draft)
+    assert ranges(two) == [("a", 0, 3), ("b", 3, 8)]
+    assert two.stage_bytes == (35 * MB + alone, 50 * MB)
+    with pytest.raises(NoCapacity, match="m with draft model d needs"):
+        plan(model(), [node("a", 86 * MB)], draft=draft)
+
+
 def test_smallest_number_of_nodes() -> None:
     """As many nodes as needed, no more, in proportion to what is free."""
     nodes = [node("a", 40 * MB), node("b", 50 * MB), node("c", 20 * MB)]

@@ -9,7 +9,7 @@ import pytest
 
 from exo_node.errors import InvalidRequest, PeerUnavailable
 from exo_node.ring.caretaker import missing_stages
-from exo_node.ring.instances import check_id, check_precision, connected
+from exo_node.ring.instances import check_draft, check_id, check_precision, connected
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Instance, NodeInfo, NodeState, Shard
 
@@ -128,3 +128,12 @@ def test_a_model_is_held_in_one_precision(held: int, bits: int, reuse: bool, fin
     assert (caught.value.status, caught.value.param) == (409, "quantize")
     request.exclude.append(INSTANCE.instance_id)  # the asker found it broken
     check_precision(request, there)
+
+
+def test_a_draft_model_that_is_not_there_is_not_passed_off() -> None:
+    """What is loaded is taken only with the draft model that was asked for, under any of its names."""
+    check_draft(replace(INSTANCE, draft_model="org/d"), {"d", "org/d"})
+    for there, said in (("", "without a draft model"), ("other", "with draft model other")):
+        with pytest.raises(InvalidRequest, match=said) as caught:
+            check_draft(replace(INSTANCE, draft_model=there), {"d"})
+        assert (caught.value.status, caught.value.param) == (409, "draft_model")

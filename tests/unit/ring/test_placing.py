@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from exo_node.ring.placing import compute_dtype, join_host_port, widest
+from exo_node.errors import InvalidRequest
+from exo_node.ring.placing import check_sizes, compute_dtype, draft_message, join_host_port, widest
 from exo_node.types import Device, Dtype, ModelSpec, NodeInfo
 
 SPEC = ModelSpec("m", "", "llama", {}, 2, 8, 16, 64, "bfloat16", (1, 1), 1, 1, 4, 8)
@@ -50,3 +51,17 @@ def test_ipv6_literals_get_brackets() -> None:
     """A scoped link-local address keeps its scope inside the brackets."""
     assert join_host_port("10.0.0.1", 5) == "10.0.0.1:5"
     assert join_host_port("fe80::1%eth0", 5) == "[fe80::1%eth0]:5"
+
+
+def test_a_draft_model_computes_as_its_device_does() -> None:
+    """What the head's node is told of it."""
+    told = draft_message(dataclasses.replace(SPEC, model_id="d", digest="x"), NODE, "CUDA:0")
+    assert (told.model_id, told.digest, told.compute_dtype) == ("d", "x", "bfloat16")
+
+
+def test_vocabularies_of_other_sizes_are_refused_before_anything_is_loaded() -> None:
+    """Some padding at the end is none of that."""
+    sized = [dataclasses.replace(SPEC, config={"vocab_size": size}) for size in (151_936, 152_064, 32_000)]
+    check_sizes(sized[0], sized[1])
+    with pytest.raises(InvalidRequest, match="151936 and 32000 tokens"):
+        check_sizes(sized[0], sized[2])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.ring.runner_config import parse_config
+from exo_node.ring.runner_config import DraftConfig, parse_config
 from exo_node.types import Shard
 
 GOOD: dict[str, Any] = {
@@ -43,6 +43,17 @@ def test_a_good_line_is_read() -> None:
     assert parse_config(json.dumps({**GOOD, "parent_pid": 7}).encode()).parent_pid == 7
 
 
+DRAFT = {"model_id": "d", "path": "/d", "n_layers": 2, "compute_dtype": "float16", "slots": 4, "context": 64}
+
+
+def test_a_draft_model_is_read() -> None:
+    """It may be absent, as on every stage but the head."""
+    assert parse_config(json.dumps(GOOD).encode()).draft is None
+    assert parse_config(json.dumps({**GOOD, "draft": DRAFT}).encode()).draft == DraftConfig(
+        model_id="d", path="/d", n_layers=2, compute_dtype="float16", slots=4, context=64
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -53,6 +64,7 @@ def test_a_good_line_is_read() -> None:
         ({"compute_dtype": "float8"}, "float8"),
         ({"shard": {"start_layer": 3, "end_layer": 2, "n_layers": 4}}, "layer range"),
         ({"shard": {}}, "start_layer"),
+        ({"draft": {**DRAFT, "compute_dtype": "int8"}}, "int8"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, Any], said: str) -> None:
