@@ -108,13 +108,15 @@ def tokens_of(
     return found
 
 
-def streams(node: NodeProcess, model: str, asked: Sequence[Sequence[int]], tokens: int) -> list[list[float]]:
+def streams(
+    node: NodeProcess, model: str, asked: Sequence[Sequence[int]], tokens: int, **fields: Any
+) -> list[list[float]]:
     """`tokens_of` of all prompts at once."""
     found: list[list[float]] = [[] for _ in asked]
     barrier = threading.Barrier(len(asked))
 
     def one(index: int) -> None:
-        found[index] = tokens_of(node, model, asked[index], tokens, barrier.wait)
+        found[index] = tokens_of(node, model, asked[index], tokens, barrier.wait, **fields)
 
     threads = [threading.Thread(target=one, args=(index,)) for index in range(len(asked))]
     for thread in threads:

@@ -7,59 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-import common as common  # puts the repository on the path
+from runner_ring import runner_ring
 
-from exo_node.transport.ring_client import RingClient
 from tests.integration import runners
 
 STAGES = 8
 STEP_S = 0.02
 
 
-async def _stream(client: RingClient, number: int, tokens: int) -> list[float]:
-    """When each token came, by this process's clock."""
-    stamps: list[float] = []
-    message = runners.request([number % 90, 1 + number // 90, 5], tokens, request_id=f"w{number}")
-    async for delta in client.generate(message):
-        stamps += [time.perf_counter()] * len(delta.ids)
-    return stamps
-
-
 async def _run(folder: Path, streams: int, tokens: int) -> tuple[list[list[float]], list[float], int]:
+    """(each stream's token times, seconds of a stage's step with one stream, micro-batches at most)."""
     model = runners.model_folder(folder, num_hidden_layers=STAGES, fake_step_seconds=STEP_S)
-    sizes = {"slots": streams, "kv_tokens": streams * runners.CONTEXT, "speculation": False}
-    shards = [{"start_layer": stage, "end_layer": stage + 1, "n_layers": STAGES} for stage in range(STAGES)]
-    started = await asyncio.gather(
-        *(runners.start(runners.config(model, i, STAGES, shard=shards[i], **sizes)) for i in range(STAGES))
-    )
-    made = runners.Ring(list(started), [RingClient(one.address, runners.TOKEN) for one in started])
-    try:
-        for stage in reversed(range(STAGES)):
-            message = made.configuration(stage, 1)
-            message.slots = streams
-            message.kv_tokens = streams * runners.CONTEXT
-            await made.clients[stage].configure(message)
-        alone = await _stream(made.clients[0], 999, 6)  # the calibration: one stream, each stage by itself
-        hops = (await made.stats())[0].hops
-        steps = [report.engine_us / 1e6 for hop in hops for report in hop.reports]
-        assert len(alone) == 6
-        decoding = [asyncio.create_task(_stream(made.clients[0], n, tokens)) for n in range(streams)]
+    async with runner_ring(
+        model, STAGES, STAGES, slots=streams, context=256, max_chunk=16, delays=False, speculation=False
+    ) as ring:
+        await ring.stamps([1, 2, 3], 6, "alone")  # the calibration
+        steps = [report.engine_us / 1e6 for hop in (await ring.head()).hops for report in hop.reports]
+        decoding = [asyncio.create_task(ring.stamps([n % 90, 1 + n // 90, 5], tokens, f"w{n}")) for n in range(streams)]
         batches = 0
         while not all(task.done() for task in decoding):
-            batches = max(batches, (await made.clients[0].stats()).scheduling.micro_batches)
+            batches = max(batches, (await ring.head()).scheduling.micro_batches)
             await asyncio.sleep(0.5)
-        return [task.result() for task in decoding], steps, batches
-    finally:
-        for client in made.clients:
-            await client.close()
-        for one in started:
-            assert one.process.stdin is not None
-            one.process.stdin.close()
-        await asyncio.gather(*(one.ended() for one in started))
+        return [task.result()[0] for task in decoding], steps, batches
 
 
 def measure(folder: Path, streams: int, tokens: int) -> dict[str, Any]:
