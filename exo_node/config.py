@@ -122,6 +122,8 @@ def check_settings(settings: Settings) -> None:
         raise ConfigurationError("--discovery-config-path is read only with --discovery-module manual")
     if settings.prompt is not None and settings.run_model is None:
         raise ConfigurationError("--prompt needs --run-model MODEL (or use: exo run MODEL --prompt TEXT)")
+    if settings.reproducible and settings.wire_int8 != "off":
+        raise ConfigurationError(f"--reproducible rules out --wire-int8 {settings.wire_int8}: leave one of them out")
 
 
 def _read(option: Option, raw: Any, said: str) -> Any:

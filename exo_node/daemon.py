@@ -142,6 +142,7 @@ class Daemon:
                 reproducible=settings.reproducible,
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
+                wire_int8=settings.wire_int8,
             ),
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,

@@ -172,6 +172,14 @@ OPTIONS: tuple[Option, ...] = (
         switch=True,
     ),
     Option(
+        "wire_int8",
+        ("--wire-int8",),
+        values.choice("off", "auto", "on"),
+        "prompts' hidden states may travel as int8: off (default), auto (over links below 1 Gbit/s), on; all nodes of "
+        "a ring must agree",
+        "WHEN",
+    ),
+    Option(
         "enable_litellm",
         ("--enable-litellm",),
         values.switch,

@@ -62,15 +62,14 @@ class NodeView:
     def address(self, seen_from: str, node_id: str) -> str:
         if seen_from == node_id:
             return LOOPBACK
-        if seen_from == self.node_id:
-            links: tuple[PeerLink, ...] = self._members.links()
-        else:
-            state = self.states().get(seen_from)
-            links = state.links if state else ()
-        found = next((link.address for link in links if link.to_id == node_id and link.address), None)
+        found = self._link(seen_from, node_id)
         if found is None:
             raise PeerUnavailable(f"node {seen_from} has no connection to node {node_id}: try again")
-        return found
+        return found.address
+
+    def bytes_per_s(self, seen_from: str, node_id: str) -> int:
+        found = self._link(seen_from, node_id)
+        return 0 if found is None else found.bytes_per_s
 
     # -- api.ports.ClusterPort -----------------------------------------------------------------------------------
 
@@ -185,6 +184,10 @@ class NodeView:
     async def delete_model(self, model: str) -> str:
         assert self._instances is not None
         return await self._instances.delete_files(model)
+
+    def _link(self, seen_from: str, node_id: str) -> PeerLink | None:
+        links = self._all_links().get(seen_from, ())
+        return next((link for link in links if link.to_id == node_id and link.address), None)
 
     def _all_links(self) -> dict[str, tuple[PeerLink, ...]]:
         return {self.node_id: self._members.links(), **{one: state.links for one, state in self.states().items()}}

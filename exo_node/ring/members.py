@@ -61,6 +61,10 @@ class ClusterView(Protocol):
         """The IP literal at which one node reaches another (a loopback address for itself)."""
         ...
 
+    def bytes_per_s(self, seen_from: str, node_id: str) -> int:
+        """What the probe of the way from one node to another has measured; 0 = nothing yet, or they are the same."""
+        ...
+
 
 class RemoteMember:
     """A peer's `ShardHost`, through its NodeService."""

@@ -31,6 +31,9 @@ log = logging.getLogger("exo.placing")
 
 CONFIGURE_TIMEOUT_S = 10.0
 TOKEN_BYTES = 32
+# 1 Gbit/s. A chunk of 256 rows of 4096 bfloat16 takes 17 ms on it, a decoding row 65 microseconds; as int8 the chunk
+# takes half, for 2 ms of packing and unpacking (scripts/bench/wire.py).
+SLOW_BYTES_PER_S = 125_000_000
 # Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
 # (256 x hidden x 4 bytes = 2 MiB at hidden 2048) below what a gRPC hop buffers.
 MAX_CHUNK = 256
@@ -336,6 +339,11 @@ class Placer:
                         max_chunk=MAX_CHUNK,
                         rollback_depth=min(depths) if depths else -1,
                         whole_copies=not all(shard.copy_any for shard in ready),
+                        int8_rows=packs_prompts(
+                            [shard.wire_int8 for shard in ready],
+                            stage,
+                            self._cluster.bytes_per_s(node_ids[stage], node_ids[(stage + 1) % stages]),
+                        ),
                     ),
                     timeout=CONFIGURE_TIMEOUT_S,
                 )
@@ -382,6 +390,17 @@ def widest(dtypes: Sequence[Dtype]) -> Dtype:
     """The dtype in which hidden states travel so that no stage loses precision; bf16 and fp16 meet in float32."""
     kinds = set(dtypes)
     return next(iter(kinds)) if len(kinds) == 1 else "float32"
+
+
+def packs_prompts(wanted: Sequence[str], stage: int, bytes_per_s: int) -> bool:
+    """Whether a stage sends rows of prompts as int8 over a link of `bytes_per_s` (0 = not measured) to the next one.
+
+    `wanted`: what each node of the ring says, `off`, `auto` or `on`; an older node says nothing. All must take part.
+    The last stage sends what the logits are made of, and little of it: never packed.
+    """
+    if stage == len(wanted) - 1 or not {*wanted} <= {"auto", "on"}:
+        return False
+    return wanted[stage] == "on" or 0 < bytes_per_s < SLOW_BYTES_PER_S
 
 
 def join_host_port(host: str, port: int) -> str:

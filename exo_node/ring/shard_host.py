@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exo_node.cluster.placement import draft_pool
 from exo_node.cluster.reservations import ReservationLedger
@@ -41,6 +41,7 @@ class RunnerSettings:
     reproducible: bool
     prefix_cache: bool = True
     speculation: bool = True
+    wire_int8: Literal["off", "auto", "on"] = "off"
 
 
 class ShardHost:
@@ -132,6 +133,8 @@ class ShardHost:
                 copy_any=ready.copy_any,
                 seconds=ready.seconds,
                 info=ready.info,
+                # One that promises the same bits always takes no part, whatever the other nodes of its ring want.
+                wire_int8="off" if self._runner_settings.reproducible else self._runner_settings.wire_int8,
             ),
         )
 

@@ -133,9 +133,9 @@ class Ring:
 
 
 @asynccontextmanager
-async def ring(model: Path, n_stages: int, *, configure: bool = True) -> AsyncIterator[Ring]:
-    """A ring of runner processes; all end with the block."""
-    runners = await asyncio.gather(*(start(config(model, stage, n_stages)) for stage in range(n_stages)))
+async def ring(model: Path, n_stages: int, *, configure: bool = True, **changes: Any) -> AsyncIterator[Ring]:
+    """A ring of runner processes, with these `changes` to their configuration; all end with the block."""
+    runners = await asyncio.gather(*(start(config(model, stage, n_stages, **changes)) for stage in range(n_stages)))
     made = Ring(list(runners), [RingClient(runner.address, TOKEN) for runner in runners])
     try:
         if configure:

@@ -244,6 +244,24 @@ async def test_the_newest_attempt_wins(tmp_path: Path) -> None:
         assert await second == (expected((1, 2), 6), "length")
 
 
+async def test_a_stage_tells_how_it_sends_and_refuses_to_pack_what_it_must_not(tmp_path: Path) -> None:
+    """Packed rows are read by a real next stage; neither the last stage nor a reproducible one packs."""
+    async with ring(model_folder(tmp_path), 2, configure=False) as made:
+        last, head = made.configuration(1, 1), made.configuration(0, 1)
+        last.int8_rows = head.int8_rows = True
+        with pytest.raises(InvalidRequest, match="pack nothing"):
+            await made.clients[1].configure(last)
+        last.int8_rows = False
+        await made.clients[1].configure(last)
+        await made.clients[0].configure(head)
+        tokens, finish = await generate(made.clients[0], request(PROMPTS[4], 6))
+        assert (len(tokens), finish) == (6, "length")
+        assert [one.info["wire"] for one in await made.stats()] == ["bfloat16, prompts as int8", "bfloat16"]
+    async with ring(model_folder(tmp_path), 2, configure=False, reproducible=True) as made:
+        with pytest.raises(InvalidRequest, match="pack nothing"):
+            await made.clients[0].configure(head)
+
+
 async def test_a_runner_that_is_in_no_ring_says_so(tmp_path: Path) -> None:
     """Before Configure there is nothing to generate with."""
     async with ring(model_folder(tmp_path), 1, configure=False) as made:

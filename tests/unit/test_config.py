@@ -123,6 +123,7 @@ def test_wrong_variables_and_flags_are_named(tmp_path: Path) -> None:
         ({"discovery_module": "manual"}, "--discovery-config-path"),
         ({"discovery_config_path": "/x"}, "--discovery-module manual"),
         ({"prompt": "hi"}, "--run-model"),
+        ({"reproducible": True, "wire_int8": "auto"}, "--wire-int8 auto"),
     ],
 )
 def test_rules_between_settings(tmp_path: Path, flags: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ class Members:
     """b is linked with us (a) and with c."""
 
     def states(self) -> Mapping[str, NodeState]:
-        links = (PeerLink("c", address="10.0.0.3"), PeerLink("a", address="10.0.0.1"))
+        links = (PeerLink("c", address="10.0.0.3"), PeerLink("a", address="10.0.0.1", bytes_per_s=7))
         return {"b": NodeState(node=node("b"), links=links), "c": NodeState(node=node("c"))}
 
     def peer(self, node_id: str) -> Any:
@@ -64,6 +64,12 @@ def test_each_node_has_its_own_way_to_another(view: NodeView) -> None:
     assert view.address("b", "a") == "10.0.0.1"
     with pytest.raises(PeerUnavailable, match="c"):
         view.address("c", "b")
+
+
+def test_a_links_speed_is_what_its_sender_measured(view: NodeView) -> None:
+    """0 where nobody has measured, also for ways that do not exist or lead nowhere."""
+    ways = [("b", "a"), ("b", "c"), ("a", "b"), ("a", "a"), ("c", "b")]
+    assert [view.bytes_per_s(*way) for way in ways] == [7, 0, 0, 0, 0]
 
 
 def test_nodes_are_ourselves_and_the_live_peers(view: NodeView) -> None:

@@ -8,6 +8,7 @@ from exo_node.errors import PeerUnavailable, RingBroken
 from exo_node.ring.messages import Epoch, Failure
 from exo_node.ring.sequences import Delta, Failed, Job
 from exo_node.ring.workers import Cancel, Lost, Submit, failure_error
+from exo_node.transport.codec import StepFrame
 from exo_node.types import SamplingParams
 from tests.unit.ring.fakering import FakeRing, oracle
 
@@ -34,6 +35,25 @@ def test_eight_at_once_each_get_their_text(n_stages: int, slots: int) -> None:
         assert ring.tokens(ticket) == oracle(prompt, 9, frozenset())
         assert isinstance(ring.ended(ticket), Delta)
     assert set(ring.pools()) == {(0, 0)}
+
+
+def test_prompts_are_packed_on_every_hop_but_the_last() -> None:
+    """Where a stage packs, prefill rows travel as int8; decode rows never do, and the next stage reads both."""
+    ring = ring_of(3)
+    for worker in ring.workers[:-1]:
+        worker.stage.int8_rows = True
+    ring.head.handle(Submit(1, Job(request_id="a", prompt=(1, 2, 3, 4), max_tokens=3, sampling=GREEDY)))
+    packed: list[list[tuple[int, ...]]] = [[], [], []]
+    while ring.ended(1) is None:
+        ring.head.advance()
+        for hop in range(3):
+            for step in ring.hops[hop]:
+                message = StepFrame.from_bytes(step).message
+                if message.rows:
+                    packed[hop].append(tuple(message.int8_rows))
+            ring.deliver(hop)
+    assert packed == [[(0,), (), ()], [(0,), (), ()], [(), (), ()]]
+    assert isinstance(ring.ended(1), Delta)
 
 
 def test_samples_are_the_same_in_company() -> None:

@@ -510,7 +510,7 @@ class LoadProgress(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., ready: _Optional[_Union[ShardReady, _Mapping]] = ...) -> None: ...
 
 class ShardReady(_message.Message):
-    __slots__ = ("port", "weight_bytes", "kv_bytes", "rollback_depth", "copy_any", "seconds", "info")
+    __slots__ = ("port", "weight_bytes", "kv_bytes", "rollback_depth", "copy_any", "seconds", "info", "wire_int8")
     class InfoEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -525,6 +525,7 @@ class ShardReady(_message.Message):
     COPY_ANY_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
+    WIRE_INT8_FIELD_NUMBER: _ClassVar[int]
     port: int
     weight_bytes: int
     kv_bytes: int
@@ -532,7 +533,8 @@ class ShardReady(_message.Message):
     copy_any: bool
     seconds: float
     info: _containers.ScalarMap[str, str]
-    def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., copy_any: _Optional[bool] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    wire_int8: str
+    def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., copy_any: _Optional[bool] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ..., wire_int8: _Optional[str] = ...) -> None: ...
 
 class UnloadShardRequest(_message.Message):
     __slots__ = ("instance_id", "stage")
