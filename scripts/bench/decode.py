@@ -10,11 +10,12 @@ and beside it, each in a process of its own, same folder, prompt and threads, in
 - mlx-lm's generate at the same bits with the same BLAS: `mlx_lm`, bar 0.97 (for the engine mlx);
 - transformers on torch, float32 only;
 - llama.cpp (F32, Q8_0, Q4_0) by llama-cpp-python, where `--llama-python` has that and gguf (not dependencies of ours);
-- `limit`: the bytes of weights that a token reads over the best rate at which as many threads read an array of
-  that size here, measured before, between and after the rounds.
+- `limit`: the bytes of weights that a token reads over the best rate at which as many threads read an array of that
+  size here, measured before, between and after the rounds.
 
 One JSON line for each engine and number of bits. A ratio is ours over theirs in tokens/s; a party that is not to be had
-is null, with the reason in `missing`. `engine_ms` is the engine's part of a step, the LM head not included.
+is null, with the reason in `missing`. `engine_ms` is what the engine takes for a token, LM head included, in a process
+that does nothing else: `step_ms` less that is the ring's.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import references
-from common import BEGIN, PROMPT, NodeProcess, hop_samples, made, nodes, place, rate, ratio, stats, tokens_of, turns
+from common import BEGIN, PROMPT, NodeProcess, made, nodes, place, rate, ratio, stats, tokens_of, turns
 from memory_read import MemoryRead
 from references import Reference
+from solo import Solo
 
 
 def measure(node: NodeProcess, folder: Path, work: Path, engine: str, bits: int, options: Any) -> dict[str, Any]:
@@ -67,8 +69,11 @@ def measure(node: NodeProcess, folder: Path, work: Path, engine: str, bits: int,
         memory.close()
         for party in there.values():
             party.close()
-    steps = hop_samples(node, instance["id"])[-tokens + 4 :]
     node.request("DELETE", f"/v1/instances/{instance['id']}")
+    shard = {**instance["shards"][0], "engine": engine}
+    solo = Solo(folder, shard, references.threads_of(options.threads), 1, bits)
+    engine_s = solo.of(1, tokens)[0]
+    solo.close()
     limit = memory.bytes_per_s / weights
     ours = statistics.median(found["ours"])
     ratios = {name: ratio(found["ours"], found[name]) for name in others if name not in missing}
@@ -88,7 +93,7 @@ def measure(node: NodeProcess, folder: Path, work: Path, engine: str, bits: int,
         "weight_mb": round(weights / 1e6, 1),
         "memory_gb_per_s": round(memory.bytes_per_s / 1e9, 2),
         "step_ms": round(1000 / ours, 2),
-        "engine_ms": round(statistics.median(one["engine_us"] for one in steps) / 1000, 2),
+        "engine_ms": round(1000 * engine_s, 2),
         "pairs": options.pairs,
         "threads": options.threads,
         "blas": others["mlx_lm"].blas if isinstance(others["mlx_lm"], Reference) else "",

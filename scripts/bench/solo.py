@@ -20,11 +20,13 @@ WARM = 4  # steps before those that count: compiling, first touches
 class Solo:
     """`of(rows)`: seconds and CPU-seconds of a step of so many decoding rows."""
 
-    def __init__(self, folder: Path, shard: Mapping[str, Any], environment: Mapping[str, str], most: int) -> None:
+    def __init__(
+        self, folder: Path, shard: Mapping[str, Any], environment: Mapping[str, str], most: int, bits: int = 0
+    ) -> None:
         """`shard`: one of an instance's (`start_layer`, `end_layer`, `n_layers`, `engine`); `most`: rows at once."""
         begin = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import solo; solo.serve()"
         layers = [str(shard[name]) for name in ("start_layer", "end_layer", "n_layers")]
-        self._process = LineProcess(begin, environment, str(folder), shard["engine"], *layers, str(most))
+        self._process = LineProcess(begin, environment, str(folder), shard["engine"], *layers, str(most), str(bits))
         self._found: dict[int, tuple[float, float]] = {}
 
     def of(self, rows: int, steps: int = 9) -> tuple[float, float]:
@@ -40,8 +42,8 @@ class Solo:
 def serve() -> None:
     """The process: loads the shard, then a step's times for each line."""
     parser = argparse.ArgumentParser()
-    for name in ("folder", "engine", "start", "end", "layers", "most"):
-        parser.add_argument(name, type=int if name in ("start", "end", "layers", "most") else str)
+    for name in ("folder", "engine", "start", "end", "layers", "most", "bits"):
+        parser.add_argument(name, type=str if name in ("folder", "engine") else int)
     found = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from exo_node.engine.base import LoadPlan
@@ -53,7 +55,7 @@ def serve() -> None:
 
     if found.engine == "mlx":
         preload_blas()
-    engine, spec = create_engine(found.engine), read_spec(Path(found.folder), "solo", 0)
+    engine, spec = create_engine(found.engine), read_spec(Path(found.folder), "solo", found.bits)
     shard, head = Shard("solo", found.start, found.end, found.layers), found.start == 0
     plan = LoadPlan(
         config=spec.config,
@@ -65,7 +67,7 @@ def serve() -> None:
         max_chunk=64,
         device="CPU",
     )
-    engine.load(plan, shard_source(spec, shard, head, quantize=0), lambda done, total: None)
+    engine.load(plan, shard_source(spec, shard, head, quantize=found.bits), lambda done, total: None)
     for line in sys.stdin:
         print(json.dumps(timed(engine, plan, **json.loads(line))), flush=True)
 
