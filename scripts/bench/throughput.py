@@ -72,8 +72,8 @@ def most(rows: int, stages: Sequence[Callable[[int], tuple[float, float]]], hop:
     """X' and where it lies: `stages` give (seconds, CPU-seconds) of a step of so many rows.
 
     >>> most(4, [lambda rows: (0.1, 0.1)] * 2, 0.0, 2)["x"]
-    40.0
-    >>> most(4, [lambda rows: (0.1, 0.2)] * 2, 0.0, 2)["limited_by"]
+    20.0
+    >>> most(4, [lambda rows: (0.1, 0.4)] * 2, 0.0, 2)["limited_by"]
     'cores'
     """
     best: dict[str, Any] = {"x": 0.0}
