@@ -48,7 +48,7 @@ from exo_node.ring.sequences import Job
 from exo_node.ring.shard import Pool, ShardLogic
 from exo_node.ring.stage import Stage
 from exo_node.ring.text import TextAssembler
-from exo_node.transport.generated.exo.v1.ring_pb2 import StepMessage
+from exo_node.transport.codec import StepFrame
 from exo_node.types import Grammar, SamplingParams
 from tests.integration import runners
 
@@ -119,10 +119,13 @@ class Timers:
 
 class _Outlet:
     def __init__(self) -> None:
-        self.sent: deque[Any] = deque()
+        self.sent: deque[bytes] = deque()
 
-    def send(self, message: Any) -> None:
-        self.sent.append(message.SerializeToString())  # as the servicer does before it writes
+    def send(self, epoch: Epoch, step: bytes) -> None:
+        self.sent.append(step)
+
+    def receive(self) -> StepFrame:
+        return StepFrame.from_bytes(self.sent.popleft())
 
     def notify(self, epoch: Epoch, notices: Sequence[Any]) -> None:
         pass
@@ -153,8 +156,9 @@ def worker_us(
         *((one, name, "stage") for one in stages[:1] for name in ("run", "report")),
         *((stages[0], name, "stage") for name in ("logits",)),
         *((engine, name, "engine") for name in ("forward", "export", "logits")),
-        *((workers, name, "codec") for name in ("step_message", "read_step", "pass_on", "add_report", "read_epoch")),
-        *((outlet, "send", "codec") for outlet in outlets),
+        *((workers, name, "codec") for name in ("step_frame", "read_step", "pass_on", "add_report", "read_epoch")),
+        *((outlet, "receive", "codec") for outlet in outlets),
+        (StepFrame, "to_bytes", "codec"),
         (Sampler, "draw", "sampler"),
         *((one, name, "sampler") for one in constraints for name in ("allowed", "advance")),
         (head, "handle", "rest"),
@@ -168,8 +172,7 @@ def worker_us(
         found = 0
         for out, into in ((outlets[0], follower), (outlets[1], head)):
             while out.sent:
-                message = StepMessage.FromString(out.sent.popleft())
-                into.handle(workers.StepIn(message, time.perf_counter_ns()))
+                into.handle(workers.StepIn(out.receive(), time.perf_counter_ns()))
                 found += into is head
         return found
 
