@@ -211,6 +211,8 @@ class Head:
         """What was read off the prompt by a `Reading` of the step that has just come home."""
         generation = self._running[reading.ticket]
         finish: FinishReason | None = None
+        if generation.job.prompt_logprobs is not None:
+            generation.read = reading.position + reading.count
         if not generation.job.draws and reading.position + reading.count == generation.prefill:
             finish = "length" if generation.job.pooling is None else "stop"
             self._remove(generation)
@@ -419,7 +421,6 @@ class Head:
             for one in self._running.values()
             if one is not generation
             and not one.in_flight
-            and not one.job.reads
             and (same_rank or self.steps - one.since >= QUANTUM)
             and (RANKS[one.job.priority], one.order) > mine
         ]
@@ -458,7 +459,7 @@ class Head:
         position = generation.sent
         generation.sent += length
         n_outputs = 1 if generation.sent == len(generation.tokens) else 0
-        if generation.reads_at(position):
+        if generation.reads_at(position, length):
             n_outputs = length
         if generation.decoding:
             self._prefilling.remove(generation)
@@ -516,8 +517,14 @@ def _wants(generation: Generation, row: Row, output: int) -> list[Want | Reading
     wants: list[Want | Reading] = []
     if not row.n_outputs:
         return wants
-    if generation.job.reads and row.position < generation.prefill:
-        wants.append(Reading(generation.ticket, output, row.n_outputs, row.position + row.length - row.n_outputs))
+    begin, end = row.position + row.length - row.n_outputs, row.position + row.length
+    told = max(0, generation.read - begin)  # before another took its place
+    if (
+        generation.job.reads
+        and row.position < min(generation.prefill, len(generation.job.prompt))
+        and begin + told < end
+    ):
+        wants.append(Reading(generation.ticket, output + told, row.n_outputs - told, begin + told))
     if generation.job.draws and row.position + row.length >= generation.prefill:
         drafted = len(generation.drafts)
         first = output + row.n_outputs - 1 - drafted

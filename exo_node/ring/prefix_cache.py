@@ -46,12 +46,11 @@ class PrefixCache:
         self._clock += 1
         self._held[sequence] = Held(sequence, scope, user, used=self._clock)
 
-    def extend(self, sequence: int, tokens: Sequence[int], chunked: int) -> None:
-        """`tokens` are in the shards now: all of them that the sequence holds and that will stay true."""
+    def extend(self, sequence: int, tokens: Sequence[int], length: int, chunked: int) -> None:
+        """The first `length` of `tokens` are in the shards now: all that the sequence holds and that will stay true."""
         held = self._held[sequence]
-        held.chunked = min(chunked, len(tokens))
-        known = len(held.tokens)
-        held.tokens.extend(tokens[known:])
+        held.chunked = min(chunked, length)
+        held.tokens.extend(tokens[len(held.tokens) : length])
         for start in range(len(held.keys) * INDEX_BLOCK, len(held.tokens) - INDEX_BLOCK + 1, INDEX_BLOCK):
             previous = held.keys[-1] if held.keys else hash(held.scope)
             key = hash((previous, *held.tokens[start : start + INDEX_BLOCK]))

@@ -77,7 +77,8 @@ class PooledPrompt:
         if wanted > whole:
             raise InvalidRequest(f"dimensions is {wanted}; this model's vectors have {whole}", param="dimensions")
         last = self._pooling.mode == "last"
-        self._sum = states[-1].astype(np.float64) if last else self._sum + states.sum(axis=0, dtype=np.float64)
+        before = self._sum if reading.position else np.zeros(1)  # at 0 it may begin anew: it had to give its place up
+        self._sum = states[-1].astype(np.float64) if last else before + states.sum(axis=0, dtype=np.float64)
         if reading.position + reading.count < self._length:
             return Found()
         kept = self._sum[: wanted or whole]

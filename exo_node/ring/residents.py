@@ -58,6 +58,7 @@ class Residents:
         self._next_sequence = 1
         self._ops: list[Op] = []
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
+        self._pledges = 0  # their sum
 
     @property
     def has_ops(self) -> bool:
@@ -74,9 +75,12 @@ class Residents:
         `promised`: tokens of memory that other admitted prompts still need; `reserve`: to be left for those that run.
         """
         account = self.account
+        idle = self._prefixes.idle()
         wanted = account.charge(generation.prefill) + promised + reserve
-        if wanted > account.free_tokens + self._idle_tokens():
+        if wanted > account.free_tokens + sum(account.charge(account.length(one)) for one in idle):
             return False
+        if account.free_slots < 1 and not idle:
+            return False  # asked again at every step: nothing is looked up for it
         found = self._match(generation)
         if found is not None and self._is_copied(*found) and self._room(account.charge(found[0]), found[1].sequence):
             self._copy(generation, *found)
@@ -96,15 +100,17 @@ class Residents:
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""
         self._pledged.clear()
+        self._pledges = 0
 
     def grow(self, generation: Generation, length: int) -> bool:
         """Make room for the sequence to hold `length` tokens with this step, at the expense of finished ones only."""
         growth = self.account.growth(generation.sequence, length)
-        others = sum(tokens for ticket, tokens in self._pledged.items() if ticket != generation.ticket)
+        others = self._pledges - self._pledged.get(generation.ticket, 0)
         while growth + others > self.account.free_tokens:
             if not self._evict():
                 return False
         self._pledged[generation.ticket] = max(0, growth)
+        self._pledges = others + max(0, growth)
         return True
 
     def sent(self, generation: Generation, length: int) -> None:
@@ -122,7 +128,7 @@ class Residents:
     def release(self, generation: Generation) -> None:
         """The generation is over, or gives its place up: keep what it leaves if that may be of use."""
         sequence, generation.sequence = generation.sequence, 0
-        self._pledged.pop(generation.ticket, None)
+        self._pledges -= self._pledged.pop(generation.ticket, 0)
         if sequence == RESERVED:
             self.account.reserved -= 1
             return
@@ -141,7 +147,7 @@ class Residents:
     def _extend(self, generation: Generation, length: int) -> None:
         chunk = self.rules.max_chunk
         chunked = min(length, len(generation.job.prompt)) // chunk * chunk
-        self._prefixes.extend(generation.sequence, generation.tokens[:length], chunked)
+        self._prefixes.extend(generation.sequence, generation.tokens, length, chunked)
 
     def _copy(self, generation: Generation, length: int, source: Held) -> None:
         sequence = self._new_id()
@@ -150,7 +156,7 @@ class Residents:
         generation.sequence, generation.sent = sequence, length
         self._prefixes.touch(source.sequence)
         self._prefixes.hold(sequence, generation.job.client, generation.ticket)
-        self._prefixes.extend(sequence, source.tokens[:length], source.chunked)
+        self._prefixes.extend(sequence, source.tokens, length, source.chunked)
 
     def _new_id(self) -> int:
         self._next_sequence += 1
@@ -197,9 +203,6 @@ class Residents:
         account = self.account
         room = account.free_slots > 0 and account.charge(count) <= account.free_tokens
         return room and len(held.tokens) - count >= LEAST_MATCH
-
-    def _idle_tokens(self) -> int:
-        return sum(self.account.charge(self.account.length(one)) for one in self._prefixes.idle())
 
     def _evict(self, spared: int = 0) -> bool:
         """Give up the finished sequence that has been of no use for longest."""

@@ -149,6 +149,7 @@ class Generation:
     sent: int = 0
     in_flight: int = 0
     first: bool = True
+    read: int = 0  # outputs of the prompt that were told already, where its log-probabilities are wanted
     cached: int = 0  # of the prompt, when it was first admitted
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory
@@ -168,12 +169,11 @@ class Generation:
         """Tokens that its sequence holds at most in the end."""
         return min(context, len(self.job.prompt) + max(self.job.max_tokens, 0))
 
-    def reads_at(self, position: int) -> bool:
-        """Whether all outputs of a row from `position` on are wanted (of a pooling by the last, one is)."""
+    def reads_at(self, position: int, length: int) -> bool:
+        """Whether all outputs of a row are wanted (of a pooling by the last, one is; none that was told before)."""
         job = self.job
-        return position < len(job.prompt) and (
-            job.prompt_logprobs is not None or (job.pooling is not None and job.pooling.mode == "mean")
-        )
+        wanted = job.prompt_logprobs is not None or (job.pooling is not None and job.pooling.mode == "mean")
+        return wanted and position < len(job.prompt) and position + length > self.read
 
     def finish_after(self, choice: TokenChoice, context: int) -> FinishReason | None:
         """Whether the generation is over now that the token has been appended."""

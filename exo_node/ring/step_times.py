@@ -19,6 +19,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._means: dict[int, tuple[float, float]] = {}  # bucket -> (mean tokens, mean seconds)
+        self._points: list[tuple[float, float]] = []  # the means in order
 
     @property
     def known(self) -> bool:
@@ -27,15 +28,16 @@ class StepTimes:
     def add(self, tokens: int, seconds: float) -> None:
         bucket = (tokens - 1).bit_length()
         found = self._means.get(bucket)
-        if found is None:
+        if found is None or found[1] > SPIKE * seconds:  # the first of this size was a hiccup itself
             self._means[bucket] = (float(tokens), seconds)
-            return
-        mean_tokens, mean_seconds = found
-        seconds = min(seconds, SPIKE * mean_seconds * max(1.0, tokens / mean_tokens))
-        self._means[bucket] = (
-            mean_tokens + WEIGHT * (tokens - mean_tokens),
-            mean_seconds + WEIGHT * (seconds - mean_seconds),
-        )
+        else:
+            mean_tokens, mean_seconds = found
+            seconds = min(seconds, SPIKE * mean_seconds * max(1.0, tokens / mean_tokens))
+            self._means[bucket] = (
+                mean_tokens + WEIGHT * (tokens - mean_tokens),
+                mean_seconds + WEIGHT * (seconds - mean_seconds),
+            )
+        self._points = sorted(self._means.values())
 
     def of(self, tokens: int) -> float:
         """Predicted seconds for a step of `tokens`; never less than for a shorter one. 0 where nothing is known.
@@ -43,7 +45,7 @@ class StepTimes:
         Below the smallest that was measured it is hopeful (down to half of that), so that smaller steps are tried: what
         they take is then known.
         """
-        points = sorted(self._means.values())
+        points = self._points
         if not points:
             return 0.0
         highest = 0.0
@@ -68,6 +70,7 @@ class RingTimes:
         self.n_stages = n_stages
         self._stages = [StepTimes() for _ in range(n_stages)]
         self._hops = 0.0
+        self._trips: dict[int, float] = {}  # asked for since the last step, by tokens
 
     @property
     def known(self) -> bool:
@@ -85,6 +88,7 @@ class RingTimes:
             work += busy + report.queue_us / 1e6
             times.add(tokens, busy + (0.0 if report.stage else finish))
         rest = max(0.0, trip - work)
+        self._trips.clear()
         self._hops = rest if not self._hops else self._hops + WEIGHT * (min(rest, SPIKE * self._hops) - self._hops)
 
     def slowest(self, tokens: int) -> float:
@@ -92,4 +96,7 @@ class RingTimes:
 
     def trip(self, tokens: int) -> float:
         """Seconds once round, with nothing in the way."""
-        return sum(stage.of(tokens) for stage in self._stages) + self._hops
+        trip = self._trips.get(tokens)
+        if trip is None:
+            trip = self._trips[tokens] = sum(stage.of(tokens) for stage in self._stages) + self._hops
+        return trip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo_node.ring.drafting import RETRY, Drafter
+from exo_node.ring.drafting import ENTERED, RETRY, Drafter
 from exo_node.ring.messages import Report
 from exo_node.ring.step_times import RingTimes
 
@@ -65,3 +65,11 @@ def test_many_rows_on_a_busy_device_do_not_draft() -> None:
     for tokens in (1, 8, 16, 64):
         times.add(tokens, [Report(0, 0, 5_000 * tokens, 0, 1, 1)], 0.005 * tokens, 0.0)
     assert Drafter([1, 2, 1, 2, 1]).propose(8, 8, times) == []
+
+
+def test_a_long_prompt_is_looked_into_piece_by_piece() -> None:
+    """No step waits for all of it; once it is known, what was said in it is found as in a short one."""
+    tokens = [*range(100, 100 + 2 * ENTERED), 7, 8, 9, 100, 101]
+    drafter = Drafter(tokens)
+    tries = [drafter.propose(8, 1, UNKNOWN) for _ in range(4)]
+    assert tries == [[], [], [102, 103, 104], [102, 103, 104]]

@@ -131,6 +131,31 @@ def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
     assert head.running == 0
 
 
+def test_a_prompt_that_is_read_gives_its_memory_up_too_and_is_told_once() -> None:
+    """Two that read their prompts would wait for each other's memory for ever; what was told is not told again."""
+    head = started(replace(SETUP, context=16, kv_tokens=16, block=4, max_chunk=16))
+    head.submit(1, job(tuple(range(3)), prompt_logprobs=0, request_id="a", max_tokens=13), 0.0)
+    head.submit(2, job(tuple(range(5)), prompt_logprobs=0, request_id="b", max_tokens=11), 0.0)
+    told: dict[int, list[int]] = {1: [], 2: []}
+    drawn = {1: 0, 2: 0}
+    for number in range(2, 60):
+        if head.next_step(0.0) is None:
+            break
+        for want in readings(head, number):
+            if isinstance(want, Reading):
+                told[want.ticket] += range(want.position, want.position + want.count)
+                head.read(want, (), b"")
+            else:
+                drawn[want.ticket] += 1
+                head.token(want.ticket, TokenChoice(9), 0.0)
+    assert head.counts.preempted
+    assert drawn == {1: 13, 2: 11}
+    assert {ticket: [one for one in at if one < 3 + 2 * (ticket - 1)] for ticket, at in told.items()} == {
+        1: [0, 1, 2],
+        2: [0, 1, 2, 3, 4],
+    }
+
+
 def test_a_step_holds_the_ready_decode_rows_and_slices_of_prompts() -> None:
     """Decoding goes on while prompts come in, several in one step where there is room."""
     head = started()

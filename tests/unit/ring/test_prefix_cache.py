@@ -17,7 +17,7 @@ def cache(**sequences: list[int]) -> PrefixCache:
     made = PrefixCache()
     for number, tokens in enumerate(sequences.values(), 1):
         made.hold(number, "", 7)
-        made.extend(number, tokens, len(tokens))
+        made.extend(number, tokens, len(tokens), len(tokens))
         made.finish(number)
     return made
 
@@ -44,7 +44,7 @@ def test_a_running_sequence_is_found_too_after_a_finished_one() -> None:
     """Of equal matches the finished one comes first: it may be taken over without a copy."""
     made = cache(one=TEXT[:40])
     made.hold(2, "", 9)
-    made.extend(2, TEXT[:40], 0)
+    made.extend(2, TEXT, 40, 0)
     assert [held.sequence for _, held in made.find("", TEXT)] == [1, 2]
 
 
@@ -63,7 +63,7 @@ def test_what_was_cut_or_dropped_is_not_found() -> None:
     made = cache(a=TEXT[:64])
     made.take(1, 5, 20)
     assert made.find("", TEXT)[0][0] == 20
-    made.extend(1, [*TEXT[:20], *range(40)], 0)
+    made.extend(1, [*TEXT[:20], *range(40)], 60, 0)
     assert made.find("", TEXT)[0][0] == 20
     made.drop(1)
     assert made.find("", TEXT) == []

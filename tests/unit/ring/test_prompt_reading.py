@@ -55,6 +55,14 @@ def test_scores_are_log_softmax_whatever_the_pieces(borders: tuple[int, ...]) ->
         assert [logprob for _, logprob in choice.top] == pytest.approx(np.sort(exact[at])[::-1][:2].tolist(), abs=1e-6)
 
 
+def test_a_mean_that_begins_anew_is_the_same() -> None:
+    """A prompt that had to give its memory up is read from its first token again."""
+    reader = PooledPrompt(Pooling("mean"), len(PROMPT))
+    read(reader, 0, 40)
+    again = read(reader, 0, 64, len(PROMPT))[-1].vector
+    assert again == read(PooledPrompt(Pooling("mean"), len(PROMPT)), 0, 64, len(PROMPT))[-1].vector
+
+
 @pytest.mark.parametrize("dimensions", [0, 3])
 def test_mean_and_last_have_length_one(dimensions: int) -> None:
     """The vector comes with the last piece, cut first and then scaled."""

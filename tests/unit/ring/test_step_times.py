@@ -44,6 +44,13 @@ def test_a_hiccup_is_no_new_speed() -> None:
     assert times.of(4) < 0.02
 
 
+def test_a_hiccup_at_first_is_soon_forgotten() -> None:
+    """The first step of a size may be the slow one: the next of that size shows it, and drafts are not off for long."""
+    times = learned((4, 1.0))
+    times.add(4, 0.01)
+    assert times.of(4) == pytest.approx(0.01)
+
+
 def test_a_trip_is_all_stages_and_the_hops() -> None:
     """Waiting in a queue is neither; what the head does with the outputs is stage 0's work."""
     times = RingTimes(2)
