@@ -14,6 +14,7 @@ from typing import Any
 import common as common  # puts the repository on the path
 from delay_proxy import DelayProxy
 
+from exo_node.errors import PeerUnavailable
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
 from tests.integration import runners
@@ -37,6 +38,18 @@ class BenchRing:
 
     async def head(self) -> ring_pb2.RunnerStats:
         return await self.clients[0].stats()
+
+
+async def _configure(client: RingClient, message: ring_pb2.ConfigureRequest, attempts: int = 20) -> None:
+    """On a busy machine a connection may take longer than a client waits for it: nothing has been sent then."""
+    for attempt in range(attempts):
+        try:
+            await client.configure(message)
+            return
+        except PeerUnavailable:
+            if attempt == attempts - 1:
+                raise
+            await asyncio.sleep(0.2)
 
 
 @asynccontextmanager
@@ -63,7 +76,7 @@ async def runner_ring(
             message.kv_tokens, message.wire_dtype = slots * context, "float32"
             if hops:
                 message.next_address = addresses[stage]
-            await made.clients[stage].configure(message)
+            await _configure(made.clients[stage], message)
         yield BenchRing(made.clients, hops)
     finally:
         for client in made.clients:

@@ -167,12 +167,13 @@ def main() -> None:
     parser.add_argument("--streams", type=numbers, default=[1, 2, 4, 8, 16])
     parser.add_argument("--engine", default="mlx")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--tokens", type=int, help="of each stream (48; 160 where stages wait)")
     parser.add_argument("--threads", type=int, help="BLAS threads of every process (cores / nodes)")
     parser.add_argument("--waiting", action="store_true", help="the ring whose stages wait, alone")
     parser.add_argument("--fast", action="store_true", help="a small model and few streams: shows that it runs")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint (default: a temporary one)")
     options = parser.parse_args()
+    options.tokens = options.tokens or (160 if options.waiting else 48)
     if options.fast:
         options.streams, options.rounds, options.tokens, options.threads = [1, 4], 1, 16, 1
         options.nodes = options.nodes[:2]
