@@ -427,11 +427,11 @@ class Head:
         victim = max(others, key=lambda one: (RANKS[one.job.priority], one.order), default=None)
         if victim is None:
             return False
+        self._waiting.add(victim, first=True)  # before it leaves: what its caller was served is not forgotten
         self._leave(victim)
         if victim in self._ready:
             self._ready.remove(victim)
         victim.prefill, victim.sent, victim.drafts = len(victim.tokens), 0, ()
-        self._waiting.add(victim, first=True)
         self.counts.preempted += 1
         return True
 

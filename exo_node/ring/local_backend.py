@@ -96,14 +96,18 @@ class LocalBackend:
                 prefix = await self._prefix_ids(request, loaded.tokenizer, instance, prompt)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
-        asked = len(prompt.ids) + _prefilled(request, loaded.tokenizer, prefix)
+        # What the caller has of the answer was generated: penalties count it, chunks of the prompt end before it.
+        prefilled = _prefilled(request, loaded.tokenizer, prefix)
+        own = min(prefilled, len(prefix)) if request.prompt_logprobs is None else len(prefix)
+        asked = len(prompt.ids) + prefilled
         request = replace(request, grammar=speech.bound(request, loaded.tokenizer, prompt))
         echo = PromptEcho(request, loaded.tokenizer, prompt.ids)
         if request.max_tokens == 0 and request.prompt_logprobs is None:
             yield echo.ahead(TokenDelta(finish_reason="length", usage=Usage(asked, 0)))
             return
         ends = loaded.tokenizer.eos_ids | prompt.ends
-        message = self._message(request, loaded, instance, [*prompt.ids, *prefix], len(prefix), deadline, ends)
+        ids, said = [*prompt.ids, *prefix[:own]], prefix[own:]
+        message = self._message(request, loaded, instance, ids, said, own, deadline, ends)
         stream = self._instances.client(instance).generate(message)
         detokenizer = speech.detokenizer(request, loaded.tokenizer, prompt)
         detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
@@ -115,8 +119,8 @@ class LocalBackend:
         drawn = 0.0
         try:
             async for delta in stream:
-                if delta.index != count:
-                    raise RingBroken(f"the head sent token {delta.index} where {count} was next")
+                if delta.index != len(said) + count:
+                    raise RingBroken(f"the head sent token {delta.index} where {len(said) + count} was next")
                 echo.hear(delta)
                 cached = min(delta.cached_tokens, asked) or cached
                 for offset, token_id in enumerate(delta.ids):
@@ -227,6 +231,7 @@ class LocalBackend:
         loaded: LoadedTokenizer,
         instance: Instance,
         prompt: Sequence[int],
+        said: Sequence[int],
         begun: int,
         deadline: float | None,
         ends: frozenset[int],
@@ -246,12 +251,14 @@ class LocalBackend:
         bias = dict(sampling.logit_bias)
         if request.ignore_eos:
             bias |= {one: NEVER for one in ends if one < vocabulary}
-        room = instance.context - len(prompt)
-        wanted = request.max_tokens if request.max_tokens is not None else self._defaults.max_generate_tokens
+        room = instance.context - len(prompt) - len(said)
+        most = self._defaults.max_generate_tokens
+        wanted = most if request.max_tokens is None else len(said) + request.max_tokens
         return ring_pb2.GenerateRequest(
             instance_id=instance.instance_id,
             request_id=request.request_id,
             prompt_ids=prompt,
+            generated_ids=said,
             sampling=ring_pb2.Sampling(
                 temperature=temperature,
                 top_p=sampling.top_p,
@@ -264,7 +271,7 @@ class LocalBackend:
                 top_logprobs=sampling.top_logprobs,
                 seed=seed % 2**64,
             ),
-            max_tokens=min(wanted, room),
+            max_tokens=min(wanted, len(said) + room),
             stop_ids=sorted(ends),
             timeout_ms=0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000)),
             grammar=_grammar(request.grammar, begun),
@@ -275,7 +282,7 @@ class LocalBackend:
 
 
 def _grammar(grammar: Grammar | None, begun: int) -> ring_pb2.Grammar | None:
-    """The grammar of a request, of whose prompt it covers the last `begun` ids."""
+    """The grammar of a request, of whose prompt it covers the last `begun` ids (and what is generated after them)."""
     if grammar is None:
         return None
     return ring_pb2.Grammar(kind=grammar.kind, text=grammar.text, field=grammar.field, begun=begun)

@@ -74,9 +74,10 @@ class OneInstance:
         self.gone = True
 
 
-def deltas(ids: Sequence[int], finish: str = "length") -> list[ring_pb2.GenerateDelta]:
-    made = [ring_pb2.GenerateDelta(index=index, ids=[token]) for index, token in enumerate(ids)]
-    return [*made, ring_pb2.GenerateDelta(index=len(ids), finish_reason=finish)]
+def deltas(ids: Sequence[int], finish: str = "length", said: int = 0) -> list[ring_pb2.GenerateDelta]:
+    """What a head sends that was asked to go on after `said` tokens of its answer."""
+    made = [ring_pb2.GenerateDelta(index=index, ids=[token]) for index, token in enumerate(ids, said)]
+    return [*made, ring_pb2.GenerateDelta(index=said + len(ids), finish_reason=finish)]
 
 
 def backend(instances: OneInstance, **defaults: Any) -> LocalBackend:
@@ -218,44 +219,51 @@ async def test_an_answer_cut_anywhere_goes_on_with_the_same_text() -> None:
         for cut in range(len(ids)):
             had = "".join(delta.text for delta in whole[:cut])
             given = tuple(token for delta in whole[:cut] for token in delta.token_ids)
-            head = ScriptedHead(deltas(ids[len(given) :]))
+            head = ScriptedHead(deltas(ids[len(given) :], said=len(given)))
             asked = request(**fields, prefix=had, prefix_ids=given)
             rest = await collect(backend(OneInstance(head)), asked)
             assert had + "".join(delta.text for delta in rest) == text
-            assert list(head.asked[0].prompt_ids) == [*first.asked[0].prompt_ids, *given]
+            assert list(head.asked[0].prompt_ids) == list(first.asked[0].prompt_ids)
+            assert tuple(head.asked[0].generated_ids) == given
+            assert head.asked[0].max_tokens == first.asked[0].max_tokens
             assert rest[-1].usage is not None
             assert rest[-1].usage.prompt_tokens == whole[-1].usage.prompt_tokens
             assert rest[-1].usage.completion_tokens == len(ids) - len(given)
 
 
 async def test_a_grammar_covers_the_part_that_is_there() -> None:
-    """The head is told which of the prompt's ids are the answer's."""
-    head = ScriptedHead(deltas(ONCE))
+    """The head is told which of the prompt's ids are the answer's (a request's own), and what was generated."""
     grammar = Grammar("regex", "Once.*", "guided_regex")
-    await collect(backend(OneInstance(head)), request(prompt="Tom said:", grammar=grammar, prefix_ids=ONCE[:2]))
+    for fields, begun in (({"prefix_ids": ONCE[:2]}, 0), ({"prefix": "Once upon", "prefilled": 9}, 2)):
+        head = ScriptedHead(deltas(ONCE, said=2 - begun))
+        await collect(backend(OneInstance(head)), request(prompt="Tom said:", grammar=grammar, **fields))
+        asked = head.asked[0]
+        assert asked.grammar == ring_pb2.Grammar(kind="regex", text="Once.*", field="guided_regex", begun=begun)
+        assert [*asked.prompt_ids, *asked.generated_ids][-2:] == ONCE[:2]
+        assert len(asked.generated_ids) == 2 - begun
+    head = ScriptedHead(deltas(ONCE))
     await collect(backend(OneInstance(head)), request(prompt="Tom said:"))
-    assert head.asked[0].grammar == ring_pb2.Grammar(kind="regex", text="Once.*", field="guided_regex", begun=2)
-    assert list(head.asked[0].prompt_ids[-2:]) == ONCE[:2]
-    assert not head.asked[1].HasField("grammar")
+    assert not head.asked[0].HasField("grammar")
 
 
 async def test_a_prefix_without_ids_or_with_others_is_tokenized() -> None:
     """Text of another backend, or ids that are not that text's (a stop string was held back): the text counts."""
     for given in ((), (403,)):
-        head = ScriptedHead(deltas(ONCE[2:]))
+        head = ScriptedHead(deltas(ONCE[2:], said=2))
         await collect(backend(OneInstance(head)), request(prefix="Once upon", prefix_ids=given))
         tokenizer = OneInstance(head).loaded.tokenizer
-        assert tokenizer.decode(list(head.asked[0].prompt_ids)[1:]) == "Once upon"
+        assert tokenizer.decode(list(head.asked[0].generated_ids)) == "Once upon"
 
 
 @pytest.mark.parametrize(("prefilled", "counted"), [(0, 0), (4, 1), (9, 2)])
 async def test_the_requests_own_part_of_a_prefix_is_prompt(prefilled: int, counted: int) -> None:
     """Usage counts it so; what another backend had already said is its answer, which is counted there."""
-    head = ScriptedHead(deltas(ONCE[2:]))
+    head = ScriptedHead(deltas(ONCE[2:], said=2 - counted))
     rest = await collect(backend(OneInstance(head)), request(prefix="Once upon", prefilled=prefilled))
     usage = rest[-1].usage
     assert usage is not None
-    assert usage.prompt_tokens == len(head.asked[0].prompt_ids) - 2 + counted
+    assert usage.prompt_tokens == len(head.asked[0].prompt_ids)
+    assert len(head.asked[0].generated_ids) == 2 - counted
 
 
 async def test_a_prefix_that_does_not_fit_is_refused() -> None:
