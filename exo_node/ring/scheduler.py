@@ -10,9 +10,9 @@ from exo_node.ring.step_times import RingTimes
 # A gRPC hop buffers 4-5 MB before `write` blocks; every inbound queue of ours is unbounded, so this bounds memory only.
 # 64 MiB holds four 512-token chunks of an 8192-wide model in float32.
 MAX_BYTES_IN_FLIGHT = 64 * 2**20
-GAP = 2.0  # a slice of a prompt may make a step with decode rows so much longer than it would be without
+GAP = 1.8  # a slice of a prompt may make a step with decode rows so much longer than it would be without
 FIRST_SLICE = 32  # tokens, while nothing is known of this ring's times
-LEAST_SLICE = 8  # tokens: a prompt always comes on, whatever its company
+LEAST_SLICE = 2  # tokens: a prompt always comes on, whatever its company
 NEAR_BEST = 0.98  # of two numbers of micro-batches that are as good as this to each other, the smaller
 
 

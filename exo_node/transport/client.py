@@ -34,7 +34,8 @@ def channel_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
         ("grpc.enable_http_proxy", 0),  # peers are in our own network; a proxy variable must not catch them
         ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the back-off of a dead one
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Despite its name the time that one attempt may take: a busy machine or a long wire needs more than a moment.
+        ("grpc.min_reconnect_backoff_ms", 5000),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.max_receive_message_length", max_receive),
         ("grpc.max_send_message_length", max_receive),
