@@ -67,6 +67,7 @@ class Load:
             sampling=GREEDY,
             client=client,
             priority=priority,
+            prompt_logprobs=0 if numbers.random() < 0.2 else None,
         )
         self.jobs[ticket] = job
         self.ring.head.handle(Submit(ticket, job))
@@ -106,6 +107,9 @@ class Load:
             assert got == wanted[: len(got)]
             assert ticket in self.cancelled or (isinstance(end, Delta) and got == wanted)
             assert not isinstance(end, Failed)
+            read = [one.token for delta in self.ring.notices.get(ticket, ()) for one in getattr(delta, "prompt", ())]
+            said = job.prompt[1:] if job.reads else ()
+            assert tuple(read) == (said if ticket not in self.cancelled else said[: len(read)])
         account = self.head.residents.account
         assert set(self.ring.pools()) == {(account.sequences, account.cached_tokens)}
         assert account.free_slots + account.sequences == self.ring.slots
