@@ -7,6 +7,8 @@ rows on (linear.py, 1B shape: 23.6 against 14.4 ms for four rows of [16384, 2048
 
 from __future__ import annotations
 
+import logging
+from importlib.metadata import version
 from typing import Any
 
 import tinygrad.codegen as codegen
@@ -15,15 +17,34 @@ from tinygrad.dtype import AddrSpace, dtypes
 from tinygrad.uop import GroupOp, Ops
 from tinygrad.uop.ops import PatternMatcher, UOp, UPat
 
+_log = logging.getLogger(__name__)
+TINYGRAD = "0.13."  # the versions whose code generation was read; what another makes of our rules nobody knows
+_NAMES = (
+    (codegen, ("devectorize_alu", "correct_load_store")),
+    (devectorizer, ("no_vectorized_alu", "no_vectorized_wmma", "split_load_store", "image_fixup")),
+)
 LANES = 4  # a 128-bit register; the renderer's wider ones give wrong numbers
 
 
-def use_lanes() -> None:
-    """Teach tinygrad's code generation, once per process. Only for the X86 renderer."""
-    if codegen.devectorize_alu is _ARITHMETIC:
-        return
-    codegen.devectorize_alu = _ARITHMETIC
-    codegen.correct_load_store = _MEMORY
+def use_lanes() -> bool:
+    """Teach tinygrad's code generation, once per process. Only for the X86 renderer.
+
+    False, and a warning, if it is not the code generation that we know: then products are slower, not wrong.
+    """
+    if reason := _unknown(version("tinygrad")):
+        _log.warning("tinygrad %s: products run one number at a time, about half as fast", reason)
+        return False
+    if codegen.devectorize_alu is not _ARITHMETIC:
+        codegen.devectorize_alu = _ARITHMETIC
+        codegen.correct_load_store = _MEMORY
+    return True
+
+
+def _unknown(installed: str) -> str | None:
+    if not installed.startswith(TINYGRAD):
+        return f"{installed} is not {TINYGRAD}x, whose code generation we know"
+    missing = [f"{module.__name__}.{name}" for module, names in _NAMES for name in names if not hasattr(module, name)]
+    return f"{installed} lacks {missing[0]}" if missing else None
 
 
 def _arithmetic(alu: UOp) -> UOp | None:
@@ -65,7 +86,7 @@ _ARITHMETIC = PatternMatcher(
             lambda c, a: c.src[0].after(*a.src[1:]).cast(c.dtype),
         ),
         (UPat((*GroupOp.ALU, Ops.CAST, Ops.BITCAST), name="alu"), _arithmetic),
-        (UPat(Ops.WMMA, name="wmma"), devectorizer.no_vectorized_wmma),
+        (UPat(Ops.WMMA, name="wmma"), lambda wmma: devectorizer.no_vectorized_wmma(wmma)),
     ]
 )
 _MEMORY = PatternMatcher(
@@ -74,6 +95,6 @@ _MEMORY = PatternMatcher(
             UPat((Ops.LOAD, Ops.STORE), src=(UPat(Ops.INDEX, name="index").cast(),), name="access", allow_any_len=True),
             _memory,
         ),
-        (UPat((Ops.LOAD, Ops.STORE), name="ls"), devectorizer.image_fixup),
+        (UPat((Ops.LOAD, Ops.STORE), name="ls"), lambda ls: devectorizer.image_fixup(ls)),
     ]
 )

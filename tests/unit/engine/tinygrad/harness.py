@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,17 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport
 from exo_node.engine.tinygrad.engine import TinygradShardEngine
 from exo_node.types import Dtype, Shard
-from tests.checkpoints import N_LAYERS, VOCAB, DirectorySource, ShardView, plain_config
+from tests.checkpoints import VOCAB, DirectorySource, ShardView, make_checkpoint, plain_config
 
-WHOLE: tuple[tuple[int, int], ...] = ((0, N_LAYERS),)
-THREE = ((0, 0), (0, 3), (3, N_LAYERS))  # a head without layers, and two shards that share the layers
+WHOLE: tuple[tuple[int, int], ...] = ((0, 2),)
+THREE = ((0, 0), (0, 1), (1, 2))  # a head without layers, and two shards that share the layers
+
+
+def two_layers(family: str, root: Path, **overrides: Any) -> Path:
+    """A checkpoint of two layers, of each kind that the family has one."""
+    if family == "gemma3_text":
+        overrides["layer_types"] = ["sliding_attention", "full_attention"]
+    return make_checkpoint(family, root, num_hidden_layers=2, **overrides)
 
 
 def tokens(count: int, seed: int = 1) -> list[int]:
@@ -22,7 +30,10 @@ def tokens(count: int, seed: int = 1) -> list[int]:
 
 
 class Ring:
-    """Engines for the layer ranges `cuts` of the checkpoint at `path`; the first is the head."""
+    """Engines for the layer ranges `cuts` of the checkpoint at `path`; the first is the head.
+
+    What is left out is small, and the same in most tests: each program and each shape costs seconds of compilation.
+    """
 
     def __init__(
         self,
@@ -31,9 +42,9 @@ class Ring:
         *,
         compute: Dtype = "float32",
         wire: Dtype = "float32",
-        slots: int = 3,
+        slots: int = 2,
         context: int = 64,
-        max_chunk: int = 32,
+        max_chunk: int = 8,
         reproducible: bool = False,
     ) -> None:
         config = plain_config(path)
@@ -89,3 +100,26 @@ class Ring:
         for engine in self.engines:
             engine.copy(target, source, length)
         self.lengths[target] = length
+
+    def clear(self) -> None:
+        for slot in range(len(self.lengths)):
+            self.truncate(slot, 0)
+
+
+class Pair:
+    """A family of two layers: `batched`, in three shards, runs rows of one token together; `alone`, whole, does not."""
+
+    def __init__(self, family: str, root: Path) -> None:
+        self.path = two_layers(family, root)
+        # past its original context phi3_longrope's long factors hold
+        self.context = 160 if family == "phi3_longrope" else 64
+        self.batched = Ring(self.path, THREE, context=self.context)
+        self.alone = Ring(self.path, WHOLE, context=self.context, reproducible=True)
+
+    @property
+    def rings(self) -> tuple[Ring, Ring]:
+        return self.batched, self.alone
+
+    def clear(self) -> None:
+        for ring in self.rings:
+            ring.clear()

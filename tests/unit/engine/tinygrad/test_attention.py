@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.checkpoints import FAMILIES, make_checkpoint
-from tests.unit.engine.tinygrad.harness import Ring, tokens
+from tests.unit.engine.tinygrad.harness import Pair, Ring, tokens
 
 pytestmark = pytest.mark.engine_tinygrad
 TOLERANCE = 2e-5  # of the largest logit, float32
-CUTS = ((0, 3), (3, 7))
 
 
-class Twins:
-    """The same steps on a ring that batches and on one whose rows run alone."""
-
-    def __init__(self, path: Path, cuts: Sequence[tuple[int, int]], context: int = 64) -> None:
-        self.batched, self.alone = (Ring(path, cuts, slots=5, context=context, reproducible=r) for r in (False, True))
-
-    def step(self, *rows: tuple[int, Sequence[int], int]) -> None:
-        got, wanted = self.batched.step(rows), self.alone.step(rows)
-        assert got.shape == wanted.shape
-        bound = TOLERANCE * np.abs(wanted).max()
-        assert np.abs(got - wanted).max() <= bound
-        second, first = np.sort(wanted, axis=1)[:, -2:].T
-        clear = first - second > 2 * bound
-        assert np.array_equal(got.argmax(axis=1)[clear], wanted.argmax(axis=1)[clear])
+def check_alike(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> None:
+    assert got.shape == wanted.shape
+    bound = TOLERANCE * np.abs(wanted).max()
+    assert np.abs(got - wanted).max() <= bound
+    second, first = np.sort(wanted, axis=1)[:, -2:].T
+    clear = first - second > 2 * bound
+    assert np.array_equal(got.argmax(axis=1)[clear], wanted.argmax(axis=1)[clear])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_together_equal_rows_alone(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Ragged rows over two shards, slots out of order, joining and leaving, beside a chunk, after rollback and copy."""
-    root = tmp_path_factory.getbasetemp()
-    context = 160 if family == "phi3_longrope" else 64  # past its original context the long factors hold
-    twins = Twins(make_checkpoint(family, root), CUTS, context)
-    a, b, c, d = (tokens(60, seed) for seed in range(4))
-    twins.step((3, a[:31], 1), (0, b[:5], 1), (4, d[:1], 1))
-    twins.step((3, a[31:32], 1), (0, b[5:6], 1))  # one past the windows of these checkpoints, one within
-    twins.step((0, b[6:7], 1), (2, c[:20], 0), (3, a[32:33], 1), (4, d[1:2], 1))
-    twins.step((2, c[20:21], 1), (1, d[:1], 1), (0, b[7:8], 0), (3, a[33:34], 1), (4, d[2:3], 1))
-    for ring in (twins.batched, twins.alone):
-        ring.truncate(2, 17)
-        ring.copy(1, 3, 29)
-    twins.step((1, c[30:31], 1), (2, c[40:41], 1), (3, a[34:35], 1), (0, b[9:11], 2))
+def test_rows_together_equal_rows_alone(family: str, pair_of: Callable[[str], Pair]) -> None:
+    """Ragged rows, slots out of order, beside a chunk, after rollback and copy: as on a ring that runs each alone."""
+    pair = pair_of(family)
+    a, b = tokens(60, 1), tokens(60, 2)
+
+    def step(*rows: tuple[int, Sequence[int], int]) -> None:
+        check_alike(*(ring.step(rows) for ring in pair.rings))
+
+    step((1, a[:31], 1), (0, b[:1], 1))
+    step((1, a[31:32], 1), (0, b[1:2], 1))  # one past the windows of these checkpoints, one within
+    for ring in pair.rings:
+        ring.truncate(1, 29)
+        ring.copy(0, 1, 27)
+    step((0, b[30:31], 0), (1, a[40:41], 1))
+    step((0, b[31:32], 1), (1, a[41:42], 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reproducible_rows_have_their_bits_alone(family: str, pair_of: Callable[[str], Pair]) -> None:
+    """Under `reproducible` the rows of a step have, bit for bit, what each gives in a step and a slot of its own."""
+    ring = pair_of(family).alone
+    a, b = tokens(19, 3), tokens(8, 4)
+    ring.step([(0, a[:17], 0), (1, b[:5], 0)])
+    together = [ring.step([(1, b[5:6], 1), (0, a[17:18], 1)]), ring.step([(0, a[18:19], 1), (1, b[6:8], 2)])]
+    ring.clear()
+    rows = {}
+    for name, slot, ids, start in (("a", 1, a, 17), ("b", 0, b, 5)):
+        ring.step([(slot, ids[:start], 0)])
+        ends = [start, start + 1, len(ids)]
+        rows[name] = [ring.step([(slot, ids[i:j], j - i)]) for i, j in pairwise(ends)]
+    assert np.array_equal(together[0], np.concatenate([rows["b"][0], rows["a"][0]]))
+    assert np.array_equal(together[1], np.concatenate([rows["a"][1], rows["b"][1]]))
+
+
+def test_four_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Three, four and five rows, some joining and some leaving, in steps of width 4 and 1."""
+    path = make_checkpoint("mistral", tmp_path_factory.getbasetemp(), num_hidden_layers=1)
+    batched, alone = (Ring(path, ((0, 1),), slots=5, reproducible=r) for r in (False, True))
+    ids = [tokens(40, seed) for seed in range(5)]
+    rows = [[(slot, ids[slot][: 3 + 5 * slot], 1) for slot in range(5)]]
+    for turn, slots in enumerate(((4, 0, 2), (0, 1, 2, 3), (3, 1, 4, 0, 2))):
+        rows.append([(slot, ids[slot][30 + turn : 31 + turn], 1) for slot in slots])
+    for step in rows:
+        check_alike(batched.step(step), alone.step(step))
 
 
 def test_one_slot(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -54,7 +77,7 @@ def test_one_slot(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp()
     for heads in (1, 4):
         path = make_checkpoint("mistral", root, num_hidden_layers=1, num_key_value_heads=heads)
-        ring = Ring(path, ((0, 1),), slots=1)
+        ring = Ring(path, ((0, 1),), slots=1, reproducible=True)
         whole = ring.prefill(0, tokens(20))
         ring.truncate(0, 0)
         single = np.concatenate([ring.prefill(0, [token]) for token in tokens(20)])

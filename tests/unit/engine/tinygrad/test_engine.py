@@ -27,7 +27,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(path: Path) -> Ring:
-    return Ring(path, ((0, 1), (1, 2)), reproducible=True)
+    return Ring(path, ((0, 1), (1, 2)), slots=3, max_chunk=16, reproducible=True)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def ring(loaded: Ring) -> Ring:
 @pytest.mark.skipif(not STORIES.is_dir(), reason="../shared/models/stories260K is not there")
 def test_published_ids() -> None:
     """stories260K, greedy from BOS, gives the first ids of its EXPECTED.md."""
-    ring = Ring(STORIES, ((0, 5),), slots=1, context=512)
+    ring = Ring(STORIES, ((0, 5),), slots=1, context=512, reproducible=True)
     ids = [1]
     while len(ids) < len(FIRST_IDS):
         ids.append(int(ring.prefill(0, ids[-1:])[0].argmax()))
@@ -156,7 +156,7 @@ def test_reads_its_tensors_only(path: Path) -> None:
     report = engine.load(_plan(path, shard), view, lambda done, total: seen.append((done, total)))
     assert sorted(view.names()) == sorted(source.was_read) == sorted(source.released)
     assert sum(source.info(n).nbytes for n in view.names()) == report.weight_bytes == seen[-1][0] == seen[-1][1]
-    assert report.kv_bytes == 1 * 2 * 2 * 2 * (64 + 4) * 16 * 4
+    assert report.kv_bytes == 1 * 2 * 3 * 2 * (64 + 16) * 16 * 4
     engine.close()
     engine.close()
     with pytest.raises(RingBroken, match="nothing is loaded"):
@@ -197,9 +197,10 @@ def _plan(path: Path, shard: Shard, **changes: object) -> LoadPlan:
         "shard": shard,
         "is_head": False,
         "compute_dtype": "float32",
-        "slots": 2,
+        "slots": 3,
         "context": 64,
-        "max_chunk": 8,
+        "max_chunk": 16,
         "device": "CPU",
+        "reproducible": True,
     }
     return LoadPlan(**{**fields, **changes})  # type: ignore[arg-type]

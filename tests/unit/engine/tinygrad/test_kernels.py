@@ -14,7 +14,7 @@ _LOAD = """
 import sys
 from pathlib import Path
 from tests.unit.engine.tinygrad.harness import Ring
-ring = Ring(Path(sys.argv[1]), ((0, 1),))
+ring = Ring(Path(sys.argv[1]), ((0, 1),), reproducible=True)
 print(ring.reports[0].info["kernels"], "|", ring.prefill(0, [1, 2, 3]).tobytes().hex())
 """
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoints import make_checkpoint
 from tests.quantized import mlx_lm_logits, quantize_checkpoint, widened_checkpoint
-from tests.unit.engine.tinygrad.harness import THREE, Ring, tokens
+from tests.unit.engine.tinygrad.harness import THREE, Ring, tokens, two_layers
 
 pytest.importorskip("mlx.core")  # makes the folders
 pytestmark = pytest.mark.engine_tinygrad
@@ -31,8 +30,8 @@ def _decoded(ring: Ring) -> np.ndarray:
 @pytest.mark.parametrize(("family", "bits"), [("gemma2", 8), ("phi3", 4)])
 def test_equals_mlx_lm(family: str, bits: int, root: Path) -> None:
     """Logits of the whole: a tied LM head, and stacked projections as they are stored (llama is below)."""
-    path = quantize_checkpoint(make_checkpoint(family, root), bits=bits)
-    wanted, ring = mlx_lm_logits(path, IDS), Ring(path)
+    path = quantize_checkpoint(two_layers(family, root), bits=bits)
+    wanted, ring = mlx_lm_logits(path, IDS), Ring(path, reproducible=True)
     got = _decoded(ring)
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
@@ -40,19 +39,19 @@ def test_equals_mlx_lm(family: str, bits: int, root: Path) -> None:
 def test_shards_and_layers_of_their_own(root: Path) -> None:
     """Three shards; parts of one stacked matrix with other bits, other groups, or not quantized; bfloat16 scales."""
     path = quantize_checkpoint(
-        make_checkpoint("llama", root, dtype="bfloat16"),
+        two_layers("llama", root, dtype="bfloat16"),
         bits=4,
         layers={"v_proj": {"group_size": 64, "bits": 8}, "lm_head": {"group_size": 32, "bits": 8}},
         keep=("up_proj", "embed_tokens"),
     )
-    got = _decoded(Ring(path, THREE))
-    wanted = _decoded(Ring(widened_checkpoint(path)))
+    got = _decoded(Ring(path, THREE, reproducible=True))
+    wanted = _decoded(Ring(widened_checkpoint(path), reproducible=True))
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 def test_weights_stay_packed(root: Path) -> None:
     """What is held is what is stored; several rows share a step."""
-    path = quantize_checkpoint(make_checkpoint("llama", root), bits=4)
+    path = quantize_checkpoint(two_layers("llama", root), bits=4)
     ring = Ring(path)
     stored = sum(ring.source.info(name).nbytes for name in ring.source.names())
     assert ring.reports[0].weight_bytes == stored

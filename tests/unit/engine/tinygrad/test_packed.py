@@ -15,9 +15,11 @@ from exo_node.packing import Packing
 pytestmark = pytest.mark.engine_tinygrad
 
 
-@pytest.mark.parametrize("tile", (1, 4, 16))
-@pytest.mark.parametrize(("bits", "group_size"), ((4, 32), (4, 128), (8, 64)))
-def test_equals_the_widened_matrix(bits: int, group_size: int, tile: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "group_size", "tile", "counts"),
+    [(4, 32, 16, (1, 6, 8)), (4, 128, 4, (1, 2)), (8, 64, 16, (1, 4)), (8, 64, 1, (1, 6)), (4, 32, 1, (1,))],
+)
+def test_equals_the_widened_matrix(bits: int, group_size: int, tile: int, counts: tuple[int, ...]) -> None:
     """One row and several, in tiles or not; single rows of the matrix come out exactly."""
     device = select_backend("CPU").device
     from tinygrad import Tensor, TinyJit, dtypes
@@ -39,7 +41,7 @@ def test_equals_the_widened_matrix(bits: int, group_size: int, tile: int) -> Non
         return Tensor(part, device=device).contiguous().realize()
 
     matrix = PackedMatrix(held(integers), held(scales), held(biases), Packing(bits, group_size))
-    for n in (1, 6, 16):
+    for n in counts:
         x = rng.standard_normal((n, columns)).astype(np.float32)
         run = TinyJit(lambda given: product(given, matrix, dtypes.float32).contiguous().realize())
         wanted = x @ widened.T
