@@ -18,7 +18,7 @@ from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.kv_account import BLOCK
 from exo_node.ring.messages import Epoch, Report, Row, Step
 from exo_node.ring.residents import PoolRules, Residents
-from exo_node.ring.scheduler import Budget, chunk_length, decode_share, micro_batches, share_slices, slice_budget
+from exo_node.ring.scheduler import Budget, chunk_length, decode_share, micro_batches, slice_budget
 from exo_node.ring.sequences import RANKS, Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
 from exo_node.ring.step_times import RingTimes
 from exo_node.ring.waiting import PROMPT_SHARE, WaitingQueue
@@ -386,9 +386,9 @@ class Head:
         if not coming:
             return []
         chunk = self.setup.max_chunk
+        budget = chunk
         if self.setup.reproducible:
             coming = coming[:1]
-            wanted = [_fixed_chunk(coming[0], chunk)]
         else:
             if self._n_decoding and not decoding and len(self._in_flight) >= self.setup.n_stages:
                 return []  # every stage has work; more would only stand in the way of the rows that decode
@@ -396,13 +396,30 @@ class Head:
             # The oldest first; every other time the shortest, which would wait long behind a long one.
             if self._home % 2:
                 coming.sort(key=lambda one: one.prefill - one.sent)
-            budget = slice_budget(busy, chunk - len(decoding), self.times)
-            wanted = share_slices([one.prefill - one.sent for one in coming], max(1, budget))
+            budget = max(1, slice_budget(busy, chunk - len(decoding), self.times))
         picked: list[tuple[Generation, int]] = []
-        for generation, length in zip(coming, wanted, strict=True):
-            if length and generation.sequence and self._has_room(generation, generation.sent + length):
+        for generation in coming:
+            if not budget:
+                break
+            if not generation.sequence:
+                continue  # it has just given its place up
+            self._look_again(generation)
+            if self.setup.reproducible:
+                length = _fixed_chunk(generation, chunk)
+            else:
+                length = min(generation.prefill - generation.sent, budget)
+            budget -= length
+            if self._has_room(generation, generation.sent + length):
                 picked.append((generation, length))
         return picked
+
+    def _look_again(self, generation: Generation) -> None:
+        """Nothing of its prompt was sent yet: others may have sent the beginning meanwhile."""
+        found = self.residents.look_again(generation)
+        if found:
+            self._waiting.charge(generation, -found * PROMPT_SHARE)
+            if not generation.back:
+                generation.cached = found
 
     def _has_room(self, generation: Generation, length: int) -> bool:
         """Memory for the sequence to hold `length`: finished ones go first, then those that were admitted last."""
@@ -431,7 +448,7 @@ class Head:
         self._leave(victim)
         if victim in self._ready:
             self._ready.remove(victim)
-        victim.prefill, victim.sent, victim.drafts = len(victim.tokens), 0, ()
+        victim.prefill, victim.sent, victim.drafts, victim.back = len(victim.tokens), 0, (), True
         self.counts.preempted += 1
         return True
 

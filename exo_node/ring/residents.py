@@ -81,21 +81,28 @@ class Residents:
             return False
         if account.free_slots < 1 and not idle:
             return False  # asked again at every step: nothing is looked up for it
-        found = self._match(generation)
-        if found is not None and self._is_copied(*found) and self._room(account.charge(found[0]), found[1].sequence):
-            self._copy(generation, *found)
-        elif found is not None and not found[1].user and self._can_take(*found):
-            generation.sequence, generation.sent = found[1].sequence, found[0]
-            self._prefixes.take(generation.sequence, generation.ticket, generation.sent)
-        elif self._room(0):
+        if not self._find(generation):
+            if not self._room(0):
+                return False
             generation.sequence, generation.sent = RESERVED, 0
             account.reserved += 1
-        else:
-            return False
         if generation.admitted is None:  # one that comes back finds its own
             self.counts.asked += generation.prefill
             self.counts.found += generation.sent
         return True
+
+    def look_again(self, generation: Generation) -> int:
+        """Before the first row of an admitted prompt: what others have brought into the shards since its admission is
+        not computed twice (a shared beginning that arrives many times at once). Returns tokens found."""
+        if generation.sequence != RESERVED:
+            return 0
+        self.account.reserved -= 1
+        if not self._find(generation):
+            self.account.reserved += 1
+            return 0
+        if not generation.back:
+            self.counts.found += generation.sent
+        return generation.sent
 
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""
@@ -143,6 +150,21 @@ class Residents:
             self._prefixes.drop(sequence)
         self._ops.append(Drop(sequence))
         self.account.drop(sequence)
+
+    def _find(self, generation: Generation) -> bool:
+        """Give the generation a sequence that begins as its tokens do, if one can be had; counts on a slot for it."""
+        found = self._match(generation)
+        if found is None:
+            return False
+        length, held = found
+        if self._is_copied(*found) and self._room(self.account.charge(length) + self._pledges, held.sequence):
+            self._copy(generation, *found)
+            return True
+        if not held.user and self._can_take(*found):
+            generation.sequence, generation.sent = held.sequence, length
+            self._prefixes.take(held.sequence, generation.ticket, length)
+            return True
+        return False
 
     def _extend(self, generation: Generation, length: int) -> None:
         chunk = self.rules.max_chunk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exo_node.ring.step_times import RingTimes
@@ -117,17 +116,3 @@ def expected_tokens(acceptance: float, depth: int) -> float:
     if acceptance >= 1.0:
         return depth + 1.0
     return float((1 - acceptance ** (depth + 1)) / (1 - acceptance))
-
-
-def share_slices(wanted: Sequence[int], budget: int) -> list[int]:
-    """Cut `budget` tokens over prompts that want so many each, in order; a rest goes to the next.
-
-    >>> share_slices([10, 5, 100], 32)
-    [10, 5, 17]
-    """
-    given = []
-    for want in wanted:
-        one = min(want, budget)
-        given.append(one)
-        budget -= one
-    return given

@@ -154,6 +154,7 @@ class Generation:
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory
     since: int = 0  # the step of its admission
+    back: bool = False  # it has had a slot before, and gave it up
     drafter: Drafting | None = None
 
     @classmethod

@@ -156,6 +156,26 @@ def test_a_prompt_that_is_read_gives_its_memory_up_too_and_is_told_once() -> Non
     }
 
 
+def test_a_beginning_that_comes_twice_at_once_is_computed_once() -> None:
+    """Nothing of the second prompt was sent when the first one's beginning is there: it is copied then."""
+    head = started(replace(SETUP, max_chunk=16, prefix_cache=True))
+    for ticket in (1, 2):
+        head.submit(ticket, job((*range(36), 90 + ticket), request_id=str(ticket)), 0.0)
+    rows: list[tuple[int, int, int]] = []
+    cached: dict[int, int] = {}
+    number = 2
+    while len(cached) < 2:
+        outgoing = send(head)
+        rows += [(row.sequence, row.position, row.length) for row in outgoing.step.rows if row.position < 37]
+        for ticket in home(head, number):
+            delta, _ = head.token(ticket, TokenChoice(7), 0.0)
+            cached.setdefault(ticket, delta.cached)
+        number += 1
+    assert rows == [(1, 0, 16), (1, 16, 16), (1, 32, 5), (2, 32, 5)]
+    assert cached == {1: 0, 2: 32}
+    assert head.residents.counts.found == 32
+
+
 def test_a_step_holds_the_ready_decode_rows_and_slices_of_prompts() -> None:
     """Decoding goes on while prompts come in, several in one step where there is room."""
     head = started()
