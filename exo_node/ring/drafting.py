@@ -115,6 +115,10 @@ class Drafter:
     def _enter(self) -> None:
         tokens, begin = self._tokens, self._known
         self._known = end = min(begin + ENTERED, len(tokens))
+        if end - begin == 1 and begin >= max(GRAMS):  # the newest token, as nearly always
+            for gram in GRAMS:
+                self._after[tuple(tokens[begin - gram : begin])] = begin
+            return
         for gram in GRAMS:
             first = min(max(begin, gram), end)
             behind = zip(

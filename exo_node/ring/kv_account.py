@@ -45,7 +45,11 @@ class KvAccount:
     def growth(self, sequence: int, length: int) -> int:
         """Tokens of memory that a sequence needs more, to hold `length`."""
         held = self._lengths.get(sequence)
-        return self.charge(length) - (0 if held is None else self.charge(held))
+        if held is None:
+            return self.charge(length)
+        if (held - 1) // self._block == (length - 1) // self._block:
+            return 0  # as for nearly every row of every step
+        return self.charge(length) - self.charge(held)
 
     def hold(self, sequence: int, length: int) -> None:
         """The sequence, perhaps a new one, holds `length` tokens now."""

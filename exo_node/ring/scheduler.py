@@ -99,8 +99,10 @@ def draft_depth(acceptance: float, rows: int, deepest: int, times: RingTimes, to
     if not times.known:
         return min(3, deepest) if acceptance >= 0.3 else 0
     best, best_rate = 0, 0.0
+    expected, right = 0.0, 1.0  # `expected_tokens`, term by term: this is asked for each row of each step
     for depth in range(deepest + 1):
-        expected = expected_tokens(acceptance, depth)
+        expected += right
+        right *= acceptance
         rate = expected / (times.trip(rows * (depth + 1)) + rows * depth * token_s)
         if rate > best_rate * (1.0 if depth == 0 else 1.02):  # a deeper draft must pay
             best, best_rate = depth, rate
