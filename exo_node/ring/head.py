@@ -333,11 +333,7 @@ class Head:
 
     def _admit(self, now: float) -> None:
         """Slots to those whose turn it is, while there is room for their prompts."""
-        while (generation := self._waiting.first()) is not None:
-            while not self._has_place(generation):
-                # Those that can wait keep no place from those that should not.
-                if not self._preempt(generation, same_rank=False):
-                    return
+        while (generation := next((one for one in self._waiting.turns() if self._make_place(one)), None)) is not None:
             self._waiting.start(generation)
             self._admitted += 1
             generation.order, generation.since = self._admitted, self.steps
@@ -346,6 +342,13 @@ class Head:
             self._running[generation.ticket] = generation
             self._prefilling.append(generation)
             self._waiting.charge(generation, (generation.prefill - generation.sent) * PROMPT_SHARE)
+
+    def _make_place(self, generation: Generation) -> bool:
+        while not self._has_place(generation):
+            # Those that can wait keep no place from those that should not.
+            if not self._preempt(generation, same_rank=False):
+                return False
+        return True
 
     def _has_place(self, generation: Generation) -> bool:
         account = self.residents.account

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from exo_node.ring.sequences import Generation, Priority
+from exo_node.ring.sequences import RANKS, Generation, Priority
 
 WEIGHTS: Final[dict[Priority, float]] = {"high": 8.0, "normal": 4.0, "low": 0.25}
+OVERTAKE: Final = 256.0  # on the counters: 2,048 tokens of a high priority
 PROMPT_SHARE: Final = 0.25  # of what a generated token counts: a prompt's tokens are computed many at a time
 
 
@@ -49,10 +50,16 @@ class WaitingQueue:
         flow.queue.appendleft(generation) if first else flow.queue.append(generation)
         self._length += 1
 
-    def first(self) -> Generation | None:
-        """Whose turn it is."""
-        waiting = [flow for flow in self._flows.values() if flow.queue]
-        return min(waiting, key=lambda flow: flow.counter).queue[0] if waiting else None
+    def turns(self) -> Iterator[Generation]:
+        """Whose turn it is; then who may go before that one while there is no place for it: the more urgent, for a
+        while. (A long prompt of low priority may need more memory than is free for long.)"""
+        waiting = [(flow.counter, RANKS[key[1]], flow) for key, flow in self._flows.items() if flow.queue]
+        waiting.sort(key=lambda one: one[0])
+        urgent = len(RANKS)
+        for counter, rank, flow in waiting:
+            if rank < urgent and counter <= waiting[0][0] + OVERTAKE:
+                urgent = rank
+                yield flow.queue[0]
 
     def start(self, generation: Generation) -> None:
         """It has a slot now."""

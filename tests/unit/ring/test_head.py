@@ -244,6 +244,19 @@ def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
     assert order == [1, 2, 3]
 
 
+def test_an_urgent_request_goes_before_a_long_one_that_finds_no_memory() -> None:
+    """It is not the urgent one's fault that a prompt of low priority has to wait for half of the memory."""
+    head = started(replace(SETUP, slots=4, kv_tokens=64, block=4, max_chunk=64))
+    head.submit(1, job(tuple(range(30)), request_id="a", client="a", max_tokens=30), 0.0)
+    send(head)
+    home(head, 2)
+    head.token(1, TokenChoice(7), 0.0)
+    head.submit(2, job(tuple(range(50)), request_id="b", client="b", priority="low"), 0.0)
+    head.submit(3, job(tuple(range(5)), request_id="c", client="c"), 0.0)
+    assert [row.length for row in send(head).step.rows] == [1, 5]
+    assert head.waiting == 1
+
+
 def test_a_cancel_drops_the_sequence_with_the_next_step() -> None:
     """Cancelled rows in flight come home unheeded; one step without rows carries the drop when nothing else goes."""
     head = started()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from exo_node.ring.sequences import Generation, Job, Priority
-from exo_node.ring.waiting import WaitingQueue
+from exo_node.ring.waiting import OVERTAKE, WaitingQueue
 
 
 def generation(ticket: int, client: str = "", priority: Priority = "normal") -> Generation:
@@ -17,7 +17,7 @@ def serve(queue: WaitingQueue, turns: int, tokens: float = 10.0) -> list[Generat
     """One after the other, each served so many tokens."""
     served = []
     for _ in range(turns):
-        one = queue.first()
+        one = next(queue.turns(), None)
         assert one is not None
         queue.start(one)
         queue.charge(one, tokens)
@@ -34,7 +34,7 @@ def test_one_caller_is_served_in_order_of_arrival() -> None:
     (first,) = serve(queue, 1)
     queue.add(first, first=True)
     assert [one.ticket for one in serve(queue, 3)] == [1, 2, 3]
-    assert (len(queue), queue.first()) == (0, None)
+    assert (len(queue), next(queue.turns(), None)) == (0, None)
 
 
 def test_callers_take_turns_whatever_they_have_waiting() -> None:
@@ -76,3 +76,18 @@ def test_who_waits_no_longer_is_forgotten() -> None:
     assert list(queue) == [one]
     queue.remove(one)
     assert not queue._flows
+
+
+def test_the_more_urgent_may_go_before_one_that_finds_no_place_but_not_for_ever() -> None:
+    """Of those behind it only a higher priority may, and only until it has had so much more."""
+    queue = WaitingQueue()
+    low, high = generation(1, "1", "low"), generation(3, "3", "high")
+    for one in (low, generation(4, "4", "low"), generation(2, "2", "normal"), high):
+        queue.add(one)
+    assert [one.ticket for one in queue.turns()] == [1, 2, 3]
+    queue.start(high)
+    queue.charge(high, 8 * OVERTAKE)
+    queue.add(generation(5, "3", "high"))
+    assert [one.ticket for one in queue.turns()] == [1, 2, 5]
+    queue.charge(high, 8.0)
+    assert [one.ticket for one in queue.turns()] == [1, 2]
