@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from exo_node.errors import InvalidRequest, RingBroken
-from exo_node.ring.sampler import Doubles, Floats, top_indices
+from exo_node.ring.draw import top_indices
+from exo_node.ring.noise import Doubles, Floats
 from exo_node.ring.sequences import Job, Pooling, Reading, TokenChoice
 
 BLOCK = 32  # outputs of one product with the LM head: 16 MB of float32 at a vocabulary of 128k

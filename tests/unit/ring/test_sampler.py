@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from exo_node.errors import RingBroken
-from exo_node.ring.sampler import GUMBEL_RANGE, Sampler, gumbel, hash_bits, noisy_argmax, nucleus, top_indices
+from exo_node.ring.sampler import Sampler
 from exo_node.types import SamplingParams
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
@@ -136,18 +136,6 @@ def test_the_same_seed_draws_the_same_and_another_differs() -> None:
     assert sum(a == b for a, b in zip(first, other, strict=True)) <= 1
 
 
-def test_noise_is_stateless_and_spread_like_gumbel() -> None:
-    """A token's noise does not depend on the other candidates; mean and variance are Gumbel's; any seed works."""
-    ids = np.arange(200_000)
-    noise = gumbel(2**64 - 1, 12, ids)
-    assert np.array_equal(noise[[5, 77]], gumbel(2**64 - 1, 12, np.array([5, 77])))
-    assert abs(noise.mean() - np.euler_gamma) < 0.01
-    assert abs(noise.var() - np.pi**2 / 6) < 0.02
-    assert noise.max() - noise.min() < GUMBEL_RANGE
-    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.01
-    assert abs(np.corrcoef(noise, gumbel(2**64 - 1, 13, ids))[0, 1]) < 0.01
-
-
 def test_logprobs_are_of_the_raw_distribution() -> None:
     """Neither temperature nor bias nor penalties change them; most likely first; 0 means the chosen only."""
     params = SamplingParams(temperature=0.0, logit_bias={3: 100.0}, top_logprobs=3)
@@ -175,37 +163,6 @@ def test_logits_that_are_not_numbers_are_an_engine_failure(temperature: float) -
     bad = np.array([0.0, np.nan, 1.0], np.float32)
     with pytest.raises(RingBroken, match="not numbers"):
         Sampler(SamplingParams(temperature=temperature)).draw(bad, 0)
-
-
-def test_cuts_of_large_vocabularies_equal_a_full_sort() -> None:
-    """The partitions that save time change nothing."""
-    rng = np.random.default_rng(0)
-    for scale in (0.1, 3.0):
-        scaled = np.round(rng.normal(0, scale, 20_000), 2)
-        scaled -= scaled.max()
-        order = np.argsort(-scaled, kind="stable")
-        assert np.array_equal(top_indices(scaled, 40), np.sort(order[:40]))
-        weights = np.exp(scaled[order])
-        for top_p in (0.01, 0.3, 0.9, 0.9999):
-            count = np.searchsorted(np.cumsum(weights), top_p * weights.sum()) + 1
-            assert np.array_equal(nucleus(scaled, top_p), np.sort(order[:count]))
-
-
-def test_the_short_cut_through_large_vocabularies_draws_the_same() -> None:
-    """Leaving out hopeless candidates never changes a draw, whether the distribution is a spike or flat."""
-    rng = np.random.default_rng(1)
-    ids = np.arange(20_000)
-    for scale in (0.01, 1.0, 4.0, 12.0):
-        scaled = rng.normal(0, scale, ids.size)
-        scaled -= scaled.max()
-        for position in range(50):
-            plain = int(np.argmax(scaled + gumbel(9, position, ids)))
-            assert noisy_argmax(scaled, hash_bits(9, position, ids)) == plain
-    lone = np.full(ids.size, -13.0)  # nearly all the mass is far from the best
-    lone[77] = 0.0
-    drawn = [noisy_argmax(lone, hash_bits(9, position, ids)) for position in range(50)]
-    assert drawn == [int(np.argmax(lone + gumbel(9, position, ids))) for position in range(50)]
-    assert len(set(drawn)) > 1
 
 
 class Only:
