@@ -57,6 +57,14 @@ def test_variants(overrides: dict[str, Any], root: Path) -> None:
     assert np.abs(Ring(path, ((0, 1),), reproducible=True).prefill(0, ids) - reference_logits(path, ids)).max() <= 5e-4
 
 
+def test_short_factors_and_long_chunks(root: Path) -> None:
+    """Within longrope's original context its short factors hold; a row is cut into chunks of both lengths."""
+    path = make_checkpoint("phi3_longrope", root, num_hidden_layers=1)
+    ids = tokens(42)
+    logits = Ring(path, ((0, 1),), max_chunk=16, reproducible=True).prefill(0, ids)
+    assert np.abs(logits - reference_logits(path, ids)).max() <= 5e-4
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_checkpoints(dtype: str, root: Path) -> None:
     """bfloat16 and float16 checkpoints, held narrow or widened at load, give the logits of their upcast weights."""
