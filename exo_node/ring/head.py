@@ -434,17 +434,17 @@ class Head:
     def _preempt(self, generation: Generation, *, same_rank: bool) -> bool:
         """Send the least important running generation back to its queue, to be computed again later. False where there
         is none of a lower priority than `generation`, which has had its quantum; or, for the memory that a running one
-        cannot do without (`same_rank`), of any lower one and of the same priority but admitted later."""
-        mine = (RANKS[generation.job.priority], generation.order if same_rank else math.inf)
+        cannot do without (`same_rank`), none that is less important."""
+        mine = self._importance(generation) if same_rank else (True, RANKS[generation.job.priority], math.inf)
         others = [
             one
             for one in self._running.values()
             if one is not generation
             and not one.in_flight
             and (same_rank or self.steps - one.since >= QUANTUM)
-            and (RANKS[one.job.priority], one.order) > mine
+            and self._importance(one) > mine
         ]
-        victim = max(others, key=lambda one: (RANKS[one.job.priority], one.order), default=None)
+        victim = max(others, key=self._importance, default=None)
         if victim is None:
             return False
         self._waiting.add(victim, first=True)  # before it leaves: what its caller was served is not forgotten
@@ -454,6 +454,12 @@ class Head:
         victim.prefill, victim.sent, victim.drafts, victim.back = len(victim.tokens), 0, (), True
         self.counts.preempted += 1
         return True
+
+    def _importance(self, generation: Generation) -> tuple[bool, int, float]:
+        """The smaller, the longer it keeps its place: by priority, then by age. One that is back is sure of its prompt
+        and of a quantum: else others might take its place again and again before it has come any further."""
+        sure = generation.back and (not generation.decoding or self.steps - generation.since < QUANTUM)
+        return (not sure, RANKS[generation.job.priority], generation.order)
 
     def _draft(self, generation: Generation, rows: int) -> None:
         """Guess what comes after the newest token, where that pays and there is room."""
@@ -484,6 +490,7 @@ class Head:
         if generation.decoding:
             self._prefilling.remove(generation)
             self._n_decoding += 1
+            generation.since = self.steps
         return self._row(generation, position, length, n_outputs)
 
     def _row(self, generation: Generation, position: int, length: int, n_outputs: int) -> Row:

@@ -153,7 +153,7 @@ class Generation:
     cached: int = 0  # of the prompt, when it was first admitted
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory
-    since: int = 0  # the step of its admission
+    since: int = 0  # the step of its admission; then that of the end of its prompt
     back: bool = False  # it has had a slot before, and gave it up
     drafter: Drafting | None = None
 

@@ -257,6 +257,25 @@ def test_an_urgent_request_goes_before_a_long_one_that_finds_no_memory() -> None
     assert head.waiting == 1
 
 
+def test_who_gave_its_place_up_is_sure_to_come_further_the_next_time() -> None:
+    """A prompt that takes longer than a quantum ends beside urgent ones without end, who could take its place again
+    and again before it is through."""
+    head = started(replace(SETUP, slots=8, kv_tokens=80, block=4, max_chunk=2, max_waiting=9))
+    head.submit(1, job(tuple(range(48)), request_id="low", client="low", priority="low", max_tokens=4), 0.0)
+    ended: set[int] = set()
+    for number in range(2, 4000):
+        if head.waiting + head.running < 7:
+            head.submit(number, job(request_id=str(number), client="high", priority="high", max_tokens=20), 0.0)
+        send(head)
+        for ticket in home(head, number):
+            delta, _ = head.token(ticket, TokenChoice(7), 0.0)
+            ended |= {ticket} if delta.finish else set()
+        if 1 in ended:
+            break
+    assert 1 in ended
+    assert head.counts.preempted
+
+
 def test_a_cancel_drops_the_sequence_with_the_next_step() -> None:
     """Cancelled rows in flight come home unheeded; one step without rows carries the drop when nothing else goes."""
     head = started()
