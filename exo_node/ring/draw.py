@@ -12,14 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from exo_node.ring.noise import GUMBEL_RANGE, Doubles, Floats, Ids, gumbel, ids_with_noise
+from exo_node.ring.noise import GUMBEL_RANGE, Bools, Doubles, Floats, Ids, gumbel, ids_with_noise
 from exo_node.types import SamplingParams
 
 SMALL: Final = 4096  # up to this many candidates are all looked at
 NEAR: Final = 1024  # of more than that, so many of the most likely are
 ROUNDING: Final = 1e-9  # sums of a million float64 weights agree far better than this, in whatever order
 ROUNDING_32: Final = 1e-5  # and of float32 weights
-_BLOCK: Final = 8192
+_BLOCK: Final = 16_384
 
 
 def draw_token(logits: Floats, params: SamplingParams, position: int) -> int:
@@ -48,7 +48,8 @@ def draw_token(logits: Floats, params: SamplingParams, position: int) -> int:
             cut = min_cut
         above = logits >= cut
         if np.count_nonzero(above) > SMALL:
-            drawn = _draw_from_many(logits, highest, params, position, max(cut, min_cut), least, total)
+            reach = logits >= min_cut if min_cut > cut else above
+            drawn = _draw_from_many(logits, highest, params, position, reach, least, total)
             if drawn is not None:
                 return drawn
         ids = np.flatnonzero(above)
@@ -137,11 +138,16 @@ def _top_k(logits: Floats, k: int, floor: float, highest: float, temperature: fl
 
 
 def _draw_from_many(
-    logits: Floats, highest: float, params: SamplingParams, position: int, cut: float, least: float, total: float | None
+    logits: Floats,
+    highest: float,
+    params: SamplingParams,
+    position: int,
+    reach: Bools,
+    least: float,
+    total: float | None,
 ) -> int | None:
-    """The token drawn among those that reach `cut` (logit) and `least` (scaled), and, with a `total`, are in the
+    """The token drawn among those of `reach` [vocab] that reach `least` (scaled) and, with a `total`, are in the
     nucleus; None where it takes all the exact rules to tell."""
-    reach = logits >= cut
     if np.count_nonzero(reach) > SMALL:
         ids = contenders(logits, highest, params.temperature, params.seed, position)
         ids = ids[reach[ids]]
@@ -200,8 +206,9 @@ def _mass_before(logits: Floats, token: int, highest: float, temperature: float)
     """
     logit = float(logits[token])
     apart = ROUNDING * (highest - logit)
-    equal = np.count_nonzero(logits == logit)
-    if np.count_nonzero(logits >= logit - apart) - np.count_nonzero(logits > logit + apart) != equal:
-        return math.nan
+    if abs(logit) < 1000 * apart:  # others are at least 6e-8 times the logit away
+        around = np.count_nonzero(logits >= logit - apart) - np.count_nonzero(logits > logit + apart)
+        if around != np.count_nonzero(logits == logit):
+            return math.nan
     before = mass(logits, highest, temperature, np.float32, logit)
     return before + math.exp((logit - highest) / temperature) * np.count_nonzero(logits[:token] == logit)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint64]
 
 # splitmix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finalizer
