@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from exo_node.errors import RingBroken
-from exo_node.ring.sampler import Sampler
+from exo_node.ring.sampler import Sampler, only
 from exo_node.types import SamplingParams
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
@@ -197,6 +197,14 @@ def test_a_constraint_wins_over_every_parameter(params: dict[str, Any]) -> None:
     for position in range(50):
         choice = Sampler(SamplingParams(seed=7, **params), (3,), (3,), Only([3])).draw(LOGITS, position)
         assert choice.token == 3
+
+
+def test_a_mask_leaves_what_is_allowed_as_it_is() -> None:
+    """All else is -inf, garbage too."""
+    logits = np.array([0.0, -0.0, 1.5, -2.5, -np.inf, 3.0, np.nan], np.float32)
+    masked = only(logits, np.array([True, True, True, True, True, False, False]))
+    assert np.array_equal(masked[:5], logits[:5])
+    assert np.all(masked[5:] == -np.inf)
 
 
 def test_a_constraint_changes_no_other_draw() -> None:
