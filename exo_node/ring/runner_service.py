@@ -16,7 +16,7 @@ import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.grammars import Grammars
-from exo_node.ring.head import RingSetup
+from exo_node.ring.head_data import RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from exo_node.errors import ExoError, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.ring.drafting import Drafter, Drafting
-from exo_node.ring.head import Head, Outgoing, RingSetup
+from exo_node.ring.head import Head
+from exo_node.ring.head_data import Outgoing, RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
 from exo_node.ring.prompt_reading import PromptReader, reader_of
 from exo_node.ring.sampler import Constraint, Floats, Sampler

@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from exo_node.ring.head import Head, Outgoing, RingSetup
+from exo_node.ring.head import Head
+from exo_node.ring.head_data import Outgoing, RingSetup
 from exo_node.ring.messages import Epoch, Report
 from exo_node.ring.sequences import Job, TokenChoice, Want
 

@@ -41,7 +41,7 @@ from exo_node.engine.base import EngineRow, Hidden
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring import workers
 from exo_node.ring.constraint import Constraint, Vocabulary
-from exo_node.ring.head import RingSetup
+from exo_node.ring.head_data import RingSetup
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sampler import Sampler
 from exo_node.ring.sequences import Job

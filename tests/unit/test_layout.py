@@ -39,6 +39,7 @@ ELSEWHERE = {
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",
     "models/layout.py": "names and shapes of tensors; test_spec.py and test_weights.py hold it to real checkpoints",
     "ring/ports.py": "a contract; test_local_backend.py holds it",
+    "ring/step_making.py": "the head's decisions; test_head.py and test_head_load.py hold them",
     "engine/base.py": "a contract; the engines' tests hold it",
     "api/dialects/base.py": "a contract; the dialects' tests hold it",
 }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.drafting import Drafter, Drafting
-from exo_node.ring.head import RingSetup
+from exo_node.ring.head_data import RingSetup
 from exo_node.ring.kv_account import BLOCK
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Delta, Failed, Notice

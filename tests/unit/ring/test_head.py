@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
-from exo_node.ring.head import Head, Outgoing, RingSetup
+from exo_node.ring.head import Head
+from exo_node.ring.head_data import Outgoing, RingSetup
 from exo_node.ring.messages import Drop, Epoch, Report
 from exo_node.ring.sequences import Delta, Failed, Job, Notice, Pooling, Reading, TokenChoice, Want
 
@@ -37,7 +38,7 @@ def send(head: Head) -> Outgoing:
 
 def home(head: Head, number: int) -> list[int]:
     """The step comes home with honest reports; returns the tickets that want a token."""
-    entry = head._in_flight[0]
+    entry = head._flight.steps[0]
     reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in range(head.setup.n_stages)]
     return [want.ticket for want in head.home(number, reports, 0.0)]
 
@@ -95,7 +96,7 @@ def test_what_was_generated_before_is_replayed_token_by_token_where_bits_must_no
 
 
 def readings(head: Head, number: int) -> list[Any]:
-    entry = head._in_flight[0]
+    entry = head._flight.steps[0]
     return head.home(number, [Report(0, 0, 0, 0, entry.sequences, entry.cached_tokens)], 0.0)
 
 
@@ -406,6 +407,6 @@ def test_the_output_of_a_cancelled_row_keeps_its_place() -> None:
     decode_all(head, 3)
     assert len(send(head).step.rows) == 2
     head.cancel(1)
-    entry = head._in_flight[0]
+    entry = head._flight.steps[0]
     reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in (0, 1)]
     assert [(want.ticket, want.output) for want in head.home(head.steps, reports, 0.0)] == [(2, 1)]

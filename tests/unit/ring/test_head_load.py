@@ -71,7 +71,7 @@ class Load:
         )
         self.jobs[ticket] = job
         self.ring.head.handle(Submit(ticket, job))
-        waiting = next((one for one in self.head._waiting if one.ticket == ticket), None)
+        waiting = next((one for one in self.head._slots.waiting if one.ticket == ticket), None)
         if waiting is not None and waiting.drafter is not None:
             whole = prompt + oracle(prompt, 20, frozenset())
             waiting.drafter = Guessing(waiting.tokens, whole, numbers)
@@ -113,7 +113,7 @@ class Load:
         account = self.head.residents.account
         assert set(self.ring.pools()) == {(account.sequences, account.cached_tokens)}
         assert account.free_slots + account.sequences == self.ring.slots
-        assert not self.head._waiting._flows
+        assert not self.head._slots.waiting._flows
 
 
 RULES = st.fixed_dictionaries(
