@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import references
-from common import BEGIN, PROMPT, NodeProcess, made, nodes, place, rate, ratio, stats, tokens_of, turns
+from bench_nodes import BEGIN, PROMPT, NodeProcess, made, nodes, place, rate, ratio, stats, tokens_of, turns
 from memory_read import MemoryRead
 from references import Reference
 from solo import Solo

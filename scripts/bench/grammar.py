@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import references
 import tokenizers
-from common import END, NodeProcess, made, nodes, place, ratio
+from bench_nodes import END, NodeProcess, made, nodes, place, ratio
 
 from exo_node.ring.constraint import Constraint, Vocabulary
 from exo_node.types import Grammar

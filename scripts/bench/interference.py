@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import references
-from common import BEGIN, END, NodeProcess, made, nodes, percentile, place, stream
+from bench_nodes import BEGIN, END, NodeProcess, made, nodes, percentile, place, stream
 from ring_world import RingWorld, gaps
 
 STREAMS = 8

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import references
-from common import NodeProcess, made, nodes, place, stream
+from bench_nodes import NodeProcess, made, nodes, place, stream
 
 
 def turn(node: NodeProcess, model: str, messages: list[dict[str, str]]) -> tuple[float, str, dict[str, Any]]:

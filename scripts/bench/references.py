@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import ROOT, rate
+from bench_nodes import ROOT, rate
 from line_process import LineProcess
 
 MLX_LM = """

@@ -20,7 +20,7 @@ from typing import Any
 
 import bare_hop
 import make_checkpoint
-from common import BEGIN, PROMPT, hop_samples, nodes, percentile, place, tokens_of
+from bench_nodes import BEGIN, PROMPT, hop_samples, nodes, percentile, place, tokens_of
 
 # A third of this computes for a few ms a step, which is what a hop has to live beside.
 SHAPE = make_checkpoint.Shape(hidden=1024, layers=6, ffn=2048, heads=16, kv_heads=8, vocab=4000)

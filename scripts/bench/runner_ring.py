@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common as common  # puts the repository on the path
+import bench_nodes as bench_nodes  # puts the repository on the path
 from delay_proxy import DelayProxy
 
 from exo_node.errors import PeerUnavailable

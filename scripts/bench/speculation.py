@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, SHARED_MODELS
+from bench_nodes import ROOT, SHARED_MODELS
 from runner_ring import BenchRing, runner_ring
 
 from exo_node.models.tokenizer import Tokenizer

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common import NodeProcess, nodes, place, streams
+from bench_nodes import NodeProcess, nodes, place, streams
 from grammar import DEMO, SCHEMA
 from runner_ring import runner_ring
 

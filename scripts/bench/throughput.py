@@ -37,7 +37,7 @@ from typing import Any
 
 import references
 import waiting_ring
-from common import BEGIN, NodeProcess, hop_samples, made, nodes, place, ratio, streams, tokens_of, turns
+from bench_nodes import BEGIN, NodeProcess, hop_samples, made, nodes, place, ratio, streams, tokens_of, turns
 from solo import Solo
 
 ROWS_APART = "row_by_row"  # the party that is `--reproducible`

@@ -25,7 +25,7 @@ def test_tools_are_normalised() -> None:
         },
         {"name": "g", "parameters": {"type": "object", "required": ["a"]}},
     ]
-    assert (use.choice, use.named, use.parallel, use.strict) == ("auto", False, True, {"f"})
+    assert (use.choice, use.named, use.parallel, use.strict) == ("auto", False, True, frozenset({"f"}))
     some = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"function": {"name": "g"}}]}}
     use = parse_tool_use({"tools": [F, G], "tool_choice": some})
     assert use is not None
