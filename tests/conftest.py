@@ -33,8 +33,16 @@ NEEDS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a framework that is not installed. Nothing is imported to find out."""
+# Folders whose files share nodes: one process of pytest-xdist runs them all, in their order.
+TOGETHER = ("documents_served", "sidecar")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a framework that is not installed (nothing is imported to find out); group what shares nodes."""
+    if config.pluginmanager.has_plugin("xdist"):
+        for item in items:
+            group = item.path.parent if item.path.parent.name in TOGETHER else item.path
+            item.add_marker(pytest.mark.xdist_group(str(group.relative_to(ROOT))))
     skips = {
         marker: pytest.mark.skip(reason=reason)
         for marker, (modules, reason) in NEEDS.items()

@@ -120,7 +120,8 @@ class Node:
             arguments = (*arguments, "--env-file", str(CONFIGS.parent / ".env.litellm.example"))
         self.process = NodeProcess(
             home,
-            *("--discovery-module", "none", "--litellm-config", str(self.config), *arguments),
+            # No probes: tests count what providers are asked.
+            *("--discovery-module", "none", "--probe", "off", "--litellm-config", str(self.config), *arguments),
             env={**cloud.environment(), **env},
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,18 +48,19 @@ async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     package.mkdir()
     (package / "litellm.py").write_text("import os\nraise RuntimeError('broken wheel ' + os.environ['THE_API_KEY'])\n")
     environment = {**os.environ, "PYTHONPATH": str(package), "THE_API_KEY": "planted-secret"}
-    service = LiteLLMService(home=tmp_path / "home", environment=environment, workers=1)
-    await service.start()
-    try:
-        with pytest.raises(UpstreamError, match="broken wheel") as e:
-            await service.ready()
-        assert e.value.cause == "unavailable"
-        assert "planted-secret" not in str(e.value)
-        (folder,) = (tmp_path / "home" / "run").iterdir()
-        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-    finally:
-        await service.stop()
-    assert list((tmp_path / "home" / "run").iterdir()) == []
+    with tempfile.TemporaryDirectory(prefix="exo-") as short:  # a socket's path must be short
+        service = LiteLLMService(home=Path(short), environment=environment, workers=1)
+        await service.start()
+        try:
+            with pytest.raises(UpstreamError, match="broken wheel") as e:
+                await service.ready()
+            assert e.value.cause == "unavailable"
+            assert "planted-secret" not in str(e.value)
+            (folder,) = (Path(short) / "run").iterdir()
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        finally:
+            await service.stop()
+        assert list((Path(short) / "run").iterdir()) == []
 
 
 async def test_after_stop(tmp_path: Path) -> None:
