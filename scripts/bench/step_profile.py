@@ -182,7 +182,7 @@ def worker_us(
         while count < steps:
             count += trip()
     # With micro-batches a step carries some of the rows only: what counts is a turn of all of them.
-    turns = count / max(1, ring._micro_batches)
+    turns = count / max(1, ring.micro_batches)
     return {label: us / turns for label, us in timers.us.items()}
 
 
