@@ -33,15 +33,17 @@ NEEDS = {
 }
 
 
-# Folders whose files share nodes: one process of pytest-xdist runs them all, in their order.
-TOGETHER = ("documents_served", "sidecar")
+INTEGRATION = ROOT / "tests" / "integration"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a framework that is not installed (nothing is imported to find out); group what shares nodes."""
+    """Skip what needs a framework that is not installed (nothing is imported to find out).
+
+    Of several processes (pytest-xdist) one runs all that starts nodes, in order; the others share the rest by files.
+    """
     if config.pluginmanager.has_plugin("xdist"):
         for item in items:
-            group = item.path.parent if item.path.parent.name in TOGETHER else item.path
+            group = INTEGRATION if item.path.is_relative_to(INTEGRATION) else item.path
             item.add_marker(pytest.mark.xdist_group(str(group.relative_to(ROOT))))
     skips = {
         marker: pytest.mark.skip(reason=reason)
