@@ -8,6 +8,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_MODELS = ROOT.parent / "shared" / "models"
@@ -33,18 +35,27 @@ NEEDS = {
 }
 
 
-INTEGRATION = ROOT / "tests" / "integration"
+INTEGRATION = "tests/integration/"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a framework that is not installed (nothing is imported to find out).
+class NodesInOneProcess(LoadScopeScheduling):
+    """Of several processes one runs all that starts nodes, in order; the others share the rest by files.
 
-    Of several processes (pytest-xdist) one runs all that starts nodes, in order; the others share the rest by files.
+    xdist's own groups rely on a private field of pytest's that pytest 9.2 no longer reads.
     """
-    if config.pluginmanager.has_plugin("xdist"):
-        for item in items:
-            group = INTEGRATION if item.path.is_relative_to(INTEGRATION) else item.path
-            item.add_marker(pytest.mark.xdist_group(str(group.relative_to(ROOT))))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return INTEGRATION if nodeid.startswith(INTEGRATION) else nodeid.split("::", 1)[0]
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """How the processes of `-n` share the tests."""
+    return NodesInOneProcess(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a framework that is not installed (nothing is imported to find out)."""
     skips = {
         marker: pytest.mark.skip(reason=reason)
         for marker, (modules, reason) in NEEDS.items()

@@ -170,16 +170,20 @@ async def test_a_call_that_broke_off_goes_on(tmp_path: Path) -> None:
         whole = await deltas(upstream, attempt(**body))
         text = "".join(came["arguments"] for came, _ in whole)
         jsonschema.validate(json.loads(text), SCHEMA)
-        for cut in range(1, len(whole) - 1, 5):
-            ids = tuple(token for _, some in whole[:cut] for token in some)
-            if not ids:
-                continue
-            rest = await deltas(upstream, attempt(Partial("", ids, len(ids)), **body))
-            both = whole[:cut] + rest
-            assert "".join(came["arguments"] for came, _ in both) == text, f"cut after {len(ids)} tokens"
-            assert [name for came, _ in both for name in came["names"]] == ["rain"]
-            assert "".join(came["content"] for came, _ in both) == ""
+        ids = tuple(token for _, some in whole for token in some)
+        for cut in range(1, len(ids), 3):
+            rest = await deltas(upstream, attempt(Partial("", ids[:cut], cut), **body))
+            left = "".join(came["arguments"] for came, _ in rest)
+            names = [name for came, _ in rest for name in came["names"]]
+            assert text.endswith(left), f"cut after {cut} tokens"
+            assert names == (["rain"] if left == text else []), f"cut after {cut} tokens"
+            assert "".join(came["content"] for came, _ in rest) == ""
             assert rest[-2][0]["reason"] == "tool_calls"
+        for cut in range(1, len(whole) - 1, 4):  # between two events of the stream: nothing twice, nothing missing
+            had = tuple(token for _, some in whole[:cut] for token in some)
+            both = whole[:cut] + await deltas(upstream, attempt(Partial("", had, len(had)), **body))
+            assert "".join(came["arguments"] for came, _ in both) == text, f"cut after {len(had)} tokens"
+            assert [name for came, _ in both for name in came["names"]] == ["rain"]
 
 
 @pytest.mark.engine_mlx

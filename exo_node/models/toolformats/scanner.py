@@ -145,7 +145,10 @@ class Scanner:
             self._at = self._base + found.end()
             if self._at < self._end or self._ended:
                 break
-            yield  # its first characters are not given out before all of it is known to be right
+            at, self._at = self._at, start
+            self.pause()  # what is before it; its own characters only when all of it is known to be right
+            self._at = at
+            yield
         try:
             json.loads(self._buffer[start - self._base : self._at - self._base], parse_constant=_refuse)
         except ValueError as error:

@@ -231,6 +231,24 @@ def test_cutting_changes_nothing(family: ToolFormat, data: st.DataObject, places
         assert whole.text == written
 
 
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), places=PLACES)
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_what_is_out_depends_on_the_text_alone(family: ToolFormat, data: st.DataObject, places: list[int]) -> None:
+    """Not on how it came: an answer that goes on elsewhere is read again in one piece up to where it broke off, and
+    all that this gives out is taken to be with the caller."""
+    parts = [*family.markers, family.frame.write([("add", '{"a": 12, "b": [true, -1.5]}')]), "12", '": {', "}"]
+    written = "".join(data.draw(st.lists(st.sampled_from(parts) | st.text(max_size=4), min_size=1, max_size=6)))
+    written = written[: data.draw(st.integers(0, len(written)))]
+    found = []
+    for pieces in ([written], cut(written, places), list(written)):
+        out, parser = Read(), family.parser(Options(schemas=SCHEMAS))
+        for piece in pieces:
+            out.take(parser.feed(piece))
+        found.append(out)
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=name_of)
 def test_one_call_at_a_time(family: ToolFormat) -> None:
     """Without parallel calls the parser is done after the first, whatever follows."""
