@@ -17,6 +17,7 @@ from tests.integration.harness import ROOT, NodeProcess, nodes
 
 pytestmark = pytest.mark.engine_mlx
 DEMO = ROOT / "exo_node" / "models" / "demo"
+END = str(json.loads((DEMO / "config.json").read_text())["eos_token_id"])
 QUESTIONS = ["What is exo?", "Tell me a story about a cat."]
 
 
@@ -41,11 +42,17 @@ def _load(node: NodeProcess, **body: Any) -> tuple[int, Any]:
 
 
 def _texts(node: NodeProcess) -> list[str | None]:
-    """Greedy and seeded answers."""
+    """Greedy and seeded answers that may not end: so long that even guesses that cost what they bring, as on a busy
+    machine, are tried now and then (`drafting.RETRY`)."""
     client = node.client()
     return [
         client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": question}], temperature=heat, seed=3, max_tokens=60
+            model="demo",
+            messages=[{"role": "user", "content": question}],
+            temperature=heat,
+            seed=3,
+            max_tokens=160,
+            logit_bias={END: -100},
         )
         .choices[0]
         .message.content
@@ -76,7 +83,7 @@ def test_the_text_is_as_without(cluster: list[NodeProcess], stages: int) -> None
     plain, without = _served(first, stages)
     drafted, with_model = _served(first, stages, draft_model="demo")
     assert drafted == plain
-    assert with_model[0]["scheduling"]["accepted_tokens"] > without[0]["scheduling"]["accepted_tokens"]
+    assert with_model[0]["scheduling"]["accepted_tokens"] > 0
     assert with_model[0]["info"]["draft_model"] == "demo"
     more = [
         sum(one[kind] for one in with_model) - sum(one[kind] for one in without)
