@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from exo_node.types import Shard
 # A tensor that must be cast is cast in pieces of about this many bytes: an LM head may be a third of a small model,
 # and a second whole copy of it would not be within the memory that a load may use.
 _PIECE = 32 << 20
+# Rows of a matrix that are turned at a time (8 to 256 take the same, more take longer).
+_TURNED_ROWS = 64
 
 
 def wanted_prefixes(config: Mapping[str, Any], shard: Shard, is_head: bool) -> tuple[str, ...]:
@@ -30,6 +33,7 @@ def load_weights(
     """Fill the parameters of `model` under `prefixes` from `source`, cast to `dtype`; return the bytes held.
 
     Modules whose matrices are packed (exo_node/packing.py) become quantized ones: their integers are kept as they are.
+    On a Linux CPU the matrices of products lie in memory column by column: see `_turned`.
     Raises `CheckpointError` (before anything is read) for a tensor that is missing, unknown or of another shape, and
     `UnsupportedModel` for one that is not of floating point.
     """
@@ -39,6 +43,7 @@ def load_weights(
 
     quantize_modules(model, source)
     kept = _sanitized(mx, model, source)
+    turned = _turned(mx, model, dtype)
     shapes = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if name.startswith(prefixes)}
     _check(source, kept, shapes)
     total, done, held = sum(source.info(name).nbytes for name in kept), 0, 0
@@ -46,7 +51,7 @@ def load_weights(
     # In the order of the file as far as names tell: layer 2 before layer 10.
     for name in sorted(kept, key=_natural):
         info = source.info(name)
-        array = _read(mx, source.read(name), name, info, dtype)
+        array = _read(mx, source.read(name), name, info, dtype, name in turned)
         source.release(name)
         model.load_weights([(name, array)], strict=False)
         held += array.nbytes
@@ -89,12 +94,30 @@ def _check(source: TensorSource, kept: Iterable[str], shapes: Mapping[str, tuple
             )
 
 
+def _turned(mx: Any, model: Any, dtype: Any) -> Collection[str]:
+    """Parameters W of products x @ W.T for which OpenBLAS is quicker when W.T is the one that lies row by row.
+
+    It copies the whole matrix into an order of its own for each product, whatever the rows of x: [8192, 2048] times 1,
+    4 or 8 rows takes 0.73 to 0.77 of the time, 512 rows 0.99, [2048, 8192] 0.87 to 0.9; the results are equal in every
+    bit. A row that is looked up in a turned embedding takes 24 us instead of 1. 16-bit products have MLX's own kernel,
+    which likes them as they are.
+    """
+    import mlx.nn as nn
+
+    if sys.platform != "linux" or mx.default_device() != mx.Device(mx.cpu) or dtype != mx.float32:
+        return ()
+    modules = dict(model.named_modules())
+    kinds = (nn.Linear,) if "lm_head" in modules else (nn.Linear, nn.Embedding)
+    return {f"{path}.weight" for path, module in modules.items() if type(module) in kinds}
+
+
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("."))
 
 
-def _read(mx: Any, data: memoryview, name: str, info: TensorInfo, dtype: Any) -> Any:
-    """The tensor as an evaluated array of `dtype`; bf16 goes by its raw bits, numpy has no such type."""
+def _read(mx: Any, data: memoryview, name: str, info: TensorInfo, dtype: Any, turned: bool) -> Any:
+    """The tensor as an evaluated array of `dtype`, in memory column by column if `turned`; bf16 goes by its raw bits,
+    numpy has no such type."""
     if len(data) != info.nbytes:
         raise CheckpointError(f"tensor {name} has {len(data)} bytes instead of {info.nbytes}; fetch the model again")
     if info.dtype == PACKED:
@@ -109,7 +132,15 @@ def _read(mx: Any, data: memoryview, name: str, info: TensorInfo, dtype: Any) ->
         return part.view(stored) if info.dtype == "BF16" else part
 
     step = _PIECE // 4
-    if stored == dtype or flat.size <= step:
+    if turned:
+        rows, columns = info.shape
+        array = mx.zeros((columns, rows), dtype)
+        for start in range(0, rows, _TURNED_ROWS):
+            stop = min(start + _TURNED_ROWS, rows)
+            array[:, start:stop] = piece(start * columns, stop * columns).astype(dtype).reshape(-1, columns).T
+            mx.eval(array)  # in place, as below
+        array = mx.contiguous(array).T  # no copy, but where one piece was all of it
+    elif stored == dtype or flat.size <= step:
         array = piece(0, flat.size).astype(dtype).reshape(info.shape)
     else:
         array = mx.zeros((flat.size,), dtype)

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from exo_node.engine.base import LoadPlan
-from exo_node.engine.mlx.engine import MLXShardEngine
+from exo_node.engine.mlx.engine import MLXShardEngine, _build
+from exo_node.engine.mlx.families import FAMILIES
+from exo_node.engine.mlx.load import load_weights
+from exo_node.engine.mlx.modules import import_model_file
 from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.types import Shard
 from tests.checkpoints import DirectorySource, ShardView, make_checkpoint
@@ -51,6 +54,33 @@ def test_reads_the_shards_tensors_once(family: str, start: int, end: int, is_hea
     total = sum(view.info(name).nbytes for name in view.names())
     assert seen[0] == (0, total) and seen[-1] == (total, total)
     assert report.weight_bytes == total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for OpenBLAS")
+@pytest.mark.parametrize("family", ("llama", "qwen2", "gemma2"))
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_matrices_lie_as_blas_reads_them(family: str, dtype: str, checkpoints: Path) -> None:
+    """Column by column in float32, a tied embedding too, with the same values; all else, and 16 bits, row by row."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    mx.set_default_device(mx.cpu)
+    path = make_checkpoint(family, checkpoints)
+    source = DirectorySource(path)
+    config = read_config(path)
+    model = _build(import_model_file(FAMILIES[family].module), FAMILIES[family].adapt(config, 32))
+    load_weights(mx, model, source, ("model.", "lm_head."), getattr(mx, dtype), lambda *_: None)
+    turned = set()
+    for name, array in tree_flatten(model.parameters()):
+        stored = np.frombuffer(source.read(name), np.float32).reshape(source.info(name).shape)
+        assert mx.array_equal(array, mx.array(stored).astype(array.dtype)), name
+        strides = memoryview(array).strides
+        assert strides is not None
+        if strides[0] < strides[-1]:
+            turned.add(name)
+    products = {name for name in source.names() if source.info(name).shape[1:] and "embed_tokens" not in name}
+    tied = "lm_head.weight" not in source.names()
+    assert turned == (products | ({"model.embed_tokens.weight"} if tied else set()) if dtype == "float32" else set())
 
 
 class Changed:
@@ -119,7 +149,10 @@ _MEASURE = """
 import json, sys, threading
 from pathlib import Path
 from exo_node.engine.base import LoadPlan
-from exo_node.engine.mlx.engine import MLXShardEngine
+from exo_node.engine.mlx.engine import MLXShardEngine, _build
+from exo_node.engine.mlx.families import FAMILIES
+from exo_node.engine.mlx.load import load_weights
+from exo_node.engine.mlx.modules import import_model_file
 from exo_node.models.config import normalise
 from exo_node.types import Shard
 from tests.checkpoints import DirectorySource, ShardView
