@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 WAITING = 1000  # times that wait to be told
+# Backends with labels of their own; all others together are `OTHER`. Those that never answered may be half of them: who
+# makes names up for a wildcard takes neither memory without end nor the places of real ones.
+NAMED, OTHER = 1000, "other"
 BREAKER_STATES = ("closed", "half_open", "open")
 # Of each ring whose head is here: what it holds now, and what it has counted since it was last set up.
 RING_NOW = {
@@ -34,10 +37,11 @@ RING_COUNTED = {
 
 
 class Metrics:
-    """Fed with plain values. Labels are backends, providers and kinds, never what a client wrote."""
+    """Fed with plain values. Labels are backends, providers and kinds, and no more than `NAMED` backends."""
 
     def __init__(self) -> None:
         self._table: _Table | None = None
+        self._named = {"", "cache"}  # nobody, and the response cache
         # Counted here and told to the counters when somebody looks: seven of them for a call cost more than its row.
         self._calls: dict[tuple[str, str, str, int, bool], int] = {}
         self._used: dict[tuple[str, str], list[float]] = {}  # prompt tokens, completion tokens, USD
@@ -63,6 +67,8 @@ class Metrics:
         attempts: Iterable[tuple[str, str]] = (),
     ) -> None:
         """One finished request; `attempts` are (backend, cause), cause "" for the one that answered. Cost in USD."""
+        if backend not in self._named and not self._name(backend, answered=status < 400):
+            backend = provider = OTHER
         call = (kind, backend, provider, status, stream)
         self._calls[call] = self._calls.get(call, 0) + 1
         self._times.append((kind, backend, provider, stream, ttft_s, total_s))
@@ -75,7 +81,9 @@ class Metrics:
             used[0] += prompt_tokens
             used[1] += completion_tokens
             used[2] += max(0.0, cost)
-        for one in attempts:
+        for tried, cause in attempts:
+            known = tried in self._named or self._name(tried, answered=not cause)
+            one = (tried if known else OTHER, cause)
             self._tries[one] = self._tries.get(one, 0) + 1
 
     def cache(self, hit: bool) -> None:
@@ -87,9 +95,10 @@ class Metrics:
         self._refusals[code] = self._refusals.get(code, 0) + 1
 
     def in_flight(self, requests: int, backends: Mapping[str, int] | None = None) -> None:
-        """How many requests run now, and how many at each backend."""
+        """How many requests run now, and how many at each backend, in place of all told before."""
         table = self._get()
         table.running.set(requests)
+        table.running_at.clear()
         for backend, count in (backends or {}).items():
             table.running_at.labels(backend).set(count)
 
@@ -113,6 +122,13 @@ class Metrics:
         table = self._get()
         self._count(table)
         return generate_latest(table.registry), CONTENT_TYPE_LATEST
+
+    def _name(self, backend: str, *, answered: bool) -> bool:
+        """Give a backend labels of its own, if there is room."""
+        if len(self._named) >= (NAMED if answered else NAMED // 2):
+            return False
+        self._named.add(backend)
+        return True
 
     def _count(self, table: _Table) -> None:
         """Tell the counters what has come since the last time."""

@@ -7,7 +7,7 @@ import sys
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exo_node.metrics import WAITING, Metrics
+from exo_node.metrics import NAMED, OTHER, WAITING, Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -48,6 +48,31 @@ def test_a_finished_request_is_counted() -> None:
     assert find(metrics, "exo_attempts_total", backend="openai/1", cause="ok") == 2
 
 
+def test_made_up_names_get_no_labels_without_end() -> None:
+    """Past the first hundreds they are counted together; a backend that answers still gets labels of its own."""
+    metrics = Metrics()
+
+    def ask(backend: str, status: int, cause: str) -> None:
+        metrics.finished(
+            kind="chat", backend=backend if status == 200 else "", provider="openai", status=status, stream=False,
+            ttft_s=None, total_s=1.0, prompt_tokens=1, completion_tokens=1, cost=0.0, cached=False,
+            attempts=[(backend, cause)],
+        )  # fmt: skip
+
+    for i in range(3 * NAMED):
+        ask(f"auto:openai/made-up-{i}", 404, "not_found")
+    ask("openai/real", 200, "")
+    labels = {dict(labels).get("backend") for name, labels in samples(metrics) if name == "exo_attempts_total"}
+    assert len(labels) <= NAMED // 2 + 2
+    assert find(metrics, "exo_attempts_total", cause="not_found") == 3 * NAMED
+    assert find(metrics, "exo_requests_total", backend="openai/real", status="200") == 1
+    for i in range(2 * NAMED):
+        ask(f"takes-any/{i}", 200, "")
+    labels = {dict(labels).get("backend") for name, labels in samples(metrics) if name == "exo_duration_seconds_count"}
+    assert len(labels) <= NAMED + 1
+    assert (find(metrics, "exo_requests_total", backend=OTHER, provider=OTHER) or 0) > NAMED
+
+
 def test_a_cached_answer_costs_nothing() -> None:
     """An answer from the cache is a request, but its tokens and money are not counted again."""
     metrics = Metrics()
@@ -64,7 +89,9 @@ def test_states_are_as_told_last() -> None:
     metrics = Metrics()
     metrics.breakers({"a": "open", "b": "closed"})
     metrics.breakers({"a": "half_open"})
+    metrics.in_flight(1, {"gone": 1})
     metrics.in_flight(3, {"a": 2})
+    assert find(metrics, "exo_backend_in_flight", backend="gone") is None
     metrics.refused("budget_exceeded")
     assert find(metrics, "exo_breaker_state", backend="a", state="half_open") == 1
     assert find(metrics, "exo_breaker_state", backend="a", state="open") == 0

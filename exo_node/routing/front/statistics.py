@@ -62,8 +62,7 @@ class Statistics:
     def rendered(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
         """Prometheus' text and its content type; `rings`: what the heads on this node report."""
         now = time.monotonic()
-        backends = {row["backend"]: self.profile.in_flight(row["backend"]) for row in self.profile.snapshot(now)}
-        self.meter.in_flight(self.adapter.in_flight, backends)
+        self.meter.in_flight(self.adapter.in_flight, self.profile.flying())
         self.meter.breakers({row["backend"]: row["state"] for row in self.breaker.snapshot(now)})
         self.meter.rings(rings)
         return self.meter.render()

@@ -20,6 +20,7 @@ KEY_COOLDOWN_S = 30.0  # a refused key or an unknown model does not heal by itse
 WINDOW_S = 10.0  # of the error rate: the last one to two windows
 MIN_VOLUME = 10
 ERROR_RATE = 0.5
+REMEMBERED = 1024  # backends; more are asked only by someone who tries names out
 TRIAL_S = 60.0  # a trial that nobody reported on is given up after this long
 NOT_ITS_FAULT = frozenset({"bad_request", "content_filter", "context", "cancelled"})
 AT_ONCE = frozenset({"auth", "not_found", "rate_limited"})
@@ -87,7 +88,7 @@ class Breaker:
 
     def succeeded(self, candidate: Candidate, now: float) -> None:
         """It answered."""
-        c = self._circuits.setdefault(candidate.backend, _Circuit())
+        c = self._of(candidate.backend)
         self._rotate(c, now)
         c.now_ok += 1
         c.in_row = 0
@@ -103,7 +104,7 @@ class Breaker:
         if error.cause in NOT_ITS_FAULT:
             self.released(candidate, now)
             return
-        c = self._circuits.setdefault(candidate.backend, _Circuit())
+        c = self._of(candidate.backend)
         self._rotate(c, now)
         c.now_bad += 1
         c.in_row += 1
@@ -142,6 +143,16 @@ class Breaker:
                  "ejections": c.count, "cause": c.cause}
             )  # fmt: skip
         return rows
+
+    def _of(self, backend: str) -> _Circuit:
+        """Its circuit, from now on the latest; the one that was not heard of for the longest time makes room."""
+        c = self._circuits.pop(backend, None)
+        if c is None:
+            c = _Circuit()
+            if len(self._circuits) >= REMEMBERED:
+                del self._circuits[next(iter(self._circuits))]
+        self._circuits[backend] = c
+        return c
 
     @staticmethod
     def _rotate(c: _Circuit, now: float) -> None:

@@ -34,6 +34,7 @@ SECOND_LOOK_S = 25.0  # after this long a backend that is a little slower is giv
 HOPE = 0.6  # it may have become this much faster
 UNMEASURED_HOPE = 0.4
 HEDGE_SAMPLES = 20
+REMEMBERED = 1024  # backends, and peers' models; more are asked only by someone who tries names out
 OVERDUE = 2.0  # standard deviations past which a request that waits is a sign
 
 
@@ -61,7 +62,7 @@ class Profile:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Seen] = {}  # who was asked last stands last
         self._shared: dict[tuple[str, str], tuple[Fit, float, float]] = {}
         self._looks = LOOK_BURST
         self._last = ""
@@ -115,6 +116,10 @@ class Profile:
             hoped = min(hoped, HOPE * self.ttft(candidate, prompt_tokens, now), HOPE * usual)
         return hoped + usual * track.premium(now)
 
+    def flying(self) -> dict[str, int]:
+        """Attempts in flight at each backend that was measured or is being asked."""
+        return {name: seen.in_flight for name, seen in self._seen.items() if seen.in_flight or seen.track.samples}
+
     def tokens_this_minute(self, backend: str, now: float) -> int:
         """Tokens answered by it in the running minute (usage-based routing)."""
         seen = self._seen.get(backend)
@@ -130,7 +135,7 @@ class Profile:
         `prompt_tokens` of a streamed request: its silence is then a sign before it ends. A plain answer is silent until
         it is complete, so it leaves this out.
         """
-        seen = self._by_name(backend)
+        self._seen[backend] = seen = self._seen.pop(backend, None) or self._make(backend, "", "", "")
         self._looks = min(LOOK_BURST, self._looks + LOOK_SHARE)
         if now is not None:
             looks_again = now - max(seen.track.seen, seen.track.looked) >= seen.track.gap
@@ -146,7 +151,9 @@ class Profile:
 
     def ended(self, backend: str, key: object = None) -> None:
         """The attempt that `started` announced is over, however."""
-        seen = self._by_name(backend)
+        seen = self._seen.get(backend)
+        if seen is None:
+            return  # forgotten meanwhile
         seen.in_flight = max(0, seen.in_flight - 1)
         seen.waiting.pop(key, None)
         seen.loads.pop(key, None)
@@ -212,8 +219,8 @@ class Profile:
                 if index == -1:
                     seen = self._make(backend, str(row["kind"]), str(row["provider"]), str(row["model"]))
                     seen.track.restore(dict(row), now, elapsed_s)
-                elif index <= len(BINS):
-                    self._by_name(backend).track.bins[index] = [float(row["samples"]), float(row["factor"])]
+                elif index <= len(BINS) and (known := self._seen.get(backend)) is not None:
+                    known.track.bins[index] = [float(row["samples"]), float(row["factor"])]
             except (KeyError, TypeError, IndexError) as e:
                 raise ValueError(f"not a row of the latency profile ({e!r}): {dict(row)}") from e
 
@@ -229,6 +236,9 @@ class Profile:
             theirs = Track(prior_of(str(row["kind"]), provider))
             theirs.restore(dict(row), 0.0, 0.0)
             trust = weight * theirs.samples / (theirs.samples + 3)
+            self._shared.pop((provider, model), None)
+            if len(self._shared) >= REMEMBERED:
+                del self._shared[next(iter(self._shared))]
             self._shared[provider, model] = (theirs.fit, theirs.itl_now(0.0), trust)
             for seen in self._seen.values():
                 if (seen.provider, seen.model) == (provider, model):
@@ -262,6 +272,9 @@ class Profile:
         seen = _Seen(Track(self._prior(kind, provider, model)), kind, provider, model)
         if old is not None:  # what is in flight stays in flight
             seen.in_flight, seen.waiting, seen.loads = old.in_flight, old.waiting, old.loads
+        elif len(self._seen) >= REMEMBERED:
+            idle = next((name for name, one in self._seen.items() if not one.in_flight), None)
+            self._seen.pop(idle or "", None)
         self._seen[backend] = seen
         return seen
 
@@ -270,9 +283,6 @@ class Profile:
         if seen is None or not seen.kind:
             seen = self._make(candidate.backend, candidate.kind, candidate.provider, candidate.model)
         return seen
-
-    def _by_name(self, backend: str) -> _Seen:
-        return self._seen.get(backend) or self._make(backend, "", "", "")
 
 
 def prior_of(kind: str, provider: str) -> Prior:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_node.routing.call import ErrorClass, UpstreamError
-from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.breaker import REMEMBERED, Breaker
 from exo_node.routing.plan import Candidate
 
 A = Candidate(backend="a", kind="deployment", provider="openai", model="gpt-4o")
@@ -152,6 +152,17 @@ def test_forgetting_closes() -> None:
     breaker.forget("a")
     assert breaker.state("a", 0.0)[0] == "closed"
     assert breaker.snapshot(1.0) == []
+
+
+def test_names_without_end_are_not_all_remembered() -> None:
+    """Those that were not heard of for the longest time go; a busy backend keeps its circuit."""
+    breaker = Breaker()
+    for i in range(3 * REMEMBERED):
+        breaker.failed(replace(A, backend=f"made-up-{i}"), error("not_found"), 0.0)
+        if i % 100 == 0:
+            breaker.failed(A, error(), 0.0)
+    assert len(breaker.snapshot(1.0)) == REMEMBERED
+    assert breaker.state("a", 1.0)[0] == "open"
 
 
 @given(st.lists(st.tuples(st.floats(0, 8), st.sampled_from(["ask", "ok", "server", "rate_limited"])), max_size=80))

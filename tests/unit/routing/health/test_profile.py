@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_node.routing.health.profile import HEDGE_SAMPLES, LOOK_BURST, Profile
+from exo_node.routing.health.profile import HEDGE_SAMPLES, LOOK_BURST, REMEMBERED, Profile
 from exo_node.routing.plan import Candidate
 
 A = Candidate(backend="a", kind="deployment", provider="openai", model="gpt-4o")
@@ -192,3 +192,24 @@ def test_forgetting() -> None:
     serve(profile, A, 0.2, 0.0)
     profile.forget("a")
     assert profile.snapshot(1.0) == []
+
+
+def test_names_without_end_are_not_all_remembered() -> None:
+    """Who was not asked for the longest time goes, unless it is being asked; what ends later leaves no trace."""
+    profile = Profile()
+    profile.started(RING.backend, 0.0, "running", 10)
+    serve(profile, B, 0.2, 0.0)
+    for i in range(2 * REMEMBERED):
+        one = replace(A, backend=f"made-up-{i}")
+        profile.ttft(one, 500, 0.0)
+        serve(profile, one, 0.2, 0.0)
+        if i % 100 == 0:
+            serve(profile, A, 0.2, 0.0)
+    rows = {row["backend"] for row in profile.snapshot(1.0)}
+    assert len(rows) < REMEMBERED
+    assert "a" in rows and "b" not in rows
+    assert profile.flying()[RING.backend] == 1
+    profile.started("gone", 0.0, "k")
+    profile.forget("gone")
+    profile.ended("gone", "k")
+    assert "gone" not in profile.flying()
