@@ -30,6 +30,8 @@ class StepMaker:
         self._times = times
         self._counts = counts
         self._budget = Budget.of(setup.n_stages)
+        depth = setup.rollback_depth  # wrong drafts are cut off again
+        self._deepest = setup.max_chunk - 1 if depth is None else min(depth, setup.max_chunk - 1)
         self._planned_for = (0, 0)  # decoding sequences and steps home when micro-batches were last counted
 
     def make(self, now: float) -> Outgoing | None:
@@ -48,15 +50,14 @@ class StepMaker:
         # The first step of an epoch may be empty: it opens every hop and shows that the ring is closed.
         if not decoding and not slices and not residents.has_ops and flight.newest:
             return None
+        n_tokens = len(decoding) + sum(length for _, length in slices)
+        if flight.steps and flight.n_bytes + n_tokens * self._setup.vector_bytes > self._budget.max_bytes:
+            slots.ready.extendleft(reversed(decoding))
+            return None
+        # Guesses are made for a step that goes for certain, so their few vectors may come on top of the budget.
         for generation in decoding:
             self._draft(generation, len(decoding))
-        n_tokens = sum(1 + len(one.drafts) for one in decoding) + sum(length for _, length in slices)
-        n_bytes = n_tokens * self._setup.vector_bytes
-        if flight.steps and flight.n_bytes + n_bytes > self._budget.max_bytes:
-            for generation in reversed(decoding):
-                generation.drafts = ()
-                slots.ready.appendleft(generation)
-            return None
+            n_tokens += len(generation.drafts)
         ops = residents.take_ops()
         rows = [(self._decode_row(one), one) for one in decoding]
         rows += [(self._prefill_row(one, length), one) for one, length in slices]
@@ -64,6 +65,7 @@ class StepMaker:
         tokens = tuple(_ids(row, one) for row, one in rows)
         flown = tuple((row, one.ticket) for row, one in rows)
         account = residents.account
+        n_bytes = n_tokens * self._setup.vector_bytes
         flight.send(Flown(flown, account.sequences, account.cached_tokens, n_bytes, n_tokens, bool(decoding), now))
         return Outgoing(step, tokens)
 
@@ -136,7 +138,7 @@ class StepMaker:
             return
         tokens = len(generation.tokens)
         room = min(generation.job.max_tokens - generation.n_generated, self._setup.context - tokens) - 1
-        draft = generation.drafter.propose(min(room, self._setup.max_chunk - 1), rows, self._times)
+        draft = generation.drafter.propose(min(room, self._deepest), rows, self._times)
         if draft and self._residents.grow(generation, tokens + len(draft)):
             generation.drafts = tuple(draft)
             self._counts.drafted += len(draft)

@@ -1,4 +1,4 @@
-"""The head's decisions: what is sent when, what callers are told, and the account of every pool."""
+"""The head's decisions: who runs, what callers are told, and the account of every pool. (What is sent: step_making.)"""
 
 from __future__ import annotations
 
@@ -9,60 +9,15 @@ import pytest
 
 from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
 from exo_node.ring.head import Head
-from exo_node.ring.head_data import Outgoing, RingSetup
-from exo_node.ring.messages import Drop, Epoch, Report
-from exo_node.ring.sequences import Delta, Failed, Job, Notice, Pooling, Reading, TokenChoice, Want
-
-SETUP = RingSetup(
-    epoch=Epoch(1, "c"), n_stages=1, slots=2, context=64, max_chunk=4, vocab_size=100, vector_bytes=16, max_waiting=3
-)
-
-
-def job(prompt: tuple[int, ...] = (1, 2, 3), **fields: Any) -> Job:
-    return replace(Job(request_id="r", prompt=prompt, max_tokens=8), **fields)
-
-
-def started(setup: RingSetup = SETUP) -> Head:
-    """A head whose first, empty step is home."""
-    head = Head(setup)
-    send(head)
-    home(head, 1)
-    return head
-
-
-def send(head: Head) -> Outgoing:
-    outgoing = head.next_step(0.0)
-    assert outgoing is not None
-    return outgoing
-
-
-def home(head: Head, number: int) -> list[int]:
-    """The step comes home with honest reports; returns the tickets that want a token."""
-    entry = head._flight.steps[0]
-    reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in range(head.setup.n_stages)]
-    return [want.ticket for want in head.home(number, reports, 0.0)]
-
-
-def decode_all(head: Head, count: int) -> None:
-    """Every prompt goes in, and every ticket gets its first token once all are there."""
-    wanting: list[int] = []
-    number = head.steps + 1
-    while len(wanting) < count:
-        send(head)
-        wanting += home(head, number)
-        number += 1
-    for ticket in wanting:
-        head.token(ticket, TokenChoice(7), 0.0)
+from exo_node.ring.messages import Drop, Report
+from exo_node.ring.sequences import Delta, Failed, Notice, Pooling, Reading, TokenChoice, Want
+from tests.unit.ring.lone_head import SETUP, decode_all, home, job, send, spans, started, wants
 
 
 def error_of(notices: list[Notice]) -> ExoError:
     (notice,) = notices
     assert isinstance(notice, Failed)
     return notice.error
-
-
-def spans(outgoing: Outgoing) -> list[tuple[int, int, int, int]]:
-    return [(row.sequence, row.position, row.length, row.n_outputs) for row in outgoing.step.rows]
 
 
 def test_the_first_step_is_empty_and_opens_the_ring() -> None:
@@ -73,46 +28,19 @@ def test_the_first_step_is_empty_and_opens_the_ring() -> None:
     assert head.next_step(0.0) is None
 
 
-def test_chunks_end_at_absolute_multiples_where_bits_must_not_change() -> None:
-    """Reproducible: a prompt is cut at multiples of max_chunk, and only its last chunk asks for an output."""
-    head = started(replace(SETUP, reproducible=True))
-    head.submit(1, job(tuple(range(10))), 0.0)
-    seen = []
-    for number in (2, 3, 4):
-        seen += spans(send(head))
-        home(head, number)
-    assert seen == [(1, 0, 4, 0), (1, 4, 4, 0), (1, 8, 2, 1)]
-
-
-def test_what_was_generated_before_is_replayed_token_by_token_where_bits_must_not_change() -> None:
-    """Reproducible: a resumed generation's rows are shaped as they were when it was first computed."""
-    head = started(replace(SETUP, reproducible=True))
-    head.submit(1, job((1, 2, 3, 4, 5), generated=(6, 7)), 0.0)
-    seen = []
-    for number in (2, 3, 4, 5):
-        seen += spans(send(head))
-        home(head, number)
-    assert seen == [(1, 0, 4, 0), (1, 4, 1, 0), (1, 5, 1, 0), (1, 6, 1, 1)]
-
-
-def readings(head: Head, number: int) -> list[Any]:
-    entry = head._flight.steps[0]
-    return head.home(number, [Report(0, 0, 0, 0, entry.sequences, entry.cached_tokens)], 0.0)
-
-
 def test_a_scored_prompt_asks_for_every_output_and_goes_on() -> None:
     """Every token's distribution is read; that of the last one is drawn from too."""
     head = started()
     head.submit(1, job(tuple(range(6)), prompt_logprobs=1), 0.0)
     assert spans(send(head)) == [(1, 0, 4, 4)]
-    assert readings(head, 2) == [Reading(1, 0, 4, 0)]
+    assert wants(head, 2) == [Reading(1, 0, 4, 0)]
     assert head.read(Reading(1, 0, 4, 0), (TokenChoice(1, -1.0),), b"").finish is None
     assert spans(send(head)) == [(1, 4, 2, 2)]
-    assert readings(head, 3) == [Reading(1, 0, 2, 4), Want(1, 1, 6)]
+    assert wants(head, 3) == [Reading(1, 0, 2, 4), Want(1, 1, 6)]
     assert head.read(Reading(1, 0, 2, 4), (), b"").finish is None
     head.token(1, TokenChoice(9), 0.0)
     assert spans(send(head)) == [(1, 6, 1, 1)]
-    assert readings(head, 4) == [Want(1, 0, 7)]
+    assert wants(head, 4) == [Want(1, 0, 7)]
 
 
 def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
@@ -124,7 +52,8 @@ def test_a_prompt_that_is_only_read_ends_with_its_last_chunk() -> None:
         if number == 4:
             head.submit(2, job(tuple(range(6)), pooling=Pooling("last"), max_tokens=0, request_id="b"), 0.0)
         seen += spans(send(head))
-        for reading in readings(head, number):
+        for reading in wants(head, number):
+            assert isinstance(reading, Reading)
             told = head.read(reading, (), b"")
             assert told.finish == {3: "length", 5: "stop"}.get(number)
     assert seen == [(1, 0, 4, 4), (1, 4, 2, 2), (2, 0, 4, 0), (2, 4, 2, 1)]
@@ -142,7 +71,7 @@ def test_a_prompt_that_is_read_gives_its_memory_up_too_and_is_told_once() -> Non
     for number in range(2, 60):
         if head.next_step(0.0) is None:
             break
-        for want in readings(head, number):
+        for want in wants(head, number):
             if isinstance(want, Reading):
                 told[want.ticket] += range(want.position, want.position + want.count)
                 head.read(want, (), b"")
@@ -155,74 +84,6 @@ def test_a_prompt_that_is_read_gives_its_memory_up_too_and_is_told_once() -> Non
         1: [0, 1, 2],
         2: [0, 1, 2, 3, 4],
     }
-
-
-def test_a_beginning_that_comes_twice_at_once_is_computed_once() -> None:
-    """Nothing of the second prompt was sent when the first one's beginning is there: it is copied then."""
-    head = started(replace(SETUP, max_chunk=16, prefix_cache=True))
-    for ticket in (1, 2):
-        head.submit(ticket, job((*range(36), 90 + ticket), request_id=str(ticket)), 0.0)
-    rows: list[tuple[int, int, int]] = []
-    cached: dict[int, int] = {}
-    number = 2
-    while len(cached) < 2:
-        outgoing = send(head)
-        rows += [(row.sequence, row.position, row.length) for row in outgoing.step.rows if row.position < 37]
-        for ticket in home(head, number):
-            delta, _ = head.token(ticket, TokenChoice(7), 0.0)
-            cached.setdefault(ticket, delta.cached)
-        number += 1
-    assert rows == [(1, 0, 16), (1, 16, 16), (1, 32, 5), (2, 32, 5)]
-    assert cached == {1: 0, 2: 32}
-    assert head.residents.counts.found == 32
-
-
-def test_a_step_holds_the_ready_decode_rows_and_slices_of_prompts() -> None:
-    """Decoding goes on while prompts come in, several in one step where there is room."""
-    head = started()
-    head.submit(1, job(request_id="a"), 0.0)
-    head.submit(2, job(tuple(range(6)), request_id="b"), 0.0)
-    assert spans(send(head)) == [(1, 0, 3, 1), (2, 0, 1, 0)]
-    assert home(head, 2) == [1]
-    head.token(1, TokenChoice(7), 0.0)
-    outgoing = send(head)
-    assert spans(outgoing) == [(1, 3, 1, 1), (2, 1, 3, 0)]
-    assert outgoing.tokens == ([7], [1, 2, 3])
-
-
-def test_chunks_of_one_sequence_follow_each_other_and_decode_rows_do_not() -> None:
-    """On a longer ring prefill fills the pipeline; a decoding sequence has at most one row in flight."""
-    head = started(replace(SETUP, n_stages=3))
-    head.submit(1, job(tuple(range(8))), 0.0)
-    assert spans(send(head)) == [(1, 0, 4, 0)]
-    assert spans(send(head)) == [(1, 4, 4, 1)]
-    assert head.next_step(0.0) is None
-    home(head, 2)
-    assert home(head, 3) == [1]
-    head.token(1, TokenChoice(5), 0.0)
-    assert spans(send(head)) == [(1, 8, 1, 1)]
-    assert head.next_step(0.0) is None
-
-
-def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
-    """With several stages the sequences go in several micro-batches, so that every stage has work."""
-    head = started(replace(SETUP, n_stages=2, slots=4, max_waiting=9))
-    for ticket in range(1, 5):
-        head.submit(ticket, job(request_id=str(ticket)), 0.0)
-    decode_all(head, 4)
-    assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
-
-
-def test_the_budget_bounds_what_is_in_flight() -> None:
-    """No more steps than stages plus one; and no more bytes than the budget, but always one step."""
-    head = started(replace(SETUP, n_stages=2))
-    head.submit(1, job(tuple(range(40))), 0.0)
-    assert len([send(head) for _ in range(3)]) == 3
-    assert head.next_step(0.0) is None
-    wide = started(replace(SETUP, n_stages=2, vector_bytes=2**26))
-    wide.submit(1, job(tuple(range(40))), 0.0)
-    send(wide)
-    assert wide.next_step(0.0) is None
 
 
 def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
@@ -407,6 +268,4 @@ def test_the_output_of_a_cancelled_row_keeps_its_place() -> None:
     decode_all(head, 3)
     assert len(send(head).step.rows) == 2
     head.cancel(1)
-    entry = head._flight.steps[0]
-    reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in (0, 1)]
-    assert [(want.ticket, want.output) for want in head.home(head.steps, reports, 0.0)] == [(2, 1)]
+    assert [(want.ticket, want.output) for want in wants(head, head.steps)] == [(2, 1)]

@@ -48,7 +48,7 @@ class RingMachine(RuleBasedStateMachine):
         drafts=st.booleans(),
         reproducible=st.sampled_from([False, False, True]),
         kv_tokens=st.sampled_from([0, 0, CONTEXT, CONTEXT + 8]),
-        depth=st.sampled_from([None, None, 9]),
+        depth=st.sampled_from([None, 1, 9]),
         copy_any=st.booleans(),
     )
     def build(
