@@ -12,6 +12,7 @@ from exo_node.errors import ConfigurationError, InvalidRequest
 from exo_node.routing.catalog.tables import OWN_FILE, load_tables
 from exo_node.routing.configuration.runtime import read_record
 from exo_node.routing.configuration.settings import load_routing
+from exo_node.routing.deployment import Deployment
 from exo_node.routing.front.assembly import Assembly
 from exo_node.routing.front.configured import log_as, named_in, options_of, rules_of
 
@@ -37,6 +38,8 @@ class Changes:
         made = self._made
         found = made.registry.remove(deployment_id)
         if found:
+            made.breaker.forget(deployment_id)
+            made.profile.forget(deployment_id)
             await made.service.update(made.for_litellm())
         return found
 
@@ -54,10 +57,14 @@ class Changes:
         made.keys.set_admin_secrets((config.master_key,))
         made.gate.rules = rules_of(config)
         made.own_check = named.check
+        tried = self._tried()
         before, made.configured = made.configured, config
         if (config.redis, config.database) != (before.redis, before.database):
             log.warning("the Redis server or the database has changed: start the node again to use it")
         made.registry.replace(made.runtime.over(config))
+        for backend, now in self._tried().items():
+            if now != tried[backend]:  # a new key deserves a new chance
+                made.breaker.forget(backend)
         made.adapter.options = options_of(config, made.settings)
         if cache is not None:
             made.answers.cache = cache
@@ -71,6 +78,10 @@ class Changes:
             "sources": list(config.sources),
             "notes": made.notes(),
         }
+
+    def _tried(self) -> dict[str, Deployment | None]:
+        """This node's deployments behind what the breaker knows; None for others, and for what has gone."""
+        return {backend: self._made.registry.own(backend) for backend in self._made.breaker.backends()}
 
     async def update(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Document 002's defaults at run time, until the node ends."""

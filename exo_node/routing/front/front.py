@@ -99,7 +99,11 @@ class Front:
         return self._made.registry.providers()
 
     async def check_provider(self, name: str) -> dict[str, Any]:
-        return await check_provider(name, self._made.registry, self._made.service, self._made.connections)
+        made = self._made
+        found = await check_provider(name, made.registry, made.service, made.connections)
+        if found["ok"] and made.breaker.why(found["deployment"]) == "auth":  # its key is good again
+            made.breaker.forget(found["deployment"])
+        return found
 
     async def cost_estimate(
         self, models: Sequence[str], prompt_tokens: int, completion_tokens: int

@@ -133,6 +133,10 @@ class Breaker:
         """The backend is gone, or its configuration changed (a new key deserves a new chance)."""
         self._circuits.pop(backend, None)
 
+    def backends(self) -> list[str]:
+        """Those that have a circuit."""
+        return list(self._circuits)
+
     def snapshot(self, now: float) -> list[dict[str, Any]]:
         """Rows for statistics: backend, state, seconds left, failures in a row, ejections, cause."""
         rows = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from exo_node.errors import ConfigurationError, InvalidRequest
+from exo_node.routing.call import UpstreamError
 from exo_node.routing.configuration.located import FileProblems
+from exo_node.routing.plan import Candidate
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import front
 
@@ -47,6 +50,25 @@ async def test_what_is_set_at_run_time_outlives_a_reload(tmp_path: Path, monkeyp
         await made.update_config({"default_provider": None, "ollama_base_url": None})
         assert made.config.default_provider is None
         assert "OLLAMA_API_BASE" not in made.config.environment
+
+
+async def test_a_changed_deployment_gets_a_new_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reload with another key it is asked again at once; what is as it was stays ejected; what went is gone."""
+    async with front(tmp_path, monkeypatch, ONE) as (made, _):
+
+        def ejected() -> set[str]:
+            return {row["backend"] for row in made.stats()["breakers"] if row["state"] == "open"}
+
+        breaker, now = made._made.breaker, time.monotonic()
+        for name in ("paid-1", "other-1", "ring:demo"):
+            one = Candidate(backend=name, kind="deployment", provider="openai", model="m")
+            breaker.failed(one, UpstreamError("no", "auth"), now)
+        assert ejected() == {"paid-1", "other-1", "ring:demo"}
+        (tmp_path / "config.yaml").write_text(ONE.replace("planted-key-0123456789", "planted-key-new", 1))
+        await made.reload()
+        assert ejected() == {"other-1", "ring:demo"}
+        assert await made.remove_deployment("other-1")
+        assert {row["backend"] for row in made.stats()["breakers"]} == {"ring:demo"}
 
 
 async def test_a_wrong_configuration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
