@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from exo_node.cli.client import Client, path_of
 from exo_node.cli.nodes import require_node
-from exo_node.cli.parser import CLIENT, Parsed, Parser
+from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.status import describe_instance
 from exo_node.cli.table import size
 from exo_node.errors import ConfigurationError, NotFound
@@ -29,8 +29,12 @@ def arguments(parser: Parser, verb: str) -> None:
         wish_arguments(parser)
         parser.add_argument("--json", action="store_true", default=False, help="print the instance as JSON")
     else:
-        parser.add_argument("name", metavar="MODEL|INSTANCE", help="a model (all its instances), or an instance's id")
-    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
+        parser.add_argument(
+            "name",
+            metavar="MODEL|INSTANCE",
+            help="a model (all its instances) by any of its names, or an instance's id",
+        )
+    parser.add_node()
 
 
 def run(parsed: Parsed, verb: str) -> int:
@@ -88,6 +92,9 @@ def wishes(own: Any) -> dict[str, Any]:
 def _unload(client: Client, name: str) -> int:
     instances = client.call("GET", "/v1/instances")["data"]
     chosen = [one for one in instances if name in (one["id"], one["model"])]
+    if not chosen and instances:
+        meant = _meant(client, name.lower())
+        chosen = [one for one in instances if one["model"] in meant]
     if not chosen:
         there = ", ".join(f"{one['model']} ({one['id']})" for one in instances) or "nothing is loaded"
         raise NotFound(f"{name!r} is not loaded; there is: {there}")
@@ -95,6 +102,12 @@ def _unload(client: Client, name: str) -> int:
         client.call("DELETE", path_of("instances", one["id"]))
         print(f"unloaded {one['model']} ({one['id']})")
     return 0
+
+
+def _meant(client: Client, name: str) -> set[str]:
+    """The models whose short name or copy is called so, in any case."""
+    rows = client.call("GET", "/v1/models?provider=exo")["data"]
+    return {row["hugging_face_id"] for row in rows if name in (one.lower() for one in (row["id"], *row["aliases"]))}
 
 
 class ProgressLine:

@@ -10,6 +10,7 @@ import pytest
 from exo_node.cli.load import ProgressLine
 from exo_node.cli.main import dispatch
 from exo_node.errors import NoCapacity
+from exo_node.types import ModelCard
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
 from tests.unit.cli.conftest import StartNode
 
@@ -75,6 +76,19 @@ def test_unload(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
     assert dispatch(["unload", "nope"]) == 1
     assert capsys.readouterr().err == "exo: 'nope' is not loaded; there is: demo (inst-0), demo (inst-2)\n"
     assert dispatch(["unload", "demo"]) == 0
+    assert cluster.placed == []
+
+
+def test_unload_by_another_name(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
+    """A short name or a copy's, in any case, unloads the model that it stands for."""
+    backend, cluster = ScriptedBackend([END]), ScriptedCluster()
+    backend.cards = [ModelCard("org/Model", 0, "org", 512, True, aliases=("short",), copies=("Mine:1",))]
+    start_node(backend, cluster)
+    for name in ("short", "mine:1", "Mine:1"):
+        assert dispatch(["load", "org/Model"]) == 0
+        capsys.readouterr()
+        assert dispatch(["unload", name]) == 0
+        assert capsys.readouterr().out == "unloaded org/Model (inst-0)\n"
     assert cluster.placed == []
 
 
