@@ -15,7 +15,7 @@ UNIT = ROOT / "tests" / "unit"
 INTEGRATION = ROOT / "tests" / "integration"
 
 # Unit tests that stand for no single module.
-FREE = {"test_layout.py", "ring/test_protocol_model.py", "ring/test_workers_protocol_model.py"}
+FREE = {"test_layout.py"}
 # Modules without a test file of their own, and what tests them instead.
 ELSEWHERE = {
     "types.py": "plain data",
@@ -39,7 +39,6 @@ ELSEWHERE = {
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",
     "models/layout.py": "names and shapes of tensors; test_spec.py and test_weights.py hold it to real checkpoints",
     "ring/ports.py": "a contract; test_local_backend.py holds it",
-    "ring/step_making.py": "the head's decisions; test_head.py and test_head_load.py hold them",
     "engine/base.py": "a contract; the engines' tests hold it",
     "api/dialects/base.py": "a contract; the dialects' tests hold it",
 }

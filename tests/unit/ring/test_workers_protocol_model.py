@@ -1,29 +1,25 @@
-"""The ring's protocol under every disturbance that we can think of (ARCHITECTURE 3.3), as two state machines.
+"""The ring's protocol under every disturbance that we can think of (ARCHITECTURE 3.3), as a state machine.
 
-`RingMachine` drives the real head, followers and wire messages through a network that delays, doubles, loses and
-reorders; `StageMachine` drives the stages by hand, with rollbacks and copies that today's head does not send yet.
-Whatever happens, no wrong token is ever delivered and nothing is ever trimmed in silence.
+It drives the real head, followers and wire messages through a network that delays, doubles, loses and reorders.
+Whatever happens, no wrong token is ever delivered.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exo_node.errors import PeerUnavailable
-from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
+from exo_node.ring.messages import Epoch
 from exo_node.ring.prompt_reading import scored
 from exo_node.ring.sequences import Failed, Job, Pooling, Priority
-from exo_node.ring.shard import Pool
-from exo_node.ring.stage import Stage, output_offsets
 from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
 from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype, SamplingParams
-from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector, stages
+from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector
 
 TOKENS = st.integers(0, VOCAB - 1)
 LONG = tuple((7 * i * i + i) % VOCAB for i in range(40))  # many prompts begin with some of it
@@ -271,131 +267,5 @@ class RingMachine(RuleBasedStateMachine):
         assert not isinstance(self.ring.ended(len(self.jobs)), Failed | None)
 
 
-class StageMachine(RuleBasedStateMachine):
-    """Legal and illegal steps by hand: every legal output equals the oracle's, every illegal step ends the epoch."""
-
-    @initialize(n_stages=st.integers(1, 4), depth=st.sampled_from([None, 2]))
-    def build(self, n_stages: int, depth: int | None) -> None:
-        self.pool = Pool(slots=3, context=CONTEXT, max_chunk=6, rollback_depth=depth)
-        self.chain: list[Stage] = stages(n_stages, self.pool)
-        self.counter = 0
-        self.reset()
-
-    def reset(self) -> None:
-        self.counter += 1
-        for index, stage in enumerate(self.chain):
-            stage.configure(Epoch(self.counter, "c"), index, len(self.chain), "bfloat16")
-        self.live: dict[int, tuple[int, ...]] = {}
-        self.number = 0
-        self.next_id = 1
-
-    def run_ring(self, ops: tuple[Op, ...], rows: list[tuple[Row, tuple[int, ...]]], number: int | None = None) -> Any:
-        """The step after the last stage."""
-        step = Step(Epoch(self.counter, "c"), number or self.number + 1, ops, tuple(row for row, _ in rows))
-        self.number += 1
-        result = self.chain[0].run(step, [tokens for _, tokens in rows])
-        for stage in self.chain[1:]:
-            result = stage.run(result.step)
-        return result.step
-
-    def row(self, sequence: int, position: int, length: int, *, rollback: bool = False) -> Row:
-        return Row(sequence, position, length, 1, rollback, 0, len(self.chain) - 1)
-
-    def check(self, done: Step, rows: list[tuple[Row, tuple[int, ...]]]) -> None:
-        assert done.failure is None, done.failure
-        if rows:
-            assert done.hidden is not None
-            logits = self.chain[0].logits(done.hidden)
-            for offset, (row, _) in zip(output_offsets([row for row, _ in rows]), rows, strict=True):
-                assert np.array_equal(logits[offset], oracle_logits(self.live[row.sequence]))
-        expected = (len(self.live), sum(map(len, self.live.values())))
-        assert {(stage.logic.sequences, stage.logic.cached_tokens) for stage in self.chain} == {expected}
-
-    @rule(data=st.data())
-    def legal(self, data: st.DataObject) -> None:
-        """Any mixture of drops, copies, continuations, rollbacks and new sequences."""
-        ops: list[Op] = []
-        if self.live and data.draw(st.integers(0, 3)) == 3:
-            sequence = data.draw(st.sampled_from(sorted(self.live)))
-            ops.append(Drop(sequence))
-            del self.live[sequence]
-        if self.live and len(self.live) < self.pool.slots and data.draw(st.booleans()):
-            source = data.draw(st.sampled_from(sorted(self.live)))
-            length = data.draw(st.integers(1, len(self.live[source])))
-            ops.append(Copy(self.next_id, source, length))
-            self.live[self.next_id] = self.live[source][:length]
-            self.next_id += 1
-        rows: list[tuple[Row, tuple[int, ...]]] = []
-        for sequence in data.draw(st.lists(st.sampled_from(sorted(self.live)), unique=True)) if self.live else []:
-            cached = self.live[sequence]
-            depth = self.pool.rollback_depth
-            back = data.draw(st.integers(0, min(len(cached) if depth is None else depth, len(cached))))
-            position = len(cached) - back
-            self.append(data, rows, sequence, cached[:position], rollback=back > 0)
-        if len(self.live) < self.pool.slots and data.draw(st.integers(0, 3)) < 3:
-            self.append(data, rows, self.next_id, (), rollback=False)
-            self.next_id += 1
-        self.check(self.run_ring(tuple(ops), rows), rows)
-
-    def append(
-        self, data: st.DataObject, rows: list[Any], sequence: int, prefix: tuple[int, ...], *, rollback: bool
-    ) -> None:
-        room = min(self.pool.max_chunk, CONTEXT - len(prefix))
-        if room == 0:
-            return
-        tokens = tuple(data.draw(st.lists(TOKENS, min_size=1, max_size=room)))
-        rows.append((self.row(sequence, len(prefix), len(tokens), rollback=rollback), tokens))
-        self.live[sequence] = prefix + tokens
-
-    @precondition(lambda self: self.number >= 5)  # else most epochs would end before anything is cached
-    @rule(data=st.data())
-    def illegal(self, data: st.DataObject) -> None:
-        """Each is refused by the first stage that sees it, and so is everything after it, until a new epoch."""
-        some = max(self.live, key=lambda one: len(self.live[one]), default=0)
-        cached = len(self.live.get(some, ()))
-        dead = sorted(set(range(1, self.next_id)) - set(self.live))
-        depth = self.pool.rollback_depth
-        kinds = {
-            "gap": True,
-            "repeat": self.number > 0,
-            "position": some > 0,
-            "reuse": bool(dead) and len(self.live) < self.pool.slots,
-            "drop": True,
-            "copy": some > 0 and len(self.live) < self.pool.slots,
-            "depth": depth is not None and cached > depth,
-            "full": len(self.live) == self.pool.slots,
-            "twice": len(self.live) < self.pool.slots,
-        }
-        ops: tuple[Op, ...] = ()
-        rows: list[tuple[Row, tuple[int, ...]]] = []
-        number: int | None = None
-        match data.draw(st.sampled_from([kind for kind, possible in kinds.items() if possible])):
-            case "gap":
-                number = self.number + 2
-            case "repeat":
-                number = self.number
-            case "position":
-                wrong = data.draw(st.integers(0, CONTEXT - 1).filter(lambda one: one != cached))
-                rows = [(self.row(some, wrong, 1), (1,))]
-            case "reuse":
-                rows = [(self.row(data.draw(st.sampled_from(dead)), 0, 1), (1,))]
-            case "drop":
-                ops = (Drop(self.next_id),)
-            case "copy":
-                ops = (Copy(self.next_id, some, cached + 1),)
-            case "depth":
-                rows = [(self.row(some, cached - (depth or 0) - 1, 1, rollback=True), (1,))]
-            case "full":
-                rows = [(self.row(self.next_id, 0, 1), (1,))]
-            case _:
-                rows = [(self.row(self.next_id, 0, 1), (1,)), (self.row(self.next_id, 1, 1), (1,))]
-        assert self.run_ring(ops, rows, number).failure is not None
-        assert self.run_ring((), []).failure is not None, "the epoch went on after a broken rule"
-        self.reset()
-
-
-MODEL = settings(max_examples=150, stateful_step_count=50, deadline=None, derandomize=True)
 TestRing = RingMachine.TestCase
-TestRing.settings = MODEL
-TestStages = StageMachine.TestCase
-TestStages.settings = MODEL
+TestRing.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, derandomize=True)
