@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from exo_node.errors import ExoError, PeerUnavailable
+from exo_node.errors import ExoError, PeerUnavailable, Unauthorized
 
 CONNECT_TIMEOUT_S = 5.0
 # A stream is never silent for longer than the server's keep-alive (10 s), so this much silence means a dead machine.
@@ -106,6 +106,8 @@ def _checked(status: int, raw: bytes) -> Any:
         body = None
     if status < 400 and body is not None:
         return body
+    if status == 401:  # the server's words are about HTTP headers
+        raise Unauthorized("this node wants an API key, or another one: --api-key KEY, or EXO_API_KEY=KEY")
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         raise ExoError(str(error.get("message")), code=error.get("code"), param=error.get("param"), status=status)

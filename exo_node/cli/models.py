@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from exo_node.cli.client import Client
 from exo_node.cli.nodes import node_for_call
-from exo_node.cli.parser import CLIENT, Parsed, Parser
+from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.run import START_FLAGS
 from exo_node.cli.table import table
 
@@ -17,7 +17,7 @@ from exo_node.cli.table import table
 def arguments(parser: Parser, verb: str) -> None:
     about = "what GET /v1/models says, with own servers' models"
     parser.add_argument("--json", action="store_true", default=False, help=about)
-    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
+    parser.add_node()
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs", quiet=True)
 
 

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 from exo_node.cli.client import Client
 from exo_node.cli.parser import Parsed
 from exo_node.cli.serve import PARENT_PIPE
-from exo_node.config import Settings
+from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError, PeerUnavailable
 from exo_node.options import BY_FIELD
 
@@ -54,10 +54,12 @@ def run_files(home: Path) -> list[RunFile]:
 
 
 def find_node(parsed: Parsed, settings: Settings) -> Client | None:
-    """A connected client: of `--api-port` when given (nobody there is an error), else of the newest living node."""
-    if "api_port" in parsed.flags:
+    """A connected client: of `--host` and `--api-port` when one is given (nobody there is an error), else of the
+    newest living node."""
+    if "api_port" in parsed.flags or "api_host" in parsed.flags:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)
-        client = _client(f"http://{f'[{host}]' if ':' in host else host}:{settings.api_port}", settings)
+        port = DEFAULT_API_PORT if settings.api_port is None else settings.api_port
+        client = _client(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings)
         client.connect()
         return client
     for one in run_files(settings.home):
@@ -176,7 +178,7 @@ def _spelled(parsed: Parsed, fields: Sequence[str]) -> list[str]:
         if field == "verbose":
             words.append(f"-{'v' * value}")
         elif isinstance(value, bool):
-            words.append(flag if value else f"--no-{field}")
+            words.append(flag if value else f"--no-{field.replace('_', '-')}")
         else:
             words += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
     return words

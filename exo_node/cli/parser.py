@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from exo_node.config import Settings, load_settings
+from exo_node.config import DEFAULT_API_PORT, Settings, load_settings
 from exo_node.errors import ConfigurationError
-from exo_node.options import OPTIONS, Option
+from exo_node.options import BY_FIELD, OPTIONS, Option
 
 _UDP = "nodes are found by mDNS, which needs no port of its own"
 _TAILSCALE = "there is no Tailscale discovery; give the nodes' addresses with --peer HOST:PORT"
@@ -76,6 +76,12 @@ class Parser(argparse.ArgumentParser):
             if option.field in wanted:
                 self._add(group, option, argparse.SUPPRESS if quiet else option.help)
 
+    def add_node(self) -> None:
+        """Flags of a verb that talks to a node: which one, its key, and how much to say."""
+        group = self.add_argument_group("which node (default: of this machine and EXO_HOME the one that started last)")
+        for field in CLIENT:
+            self._add(group, BY_FIELD[field], _OF_A_CLIENT.get(field, BY_FIELD[field].help))
+
     def _add(self, group: Any, option: Option, about: str) -> None:
         dest = f"setting:{option.field}"
         self._settings[dest] = option.field
@@ -105,3 +111,9 @@ class Parser(argparse.ArgumentParser):
 
 # What every verb that talks to a node takes: where it is, and how much to say.
 CLIENT = ("api_host", "api_port", "api_key", "verbose", "debug")
+# Where the same flag says something else to a client than to the node that it is about.
+_OF_A_CLIENT: Mapping[str, str] = {
+    "api_host": "where its HTTP API is (default 127.0.0.1)",
+    "api_port": f"the API's port (default {DEFAULT_API_PORT} where --host is given)",
+    "api_key": "the key that it wants: the admin's, or one that `exo apikey` made",
+}

@@ -31,7 +31,7 @@ def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument("--temperature", default=None, metavar="T", help="0 = always the likeliest token")
     parser.add_argument("--seed", default=None, metavar="N", help="the same seed gives the same answer")
     wish_arguments(parser)
-    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
+    parser.add_node()
     parser.add_settings(START_FLAGS, title="settings of the node that is started when none runs")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from exo_node.cli.nodes import require_node
-from exo_node.cli.parser import CLIENT, Parsed, Parser
+from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.table import table
 from exo_node.errors import ConfigurationError
 from exo_node.store_spend import GROUPS
@@ -29,7 +29,7 @@ def arguments(parser: Parser, verb: str) -> None:
     choices = (*GROUPS, CALL)
     parser.add_argument("--by", default="day", metavar="WHAT", help=f"{', '.join(choices)} (default: day, in UTC)")
     parser.add_argument("--json", action="store_true", default=False, help="what GET /v1/spend says")
-    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
+    parser.add_node()
 
 
 def run(parsed: Parsed, verb: str) -> int:

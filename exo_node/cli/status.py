@@ -8,7 +8,7 @@ from typing import Any
 
 from exo_node.cli.client import Client, path_of
 from exo_node.cli.nodes import require_node
-from exo_node.cli.parser import CLIENT, Parsed, Parser
+from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.table import size
 from exo_node.errors import ExoError
 
@@ -21,7 +21,7 @@ def arguments(parser: Parser, verb: str) -> None:
         help="what GET /v1/topology says, under stats what the runners of each instance report, under router GET "
         "/v1/router/stats",
     )
-    parser.add_settings(CLIENT, title="which node (default: the one of this machine and EXO_HOME)")
+    parser.add_node()
 
 
 def run(parsed: Parsed, verb: str) -> int:
@@ -134,4 +134,6 @@ def describe_load(head: dict[str, Any]) -> str:
         for name, word in (("evictions", "evicted"), ("preemptions", "preempted"))
         if found[name]
     ]
-    return f"  load   {'; '.join(words)}; {found['micro_batches']} micro-batches"
+    if (parts := found["micro_batches"]) > 1:
+        words.append(f"{parts} micro-batches")
+    return f"  load   {'; '.join(words)}"

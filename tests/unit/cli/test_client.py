@@ -46,10 +46,10 @@ def test_an_error_frame_raises(start_node: StartNode) -> None:
 
 
 def test_the_key_is_sent(start_node: StartNode) -> None:
-    """A client with the key gets in, one without gets the server's explanation."""
+    """A client with the key gets in, one without is told how a command line sends one."""
     url = start_node(ScriptedBackend([END]), api_key="k")
     Client(url, "k").call("GET", "/v1/models")
-    with pytest.raises(ExoError, match="API key"):
+    with pytest.raises(ExoError, match=r"wants an API key.*--api-key KEY"):
         Client(url).call("GET", "/v1/models")
 
 

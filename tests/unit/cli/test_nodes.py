@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exo_node.cli.nodes import find_node, run_files, temporary_node
-from exo_node.cli.parser import CLIENT, Parsed, Parser
+from exo_node.cli.nodes import find_node, node_for_call, run_files, temporary_node
+from exo_node.cli.parser import Parsed, Parser
+from exo_node.cli.run import START_FLAGS
 from exo_node.config import Settings
 from exo_node.errors import ExoError, PeerUnavailable
 from tests.unit.api.scripted import END, ScriptedBackend
@@ -18,7 +19,7 @@ from tests.unit.cli.conftest import StartNode, write_run_file
 
 def parsed(*argv: str) -> Parsed:
     parser = Parser("exo status", "test")
-    parser.add_settings(CLIENT)
+    parser.add_node()
     return parser.parse(argv)
 
 
@@ -50,6 +51,26 @@ def test_the_port_that_was_said(start_node: StartNode) -> None:
     assert find("--api-port", url.rpartition(":")[2]) == url
     with pytest.raises(PeerUnavailable, match=r"127.0.0.1:1"):
         find("--api-port", "1")
+
+
+def test_the_host_that_was_said(start_node: StartNode) -> None:
+    """--host alone means exo's port there, not a node of this machine."""
+    start_node(ScriptedBackend([END]))
+    with pytest.raises(PeerUnavailable, match=r"http://127.9.9.9:52415"):
+        find("--host", "127.9.9.9")
+
+
+def test_a_started_node_gets_the_same_flags(exo_home: Path) -> None:
+    """Switches that are off, and repeated flags, reach the node that a call starts as they were said."""
+    parser = Parser("exo run", "test")
+    parser.add_node()
+    parser.add_settings(START_FLAGS)
+    line = parser.parse(["--no-prefix-cache", "--no-enable-litellm", "--peer=a:1", "--peer=b:2", "--models-dir", "/?"])
+    with (
+        pytest.raises(ExoError, match=r"did not start: --models-dir /\? is not a folder"),
+        node_for_call(line, line.settings(), START_FLAGS),
+    ):
+        pass
 
 
 def test_a_node_that_does_not_start_says_why(exo_home: Path) -> None:

@@ -78,4 +78,4 @@ def test_a_ring_without_work() -> None:
     """Nothing is divided by nothing, and what never happened is not told."""
     nothing = dict.fromkeys(("kv_tokens_used", "prompt_tokens", "drafted_tokens", "evictions", "preemptions"), 0)
     head = {"running": 0, "waiting": 0, "scheduling": {**nothing, "kv_tokens": 512, "micro_batches": 1}}
-    assert describe_load(head) == "  load   0 running, 0 waiting; KV 0 of 512 tokens; 1 micro-batches"
+    assert describe_load(head) == "  load   0 running, 0 waiting; KV 0 of 512 tokens"
