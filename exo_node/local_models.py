@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from exo_node.errors import DownloadError, ModelNotFound
@@ -12,7 +12,7 @@ from exo_node.models.names_file import is_repo_id
 from exo_node.routing.catalog.names import LocalModel
 from exo_node.types import Instance, ModelCard
 
-FRESH_S = 2.0  # a model folder that appears is served after this long; placing looks at the disk itself
+FRESH_S = 2.0  # a folder or name that somebody else makes is served after this long; placing looks at the disk itself
 # Predicted seconds until a model that is not loaded answers: read from the disk, or fetched first.
 LOAD_S, FETCH_S = 5.0, 120.0
 
@@ -41,15 +41,14 @@ class LocalModels:
         self._max_context = max_context
         self._has_peers = has_peers
         self._clock = clock
-        self._read: tuple[float, tuple[Instance, ...], Mapping[str, str]] | None = None
+        self._read: tuple[float, tuple[Instance, ...], object] | None = None
         self._models: tuple[LocalModel, ...] = ()
 
     def __call__(self) -> tuple[LocalModel, ...]:
-        now, instances, names = self._clock(), tuple(self._instances.all()), self._catalog.aliases
-        read = self._read
-        if read is None or now - read[0] > FRESH_S or instances != read[1] or names is not read[2]:
-            self._read = (now, instances, names)
+        now, instances, read = self._clock(), tuple(self._instances.all()), self._read
+        if read is None or now - read[0] > FRESH_S or instances != read[1] or self._catalog.last_names is not read[2]:
             self._models = self._list(instances)
+            self._read = (now, instances, self._catalog.last_names)
         return self._models
 
     def fetchable(self, name: str) -> LocalModel | None:

@@ -81,6 +81,11 @@ class Catalog:
         copies. Another object after each change."""
         return self._known().every
 
+    @property
+    def last_names(self) -> object:
+        """The names as they were read last, without a look at the disk: another object after each change made here."""
+        return self._names
+
     def _known(self) -> Names:
         """Read again when the file has changed: nodes of one home folder share it."""
         stamp, kept = self._names_file.stamp(), self._names

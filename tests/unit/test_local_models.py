@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from exo_node.local_models import LocalModels
+from exo_node.local_models import FRESH_S, LocalModels
 from exo_node.models.catalog import Catalog
 from exo_node.routing.catalog.names import find_local
 from exo_node.types import Instance, ModelCard
@@ -82,6 +82,19 @@ def test_copies_are_known_at_once(tmp_path: Path) -> None:
     assert (found.id, found.copies, found.aliases) == ("demo", ("Mine:1b",), ())
     catalog.remove("mine:1b")
     assert find_local("mine:1b", local()) is None
+
+
+def test_names_of_others_are_known_soon(tmp_path: Path) -> None:
+    """What another node of this home, or a person, writes into the file counts after a while: no call looks there."""
+    ours, theirs = (Catalog((), tmp_path, offline=True, hf_home=tmp_path) for _ in range(2))
+    instances, now = Instances(), [0.0]
+    instances.models = lambda: ours.cards(set())  # type: ignore[method-assign]
+    local = LocalModels(instances, ours, 8192, lambda: False, clock=lambda: now[0])
+    before = local()
+    theirs.copy("demo", "mine")
+    assert local() is before
+    now[0] = FRESH_S + 0.1
+    assert find_local("mine", local()) is not None
 
 
 def test_what_could_be_fetched(stage: tuple[Instances, LocalModels, list[float]], tmp_path: Path) -> None:
