@@ -17,8 +17,9 @@ engines.
 On one node also, in turns of changing order: mlx-lm's own BatchGenerator on the same folder, with the same BLAS, dtype
 and threads (`mlx_lm`, bar 1.0), and a node that is `--reproducible`, i.e. computes row by row.
 
-`--waiting`: a ring of 8 runner processes whose stages wait 20 ms, 64 streams, over X = b / step (bar 0.9): that stages
-overlap where cores do not limit them. One JSON line for each number of nodes and of streams.
+`--waiting`: a ring of 8 runner processes whose stages wait 20 ms, 64 streams, over X(m, b) with the step and the trip
+of one stream in the same ring (bar 0.9; `ratio_without_hops` is over X where hops take no time): that stages overlap
+where cores do not limit them. One JSON line for each number of nodes and of streams.
 """
 
 from __future__ import annotations
