@@ -15,8 +15,8 @@ class CandidateGate:
 
     def __init__(self, gate: Gate, deployment: Callable[[str], Deployment | None]) -> None:
         self._gate, self._deployment = gate, deployment
-        self._leases: dict[str, list[tuple[int, Lease]]] = {}
-        self._running: Counter[str] = Counter()  # what was taken and is not settled
+        self._leases: dict[str, list[tuple[int, str, Lease]]] = {}  # by backend: tokens, whose limits, the lease
+        self._running: Counter[str] = Counter()  # what was taken and is not settled, by whose limits it counts in
 
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
         """Take one request and `tokens` of room, and keep `cost` USD free; False: no room now, or as many requests as
@@ -24,39 +24,37 @@ class CandidateGate:
         found = self._deployment(candidate.backend)
         if found is None:
             return True
-        if found.capacity is not None and self._running[candidate.backend] >= found.capacity:
+        limited = found.limits_id or found.id
+        if found.capacity is not None and self._running[limited] >= found.capacity:
             return False
-        self._running[candidate.backend] += 1  # before the wait: others ask meanwhile
+        self._running[limited] += 1  # before the wait: others ask meanwhile
         lease = None
-        try:
-            lease = await self._taken(found, tokens, cost)
-        finally:
-            if lease is None:
-                self._left(candidate.backend)
-        if lease is not None:
-            self._leases.setdefault(candidate.backend, []).append((tokens, lease))
-        return lease is not None
-
-    async def _taken(self, found: Deployment, tokens: int, cost: float) -> Lease | None:
         # An estimate with a generous answer in it must not be refused for good where the limit is small.
         amount = tokens if found.tpm is None else min(tokens, found.tpm)
-        return await self._gate.acquire(
-            found.id, found.rpm, found.tpm, amount, provider=found.provider, cost=cost or None
-        )
-
-    def _left(self, backend: str) -> None:
-        self._running[backend] -= 1
-        if not self._running[backend]:
-            del self._running[backend]
+        try:
+            lease = await self._gate.acquire(
+                limited, found.rpm, found.tpm, amount, provider=found.provider, cost=cost or None
+            )
+        finally:
+            if lease is None:
+                self._left(limited)
+        if lease is not None:
+            self._leases.setdefault(candidate.backend, []).append((tokens, limited, lease))
+        return lease is not None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""
         leases = self._leases.get(candidate.backend, [])
-        for index, (tokens, lease) in enumerate(leases):  # any that took as much is as good as the one that was given
+        for index, (tokens, limited, lease) in enumerate(leases):  # any that took as much is as good as the one given
             if tokens == reserved:
                 del leases[index]
                 lease.settle(used, cost)
-                self._left(candidate.backend)
+                self._left(limited)
                 break
         if not leases:
             self._leases.pop(candidate.backend, None)
+
+    def _left(self, limited: str) -> None:
+        self._running[limited] -= 1
+        if not self._running[limited]:
+            del self._running[limited]

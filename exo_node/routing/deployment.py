@@ -65,6 +65,7 @@ class Deployment:
     fallbacks: tuple[str, ...] = ()
     task_types: tuple[str, ...] = ()
     strategy: str | None = None  # of its router group (None: simple-shuffle)
+    limits_id: str = ""  # the id under which its limits count where it is not its own: a wildcard's
     node_id: str = ""  # "" = this node's; else the peer that holds the key
     defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
     record: str = ""  # the provider record that it belongs to (document 004)

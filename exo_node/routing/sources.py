@@ -99,7 +99,8 @@ class NodeSources:
             deployment = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        return self._gate.room_in(deployment.id, deployment.rpm, deployment.tpm, provider=deployment.provider)
+        limited = deployment.limits_id or deployment.id
+        return self._gate.room_in(limited, deployment.rpm, deployment.tpm, provider=deployment.provider)
 
 
 class PromptedTools:

@@ -282,6 +282,7 @@ class Resolver:
         made = replace(
             pattern,
             id=pattern.id.replace("*", part, 1) if "*" in pattern.id else f"{pattern.id}:{part}",
+            limits_id=pattern.id,
             model_name=name,
             upstream_model=pattern.upstream_model.replace("*", part, 1),
             litellm_model=pattern.litellm_model.replace("*", part, 1),

@@ -8,9 +8,12 @@ from pathlib import Path
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.gate import Gate
 from exo_node.routing.candidate_gate import CandidateGate
+from exo_node.routing.catalog.equivalents import Equivalents
+from exo_node.routing.catalog.resolution import Resolver
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.plan import Candidate
 from exo_node.store import Store
+from tests.unit.routing.catalog_world import TABLES
 
 
 async def test_candidates_take_from_their_deployment(tmp_path: Path) -> None:
@@ -47,4 +50,24 @@ async def test_no_more_at_once_than_a_deployment_takes(tmp_path: Path) -> None:
     gate.settle(one, 5, 5, 0.0)
     assert not await gate.acquire(one, 5, 0.0)  # the rpm is used up, which takes no place
     gate.settle(one, 5, 5, 0.0)
+    store.close()
+
+
+async def test_a_wildcards_limits_hold_for_all_its_names(tmp_path: Path) -> None:
+    """Its rpm and its places are shared by every model that it is asked for, as in LiteLLM."""
+    pattern = Deployment(id="openai/*", model_name="openai/*", litellm_model="openai/*", provider="openai",
+                         upstream_model="*", rpm=3, capacity=2)  # fmt: skip
+    resolver = Resolver(TABLES, Equivalents(TABLES), (pattern,), (), (), {}, {}, None)
+    store = Store(tmp_path / "s.db")
+    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store), resolver.of_wildcard)
+    one, two, three = (
+        Candidate(backend=f"openai/m{i}", kind="deployment", provider="openai", model=f"m{i}") for i in range(3)
+    )
+    assert await gate.acquire(one, 5, 0.0) and await gate.acquire(two, 5, 0.0)
+    assert not await gate.acquire(three, 5, 0.0)  # both places are taken
+    gate.settle(one, 5, 5, 0.0)
+    assert await gate.acquire(three, 5, 0.0)
+    gate.settle(two, 5, 5, 0.0)
+    assert not await gate.acquire(two, 5, 0.0)  # the rpm is used up
+    gate.settle(three, 5, 5, 0.0)
     store.close()
