@@ -7,7 +7,7 @@ the usage, and would tell one what another has sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 INDEX_BLOCK = 16  # tokens; matches are found by whole blocks and then counted token by token
@@ -57,6 +57,17 @@ class PrefixCache:
             held.keys.append(key)
             self._blocks.setdefault(key, {})[sequence] = None
 
+    def copy(self, source: int, target: int, user: int, length: int) -> None:
+        """A generation goes on in a new sequence with the first `length` tokens of another."""
+        held = self._held[source]
+        keys = held.keys[: length // INDEX_BLOCK]
+        for key in keys:
+            self._blocks[key][target] = None
+        self.touch(source)
+        copied = Held(target, held.scope, user, held.tokens[:length], min(held.chunked, length), held.used, keys)
+        self._held[target] = copied
+        self.touch(target)
+
     def finish(self, sequence: int) -> None:
         """No generation appends to it any more."""
         held = self._held[sequence]
@@ -96,25 +107,37 @@ class PrefixCache:
         found = min(idle, key=lambda one: one.used, default=None)
         return None if found is None else found.sequence
 
-    def find(self, scope: str, tokens: Sequence[int]) -> list[tuple[int, Held]]:
+    def find(self, scope: str, tokens: Sequence[int]) -> Iterator[tuple[int, Held]]:
         """Sequences that begin with some of `tokens`, as (how many, which), the longest match first, of equals the
-        finished one, then the one last used. The last token never counts: something must be computed."""
+        finished one, then the one last used. The last token never counts: something must be computed.
+
+        The cache must not change until the last one that is wanted was given.
+        """
         most = len(tokens) - 1
         previous = hash(scope)
-        found: dict[int, None] = {}
+        levels: list[dict[int, None]] = []
         for start in range(0, most - INDEX_BLOCK + 1, INDEX_BLOCK):
             previous = hash((previous, *tokens[start : start + INDEX_BLOCK]))
             level = self._blocks.get(previous)
             if not level:
                 break
-            found = level
-        matches = [
-            (count, held)
-            for held in (self._held[sequence] for sequence in found)
-            # Compared in full: two different chains may hash alike.
-            if held.scope == scope and (count := common_length(held.tokens, tokens, most))
-        ]
-        return sorted(matches, key=lambda match: (match[0], not match[1].user, match[1].used), reverse=True)
+            levels.append(level)
+        seen: set[int] = set()
+        for depth in range(len(levels), 0, -1):
+            level = levels[depth - 1]
+            if len(level) == len(seen):
+                continue  # who matches further matches so far too
+            start, end = depth * INDEX_BLOCK, min(most, (depth + 1) * INDEX_BLOCK)
+            ranked = [
+                (start + common_length(held.tokens[start:end], tokens[start:end], end - start), held)
+                for held in (self._held[sequence] for sequence in level if sequence not in seen)
+            ]
+            ranked.sort(key=lambda match: (match[0], not match[1].user, match[1].used), reverse=True)
+            for count, held in ranked:
+                # Compared in full: two different chains may hash alike.
+                if held.scope == scope and held.tokens[:start] == tokens[:start]:
+                    yield count, held
+            seen.update(level)
 
     def _forget(self, key: int, sequence: int) -> None:
         level = self._blocks.get(key)

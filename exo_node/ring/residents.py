@@ -5,7 +5,6 @@ Joins the account of the pools to the prefix cache. What is decided here becomes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exo_node.ring.kv_account import BLOCK, KvAccount
@@ -176,9 +175,7 @@ class Residents:
         self._ops.append(Copy(sequence, source.sequence, length))
         self.account.hold(sequence, length)
         generation.sequence, generation.sent = sequence, length
-        self._prefixes.touch(source.sequence)
-        self._prefixes.hold(sequence, generation.job.client, generation.ticket)
-        self._prefixes.extend(sequence, source.tokens, length, source.chunked)
+        self._prefixes.copy(source.sequence, sequence, generation.ticket, length)
 
     def _new_id(self) -> int:
         self._next_sequence += 1
@@ -196,15 +193,17 @@ class Residents:
         """The longest beginning of the generation's tokens that can be had, and where."""
         if not self.rules.keep or generation.job.reads:
             return None
-        tokens: Sequence[int] = generation.tokens
-        for count, held in self._prefixes.find(generation.job.client, tokens):
+        best: tuple[int, Held] | None = None
+        for count, held in self._prefixes.find(generation.job.client, generation.tokens):
+            if best is not None and count <= best[0]:
+                break
             if self.rules.reproducible:
                 count = min(count, held.chunked) // self.rules.max_chunk * self.rules.max_chunk
             count = min(count, self.account.length(held.sequence))
-            copied = self._can_copy(count, held)
-            if count >= LEAST_MATCH and (copied or (not held.user and self._can_take(count, held))):
-                return count, held
-        return None
+            to_be_had = self._can_copy(count, held) or (not held.user and self._can_take(count, held))
+            if to_be_had and count >= LEAST_MATCH and (best is None or count > best[0]):
+                best = count, held
+        return best
 
     def _can_take(self, count: int, held: Held) -> bool:
         depth = self.rules.rollback_depth

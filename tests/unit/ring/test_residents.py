@@ -122,6 +122,31 @@ def test_a_shard_that_cannot_roll_back_far_copies_or_computes() -> None:
     assert other.sent == 0
 
 
+def test_where_the_longest_match_is_of_no_use_a_shorter_one_is() -> None:
+    """Whole copies only: the longer sequence cannot be had in part, the shorter one can as a whole."""
+    pool = residents(slots=4, rollback_depth=0, copy_any=False)
+    first = come(pool, 1, TEXT[:33])
+    pool.release(come(pool, 2, (*TEXT[:33], *range(30))))
+    pool.release(first)
+    other = asked(3, (*TEXT[:33], *range(20), 99))
+    assert pool.admit(other, 0, 0)
+    assert other.sent == 33
+
+
+def test_where_bits_must_not_change_the_match_with_most_whole_chunks_is_used() -> None:
+    """It need not be the longest."""
+    pool = residents(reproducible=True, slots=4, context=128, max_chunk=16)
+    first = come(pool, 1, TEXT[:20])
+    first.tokens += TEXT[20:60]
+    first.sent = 60
+    pool.sent(first, 60)
+    pool.release(first)
+    pool.release(come(pool, 2, TEXT[:50]))
+    other = asked(3, TEXT)
+    assert pool.admit(other, 0, 0)
+    assert other.sent == 48
+
+
 def test_where_bits_must_not_change_only_whole_chunks_are_used_again() -> None:
     """Reproducible: what was generated, and a chunk that was cut short, would be computed otherwise."""
     pool = residents(reproducible=True)
