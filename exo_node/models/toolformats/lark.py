@@ -127,7 +127,7 @@ def after_thoughts(marks: Marks, special: SpecialTokens, *, inside: bool) -> str
         rules = f"FREE: {ANY}\nBLANK: /\\s*/"
     else:
         body = "thought BLANK"
-        rules = f"thought[suffix={json.dumps(marks.close)}]: {ANY}\nBLANK: /\\s*/"
+        rules = f"thought[suffix={quoted(marks.close)}]: {ANY}\nBLANK: /\\s*/"
     if not inside:
         body = f"({literal(marks.open, special)} {body})?"
     return f"thoughts: {body}\n{rules}"
@@ -139,12 +139,15 @@ def literal(text: str, special: SpecialTokens) -> str:
         return ""
     names = [name for name in special if name and name in text]
     if not names:
-        return json.dumps(text, ensure_ascii=False)
+        return quoted(text)
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     pieces = re.split(f"({pattern})", text)
-    return " ".join(
-        f"<[{special[one]}]>" if one in special else json.dumps(one, ensure_ascii=False) for one in pieces if one
-    )
+    return " ".join(f"<[{special[one]}]>" if one in special else quoted(one) for one in pieces if one)
+
+
+def quoted(text: str) -> str:
+    """Lark for exactly this text, as characters."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _unslashed(pattern: str) -> str:

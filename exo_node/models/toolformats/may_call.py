@@ -7,10 +7,8 @@ text can go on past the mark. What else the family's parser would take for a cal
 
 from __future__ import annotations
 
-import json
-
 from exo_node.models.toolformats.base import ToolFormat
-from exo_node.models.toolformats.lark import ANY, SpecialTokens, literal, of_calls
+from exo_node.models.toolformats.lark import ANY, SpecialTokens, literal, of_calls, quoted
 from exo_node.models.toolformats.thoughts import Marks
 from exo_node.types import ToolUse
 
@@ -26,14 +24,14 @@ def may_call(
     barred = [*tools.other_marks, *([mark] if mark in special else [])]
     text = ANY
     if barred:
-        text += f" & ~({ANY} ({' | '.join(map(_quoted, barred))}) {ANY})"
+        text += f" & ~({ANY} ({' | '.join(map(quoted, barred))}) {ANY})"
     if marks is not None and not inside and marks.open not in special:
-        text += f" & ~(/\\s*/ {_quoted(marks.open)} {ANY})"
+        text += f" & ~(/\\s*/ {quoted(marks.open)} {ANY})"
     rules = [_start(marks, special, inside=inside)]
     if mark in special:
         rules.append(f"answer: TEXT ({literal(mark, special)} BLANK calls)?")
     else:
-        rules += ["answer: TEXT | marked BLANK calls", f"marked[lazy]: TEXT {_quoted(mark)}"]
+        rules += ["answer: TEXT | marked BLANK calls", f"marked[lazy]: TEXT {quoted(mark)}"]
     rules += [f"TEXT: {text}", "BLANK: /[ \\n]?/", of_calls(tools.frame, use, special, mark=mark)]
     return "\n".join(rules) + "\n"
 
@@ -46,13 +44,9 @@ def _start(marks: Marks | None, special: SpecialTokens, *, inside: bool) -> str:
         rules = f"FREE: {ANY}"
     else:
         thoughts = "(FREE | thought answer)"
-        rules = f"FREE: {ANY}\nthought[lazy]: FREE {_quoted(marks.close)}"
+        rules = f"FREE: {ANY}\nthought[lazy]: FREE {quoted(marks.close)}"
     if inside:
         return f"start: {thoughts}\n{rules}"
     if marks.open in special:
         return f"start: answer | SPACE {literal(marks.open, special)} {thoughts}\nSPACE: /\\s*/\n{rules}"
-    return f"start: answer | OPENED {thoughts}\nOPENED: /\\s*/ {_quoted(marks.open)}\n{rules}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return f"start: answer | OPENED {thoughts}\nOPENED: /\\s*/ {quoted(marks.open)}\n{rules}"
