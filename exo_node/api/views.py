@@ -90,14 +90,15 @@ def topology_view(
 
 
 def model_view(card: ModelCard) -> dict[str, Any]:
-    """OpenAI's model object, what exo's tools read (the last two), and what else we know."""
+    """OpenAI's model object, what exo's tools read (`name`, as exo without the organisation, and the last two), and what
+    else we know."""
     size = None if card.size is None else max(1, card.size // MEBIBYTE)
     return {
         "id": card.id,
         "object": "model",
         "created": card.created,
         "owned_by": card.owned_by,
-        "name": card.id,
+        "name": card.id.rpartition("/")[2],
         "context_length": card.context_length,
         "loaded": card.loaded,
         "aliases": list(card.aliases),

@@ -41,8 +41,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 
 def test_benchmark_of_a_model_from_the_hub(node: NodeProcess) -> None:
-    """Added, previewed, downloaded, placed, measured, deleted: every answer has exactly the tokens asked for."""
+    """Added, previewed, downloaded, placed, measured, deleted: every answer has exactly the tokens asked for.
+
+    Once added it is found by its short name too.
+    """
     rows = Tool(node).bench(REPO, [(12, 40), (30, 5)], add=True)
+    assert Tool(node).resolve("tiny-chat") == ("Tiny-Chat", REPO)
     assert [(row["prompt_tokens"], row["generation_tokens"]) for row in rows] == [(12, 40), (30, 5)]
     for row in rows:
         assert row["prompt_tps"] > 0

@@ -57,3 +57,5 @@ def test_model_view() -> None:
     assert (view["id"], view["object"], view["created"], view["owned_by"]) == ("demo", "model", 5, "exo")
     assert (view["context_length"], view["loaded"], view["aliases"]) == (512, True, ["d"])
     assert "/home/me" not in json.dumps(view)
+    hub = model_view(ModelCard("org/Tiny-Chat", 5, "org", 512, False, "", ()))
+    assert (hub["name"], hub["hugging_face_id"]) == ("Tiny-Chat", "org/Tiny-Chat")
