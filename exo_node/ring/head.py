@@ -35,7 +35,7 @@ class Head:
         self.counts = Counts()
         self.next_deadline = math.inf  # when `expire` is due next
         self.times = RingTimes(setup.n_stages)
-        self.residents = Residents(setup.pool_rules())
+        self.residents = Residents(setup)
         self._flight = Flight(setup.n_stages)
         self._slots = Slots(setup, self.residents, self.counts)
         self._maker = StepMaker(setup, self._slots, self.residents, self._flight, self.times, self.counts)

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 BLOCK = 256  # tokens by which a sequence's memory grows (the MLX engine's step; tinygrad's is there from the start)
 
 
-class KvAccount:
-    """Slots and tokens of the smallest pool. Lengths are what every stage holds once the newest step has run."""
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The KV pool of one shard, or the smallest of a ring: `slots` sequences of at most `context` tokens, rows of at
+    most `max_chunk` tokens.
 
-    def __init__(self, slots: int, context: int, kv_tokens: int, block: int = BLOCK) -> None:
-        """`kv_tokens`: what the pool's memory holds, in tokens; at least one whole sequence fits."""
-        self.kv_tokens = max(kv_tokens, context)
-        self._slots, self._context, self._block = slots, context, block
+    `rollback_depth` None = any; `copy_any` = a prefix of any length can be copied. `kv_tokens`: what its memory holds
+    in blocks of `block` tokens (0: `slots` whole contexts).
+    """
+
+    slots: int
+    context: int
+    max_chunk: int
+    rollback_depth: int | None = None
+    copy_any: bool = True
+    kv_tokens: int = 0
+    block: int = BLOCK
+
+
+class KvAccount:
+    """Slots and tokens of a pool. Lengths are what every stage holds once the newest step has run."""
+
+    def __init__(self, pool: Pool) -> None:
+        """At least one whole sequence fits, whatever `pool` says; `slots` whole ones are the most that is ever used."""
+        whole = pool.slots * pool.context
+        self.kv_tokens = max(min(pool.kv_tokens or whole, whole), pool.context)
+        self._slots, self._context, self._block = pool.slots, pool.context, pool.block
         self._lengths: dict[int, int] = {}
         self.cached_tokens = 0
         self.charged_tokens = 0  # of whole blocks
@@ -33,8 +54,8 @@ class KvAccount:
     def charge(self, length: int) -> int:
         """Tokens of memory that a sequence of `length` takes.
 
-        >>> KvAccount(1, 1000, 1000).charge(1), KvAccount(1, 1000, 1000).charge(900)
-        (256, 1000)
+        >>> [KvAccount(Pool(slots=1, context=1000, max_chunk=64)).charge(length) for length in (1, 900)]
+        [256, 1000]
         """
         return min(self._context, -(-length // self._block) * self._block)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exo_node.ring.kv_account import BLOCK, KvAccount
+from exo_node.ring.kv_account import KvAccount, Pool
 from exo_node.ring.messages import Copy, Drop, Op
 from exo_node.ring.prefix_cache import Held, PrefixCache
 from exo_node.ring.sequences import Generation
@@ -17,22 +17,14 @@ LEAST_MATCH = 16  # tokens: a shorter common beginning is not worth a copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolRules:
-    """The smallest pool of the ring, and what every shard can do with it.
+class PoolRules(Pool):
+    """The smallest pool of the ring, and what may be done with it.
 
-    `kv_tokens`: tokens that the memory of the KV pool holds (0: `slots` whole contexts). `rollback_depth` None: any.
-    `copy_any`: a prefix of any length can be copied. `keep`: finished sequences stay for later prompts. `reproducible`:
-    only what was computed in chunks of `max_chunk`, as it would be again, may be used again.
+    `prefix_cache`: finished sequences stay for later prompts. `reproducible`: only what was computed in chunks of
+    `max_chunk`, as it would be again, may be used again.
     """
 
-    slots: int
-    context: int
-    max_chunk: int
-    kv_tokens: int = 0
-    block: int = BLOCK
-    rollback_depth: int | None = None
-    copy_any: bool = True
-    keep: bool = False
+    prefix_cache: bool = False
     reproducible: bool = False
 
 
@@ -50,8 +42,7 @@ class Residents:
 
     def __init__(self, rules: PoolRules) -> None:
         self.rules = rules
-        whole = rules.slots * rules.context
-        self.account = KvAccount(rules.slots, rules.context, min(rules.kv_tokens or whole, whole), rules.block)
+        self.account = KvAccount(rules)
         self.counts = PrefixCounts()
         self._prefixes = PrefixCache()
         self._next_sequence = 1
@@ -125,10 +116,10 @@ class Residents:
             # Ids ascend at their first use, and prompts do not begin in the order of their admission.
             self.account.reserved -= 1
             generation.sequence = self._new_id()
-            if self.rules.keep:
+            if self.rules.prefix_cache:
                 self._prefixes.hold(generation.sequence, generation.job.client, generation.ticket)
         self.account.hold(generation.sequence, length)
-        if self.rules.keep and length <= generation.prefill:
+        if self.rules.prefix_cache and length <= generation.prefill:
             self._extend(generation, length)
 
     def release(self, generation: Generation) -> None:
@@ -139,13 +130,13 @@ class Residents:
             self.account.reserved -= 1
             return
         kept = min(generation.sent, len(generation.tokens))
-        if self.rules.keep and not generation.job.reads and kept >= LEAST_MATCH:
+        if self.rules.prefix_cache and not generation.job.reads and kept >= LEAST_MATCH:
             generation.sequence = sequence
             self._extend(generation, kept)
             generation.sequence = 0
             self._prefixes.finish(sequence)
             return
-        if self.rules.keep:
+        if self.rules.prefix_cache:
             self._prefixes.drop(sequence)
         self._ops.append(Drop(sequence))
         self.account.drop(sequence)
@@ -191,7 +182,7 @@ class Residents:
 
     def _match(self, generation: Generation) -> tuple[int, Held] | None:
         """The longest beginning of the generation's tokens that can be had, and where."""
-        if not self.rules.keep or generation.job.reads:
+        if not self.rules.prefix_cache or generation.job.reads:
             return None
         best: tuple[int, Held] | None = None
         for count, held in self._prefixes.find(generation.job.client, generation.tokens):

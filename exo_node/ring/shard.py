@@ -9,25 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exo_node.errors import RingBroken
-from exo_node.ring.kv_account import BLOCK, KvAccount
+from exo_node.ring.kv_account import KvAccount, Pool
 from exo_node.ring.messages import NO_EPOCH, Copy, Drop, Epoch, Row, Step
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """The KV pool of one shard: `slots` sequences of at most `context` tokens, rows of at most `max_chunk` tokens.
-
-    `rollback_depth` None = any; `copy_any` = a prefix of any length can be copied. `kv_tokens`: what its memory holds
-    in blocks of `block` tokens (0: `slots` whole contexts).
-    """
-
-    slots: int
-    context: int
-    max_chunk: int
-    rollback_depth: int | None = None
-    copy_any: bool = True
-    kv_tokens: int = 0
-    block: int = BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +53,7 @@ class ShardLogic:
         self.steps = 0
         self._broken: str | None = None
         self._slots: dict[int, int] = {}
-        self._account = self._empty()
+        self._account = KvAccount(self.pool)
         self._free = list(range(pool.slots))
         self._highest = 0  # ids ascend at first use, so one number tells used ids from new ones
 
@@ -97,7 +80,7 @@ class ShardLogic:
         self.epoch, self.stage, self.n_stages = epoch, stage, n_stages
         self.steps = self._highest = 0
         self._broken = None
-        self._slots, self._account = {}, self._empty()
+        self._slots, self._account = {}, KvAccount(self.pool)
         self._free = list(range(self.pool.slots))
         return calls
 
@@ -183,10 +166,6 @@ class ShardLogic:
         if self._account.free_tokens < 0:
             missing = -self._account.free_tokens
             raise RingBroken(f"the KV pool holds {self._account.kv_tokens} tokens; the steps ask for {missing} more")
-
-    def _empty(self) -> KvAccount:
-        pool = self.pool
-        return KvAccount(pool.slots, pool.context, pool.kv_tokens or pool.slots * pool.context, pool.block)
 
     def _take(self, sequence: int) -> int:
         if sequence <= self._highest:

@@ -42,10 +42,11 @@ from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring import workers
 from exo_node.ring.constraint import Constraint, Vocabulary
 from exo_node.ring.head_data import RingSetup
+from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sampler import Sampler
 from exo_node.ring.sequences import Job
-from exo_node.ring.shard import Pool, ShardLogic
+from exo_node.ring.shard import ShardLogic
 from exo_node.ring.stage import Stage
 from exo_node.ring.text import TextAssembler
 from exo_node.transport.codec import StepFrame

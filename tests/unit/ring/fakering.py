@@ -16,10 +16,10 @@ from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.kv_account import BLOCK
+from exo_node.ring.kv_account import BLOCK, Pool
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Delta, Failed, Notice
-from exo_node.ring.shard import Pool, ShardLogic
+from exo_node.ring.shard import ShardLogic
 from exo_node.ring.stage import Stage
 from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn, Worker
 from exo_node.transport.codec import StepFrame

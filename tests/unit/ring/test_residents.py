@@ -12,7 +12,9 @@ TEXT = tuple(range(100, 180))
 
 
 def residents(**rules: Any) -> Residents:
-    return Residents(PoolRules(**{"slots": 2, "context": 96, "max_chunk": 32, "block": 8, "keep": True, **rules}))
+    return Residents(
+        PoolRules(**{"slots": 2, "context": 96, "max_chunk": 32, "block": 8, "prefix_cache": True} | rules)
+    )
 
 
 def come(pool: Residents, ticket: int, prompt: tuple[int, ...], **fields: Any) -> Generation:

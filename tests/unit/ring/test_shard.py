@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from exo_node.errors import RingBroken
+from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
-from exo_node.ring.shard import CopySlot, Pool, ShardLogic, StepPlan, Truncate
+from exo_node.ring.shard import CopySlot, ShardLogic, StepPlan, Truncate
 
 EPOCH = Epoch(3, "node")
 

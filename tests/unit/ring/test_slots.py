@@ -24,7 +24,7 @@ def waits(slots: Slots, ticket: int, priority: Priority) -> Generation:
 def test_a_more_urgent_one_takes_a_place_after_a_quantum() -> None:
     """Not a step sooner; who gave its place up waits again, is counted, and has all its tokens to compute."""
     counts = Counts()
-    slots = Slots(SETUP, Residents(SETUP.pool_rules()), counts)
+    slots = Slots(SETUP, Residents(SETUP), counts)
     low = waits(slots, 1, "low")
     slots.admit(0.0, 1)
     high = waits(slots, 2, "high")
@@ -37,7 +37,7 @@ def test_a_more_urgent_one_takes_a_place_after_a_quantum() -> None:
 
 def test_who_leaves_makes_place() -> None:
     """The slot of one that is over goes to the next; one that only waited just goes."""
-    slots = Slots(SETUP, Residents(SETUP.pool_rules()), Counts())
+    slots = Slots(SETUP, Residents(SETUP), Counts())
     first, second, third = (waits(slots, ticket, "normal") for ticket in (1, 2, 3))
     slots.admit(0.0, 1)
     slots.remove(first)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from exo_node.engine.base import Hidden
+from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Epoch, Failure, Row, Step
-from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage
 from tests.unit.ring.fakering import CONTEXT, HIDDEN, oracle_logits, stages
 

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
-from exo_node.ring.shard import Pool
 from exo_node.ring.stage import Stage, output_offsets
 from tests.unit.ring.fakering import CONTEXT, VOCAB, oracle_logits, stages
 
