@@ -101,10 +101,19 @@ class Finder:
         if call.wishes.record is not None:
             places = of_record(places, call.wishes.record)
         if not places:
-            raise self._not_found(name, _nobody(state, call, name))
+            raise self._nobody(state, call, name)
         made = [(place, self._candidate(state, place)) for place in places]
         asked_outside = any(one.kind != "ring" and not one.rejected for _, one in made)
         return [one for place, one in made if asked_outside or not place.last]
+
+    def _nobody(self, state: State, call: Call, name: str) -> ModelNotFound:
+        """Why a name is nothing here."""
+        if call.wishes.provider in names.RING:
+            return self._not_found(name, "the ring has none of that name")
+        if names.find_local(name, state.local) is not None:  # a list of all others of its sort would help nobody
+            does = "does chat, completions and embeddings only"
+            return ModelNotFound(f"no model {name!r} for {call.kind}: it is a local one, which {does}", param="model")
+        return self._not_found(name, "")
 
     def _only_local(self, state: State, call: Call, name: str) -> list[Candidate]:
         """External models are off, whatever the name says."""
@@ -120,12 +129,3 @@ class Finder:
                 del state.issued[next(iter(state.issued))]
             state.issued[backend_id(place.backend)] = place.backend
         return self._make.candidate(place, state.config)
-
-
-def _nobody(state: State, call: Call, name: str) -> str:
-    """Why a name that seems to be something is nothing here."""
-    if call.wishes.provider in names.RING:
-        return "the ring has none of that name"
-    if names.find_local(name, state.local) is not None:
-        return f"it is a local model, and those do chat, completions and embeddings only, not {call.kind}"
-    return ""

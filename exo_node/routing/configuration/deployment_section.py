@@ -1,10 +1,12 @@
 """Reads one deployment: `model_name`, `litellm_params`, `model_info`, `transport` (all documents, LiteLLM).
 
-Inside `litellm_params` everything passes; what routing itself needs is taken out and checked.
+Inside `litellm_params` everything passes; what routing itself needs is taken out and checked. A key that looks like one
+of ours is a remark: it would be sent, and the setting that was meant be missing.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -77,11 +79,14 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     per_token = (section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
     price = _price(*per_token, section.amount("cost_per_request"))
     taken = {*_ROUTING, "transport", "max_retries", "model", "custom_llm_provider", *_COSTS}
+    known = {*taken, *_MISSPELT, *ADDRESSED}
     params: dict[str, Any] = {}
     missing: list[str] = []
     for key, raw in section.table.items():
         if key in taken:
             continue
+        if key not in known and (near := difflib.get_close_matches(key, _MISSPELT, 1, 0.85)):
+            notes.append(f"{section.where(key)}: {key} goes to the provider of {model_name} (did you mean {near[0]}?)")
         if key in REQUEST_FIELDS:  # a wrong one would fail every call, and only then
             value = read_field(section, key)
             if not isinstance(value, dict | list):
@@ -130,6 +135,15 @@ _ROUTING: Mapping[str, tuple[str, Any]] = {
     "allowed_fails": (TIMERS["allowed_fails"], count),
     "cooldown_time": (TIMERS["cooldown_time"], amount),
 }
+# LiteLLM has keys of its own that look like rpm, tpm, prices and clouds' credentials (itpm, s3_access_key_id, ...).
+_MISSPELT = (
+    "api_base",
+    "base_url",
+    "api_key",
+    "api_version",
+    *(key for key in _ROUTING if len(key) > 3),
+    *REQUEST_FIELDS,
+)
 _COSTS = ("input_cost_per_token", "output_cost_per_token", "cost_per_request")
 
 

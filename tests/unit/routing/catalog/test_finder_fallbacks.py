@@ -68,7 +68,9 @@ def test_embeddings_have_no_equivalents_of_another_model_and_the_ring_only_by_na
     assert ask(World(local=(DEMO,), config={"embedding_model": "demo"}), "", kind="embedding") == [{"ring:demo"}]
     with pytest.raises(ModelNotFound):  # a near name is good enough for words only
         ask(World(local=(DEMO,)), "dem", kind="embedding")
-    with pytest.raises(ModelNotFound, match="those do chat, completions and embeddings only"):
+    with pytest.raises(
+        ModelNotFound, match=r"'demo' for rerank: it is a local one, which does chat, .* embeddings only$"
+    ):
         ask(world, "demo", kind="rerank")
 
 

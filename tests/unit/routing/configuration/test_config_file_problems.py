@@ -129,6 +129,16 @@ def test_unresolved_elsewhere_than_in_a_key(tmp_path: Path) -> None:
     ]
 
 
+def test_a_misspelt_parameter_is_a_remark(tmp_path: Path) -> None:
+    """`litellm_params` pass on what they do not know; what looks like a key of ours is named, and still passed on."""
+    params = "{model: hosted_vllm/a, api_bsae: 'http://b/v1', itpm: 5, api_version: v}"
+    config = load(tmp_path, f"model_list: [{{model_name: a, litellm_params: {params}}}]")
+    assert one(config).params == {"api_bsae": "http://b/v1", "itpm": 5, "api_version": "v"}
+    assert [note.partition("1.yaml")[2] for note in config.notes] == [
+        ":1: api_bsae goes to the provider of a (did you mean api_base?)"
+    ]
+
+
 @pytest.mark.parametrize("name", sorted(CREDENTIALS))
 def test_each_credential_may_be_missing(tmp_path: Path, name: str) -> None:
     """A deployment without any of its credentials is listed as one that has no key, and nothing fails."""
