@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from exo_node.models.headers import INDEX, SINGLE
 from exo_node.models.pooling import MODULES, POOLING
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     http_error = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the hub's client uses
     try:
@@ -97,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail("unusable", f"{args.repo_id} cannot be run: {_line(error)}")
     except (http_error, OSError, errors.EntryNotFoundError) as error:
-        return _fail("network", f"fetching {args.repo_id} failed ({_line(error)}); what came is kept, try again")
+        hub = urlsplit(constants.ENDPOINT).hostname  # not all of it: HF_ENDPOINT may hold a password
+        problem = f"fetching {args.repo_id} from {hub} failed ({_line(error)})"
+        return _fail("network", f"{problem}; what came is kept, try again")
     say("done", path=path)
     return 0
 
