@@ -53,11 +53,12 @@ def draw_token(logits: Floats, params: SamplingParams, position: int) -> int:
             if drawn is not None:
                 return drawn
         ids = np.flatnonzero(above)
-        total = None if total is None else mass(logits, highest, temperature)
     scaled = scale(logits, ids, highest, temperature)
     if params.top_p < 1.0:
         # top_p and min_p weigh the whole distribution: what `floor` cuts off weighs < e^-41 a token
-        kept = nucleus(scaled, params.top_p * total, ROUNDING) if total is not None else None
+        kept = nucleus(scaled, params.top_p * total, ROUNDING_32) if total is not None else None
+        if kept is None and total is not None:
+            kept = nucleus(scaled, params.top_p * mass(logits, highest, temperature), ROUNDING)
         if kept is None:
             if total is not None:  # the edge is too close to tell by a sum in another order
                 ids = np.flatnonzero(logits >= floor)
