@@ -25,7 +25,8 @@ from exo_node.types import Usage
 
 
 class AnswerCache:
-    """`cache` may be replaced at any time. `deployment` finds this node's deployment behind a backend.
+    """`cache` may be replaced at any time. `deployment` finds this node's deployment behind a backend; `meaning` tells
+    what a call's name stands for now, as far as it changes the answer.
 
     `settled` must hear of every finished call before the stream that it ends does: the cache keeps what was used.
     """
@@ -35,31 +36,32 @@ class AnswerCache:
         cache: ResponseCache,
         meter: Metrics,
         deployment: Callable[[str], Deployment | None],
+        meaning: Callable[[Call], Sequence[Any]],
         sinks: Sequence[CallSink],
     ) -> None:
         self.cache = cache
-        self._meter, self._deployment, self._sinks = meter, deployment, sinks
+        self._meter, self._deployment, self._meaning, self._sinks = meter, deployment, meaning, sinks
         self._used: dict[str, Usage | None] = {}  # calls whose stream is being kept
 
-    async def get(self, call: Call) -> Reply | None:
+    def key(self, call: Call) -> str | None:
+        """For `get`, and for `keep` when the answer has come, whatever the name means by then. None: not to be kept."""
+        return self.cache.key(call, self._meaning(call)) if self.cache.serves(call) else None
+
+    async def get(self, key: str, call: Call) -> Reply | None:
         """The answer that the same request had before."""
-        if not self.cache.serves(call):
-            return None
-        whole = await self.cache.get(call)
+        whole = await self.cache.get(key)
         self._meter.cache(whole is not None)
         return None if whole is None else self._reply(call, whole)
 
-    async def keep(self, call: Call, reply: Reply) -> Reply:
+    async def keep(self, key: str, call: Call, reply: Reply) -> Reply:
         """`reply`, kept when it is complete: a stream at its end."""
-        if not self.cache.serves(call):
-            return reply
         found = self._deployment(reply.headers.get("x-exo-backend", ""))
         wanted, ttl_s = (None, None) if found is None else (found.cache, found.cache_ttl_s)
         if reply.whole is not None:
-            await self.cache.put(call, reply.whole, wanted=wanted, ttl_s=ttl_s)
+            await self.cache.put(key, call, reply.whole, wanted=wanted, ttl_s=ttl_s)
         if reply.frames is None:
             return reply
-        frames = self._collected(call, reply.frames, wanted, ttl_s)
+        frames = self._collected(key, call, reply.frames, wanted, ttl_s)
         await anext(frames)  # from here on, closing it closes the adapter's
         return replace(reply, frames=frames)
 
@@ -68,7 +70,7 @@ class AnswerCache:
             self._used[record.id] = record.usage
 
     async def _collected(
-        self, call: Call, frames: AsyncGenerator[bytes, None], wanted: bool | None, ttl_s: float | None
+        self, key: str, call: Call, frames: AsyncGenerator[bytes, None], wanted: bool | None, ttl_s: float | None
     ) -> AsyncGenerator[bytes, None]:
         """`frames`. The first piece is empty: a generator that has not begun is closed without a trace."""
         cache, collector = self.cache, StreamCollector()
@@ -83,7 +85,7 @@ class AnswerCache:
             usage = self._used.pop(call.id, None)
         whole = collector.whole(usage)
         if whole is not None:
-            await cache.put(call, whole, wanted=wanted, ttl_s=ttl_s)
+            await cache.put(key, call, whole, wanted=wanted, ttl_s=ttl_s)
 
     def _reply(self, call: Call, whole: Whole) -> Reply:
         model = str((whole.data or {}).get("model") or call.model)

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -108,12 +108,16 @@ class ResponseCache:
         """Whether this call's answer may come from the cache or be kept in it."""
         return self._keeper is not None and call.kind in KINDS and not call.wishes.no_cache
 
-    async def get(self, call: Call) -> Whole | None:
+    def key(self, call: Call, meaning: Sequence[Any] = ()) -> str:
+        """Names the question; `meaning`: what its model's name stands for."""
+        return cache_key(call, meaning, share=self._share)
+
+    async def get(self, key: str) -> Whole | None:
         """A kept answer to the same question."""
-        if self._keeper is None or not self.serves(call):
+        if self._keeper is None:
             return None
         try:
-            kept = await self._keeper.get(cache_key(call, share=self._share))
+            kept = await self._keeper.get(key)
         except StoreError as e:
             self._complain(e)
             kept = None
@@ -123,7 +127,9 @@ class ResponseCache:
         self.hits += 1
         return unpack(kept)
 
-    async def put(self, call: Call, whole: Whole, *, wanted: bool | None = None, ttl_s: float | None = None) -> bool:
+    async def put(
+        self, key: str, call: Call, whole: Whole, *, wanted: bool | None = None, ttl_s: float | None = None
+    ) -> bool:
         """Keep a complete answer; False where it is none to keep.
 
         `wanted` and `ttl_s` are the deployment's `cache` and `cache_ttl_s`; the request's own time to live wins.
@@ -136,7 +142,7 @@ class ResponseCache:
         if len(value) > MAX_ANSWER or lives <= 0:
             return False
         try:
-            await self._keeper.put(cache_key(call, share=self._share), value, lives)
+            await self._keeper.put(key, value, lives)
         except StoreError as e:
             self._complain(e)
             return False
@@ -148,12 +154,13 @@ class ResponseCache:
             log.warning("the response cache is not working: %s", error.message)
 
 
-def cache_key(call: Call, *, share: bool = False) -> str:
+def cache_key(call: Call, meaning: Sequence[Any] = (), *, share: bool = False) -> str:
     """SHA-256 over everything that changes the answer."""
     wishes = {name: value for name, value in dataclasses.asdict(call.wishes).items() if name not in _NOT_IN_WISHES}
     question = {
         "kind": call.kind,
         "model": call.model,
+        "means": meaning,
         "body": {name: value for name, value in call.body.items() if name not in _NOT_IN_KEY},
         "wishes": wishes,
         "key": "" if share else call.caller.key_id,

@@ -32,6 +32,7 @@ from exo_node.routing.configuration.runtime import RuntimeSettings
 from exo_node.routing.configuration.settings import load_routing
 from exo_node.routing.deployment import Deployment, RoutingConfig
 from exo_node.routing.front.configured import log_as, named_in, options_of, rules_of, shared_redis
+from exo_node.routing.front.meaning import Meanings
 from exo_node.routing.front.peer_deployments import PeerDeployments
 from exo_node.routing.front.probed import Probed
 from exo_node.routing.front.statistics import Statistics
@@ -98,7 +99,11 @@ class Assembly:
         self.admissions = Admissions(self.gate, self._has_budget, self.registry.price, self.meter.refused)
         gate = CandidateGate(self.gate, self.registry.own)
         self.answers = AnswerCache(
-            self.make_cache(config), self.meter, self.registry.own, (self._log, self._measure, self.callbacks)
+            self.make_cache(config),
+            self.meter,
+            self.registry.own,
+            Meanings(self.registry),
+            (self._log, self._measure, self.callbacks),
         )
         parts = Parts(
             sources=self.sources,

@@ -56,8 +56,8 @@ class Front:
         self._made.prober.requested()
         call = self._made.runtime.applied(call)
         self._made.admissions.check_models(call)
-        kept = await self._made.answers.get(call)
-        if kept is not None:
+        key = self._made.answers.key(call)
+        if key is not None and (kept := await self._made.answers.get(key, call)) is not None:
             return kept
         await self._made.admissions.admit(call)
         try:
@@ -70,7 +70,7 @@ class Front:
         except BaseException:
             self._made.admissions.forget(call.id)  # the record has settled it; what never came so far is given back
             raise
-        return await self._made.answers.keep(call, reply)
+        return reply if key is None else await self._made.answers.keep(key, call, reply)
 
     def _nobody_knows(self, call: Call, error: UpstreamError) -> ExoError:
         """The 404 for a name on which everybody was tried in vain, with everything that there is."""

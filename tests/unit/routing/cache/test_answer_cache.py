@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -36,10 +36,15 @@ class Frames:
             self.closed = True
 
 
-def make() -> tuple[AnswerCache, list[CallRecord]]:
+def make(meaning: Callable[[Call], Sequence[str]] = lambda _: ()) -> tuple[AnswerCache, list[CallRecord]]:
     told: list[CallRecord] = []
     cache = ResponseCache(CacheConfig(kind="memory"), MemoryKeeper(10**6))
-    return AnswerCache(cache, Metrics(), lambda _: None, (lambda record: told.append(record),)), told
+    return AnswerCache(cache, Metrics(), lambda _: None, meaning, (lambda record: told.append(record),)), told
+
+
+async def found(answers: AnswerCache, call: Call) -> Reply | None:
+    key = answers.key(call)
+    return None if key is None else await answers.get(key, call)
 
 
 def record(call: Call, usage: Usage) -> CallRecord:
@@ -51,13 +56,13 @@ async def test_a_whole_answer_is_given_again() -> None:
     """A hit is told as a call that cost nothing; where a stream is asked for it comes as one."""
     answers, told = make()
     call = make_call()
-    assert await answers.get(call) is None
-    await answers.keep(call, Reply(headers={"x-exo-backend": "d"}, whole=make_whole(chat())))
-    hit = await answers.get(call)
+    assert await found(answers, call) is None
+    await answers.keep(answers.key(call) or "", call, Reply(headers={"x-exo-backend": "d"}, whole=make_whole(chat())))
+    hit = await found(answers, call)
     assert hit is not None and hit.whole is not None
     assert (hit.whole.data, hit.headers["x-exo-cached"]) == (chat(), "true")
     assert [(one.backend, one.cached, one.cost) for one in told] == [("cache", True, 0.0)]
-    streamed = await answers.get(make_call(stream=True))
+    streamed = await found(answers, make_call(stream=True))
     assert streamed is not None and streamed.frames is not None
     assert b"".join([raw async for raw in streamed.frames]).count(b"data: ") > 2
 
@@ -66,16 +71,16 @@ async def test_a_stream_is_kept_at_its_end() -> None:
     """With the usage that was reported when the call was settled, though the stream does not carry it."""
     answers, _ = make()
     call, frames = make_call(stream=True), Frames()
-    reply = await answers.keep(call, Reply(headers={}, frames=frames()))
+    reply = await answers.keep(answers.key(call) or "", call, Reply(headers={}, frames=frames()))
     assert reply.frames is not None
     seen = [raw async for raw in reply.frames if raw]
     assert len(seen) == 2
-    assert await answers.get(call) is None  # nobody said what it used
-    reply = await answers.keep(call, Reply(headers={}, frames=frames()))
+    assert await found(answers, call) is None  # nobody said what it used
+    reply = await answers.keep(answers.key(call) or "", call, Reply(headers={}, frames=frames()))
     answers.settled(record(call, Usage(3, 1)))
     assert reply.frames is not None
     assert [raw async for raw in reply.frames if raw] == seen
-    hit = await answers.get(make_call())
+    hit = await found(answers, make_call())
     assert hit is not None and hit.whole is not None and hit.whole.data is not None
     assert hit.whole.data["choices"][0]["message"]["content"] == "Hi"
     assert hit.whole.data["usage"]["total_tokens"] == 4
@@ -88,14 +93,26 @@ async def test_a_stream_that_is_left_is_closed_and_not_kept() -> None:
         call, frames = make_call(stream=True), Frames()
         source = frames()
         await anext(source)  # as the adapter's, which has begun
-        reply = await answers.keep(call, Reply(headers={}, frames=source))
+        reply = await answers.keep(answers.key(call) or "", call, Reply(headers={}, frames=source))
         assert reply.frames is not None
         for _ in range(read):
             await anext(reply.frames)
         await reply.frames.aclose()
         assert frames.closed
         answers.settled(record(call, Usage(3, 1)))
-        assert await answers.get(call) is None
+        assert await found(answers, call) is None
+
+
+async def test_another_meaning_is_another_question() -> None:
+    """What was kept for a name is not given once the name stands for something else."""
+    meant = ["gpt-4o"]
+    answers = make(lambda _: meant)[0]
+    call = make_call()
+    key = answers.key(call) or ""
+    await answers.keep(key, call, Reply(headers={}, whole=make_whole(chat())))
+    assert await found(answers, call) is not None
+    meant = ["gpt-4o-mini"]
+    assert await found(answers, call) is None
 
 
 def test_events_of_frames() -> None:

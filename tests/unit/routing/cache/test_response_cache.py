@@ -17,7 +17,7 @@ from exo_node.routing.cache.response_cache import (
     cache_key,
     keeper_for,
 )
-from exo_node.routing.call import FormFile, Whole, Wishes
+from exo_node.routing.call import Call, FormFile, Whole, Wishes
 from exo_node.routing.deployment import CacheConfig
 from exo_node.store import Store
 from tests.unit.routing.cache_samples import USAGE, chat, completion, make_call, make_whole
@@ -33,6 +33,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def cache(**config: Any) -> ResponseCache:
     made = CacheConfig(**{"kind": "memory", **config})
     return ResponseCache(made, MemoryKeeper(made.max_bytes))
+
+
+async def get(kept: ResponseCache, call: Call) -> Whole | None:
+    return await kept.get(kept.key(call)) if kept.serves(call) else None
+
+
+async def put(kept: ResponseCache, call: Call, whole: Whole, **said: Any) -> bool:
+    return await kept.put(kept.key(call), call, whole, **said)
 
 
 def test_the_key_is_what_changes_the_answer() -> None:
@@ -76,11 +84,11 @@ def test_files_are_in_the_key() -> None:
 async def test_a_kept_answer_comes_back() -> None:
     """The same question gets the same bytes; another key's request does not; our own notes are not kept."""
     kept = cache()
-    assert await kept.get(make_call()) is None
-    assert await kept.put(make_call(), make_whole({**chat(), "exo": {"cost": 1}}))
-    found = await kept.get(make_call(stream=True))
+    assert await get(kept, make_call()) is None
+    assert await put(kept, make_call(), make_whole({**chat(), "exo": {"cost": 1}}))
+    found = await get(kept, make_call(stream=True))
     assert found is not None and found.data == chat()
-    assert await kept.get(make_call(key="other")) is None
+    assert await get(kept, make_call(key="other")) is None
     assert (kept.hits, kept.misses) == (1, 2)
 
 
@@ -98,28 +106,28 @@ async def test_a_kept_answer_comes_back() -> None:
 async def test_what_is_no_complete_answer_is_not_kept(answer: dict[str, Any]) -> None:
     """Errors, answers without their end or usage, and those over the limit are not kept."""
     kept = cache()
-    assert not await kept.put(make_call(), make_whole(answer))
-    assert await kept.get(make_call()) is None
+    assert not await put(kept, make_call(), make_whole(answer))
+    assert await get(kept, make_call()) is None
 
 
 async def test_no_cache_neither_reads_nor_writes() -> None:
     """A request that says no-cache leaves the cache alone; so does a cache that is off; pictures are not kept."""
     kept, refuses = cache(), make_call(wishes=Wishes(no_cache=True))
-    assert not await kept.put(refuses, make_whole(chat()))
-    await kept.put(make_call(), make_whole(chat()))
-    assert await kept.get(refuses) is None
+    assert not await put(kept, refuses, make_whole(chat()))
+    await put(kept, make_call(), make_whole(chat()))
+    assert await get(kept, refuses) is None
     off = ResponseCache(CacheConfig(), None)
-    assert not await off.put(make_call(), make_whole(chat()))
-    assert await off.get(make_call()) is None
-    assert not await kept.put(make_call(kind="image"), make_whole({"data": []}))
+    assert not await put(off, make_call(), make_whole(chat()))
+    assert await get(off, make_call()) is None
+    assert not await put(kept, make_call(kind="image"), make_whole({"data": []}))
 
 
 async def test_a_deployment_may_say_otherwise() -> None:
     """A switch of a deployment's own decides for its answers; without any, the configuration's does."""
     everywhere, somewhere = cache(), cache(everywhere=False)
-    assert not await everywhere.put(make_call(), make_whole(chat()), wanted=False)
-    assert not await somewhere.put(make_call(), make_whole(chat()))
-    assert await somewhere.put(make_call(), make_whole(chat()), wanted=True)
+    assert not await put(everywhere, make_call(), make_whole(chat()), wanted=False)
+    assert not await put(somewhere, make_call(), make_whole(chat()))
+    assert await put(somewhere, make_call(), make_whole(chat()), wanted=True)
 
 
 async def test_the_most_specific_time_to_live_counts() -> None:
@@ -132,10 +140,10 @@ async def test_the_most_specific_time_to_live_counts() -> None:
 
     kept = ResponseCache(CacheConfig(kind="memory", ttl_s=100), Keeper(10**6))
     own = make_call(wishes=Wishes(cache_ttl_s=5))
-    await kept.put(own, make_whole(chat()), ttl_s=50)
-    await kept.put(make_call(), make_whole(chat()), ttl_s=50)
-    await kept.put(make_call(), make_whole(chat()))
-    assert not await kept.put(make_call(wishes=Wishes(cache_ttl_s=0)), make_whole(chat()))
+    await put(kept, own, make_whole(chat()), ttl_s=50)
+    await put(kept, make_call(), make_whole(chat()), ttl_s=50)
+    await put(kept, make_call(), make_whole(chat()))
+    assert not await put(kept, make_call(wishes=Wishes(cache_ttl_s=0)), make_whole(chat()))
     assert lives == [5, 50, 100]
 
 
@@ -161,14 +169,14 @@ async def test_sqlite_keeps_over_a_restart(store: Store) -> None:
     config = CacheConfig(kind="sqlite")
     first = ResponseCache(config, keeper_for(config, store, None))
     sound = Whole(raw=b"\x00\n\xff", content_type="audio/mpeg")
-    assert await first.put(make_call(), make_whole(chat()))
-    assert await first.put(make_call(kind="speech"), sound)
+    assert await put(first, make_call(), make_whole(chat()))
+    assert await put(first, make_call(kind="speech"), sound)
     await store.flush()
     other = Store(store.path)
     second = ResponseCache(config, SqliteKeeper(other, config.max_bytes))
-    found = await second.get(make_call())
+    found = await get(second, make_call())
     assert found is not None and found.data == chat()
-    assert await second.get(make_call(kind="speech")) == sound
+    assert await get(second, make_call(kind="speech")) == sound
     other.close()
 
 
@@ -177,8 +185,8 @@ async def test_a_broken_database_is_no_cache(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "s.db").write_bytes(b"no database" * 100)
     store = Store(tmp_path / "s.db")
     kept = ResponseCache(CacheConfig(kind="sqlite"), SqliteKeeper(store, 1000))
-    assert await kept.get(make_call()) is None
-    assert await kept.get(make_call()) is None
+    assert await get(kept, make_call()) is None
+    assert await get(kept, make_call()) is None
     assert len([one for one in caplog.records if "response cache" in one.message]) == 1
     store.close()
 
@@ -195,5 +203,5 @@ def test_redis_needs_a_server(store: Store) -> None:
 async def test_other_kinds_are_kept() -> None:
     """Completions need their ends, embeddings only be answers."""
     kept = cache()
-    assert await kept.put(make_call(kind="completion"), make_whole(completion()))
-    assert await kept.put(make_call(kind="embedding"), make_whole({"data": [], "usage": USAGE}))
+    assert await put(kept, make_call(kind="completion"), make_whole(completion()))
+    assert await put(kept, make_call(kind="embedding"), make_whole({"data": [], "usage": USAGE}))
