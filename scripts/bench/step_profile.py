@@ -3,17 +3,20 @@
 
     scripts/bench/step_profile.py [--rows 1,8] [--steps N] [--vocab N] [--temperature T] [--top-p P] [--fast]
 
-Microseconds a step, a JSON line for each number of rows; `ratio` is their sum over 20 ms, bar 0.1. All of it is counted
-one after another, though the daemon's part and the mask run beside the engine.
+Microseconds a step of the head, in a ring of two, a JSON line for each number of rows; `ratio` is their sum over 20 ms,
+bar 0.1. All of it is counted one after another, though the daemon's part and the mask run beside the engine. What the
+other stage does is not counted: half of two hops, its codec.
 
 - `scheduler`, `stage` (checks of a step, its vectors in bytes), `codec` (messages of the ring), `sampler` (over
   `--vocab` logits), `rest` (what else the worker does): timed inside the real workers of a head and a follower in this
   process, with an engine that only waits;
 - `mask`: what an answer bound to a JSON schema costs beside: waiting for a mask that was begun a step ago, applying it,
   advancing (the bundled model's vocabulary; grammar.py has 128k tokens); counted though most requests have none;
-- `transport`: from one runner process to the next, twice: a real ring of two whose stages wait 20 ms;
+- `transport`: sending a step and receiving one, which is half of the two hops of a real ring of two runner processes
+  whose stages wait 20 ms (`hops_us`: both, from one stage's report to the next one's beginning);
 - `detokenizer`: tokens to text;
-- `http`: the CPU that a real daemon spends on a streamed token (from the runner's message to the socket), less that.
+- `http`: CPU that a real daemon spends on a token of a streamed chat (from the runner's message to the socket), less
+  that.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from bench_nodes import NodeProcess, nodes, place, streams
+from bench_nodes import NodeProcess, nodes, place, stream, streams
 from grammar import DEMO, SCHEMA
 from runner_ring import runner_ring
 
@@ -90,6 +93,7 @@ class Timers:
 
     def __init__(self) -> None:
         self.us: Counter[str] = Counter()
+        self.counting = True
         self._inside = [0.0]
 
     @contextmanager
@@ -112,8 +116,10 @@ class Timers:
                 return function(*args, **kwargs)
             finally:
                 spent = time.perf_counter() - begun
-                self.us[label] += round((spent - self._inside.pop()) * 1e9) / 1e3  # type: ignore[assignment]
+                own = spent - self._inside.pop()
                 self._inside[-1] += spent
+                if self.counting:
+                    self.us[label] += round(own * 1e9) / 1e3  # type: ignore[assignment]
 
         return call
 
@@ -135,7 +141,7 @@ class _Outlet:
 def worker_us(
     rows: int, vocab: int, steps: int, constraints: Sequence[Any], wait_s: float, sampling: SamplingParams
 ) -> dict[str, float]:
-    """Microseconds a step by label, of `rows` sequences that decode on a ring of two."""
+    """Microseconds a step of the head by label, of `rows` sequences that decode on a ring of two."""
     pool, epoch = Pool(rows, 4096, 64), Epoch(1, "bench")
     outlets = [_Outlet(), _Outlet()]
     engine: Any = WaitingEngine(vocab, rows, wait_s)
@@ -172,9 +178,11 @@ def worker_us(
             pass
         found = 0
         for out, into in ((outlets[0], follower), (outlets[1], head)):
+            timers.counting = into is head
             while out.sent:
                 into.handle(workers.StepIn(out.receive(), time.perf_counter_ns()))
                 found += into is head
+        timers.counting = True
         return found
 
     for _ in range(20):
@@ -212,9 +220,7 @@ async def transport_us(rows: int, tokens: int, folder: Path) -> float:
 def detokenizer_us(tokens: int) -> float:
     """Microseconds a token, on the bundled model's story."""
     tokenizer = Tokenizer.load(DEMO)
-    ids = tokenizer.encode(
-        "Once upon a time a cat found a warm computer and slept on it. " * 20, add_special_tokens=False
-    )
+    ids = tokenizer.encode(STORY * 20, add_special_tokens=False)
     times = []
     for _ in range(max(1, tokens // len(ids))):
         assembler = TextAssembler(tokenizer.detokenizer(()), ())
@@ -226,11 +232,17 @@ def detokenizer_us(tokens: int) -> float:
 
 
 def daemon_us(node: NodeProcess, rows: int, tokens: int) -> float:
-    """CPU microseconds of the daemon (its children are processes of their own) for a token of `rows` streams."""
+    """CPU microseconds of the daemon (its children are processes of their own) for a token of `rows` streamed chats."""
     daemon = psutil.Process(node.process.pid)
-    prompts = [[1, 20 + row, 30] for row in range(rows)]
+
+    def chat(row: int) -> None:
+        messages = [{"role": "user", "content": f"{row}. {STORY}"}]
+        body = {"model": "demo", "messages": messages, "max_tokens": tokens, "temperature": 0, **NO_END}
+        stream(node, "/v1/chat/completions", body, lambda: None)
+
     before, begun = daemon.cpu_times(), time.perf_counter()
-    streams(node, "demo", prompts, tokens, **NO_END)
+    with ThreadPoolExecutor(rows) as clients:
+        list(clients.map(chat, range(rows)))
     after, seconds = daemon.cpu_times(), time.perf_counter() - begun
     time.sleep(1)
     idle = daemon.cpu_times()
@@ -264,12 +276,13 @@ def main() -> None:
             bound = worker_us(rows, DEMO_VOCAB, options.steps, constraints_of(rows, executor), 0.005, sampling)
             us.pop("engine")
             us["mask"] = max(0.0, bound["sampler"] - bare["sampler"])
-            us["transport"] = asyncio.run(transport_us(rows, min(40, options.steps), Path(temporary)))
+            hops = asyncio.run(transport_us(rows, min(40, options.steps), Path(temporary)))
+            us["transport"] = hops / 2
             us["detokenizer"] = rows * text_us
             us["http"] = max(0.0, rows * (daemon_us(node, rows, 800 // rows) - text_us))
             line = {"bench": "step_profile: what is not the engine / a step of 20 ms", "rows": rows}
             line |= {"ratio": round(sum(us.values()) / STEP_US, 4), "bar": 0.1, "vocab": options.vocab}
-            line |= {"temperature": options.temperature, "top_p": options.top_p}
+            line |= {"temperature": options.temperature, "top_p": options.top_p, "hops_us": round(hops)}
             print(json.dumps(line | {"us": {name: round(value, 1) for name, value in us.items()}}), flush=True)
 
 
