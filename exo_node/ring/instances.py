@@ -29,6 +29,7 @@ from exo_node.errors import (
 from exo_node.models.catalog import LocalModel
 from exo_node.models.quantization import quantized_digest
 from exo_node.ring.caretaker import Caretaker
+from exo_node.ring.connecting import join_host_port
 from exo_node.ring.library import (
     LoadedTokenizer,
     ModelLibrary,
@@ -37,7 +38,7 @@ from exo_node.ring.library import (
     store_tokenizer_files,
 )
 from exo_node.ring.members import DESCRIBE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
-from exo_node.ring.placing import Placer, PoolDefaults, join_host_port
+from exo_node.ring.placing import Placer, PoolDefaults
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.convert import instance_from_pb, instance_to_pb

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 import uuid
@@ -17,26 +16,19 @@ from dataclasses import dataclass, field
 
 from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
 from exo_node.engine.select import check_supported
-from exo_node.errors import DigestMismatch, ExoError, InvalidRequest, ModelNotFound, PeerUnavailable, error_from_code
+from exo_node.errors import ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
 from exo_node.models.vocabulary import PADDING, other_vocabulary
+from exo_node.ring.connecting import MAX_CHUNK, connect
+from exo_node.ring.describing import describe
 from exo_node.ring.leases import LEASE_MS, renewed
-from exo_node.ring.library import spec_from_json
 from exo_node.ring.members import ClusterView, Member
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
-from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
-from exo_node.transport.ring_client import RingClient
+from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
 
 log = logging.getLogger("exo.placing")
 
-CONFIGURE_TIMEOUT_S = 10.0
 TOKEN_BYTES = 32
-# 1 Gbit/s. A chunk of 256 rows of 4096 bfloat16 takes 17 ms on it, a decoding row 65 microseconds; as int8 the chunk
-# takes half, for 2 ms of packing and unpacking (scripts/bench/wire.py).
-SLOW_BYTES_PER_S = 125_000_000
-# Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
-# (256 x hidden x 4 bytes = 2 MiB at hidden 2048) below what a gRPC hop buffers.
-MAX_CHUNK = 256
 # What a runner's process takes beside weights and KV: 71 MB with MLX, 150 MB with tinygrad (RSS with a tiny model).
 RUNNER_BYTES = 160 * 10**6
 
@@ -82,11 +74,15 @@ class Placer:
         """Place a model; the last message holds the ready instance. Raises `ExoError`; then nothing is left behind."""
         yield node_pb2.PlaceProgress(stage="describing", detail=request.model)
         nodes = self._candidates(request.nodes)
-        spec, holders = await self._describe(request.model, nodes, request.nodes, quantize=request.quantize)
+        spec, holders = await describe(
+            self._member, self._cluster.node_id, request.model, nodes, request.nodes, quantize=request.quantize
+        )
         usable = {node_id: node for node_id, node in nodes.items() if node_id in holders}
         draft, draft_holders = None, set(usable)
         if request.draft_model:
-            draft, draft_holders = await self._describe(request.draft_model, nodes, request.nodes[:1])
+            draft, draft_holders = await describe(
+                self._member, self._cluster.node_id, request.draft_model, nodes, request.nodes[:1]
+            )
             check_sizes(spec, draft)
         plan = self._plan(request, spec, usable, draft)
         if draft is not None and (head := plan.assignments[0].node_id) not in draft_holders:
@@ -133,7 +129,8 @@ class Placer:
                     with contextlib.suppress(asyncio.CancelledError, ExoError):
                         await loading
                 yield node_pb2.PlaceProgress(stage="connecting")
-                instance = await self._connect(instance, spec, usable, ready)
+                dtypes = [compute_dtype(spec, usable[one.node_id], one.device) for one in instance.assignments]
+                instance = await connect(self._cluster, instance, dtypes, ready)
                 await self._commit(instance)
         except BaseException:
             await asyncio.shield(self._undo(instance, work))
@@ -146,8 +143,14 @@ class Placer:
     async def preview(self, request: node_pb2.PlaceModelRequest) -> tuple[ModelSpec, PlacementPlan]:
         """What `place` would do now. Nothing is fetched for it. Raises as `place` does before it reserves anything."""
         nodes = self._candidates(request.nodes)
-        spec, holders = await self._describe(
-            request.model, nodes, request.nodes, quantize=request.quantize, fetch=False
+        spec, holders = await describe(
+            self._member,
+            self._cluster.node_id,
+            request.model,
+            nodes,
+            request.nodes,
+            quantize=request.quantize,
+            fetch=False,
         )
         return spec, self._plan(request, spec, {one: node for one, node in nodes.items() if one in holders})
 
@@ -183,60 +186,6 @@ class Placer:
                 f"no such node: {', '.join(unknown)}; the cluster has {', '.join(sorted(nodes))}", param="nodes"
             )
         return {node_id: nodes[node_id] for node_id in wanted} if wanted else nodes
-
-    async def _describe(
-        self,
-        model: str,
-        nodes: Mapping[str, NodeInfo],
-        needed: Sequence[str],
-        *,
-        quantize: int = 0,
-        fetch: bool = True,
-    ) -> tuple[ModelSpec, set[str]]:
-        """The model's spec, and which nodes hold it or can fetch it; those `needed` must.
-
-        Raises `ModelNotFound`, `DigestMismatch`."""
-
-        async def ask(node_id: str, fetch: bool) -> node_pb2.DescribeModelResponse:
-            try:
-                return await self._member(node_id).describe_model(
-                    node_pb2.DescribeModelRequest(model=model, fetch=fetch, quantize=quantize)
-                )
-            except PeerUnavailable as error:
-                return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
-
-        node_ids = sorted(nodes)
-        answers = dict(zip(node_ids, await asyncio.gather(*(ask(one, False) for one in node_ids)), strict=True))
-        local = {one: spec_from_json(answer.spec_json) for one, answer in answers.items() if answer.spec_json}
-        fetchable = [one for one in node_ids if answers[one].availability == "fetchable"]
-        if not local and fetchable and not fetch:
-            raise ModelNotFound(f"{model} was not fetched yet: POST /v1/download does it", code="not_fetched")
-        if not local and fetchable:
-            first = self._cluster.node_id if self._cluster.node_id in fetchable else fetchable[0]
-            answer = await ask(first, True)
-            if not answer.spec_json:
-                raise error_from_code(answer.code, answer.detail)
-            local[first] = spec_from_json(answer.spec_json)
-        if not local:
-            # What is wrong with files that are there says more than that other nodes do not have them.
-            told = [one for one in answers.values() if one.code] or list(answers.values())
-            worst = min(told, key=lambda one: one.code == ModelNotFound.code)
-            raise error_from_code(worst.code or "model_not_found", worst.detail or f"no model {model}")
-        missing = [one for one in needed if one not in local and one not in fetchable]
-        if missing:
-            raise ModelNotFound(
-                f"{model} is not on {', '.join(missing)} and cannot be fetched there: copy its folder to that "
-                "node's --models-dir",
-                param="nodes",
-            )
-        digests = {one: spec.digest for one, spec in local.items()}
-        if len(set(digests.values())) > 1:
-            shown = ", ".join(f"{one}: {digest[:12]}" for one, digest in sorted(digests.items()))
-            raise DigestMismatch(
-                f"the nodes hold different files under the name {model} ({shown}): give them the same files, "
-                "or name the nodes to use"
-            )
-        return next(iter(local.values())), {*local, *fetchable}
 
     async def _reserve(self, instance: Instance, plan: PlacementPlan, work: _Work) -> None:
         """In node-id order, so that two coordinators cannot each hold what the other wants."""
@@ -303,54 +252,6 @@ class Placer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _connect(
-        self,
-        instance: Instance,
-        spec: ModelSpec,
-        nodes: Mapping[str, NodeInfo],
-        ready: Sequence[node_pb2.ShardReady],
-    ) -> Instance:
-        """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends."""
-        dtypes = [compute_dtype(spec, nodes[one.node_id], one.device) for one in instance.assignments]
-        here = self._cluster.node_id
-        node_ids = [one.node_id for one in instance.assignments]
-
-        def address(seen_from: str, stage: int) -> str:
-            # A host has other addresses for its neighbours than for itself (loopback, IPv6 scopes).
-            return join_host_port(self._cluster.address(seen_from, node_ids[stage]), ready[stage].port)
-
-        addresses = tuple(address(here, stage) for stage in range(len(node_ids)))
-        depths = [shard.rollback_depth for shard in ready if shard.rollback_depth >= 0]
-        stages = len(addresses)
-        for stage in reversed(range(stages)):
-            client = RingClient(addresses[stage], instance.token)
-            try:
-                await client.configure(
-                    ring_pb2.ConfigureRequest(
-                        instance_id=instance.instance_id,
-                        epoch=ring_pb2.Epoch(counter=instance.epoch, coordinator=self._cluster.node_id),
-                        stage=stage,
-                        n_stages=stages,
-                        next_address=address(node_ids[stage], (stage + 1) % stages),
-                        wire_dtype=widest(dtypes),
-                        slots=instance.slots,
-                        context=instance.context,
-                        kv_tokens=instance.kv_tokens,
-                        max_chunk=MAX_CHUNK,
-                        rollback_depth=min(depths) if depths else -1,
-                        whole_copies=not all(shard.copy_any for shard in ready),
-                        int8_rows=packs_prompts(
-                            [shard.wire_int8 for shard in ready],
-                            stage,
-                            self._cluster.bytes_per_s(node_ids[stage], node_ids[(stage + 1) % stages]),
-                        ),
-                    ),
-                    timeout=CONFIGURE_TIMEOUT_S,
-                )
-            finally:
-                await client.close()
-        return dataclasses.replace(instance, addresses=addresses, state="ready")
-
     async def _commit(self, instance: Instance) -> None:
         message = node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance), lease_ms=LEASE_MS)
         # The head's node last: it starts to serve (and to watch the others) with this message.
@@ -384,29 +285,3 @@ def check_sizes(spec: ModelSpec, draft: ModelSpec) -> None:
 def compute_dtype(spec: ModelSpec, node: NodeInfo, device: str) -> Dtype:
     """What a stage computes in: the same rule by which the plan counted its bytes."""
     return compute_dtype_on(spec, next(one for one in node.devices if one.id == device))
-
-
-def widest(dtypes: Sequence[Dtype]) -> Dtype:
-    """The dtype in which hidden states travel so that no stage loses precision; bf16 and fp16 meet in float32."""
-    kinds = set(dtypes)
-    return next(iter(kinds)) if len(kinds) == 1 else "float32"
-
-
-def packs_prompts(wanted: Sequence[str], stage: int, bytes_per_s: int) -> bool:
-    """Whether a stage sends rows of prompts as int8 over a link of `bytes_per_s` (0 = not measured) to the next one.
-
-    `wanted`: what each node of the ring says, `off`, `auto` or `on`; an older node says nothing. All must take part.
-    The last stage sends what the logits are made of, and little of it: never packed.
-    """
-    if stage == len(wanted) - 1 or not {*wanted} <= {"auto", "on"}:
-        return False
-    return wanted[stage] == "on" or 0 < bytes_per_s < SLOW_BYTES_PER_S
-
-
-def join_host_port(host: str, port: int) -> str:
-    """`host:port`, with brackets round an IPv6 literal.
-
-    >>> join_host_port("fe80::1%eth0", 9)
-    '[fe80::1%eth0]:9'
-    """
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
