@@ -114,6 +114,8 @@ class NamesFile:
 def parse(text: str, where: str) -> Names:
     """The names in a file's text. Raises `ConfigurationError`."""
     tables = _load(text, where)
+    if stray := next((key for key, value in tables.items() if isinstance(value, str)), None):
+        raise ConfigurationError(f"{where}: {stray[:80]!r} stands in no table: write it below [aliases]")
     aliases: dict[str, str] = {}
     for alias, repo_id in _table(tables, "aliases").items():
         if not isinstance(repo_id, str) or not is_repo_id(repo_id):

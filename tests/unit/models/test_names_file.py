@@ -64,6 +64,8 @@ def test_wrong_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match="f: "):
             parse(broken, "f")
+    with pytest.raises(ConfigurationError, match=r"f: 'x' stands in no table: write it below \[aliases\]"):
+        parse('x = "org/name"', "f")
     (tmp_path / ALIAS_FILE).write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         NamesFile(tmp_path).read()
