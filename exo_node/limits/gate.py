@@ -121,10 +121,11 @@ class Gate:
         if admission.settled:
             return
         admission.settled = True
-        self._windows.settle(admission.scopes, admission.id, tokens)
-        self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
-        if self.redis is not None and (admission.scopes or admission.budgets):
-            self.redis.tell(operations.settle(admission, tokens))
+        if admission.scopes or admission.budgets:
+            self._windows.settle(admission.scopes, admission.id, tokens)
+            self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
+            if self.redis is not None:
+                self.redis.tell(operations.settle(admission, tokens))
         if cost > 0:
             self._sums.spend(admission.subjects, cost)
 
@@ -133,10 +134,11 @@ class Gate:
         if admission.settled:
             return
         admission.settled = True
-        self._windows.release(admission.scopes, admission.id)
-        self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
-        if self.redis is not None and (admission.scopes or admission.budgets):
-            self.redis.tell(operations.release(admission))
+        if admission.scopes or admission.budgets:
+            self._windows.release(admission.scopes, admission.id)
+            self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
+            if self.redis is not None:
+                self.redis.tell(operations.release(admission))
 
     # -- deployments
 

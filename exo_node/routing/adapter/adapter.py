@@ -49,7 +49,8 @@ class LiteLLMAdapter:
             if not plan.steps:
                 raise nobody(call, plan, candidates)
             parts.retries.deposit(began)
-            parts.hedges.request(plan.steps[0].cost or 0.0)
+            if options.hedge:
+                parts.hedges.request(plan.steps[0].cost or 0.0)
             return await Serving(call, plan, parts, options, attempts, report).serve()
         except asyncio.CancelledError:
             report.gone(None, "")
