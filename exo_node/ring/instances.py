@@ -11,36 +11,31 @@ import contextlib
 import itertools
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from exo_node.cluster.placement import PlacementPlan, rendezvous
 from exo_node.errors import (
-    CheckpointError,
-    DigestMismatch,
     DownloadError,
     InvalidRequest,
     ModelNotFound,
     PeerUnavailable,
-    UnsupportedModel,
     error_from_code,
 )
 from exo_node.models.catalog import LocalModel
-from exo_node.models.quantization import quantized_digest
 from exo_node.ring.caretaker import Caretaker
 from exo_node.ring.connecting import join_host_port
+from exo_node.ring.instance_checks import check_draft, check_id, check_precision
 from exo_node.ring.library import (
     LoadedTokenizer,
     ModelLibrary,
     StageProgress,
     spec_from_json,
-    store_tokenizer_files,
 )
 from exo_node.ring.members import DESCRIBE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer, PoolDefaults
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
+from exo_node.ring.tokenizers import InstanceTokenizers
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
@@ -79,7 +74,7 @@ class InstanceManager:
         self._changed = changed
         self._placer = Placer(cluster, self.member, pool, changed=changed)
         self._clients: dict[str, RingClient] = {}
-        self._fetched: dict[str, Path] = {}  # by instance: tokenizer files of the head's node
+        self._tokenizers = InstanceTokenizers(self.member, host, library)
         self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
         self._caretaker = Caretaker(
             cluster=cluster, host=host, registry=self._registry, member=self.member, changed=changed
@@ -147,21 +142,8 @@ class InstanceManager:
         return await self.place(request, lambda progress: None)
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
-        """The instance's tokenizer: from this node's files when they are the same, else from the head's node.
-
-        Files that changed after the instance was loaded are not its own: the tokenizer that was read before goes on.
-        Raises `DigestMismatch` when nobody has it any more.
-        """
-        folder = await self._same_files(instance)
-        if folder is None:
-            try:
-                folder = await self._fetched_tokenizer(instance)
-            except DigestMismatch:
-                kept = self._library.kept_tokenizer(instance.model_id, instance.digest)
-                if kept is None:
-                    raise
-                return kept
-        return await self._library.tokenizer(instance.model_id, instance.digest, folder)
+        """See `InstanceTokenizers.of`."""
+        return await self._tokenizers.of(instance)
 
     def client(self, instance: Instance) -> RingClient:
         """A connection to the instance's head, shared between requests."""
@@ -319,7 +301,7 @@ class InstanceManager:
             known = self._registry.tidy()
             for instance_id in [one for one in self._clients if one not in known]:
                 await self._clients.pop(instance_id).close()
-            self._fetched = {one: folder for one, folder in self._fetched.items() if one in known}
+            self._tokenizers.tidy(known)
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -355,86 +337,6 @@ class InstanceManager:
         async with contextlib.aclosing(stream) as updates:
             async for update in updates:
                 yield update
-
-    async def _same_files(self, instance: Instance) -> Path | None:
-        """This node's folder of the model, when it holds what the instance was loaded from."""
-        local = self._host.local_folder(instance.model_id)
-        if local is not None:
-            with contextlib.suppress(ModelNotFound, CheckpointError, UnsupportedModel):  # being replaced just now
-                files = (await self._library.spec(instance.model_id)).digest
-                if quantized_digest(files, instance.quantize) == instance.digest:
-                    return local
-        return None
-
-    async def _fetched_tokenizer(self, instance: Instance) -> Path:
-        """A folder with the tokenizer files that the head's node gave us, now or earlier for this instance."""
-        folder = self._fetched.get(instance.instance_id)
-        if folder is None or not folder.is_dir():
-            head = instance.assignments[0].node_id
-            answer = await self.member(head).describe_model(
-                node_pb2.DescribeModelRequest(model=instance.model_id, want_tokenizer=True, quantize=instance.quantize)
-            )
-            if not answer.spec_json or spec_from_json(answer.spec_json).digest != instance.digest:
-                raise DigestMismatch(
-                    f"the files of {instance.model_id} on node {head} have changed since it was loaded: unload it "
-                    f"(exo unload {instance.model_id}) and ask again"
-                )
-            files = dict(answer.tokenizer_files)
-            folder = self._library.tokenizer_cache(files)
-            await asyncio.to_thread(store_tokenizer_files, folder, files)
-            self._fetched[instance.instance_id] = folder
-        return folder
-
-
-def check_id(wanted: str, there: Sequence[Instance]) -> None:
-    """Raises `InvalidRequest` for an id that a new instance cannot have."""
-    if not wanted:
-        return
-    try:
-        well_formed = str(uuid.UUID(wanted)) == wanted
-    except ValueError:
-        well_formed = False
-    if not well_formed:
-        raise InvalidRequest(f"the instance's id must be a UUID, got {wanted[:60]!r}", param="instance")
-    if any(one.instance_id == wanted for one in there):
-        raise InvalidRequest(f"there is an instance {wanted} already", param="instance", status=409)
-
-
-def check_precision(request: node_pb2.PlaceModelRequest, there: Sequence[Instance]) -> None:
-    """Raises `InvalidRequest` where instances of one model (`there`) would come to hold different weights: a request
-    by the model's name goes to any of them. One that takes what is there (`reuse`) and says no bits is content."""
-    for one in there:
-        if one.quantize != request.quantize and one.instance_id not in request.exclude:
-            if request.reuse and not request.quantize:
-                continue
-            raise InvalidRequest(
-                f"{one.model_id} is loaded {precision(one.quantize)} already, not {precision(request.quantize)}: "
-                f"unload it first (exo unload {one.model_id})",
-                param="quantize",
-                code="loaded_otherwise",
-                status=409,
-            )
-
-
-def check_draft(there: Instance, wanted: Collection[str]) -> None:
-    """Raises `InvalidRequest` where an instance is to be taken as it is, but one with a draft model of these names was
-    asked for."""
-    if there.draft_model not in wanted:
-        has = f"with draft model {there.draft_model}" if there.draft_model else "without a draft model"
-        raise InvalidRequest(
-            f"{there.model_id} is loaded {has} already: unload it first (exo unload {there.model_id})",
-            param="draft_model",
-            code="loaded_otherwise",
-            status=409,
-        )
-
-
-def precision(bits: int) -> str:
-    """
-    >>> precision(4), precision(0)
-    ('in 4 bits', 'as stored')
-    """
-    return f"in {bits} bits" if bits else "as stored"
 
 
 def connected(cluster: ClusterView, node_ids: Sequence[str]) -> bool:

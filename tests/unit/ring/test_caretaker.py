@@ -1,4 +1,4 @@
-"""The watch over instances whose head is here. What is lost: test_instances.py; on real nodes: test_lifecycle.py."""
+"""The watch over instances whose head is here. On real nodes: test_lifecycle.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from typing import Any, cast
 
 from exo_node.errors import PeerUnavailable
-from exo_node.ring.caretaker import Caretaker
+from exo_node.ring.caretaker import Caretaker, missing_stages
 from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.transport.generated.exo.v1 import node_pb2
@@ -91,3 +91,47 @@ async def test_shards_that_wait_for_slower_ones_keep_their_leases() -> None:
     left = [one.asked.qsize() for one in members.values()]
     await asyncio.sleep(0)
     assert [one.asked.qsize() for one in members.values()] == left
+
+
+OF_THREE = Instance(
+    instance_id="i",
+    model_id="m",
+    digest="d",
+    assignments=(
+        Assignment("a", Shard("m", 0, 1, 3), "mlx", "CPU"),
+        Assignment("b", Shard("m", 1, 2, 3), "mlx", "CPU"),
+        Assignment("a", Shard("m", 2, 3, 3), "mlx", "CPU:1"),
+    ),
+    addresses=("", "", ""),
+    coordinator="a",
+    epoch=1,
+    context=8,
+    slots=1,
+    state="ready",
+)
+
+
+class Shards:
+    """Lists the shards of node a."""
+
+    def __init__(self, *shards: tuple[str, int]) -> None:
+        self._shards = shards
+
+    def shards(self) -> list[tuple[str, int]]:
+        return list(self._shards)
+
+
+def missing(host: Shards, states: dict[str, NodeState]) -> list[int]:
+    return missing_stages(OF_THREE, "a", cast(Any, host), states)
+
+
+def test_nothing_is_missing_while_every_runner_is_listed() -> None:
+    """Our own runners count as we host them, a peer's as it lists them."""
+    assert missing(Shards(("i", 0), ("i", 2)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == []
+
+
+def test_a_gone_node_and_an_ended_runner_are_missing() -> None:
+    """A node that left, a peer's runner that ended, and one of our own that ended are each named."""
+    assert missing(Shards(("i", 0), ("i", 2)), {}) == [1]
+    assert missing(Shards(("i", 0), ("i", 2)), {"b": NodeState(node=node("b"))}) == [1]
+    assert missing(Shards(("i", 0)), {"b": NodeState(node=node("b"), shards=(("i", 1),))}) == [2]
