@@ -32,6 +32,7 @@ from exo_node.api.operations import JSON, operation
 from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
+from exo_node.api.schemas.cluster_answers import Welcome
 from exo_node.api.serving import CallServer
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
@@ -54,13 +55,13 @@ WELCOME = {
 }
 
 
-@operation("Node")
+@operation("Node", answer=Welcome)
 async def welcome(request: web.Request) -> web.Response:
     """What answers here, for people who try the address in a browser and for clients that look for life."""
     return web.json_response(WELCOME)
 
 
-@operation("Node", answers=("text/plain", JSON))
+@operation("Node", answer=Welcome, answers=("text/plain", JSON))
 async def root(request: web.Request) -> web.Response:
     """What answers here.
 

@@ -14,6 +14,7 @@ from exo_node.api.errors import error_body, internal
 from exo_node.api.fields import Fields, bad, kind
 from exo_node.api.operations import operation
 from exo_node.api.schemas import node
+from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.serving import CallServer, object_of, read_object, whole_of
 from exo_node.errors import ExoError
 from exo_node.routing.adapter.failure import headers_of
@@ -58,7 +59,7 @@ class BatchRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/batch/completions", self.batch)]
 
-    @operation("OpenAI", body=node.BatchRequest)
+    @operation("OpenAI", body=node.BatchRequest, answer=answers.BatchResults)
     async def batch(self, request: web.Request) -> web.Response:
         """Answers when all are done; who hangs up cancels all of them."""
         batch = parse_batch(await read_object(request))

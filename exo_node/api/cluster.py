@@ -14,7 +14,8 @@ from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, principal
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
-from exo_node.api.schemas import answers, node
+from exo_node.api.schemas import cluster_answers as answers
+from exo_node.api.schemas import node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 from exo_node.packing import BITS
@@ -116,17 +117,17 @@ class ClusterRoutes:
         """The process answers (exo's own path)."""
         return web.json_response({"status": "ok"})  # exo's: the process answers
 
-    @operation("Cluster")
+    @operation("Cluster", answer=answers.Topology)
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
         return web.json_response(visible.topology(self._cluster))
 
-    @operation("Cluster", answer=answers.Listing)
+    @operation("Cluster", answer=answers.Instances)
     async def instances(self, request: web.Request) -> web.Response:
         """Models that are placed or being placed."""
         return web.json_response({"object": "list", "data": visible.instances(self._cluster)})
 
-    @operation("Cluster")
+    @operation("Cluster", answer=answers.InstanceView)
     async def instance(self, request: web.Request) -> web.Response:
         """One instance."""
         wanted = request.match_info["id"]
@@ -135,7 +136,7 @@ class ClusterRoutes:
                 return web.json_response(instance)
         raise _no_instance(wanted)
 
-    @operation("Cluster")
+    @operation("Cluster", answer=answers.InstanceStats)
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
@@ -145,7 +146,7 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
-    @operation("Cluster")
+    @operation("Cluster", answer=answers.InstanceDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
         wanted = request.match_info["id"]
@@ -154,7 +155,7 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
-    @operation("Cluster", body=node.PlaceRequest, answers=(JSON, SSE))
+    @operation("Cluster", body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE))
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 

@@ -12,7 +12,8 @@ from exo_node.api.fields import Fields, bad, checked_object
 from exo_node.api.guard import principal, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
-from exo_node.api.schemas import answers, node
+from exo_node.api.schemas import node
+from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 
@@ -30,12 +31,12 @@ class DeploymentRoutes:
             ("DELETE", "/deployments/{id:.+}", self.remove),
         ]
 
-    @operation("Routing", answer=answers.Listing)
+    @operation("Routing", answer=answers.Deployments)
     async def deployments(self, request: web.Request) -> web.Response:
         """Deployments of the configuration and added ones."""
         return web.json_response({"object": "list", "data": self._rows()})
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.DeploymentView)
     async def deployment(self, request: web.Request) -> web.Response:
         """One deployment, or all of one name."""
         wanted = request.match_info["id"]
@@ -49,7 +50,7 @@ class DeploymentRoutes:
         rows, caller = self._routing.deployments(), principal()
         return [row for row in rows if caller is None or caller.may_ask(row["model_name"])]
 
-    @operation("Routing", body=node.DeploymentRequest)
+    @operation("Routing", body=node.DeploymentRequest, answer=answers.DeploymentView)
     async def add(self, request: web.Request) -> web.Response:
         """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:
         `{"model_name", "pricing", "rate_limits", "metadata"}`."""
@@ -61,7 +62,7 @@ class DeploymentRoutes:
         checked_object(record["litellm_params"], "litellm_params")
         return web.json_response(await self._routing.add_deployment(record))
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.DeploymentDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Take a deployment away until the node ends."""
         require_admin(request)

@@ -10,6 +10,7 @@ from aiohttp import web
 from exo_node import __version__
 from exo_node.api.operations import operation
 from exo_node.api.schemas.answers import AnthropicError, Error, OllamaError
+from exo_node.api.schemas.cluster_answers import OpenAPI
 
 # As ERROR_SHAPES says (api/errors.py); the first that fits.
 ERRORS = {
@@ -32,7 +33,7 @@ class DocumentRoutes:
     def routes(self) -> list[tuple[str, str, Any]]:
         return [("GET", "/openapi.json", self.openapi), ("GET", "/docs", self.docs)]
 
-    @operation("Node")
+    @operation("Node", answer=OpenAPI)
     async def openapi(self, request: web.Request) -> web.Response:
         """This API as an OpenAPI 3.1 document."""
         return web.Response(body=orjson.dumps(self.document()), content_type="application/json")

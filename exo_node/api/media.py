@@ -13,6 +13,7 @@ from aiohttp.multipart import BodyPartReader
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import bad
 from exo_node.api.operations import operation
+from exo_node.api.schemas import answers
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import InvalidRequest
@@ -38,7 +39,7 @@ class MediaRoutes:
             ("POST", "/moderations", self.moderations),
         ]
 
-    @operation("OpenAI", body=schemas.ImageRequest, checked_later=True)
+    @operation("OpenAI", body=schemas.ImageRequest, answer=answers.Images, checked_later=True)
     async def images(self, request: web.Request) -> web.StreamResponse:
         """Images from a prompt."""
         return await self._serving.answer(request, "image", await read_object(request))
@@ -48,12 +49,12 @@ class MediaRoutes:
         """A text spoken."""
         return await self._serving.answer(request, "speech", await read_object(request))
 
-    @operation("OpenAI", body=schemas.ModerationRequest, checked_later=True)
+    @operation("OpenAI", body=schemas.ModerationRequest, answer=answers.Moderations, checked_later=True)
     async def moderations(self, request: web.Request) -> web.StreamResponse:
         """Whether texts are harmful."""
         return await self._serving.answer(request, "moderation", await read_object(request))
 
-    @operation("OpenAI", body=schemas.TranscriptionRequest, form=True, checked_later=True)
+    @operation("OpenAI", body=schemas.TranscriptionRequest, answer=answers.Transcription, form=True, checked_later=True)
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Speech as text: `file`, `model` and OpenAI's other fields."""
         body, files = await read_form(request)

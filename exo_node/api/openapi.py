@@ -121,12 +121,16 @@ def _entry(one: _Described, shown: Mapping[int, Any], errors: Mapping[str, Any])
         if operation.form:
             schema = {"allOf": [schema, _FILE]}
         entry["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
+    wrong = next((each for prefix, each in errors.items() if prefix and one.route.path.startswith(prefix)), errors[""])
+    failure = {"description": "What was wrong.", "content": {JSON: {"schema": shown[id(wrong)]}}}
+    if operation.status >= 400:  # all that it ever answers
+        entry["responses"] = {str(operation.status): failure, "default": failure}
+        return entry
     answer = shown[id(operation.answer)] if operation.answer is not None else {}
     content = {media: {"schema": answer} if media == JSON else {} for media in operation.answers}
-    wrong = next((each for prefix, each in errors.items() if prefix and one.route.path.startswith(prefix)), errors[""])
     entry["responses"] = {
         str(operation.status): {"description": "The answer.", "content": content},
-        "default": {"description": "What was wrong.", "content": {JSON: {"schema": shown[id(wrong)]}}},
+        "default": failure,
     }
     return entry
 

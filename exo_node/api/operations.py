@@ -18,7 +18,7 @@ BYTES = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`body`, `answer` and `query` are msgspec Structs; None: not declared (any object).
+    """`body` and `query` are msgspec Structs, `answer` any type that msgspec knows; None: not declared (any object).
 
     `answers` says of what media type the answer is, the first one where nothing else is asked for. `form`: the body is
     multipart/form-data. `checked_later`: whoever makes the call of the body checks it by the same schema.

@@ -11,7 +11,8 @@ from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
-from exo_node.api.schemas import answers, node
+from exo_node.api.schemas import node
+from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 
@@ -35,12 +36,12 @@ class ProviderRoutes:
             ("POST", "/cost/estimate", self.estimate),
         ]
 
-    @operation("Routing", answer=answers.Listing)
+    @operation("Routing", answer=answers.Providers)
     async def providers(self, request: web.Request) -> web.Response:
         """Every known provider, and whether a key for it is here."""
         return web.json_response({"object": "list", "data": self._routing.providers()})
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.ProviderView)
     async def provider(self, request: web.Request) -> web.Response:
         """One provider."""
         wanted = request.match_info["name"]
@@ -51,12 +52,12 @@ class ProviderRoutes:
         there = ", ".join(dict.fromkeys(row["id"] for row in rows)) or "none"
         raise NotFound(f"no provider {wanted!r}; there are: {there}", param="name")
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.ProviderCheck)
     async def check(self, request: web.Request) -> web.Response:
         """Whether the provider answers and takes the key; the answer is 200 either way and says which."""
         return web.json_response(await self._routing.check_provider(request.match_info["name"].lower()))
 
-    @operation("Routing", query=node.CostQuery, body=node.CostRequest)
+    @operation("Routing", query=node.CostQuery, body=node.CostRequest, answer=answers.Cost)
     async def estimate(self, request: web.Request) -> web.Response:
         """One model: its costs. Several: all, cheapest first, those without a known price last."""
         body = _query(request) if request.method != "POST" else await read_object(request)

@@ -14,6 +14,7 @@ from exo_node.api.guard import principal, require_admin, require_all_models
 from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import node
+from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.schemas.openai import REQUESTS
 from exo_node.api.serving import CallServer, read_object
 from exo_node.routing.configuration.runtime import NAMES
@@ -34,7 +35,7 @@ class RouterRoutes:
             ("POST", "/config/reload", self.reload),
         ]
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.RouterStats)
     async def stats(self, request: web.Request) -> web.Response:
         """Backends, breakers, latency profile, limits and cache, as they are now."""
         found = self._routing.stats()
@@ -43,7 +44,7 @@ class RouterRoutes:
             found = visible.stats(found, self._routing.deployments(), caller)
         return web.json_response(found)
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.Plan)
     async def explain(self, request: web.Request) -> web.Response:
         """Takes any route's body; `?kind=` says which one where its fields do not (speech, image, moderation)."""
         body = await read_object(request)
@@ -57,13 +58,13 @@ class RouterRoutes:
             kind = guess_kind(body)
         return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
 
-    @operation("Routing", body=node.Defaults)
+    @operation("Routing", body=node.Defaults, answer=node.Defaults)
     async def update(self, request: web.Request) -> web.Response:
         """Change defaults until the node ends."""
         require_admin(request)
         return web.json_response(await self._routing.update_config(parse_defaults(await read_object(request))))
 
-    @operation("Routing")
+    @operation("Routing", answer=answers.Reloaded)
     async def reload(self, request: web.Request) -> web.Response:
         """What SIGHUP does. A wrong configuration changes nothing and is told with file and line."""
         require_admin(request)

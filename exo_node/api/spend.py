@@ -16,6 +16,7 @@ from exo_node.api.operations import operation
 from exo_node.api.pages import whole_number
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas import node
+from exo_node.api.schemas import routing_answers as answers
 from exo_node.store_spend import GROUPS, GroupBy, SpendQuery
 
 MAX_ROWS = 10_000
@@ -31,7 +32,7 @@ class SpendRoutes:
         """(method, path without /v1, handler)."""
         return [("GET", "/spend", self.spend)]
 
-    @operation("Routing", query=node.SpendQuestion)
+    @operation("Routing", query=node.SpendQuestion, answer=answers.Spend)
     async def spend(self, request: web.Request) -> web.Response:
         """Calls, the newest first; with `group_by` their sums. `total` is of all that the question means, whatever
         `limit` cuts off."""

@@ -90,8 +90,7 @@ def topology_view(
 
 
 def model_view(card: ModelCard) -> dict[str, Any]:
-    """OpenAI's model object, what exo's tools read (`name`, as exo without the organisation, and the last two), and what
-    else we know."""
+    """OpenAI's model object, what exo's tools read (`name`, the last part, and the last two), and what else we know."""
     size = None if card.size is None else max(1, card.size // MEBIBYTE)
     return {
         "id": card.id,

@@ -25,8 +25,10 @@ CHAT: Any = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"name": "add", "parameters": SCHEMA}
 FORCED = {"tools": [{"type": "function", "function": TOOL}], "tool_choice": "required", "max_tokens": 90}
-ADDED = {"model_name": "new", "litellm_params": {"model": "openai/new", "api_key": "k"}}
+ADDED = {"id": "added", "model_name": "new", "litellm_params": {"model": "openai/new", "api_key": "k"}}
 NONE = {**CHAT, "model": "nope"}
+CARD = {"modelCard": {"modelId": "demo"}}
+NO_BODY = ("/v1/route/explain", "/v1/config/reload", "/api/push", "/quit")  # that is said
 SHORT = {"options": {"num_predict": 3}}
 CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2, "n": 2}),
@@ -74,6 +76,27 @@ CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/health", None),
     ("GET", "/metrics", None),
     ("GET", "/v1/events", None),
+    *(("GET", path, None) for path in ("/", "/v1", "/openapi.json", "/state", "/v1/node_id", "/v1/initial_models")),
+    *(("GET", f"/v1/instances/@INSTANCE@{name}", None) for name in ("", "/stats")),
+    ("GET", "/v1/instance/@INSTANCE@", None),
+    ("GET", "/v1/instance/previews?model_id=demo", None),
+    ("GET", "/v1/instance/placement?model_id=demo", None),
+    *(("GET", f"/state/{name}", None) for name in ("downloads/@NODE@", "nodeDisk", "topology/nodes", "instances")),
+    ("GET", "/v1/download/progress", None),
+    ("POST", "/v1/download/start", {"targetNodeId": "@NODE@", "shardMetadata": {"PipelineShardMetadata": CARD}}),
+    ("POST", "/v1/download/cancel", {"targetNodeId": "@NODE@", "modelId": "nope"}),
+    ("POST", "/v1/chat/token/encode", CHAT),
+    ("POST", "/bench/chat/completions", CHAT),
+    ("GET", "/v1/deployments/added", None),
+    ("DELETE", "/v1/deployments/added", None),
+    *(("GET", f"/v1/providers/{name}", None) for name in ("openai", "openai/check", "nope")),
+    ("GET", "/v1/spend?group_by=model", None),
+    ("POST", "/v1/config/reload", {}),
+    ("DELETE", "/v1/instance/@INSTANCE@", None),
+    ("DELETE", "/v1/instances/@INSTANCE@", None),
+    ("DELETE", "/v1/models/demo", None),
+    ("POST", "/api/push", {"model": "demo"}),
+    ("POST", "/quit", {}),
 ]
 
 
@@ -104,19 +127,28 @@ def asked(node: NodeProcess, method: str, path: str, body: Any) -> tuple[int, st
         return error.code, error.headers.get_content_type(), error.read()
 
 
+def filled(node: NodeProcess, path: str, body: Any) -> tuple[str, Any]:
+    """With this node's id, and that of an instance that is there."""
+    text = json.dumps([path, body]).replace("@NODE@", node.node_id)
+    if "@INSTANCE@" in text:
+        text = text.replace("@INSTANCE@", node.request("GET", "/v1/instances")[1]["data"][0]["id"])
+    path, body = json.loads(text)
+    return path, body
+
+
 def operation(document: Any, method: str, path: str) -> Any:
-    exact = document["paths"].get(path)
-    if exact is None:
-        named = (re.sub(r"{\w+}", "[^/]+", pattern) for pattern in document["paths"])
-        exact = next(
-            entry for name, entry in zip(named, document["paths"].values(), strict=True) if re.fullmatch(name, path)
-        )
-    return exact[method.lower()]
+    """Of the path itself, else of the first pattern that fits, those of one segment a name first."""
+    for pieces in ("", "[^/]+", ".+"):
+        for pattern, entry in document["paths"].items():
+            if method.lower() in entry and re.fullmatch(re.sub(r"{\w+}", pieces, pattern), path):
+                return entry[method.lower()]
+    raise KeyError(f"{method} {path}")
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 def test_answers_are_as_documented(node: NodeProcess, document: Any, method: str, path: str, body: Any) -> None:
     """Status, media type and schema; and a body that is taken is one that the document allows."""
+    path, body = filled(node, path, body)
     said = operation(document, method, path.partition("?")[0])
     status, media, raw = asked(node, method, path, body)
     assert str(status) in said["responses"] or 400 <= status < 500
@@ -126,7 +158,7 @@ def test_answers_are_as_documented(node: NodeProcess, document: Any, method: str
     if media == "application/json":
         schema = {**answer["content"][media]["schema"], "components": document["components"]}
         jsonschema.validate(json.loads(raw), schema, jsonschema.Draft202012Validator)
-    assert ("requestBody" in said) == (method == "POST" and "explain" not in path)
+    assert ("requestBody" in said) == (method == "POST" and path not in NO_BODY)
     if body is not None and status < 400 and "requestBody" in said:
         schema = {**said["requestBody"]["content"]["application/json"]["schema"], "components": document["components"]}
         jsonschema.validate(body, schema, jsonschema.Draft202012Validator)

@@ -191,7 +191,7 @@ class OllamaModelRoutes:
         await self._known.lists(fresh=True)
         return web.Response()
 
-    @operation("Ollama", body=schemas.OllamaNamed)
+    @operation("Ollama", body=schemas.OllamaNamed, answer=schemas.OllamaNothing)
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a fetched model's files on this node, or a copy's name; needs the admin's key."""
         require_admin(request)

@@ -20,6 +20,7 @@ from exo_node.api import sse
 from exo_node.api.fields import Fields, bad
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas.exo_answers import BenchCompletion
 from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import ExoError, ModelNotFound
@@ -40,7 +41,7 @@ class BenchRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/bench/chat/completions", self.chat)]
 
-    @operation("exo", body=ChatRequest, answers=(JSON, SSE), checked_later=True)
+    @operation("exo", body=ChatRequest, answer=BenchCompletion, answers=(JSON, SSE), checked_later=True)
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """OpenAI's chat with `generation_stats`; as the comment before `[DONE]` where it is streamed."""
         body = await read_object(request)

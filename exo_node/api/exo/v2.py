@@ -26,7 +26,9 @@ from exo_node.api.guard import check_allowed, require_admin
 from exo_node.api.operations import operation
 from exo_node.api.pages import whole_number
 from exo_node.api.ports import ClusterPort
+from exo_node.api.schemas import exo_answers as answers
 from exo_node.api.schemas import node as schemas
+from exo_node.api.schemas.answers import ModelRow
 from exo_node.api.serving import read_object
 from exo_node.api.views import model_view
 from exo_node.config import Settings
@@ -74,17 +76,17 @@ class V2Routes:
             *((method, path, _refuse(instead)) for (method, path), instead in _INSTEAD.items()),
         ]
 
-    @operation("exo")
+    @operation("exo", answer=str)
     async def node_id(self, request: web.Request) -> web.Response:
         """This node's id."""
         return web.json_response(self._cluster.node_id)
 
-    @operation("exo")
+    @operation("exo", answer=answers.State)
     async def state(self, request: web.Request) -> web.Response:
         """Instances, runners, nodes; disk and downloads of this node only."""
         return web.json_response(await self._state())
 
-    @operation("exo")
+    @operation("exo", answer=answers.Part)
     async def state_at(self, request: web.Request) -> web.Response:
         """A part of the state, by its keys. 404 where there is none."""
         found: Any = await self._state()
@@ -94,7 +96,7 @@ class V2Routes:
             found = found[key]
         return web.json_response(found)
 
-    @operation("exo")
+    @operation("exo", answer=answers.Held)
     async def held(self, request: web.Request) -> web.Response:
         """The downloads of a node. A peer is asked for the models that a preview or a download has named here."""
         node = request.match_info["node"]
@@ -107,7 +109,7 @@ class V2Routes:
         found = await asyncio.gather(*(self._completed_at(node, model) for model in self._named if may(model)))
         return web.json_response([row for row in (*found, *rows) if row is not None])
 
-    @operation("exo")
+    @operation("exo", answer=answers.Previews)
     async def previews(self, request: web.Request) -> web.Response:
         """Where a model would go: one row for each number of nodes, with its reason where that cannot be."""
         model = _asked(request.query, ("model_id",))
@@ -130,7 +132,7 @@ class V2Routes:
                 rows.append(shapes.preview(planned["model"], planned, str(uuid.uuid4())))
         return web.json_response({"previews": rows})
 
-    @operation("exo")
+    @operation("exo", answer=answers.TaggedInstance)
     async def placement(self, request: web.Request) -> web.Response:
         """The instance that would be placed."""
         model = _asked(request.query, ("model_id", "sharding", "instance_meta", "min_nodes"))
@@ -138,12 +140,12 @@ class V2Routes:
         planned = await self._cluster.preview(model, min_nodes=count)
         return web.json_response(shapes.instance({**planned, "id": str(uuid.uuid4())}))
 
-    @operation("exo")
+    @operation("exo", answer=answers.TaggedInstance)
     async def instance(self, request: web.Request) -> web.Response:
         """An instance in exo's shape."""
         return web.json_response(shapes.instance(self._find(request.match_info["id"])))
 
-    @operation("exo", body=schemas.InstanceGiven)
+    @operation("exo", body=schemas.InstanceGiven, answer=answers.Placed)
     async def create(self, request: web.Request) -> web.Response:
         """Place a preview's instance under its id; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -153,7 +155,7 @@ class V2Routes:
         made = await self._cluster.place(model, min_nodes=1, nodes=nodes, engines=(), instance_id=ident)
         return web.json_response(_placed(made))
 
-    @operation("exo", body=schemas.ModelPlaced)
+    @operation("exo", body=schemas.ModelPlaced, answer=answers.Placed)
     async def place(self, request: web.Request) -> web.Response:
         """Place a model; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -167,7 +169,7 @@ class V2Routes:
         count = fields.integer("min_nodes", 1, MAX_MIN_NODES) or 1
         return web.json_response(_placed(await self._cluster.place(model, min_nodes=count, nodes=(), engines=())))
 
-    @operation("exo")
+    @operation("exo", answer=answers.Removed)
     async def remove(self, request: web.Request) -> web.Response:
         """Take an instance down."""
         ident = request.match_info["id"]
@@ -176,7 +178,7 @@ class V2Routes:
             raise _no_instance(ident)
         return web.json_response({"message": "Instance deleted", "command_id": ident, "instance_id": ident})
 
-    @operation("exo", body=schemas.ModelIdNamed)
+    @operation("exo", body=schemas.ModelIdNamed, answer=ModelRow)
     async def add_model(self, request: web.Request) -> web.Response:
         """Fetch a model of the hub's to this node; answers when it is here. Disconnecting cancels."""
         asked = model_named(await read_object(request), "model_id")
@@ -184,7 +186,7 @@ class V2Routes:
         model = await self._cluster.fetch_model(asked, _ignore)
         return web.json_response(model_view(await self._card(model)))
 
-    @operation("exo", body=schemas.DownloadWanted)
+    @operation("exo", body=schemas.DownloadWanted, answer=answers.Commanded)
     async def start_download(self, request: web.Request) -> web.Response:
         """Have a node fetch a model, if it has not; `/state/downloads/{node}` tells how far it is."""
         body = await read_object(request)
@@ -198,7 +200,7 @@ class V2Routes:
         self._downloads.start(model, node)
         return web.json_response({"command_id": str(uuid.uuid4())})
 
-    @operation("exo", body=schemas.DownloadEnded)
+    @operation("exo", body=schemas.DownloadEnded, answer=answers.Commanded)
     async def cancel_download(self, request: web.Request) -> web.Response:
         """End a download; what came is kept."""
         body = await read_object(request)
@@ -209,7 +211,7 @@ class V2Routes:
             raise NotFound(f"no download of {model[:80]!r} runs on node {node[:80]!r}")
         return web.json_response({"command_id": str(uuid.uuid4())})
 
-    @operation("exo")
+    @operation("exo", answer=answers.Commanded)
     async def delete_download(self, request: web.Request) -> web.Response:
         """Delete the files of a model that was fetched to this node."""
         require_admin(request)

@@ -113,6 +113,21 @@ class Reranked(Struct, kw_only=True):
     id: str | None = None
 
 
+class Images(Struct, kw_only=True):
+    data: list[Object]
+    created: int | None = None
+
+
+class Moderations(Struct, kw_only=True):
+    results: list[Object]
+    id: str | None = None
+    model: str | None = None
+
+
+class Transcription(Struct, kw_only=True):
+    text: str
+
+
 class ModelRow(Struct, kw_only=True):
     id: str
     object: str

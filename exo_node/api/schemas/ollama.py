@@ -146,6 +146,10 @@ class OllamaModel(Struct, kw_only=True):
     modified_at: str
 
 
+class OllamaNothing(Struct, kw_only=True):
+    """An empty object."""
+
+
 class OllamaStatus(Struct, kw_only=True):
     status: str
 

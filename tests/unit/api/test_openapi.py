@@ -40,6 +40,17 @@ async def test_every_route_says_what_it_is(document: Any) -> None:
         assert names == {one["name"] for one in one.get("parameters", ()) if one["in"] == "path"}
 
 
+async def test_every_json_answer_has_a_schema(document: Any) -> None:
+    """No answer is just "JSON", a refusal by 501 least of all."""
+    bare = [
+        f"{method} {path} {status}"
+        for path, method, one in operations(document)
+        for status, answer in one["responses"].items()
+        if not answer["content"].get("application/json", {"schema": True})["schema"]
+    ]
+    assert bare == []
+
+
 async def test_a_route_is_described_once_and_its_other_places_named(document: Any) -> None:
     """The same handler under other prefixes is no second operation."""
     assert "/chat/completions" not in document["paths"]

@@ -1,0 +1,135 @@
+"""What is answered about the node and its cluster (as api/views.py makes it)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Object = dict[str, Any]
+
+
+class Welcome(Struct, kw_only=True):
+    """Where to go from here."""
+
+    message: str
+    models: str
+    chat: str
+    topology: str
+    health: str
+    metrics: str
+
+
+class OpenAPI(Struct, kw_only=True):
+    """This document."""
+
+    openapi: str
+    info: Object
+    paths: Object
+    components: Object
+
+
+class ShardView(Struct, kw_only=True):
+    node_id: str
+    engine: str
+    device: str
+    start_layer: int
+    end_layer: Annotated[int, Meta(description="The first layer that is the next shard's.")]
+    n_layers: Annotated[int, Meta(description="Of the whole model.")]
+
+
+class InstanceView(Struct, kw_only=True):
+    """A model that is placed; its shards are in ring order, the head first."""
+
+    id: str
+    object: Literal["instance"]
+    model: str
+    digest: str
+    state: Literal["loading", "ready", "failed"]
+    error: str | None
+    coordinator: Annotated[str, Meta(description="A node's id.")]
+    epoch: int
+    context: Annotated[int, Meta(description="Tokens of the longest sequence.")]
+    slots: Annotated[int, Meta(description="Sequences at once.")]
+    quantize: int | None
+    draft_model: str | None
+    shards: list[ShardView]
+
+
+class Instances(Struct, kw_only=True):
+    object: Literal["list"]
+    data: list[InstanceView]
+
+
+class InstanceDeleted(Struct, kw_only=True):
+    id: str
+    object: Literal["instance.deleted"]
+    deleted: bool
+
+
+class StageStats(Struct, kw_only=True):
+    """What a runner reports; the head also what its scheduler holds and its last steps, in microseconds."""
+
+    node_id: str
+    stage: int
+    slots: int
+    slots_used: int
+    cached_tokens: int
+    steps: int
+    tokens: int
+    weight_bytes: int
+    kv_bytes: int
+    kv_bytes_used: int
+    rss_bytes: int
+    waiting: int
+    running: int
+    info: dict[str, str]
+    hops: list[Object]
+    scheduling: dict[str, int] | None = None
+
+
+class InstanceStats(Struct, kw_only=True):
+    id: str
+    object: Literal["instance.stats"]
+    stages: list[StageStats]
+
+
+class DeviceView(Struct, kw_only=True):
+    """Memory in bytes."""
+
+    id: str
+    kind: str
+    name: str
+    memory_total: int
+    memory_free: int
+
+
+class NodeView(Struct, kw_only=True):
+    """`memory` is in MB, as exo has it; the other sizes are in bytes."""
+
+    model: str
+    chip: str
+    memory: int
+    name: str
+    version: str
+    addresses: list[str]
+    grpc_port: int
+    api_port: int
+    engines: list[str]
+    blas: str
+    memory_total: int
+    memory_free: int
+    devices: list[DeviceView]
+
+
+class LinkView(Struct, kw_only=True):
+    from_id: str
+    to_id: str
+    description: str
+
+
+class Topology(Struct, kw_only=True):
+    nodes: dict[str, NodeView]
+    peer_graph: dict[str, list[LinkView]]
+    active_node_id: Annotated[str, Meta(description="The node that answers.")]
+    instances: list[InstanceView]
