@@ -12,6 +12,7 @@ import orjson
 from exo_node.errors import InvalidRequest
 
 MAX_TOKEN_ID = 2**31 - 1
+MAX_DEPTH = 200  # objects and arrays inside one another; orjson writes 254, and what walks schemas calls itself
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -26,7 +27,17 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"the request body is not JSON: {e}", code="invalid_json") from e
     if not isinstance(body, dict):
         raise InvalidRequest(f"the request body must be a JSON object, not {kind(body)}", code="invalid_json")
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deep(body):
+        raise InvalidRequest(f"the request body is nested more than {MAX_DEPTH} deep", code="invalid_json")
     return body
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for inner in inside for one in inner if isinstance(one, dict | list)]
+    return bool(level)
 
 
 def _loads(raw: bytes) -> Any:

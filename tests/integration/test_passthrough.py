@@ -78,6 +78,13 @@ async def test_plain_and_streamed(connections: Connections) -> None:
         assert one.requests[1].body["stream_options"] == {"include_usage": True}
 
 
+async def test_what_a_client_may_send_goes_on(connections: Connections) -> None:
+    """Half of a surrogate pair in a field of the provider's own is its business; it arrives as it was sent."""
+    async with standin("openai", key=KEY, models=("gpt",)) as one:
+        await PassThrough(connections, deployment(one.url + "/v1")).whole(attempt(metadata={"half": "\ud83d"}))
+        assert one.requests[-1].body["metadata"] == {"half": "\ud83d"}
+
+
 async def test_one_connection_serves_request_after_request(connections: Connections) -> None:
     """Plain and streamed answers leave the connection in the pool."""
     async with standin("openai") as one:

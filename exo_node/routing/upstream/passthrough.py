@@ -5,6 +5,7 @@ Bytes are relayed as they come; what failover, usage and profile need is read be
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -84,7 +85,7 @@ class PassThrough:
                 session = self._connections.session(self._unix_path)
                 timeout = aiohttp.ClientTimeout(total=attempt.timeout_s, sock_connect=min(CONNECT_S, attempt.timeout_s))
                 headers = _without(target.headers, "Content-Type") if call.files else target.headers
-                data = _form(call.files, body) if call.files else orjson.dumps(body)
+                data = _form(call.files, body) if call.files else _encoded(body)
                 # A POST does not survive most redirects.
                 await exchange.send(session, target.url, timeout, data=data, headers=headers, proxy=proxy,
                                     ssl=self._verify, allow_redirects=False)  # fmt: skip
@@ -94,7 +95,7 @@ class PassThrough:
                 if prepared is None:
                     prepared = prepare(self._deployment.id, target.url, target.headers, verify=self._verify)
                     self._prepared[call.kind, prefixed, streamed] = prepared
-                await exchange.post(connector, prepared, orjson.dumps(body), attempt.timeout_s, CONNECT_S)
+                await exchange.post(connector, prepared, _encoded(body), attempt.timeout_s, CONNECT_S)
             if not 200 <= exchange.status < 300:
                 await self._refused(exchange)
         except (aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
@@ -152,6 +153,13 @@ class PassThrough:
         raise UpstreamError(f"{self._deployment.id}: it was asked for a stream and sent one object", "malformed")
 
 
+def _encoded(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half of a surrogate pair, which a client may send in a field that we do not read
+        return json.dumps(value).encode()
+
+
 def _without(headers: Mapping[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in headers.items() if key != name}
 
@@ -160,7 +168,7 @@ def _form(files: tuple[Any, ...], body: Mapping[str, Any]) -> aiohttp.FormData:
     form = aiohttp.FormData()
     for name, value in body.items():
         for one in value if isinstance(value, list) else [value]:
-            form.add_field(name, one if isinstance(one, str) else orjson.dumps(one).decode())
+            form.add_field(name, one if isinstance(one, str) else _encoded(one).decode())
     for file in files:
         form.add_field(file.field, file.data, filename=file.filename, content_type=file.content_type)
     return form

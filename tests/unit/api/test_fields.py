@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exo_node.api.fields import Fields, parse_object
+from exo_node.api.fields import MAX_DEPTH, Fields, parse_object
 from exo_node.errors import InvalidRequest
 
 
@@ -31,6 +31,19 @@ def test_huge_integers_are_bad_json_not_a_crash() -> None:
     """Python refuses to parse integers of thousands of digits; so do we, with a 400."""
     with pytest.raises(InvalidRequest):
         parse_object(b'{"a": ' + b"9" * 10_000 + b"}")
+
+
+def test_deep_bodies_are_refused() -> None:
+    """Before anything that walks them, whatever they are nested in; wide ones are fine."""
+    for depth, ok in ((MAX_DEPTH, True), (MAX_DEPTH + 1, False), (900, False), (100_000, False)):
+        raw = b'{"a":' * (depth // 2) + b"[" * (depth - depth // 2) + b"]" * (depth - depth // 2) + b"}" * (depth // 2)
+        if ok:
+            parse_object(raw)
+            continue
+        with pytest.raises(InvalidRequest) as e:
+            parse_object(raw)
+        assert e.value.status == 400
+    assert len(parse_object(b'{"a": [' + b"{}," * 1000 + b"[]]}")["a"]) == 1001
 
 
 def test_bounds() -> None:
