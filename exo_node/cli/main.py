@@ -69,11 +69,13 @@ def _complain(error: ExoError, status: int) -> int:
 def _dispatch(argv: list[str]) -> int:
     while argv and argv[0].startswith("-v") and set(argv[0][1:]) == {"v"} and len(argv) > 1 and argv[1][0] != "-":
         argv.append(argv.pop(0))  # `exo -v status` means `exo status -v`
+    if argv and argv[0] == "help" and len(argv) == 2:
+        argv = [argv[1], "--help"]
     first = argv[0] if argv else ""
     if first in ("-h", "--help", "help") and len(argv) == 1:
         print(overview())
         return 0
-    if first == "--version":
+    if first in ("--version", "version"):
         from exo_node import __version__
 
         print(f"exo-node {__version__}")

@@ -25,11 +25,12 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """exo VERB --help explains the verb's arguments."""
-    with pytest.raises(SystemExit) as caught:
-        dispatch([verb, "--help"])
-    assert caught.value.code == 0
-    assert f"exo {verb}" in capsys.readouterr().out
+    """exo VERB --help, or exo help VERB, explains the verb's arguments."""
+    for argv in ([verb, "--help"], ["help", verb]):
+        with pytest.raises(SystemExit) as caught:
+            dispatch(argv)
+        assert caught.value.code == 0
+        assert f"exo {verb}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
