@@ -122,6 +122,12 @@ class RingBroken(ExoError):
     status, type, code, retryable = 503, "server_error", "ring_broken", True
 
 
+class EngineFailed(ExoError):
+    """What an engine computed for one request is of no use; the ring goes on with all others."""
+
+    status, type, code, retryable = 500, "server_error", "engine_failed", True
+
+
 class DeadlineExceeded(ExoError):
     """The time that the caller granted has run out."""
 

@@ -153,8 +153,10 @@ class Head:
         return Delta(ticket, index, choice, finish, queue_us, prefill_us, cached=generation.cached), more
 
     def refuse(self, ticket: int, error: ExoError) -> Failed:
-        """End one generation with `error` (its sampler failed); the ring goes on."""
-        self.cancel(ticket)
+        """End one generation with `error` (nothing can be drawn for it); the ring goes on."""
+        generation = self._slots.running[ticket]
+        generation.sent = 0  # nothing of it is kept: what the shards hold may be what is wrong
+        self._remove(generation)
         return Failed(ticket, error)
 
     def fail(self, error: ExoError) -> list[Notice]:

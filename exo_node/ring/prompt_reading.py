@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from exo_node.errors import InvalidRequest, RingBroken
+from exo_node.errors import EngineFailed, InvalidRequest
 from exo_node.ring.draw import top_indices
 from exo_node.ring.noise import Doubles, Floats
 from exo_node.ring.sequences import Job, Pooling, Reading, TokenChoice
@@ -37,7 +37,7 @@ class Found:
 
 class PromptReader(Protocol):
     def read(self, stage: Outputs, activation: Any, reading: Reading) -> Found:
-        """Raises `RingBroken` (engine_failed) where the engine's numbers are none, `InvalidRequest`."""
+        """Raises `EngineFailed` where the engine's numbers are none, `InvalidRequest`."""
         ...
 
 
@@ -85,7 +85,7 @@ class PooledPrompt:
         kept = self._sum[: wanted or whole]
         norm = float(np.linalg.norm(kept))
         if not np.isfinite(norm) or norm == 0:
-            raise RingBroken("the engine returned hidden states that make no vector", code="engine_failed", status=500)
+            raise EngineFailed("the engine returned hidden states that make no vector")
         return Found(vector=(kept / norm).astype("<f4").tobytes())
 
 
@@ -94,7 +94,7 @@ def scored(logits: Floats, tokens: Sequence[int], top: int) -> list[TokenChoice]
     highest = logits.max(axis=1, keepdims=True)
     norms = highest[:, 0].astype(np.float64) + np.log(np.exp(logits - highest).sum(axis=1, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise RingBroken("the engine returned logits that are not numbers", code="engine_failed", status=500)
+        raise EngineFailed("the engine returned logits that are not numbers")
     found = []
     for row, norm, token in zip(logits, norms.tolist(), tokens, strict=True):
         likely: tuple[tuple[int, float], ...] = ()

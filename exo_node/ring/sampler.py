@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from exo_node.errors import RingBroken
+from exo_node.errors import EngineFailed
 from exo_node.ring.draw import draw_token, mass, top_indices
 from exo_node.ring.noise import Ids
 from exo_node.ring.sequences import TokenChoice
@@ -65,7 +65,7 @@ class Sampler:
     def draw(self, logits: Floats, position: int) -> TokenChoice:
         """The token at absolute `position` (prompt included) given `logits` [vocab]. Does not change `logits`.
 
-        Raises `RingBroken` (code engine_failed) where the logits are not numbers, and what the constraint raises.
+        Raises `EngineFailed` where the logits are not numbers, and what the constraint raises.
         """
         adjusted = self._adjust(logits) if self._adjusts else logits
         if self._constraint is not None:
@@ -74,7 +74,7 @@ class Sampler:
         # argmax takes the first of equals: the lowest id
         token = int(np.argmax(adjusted)) if greedy else draw_token(adjusted, self._params, position)
         if not np.isfinite(adjusted[token]):
-            raise RingBroken("the engine returned logits that are not numbers", code="engine_failed", status=500)
+            raise EngineFailed("the engine returned logits that are not numbers")
         if self._adjusts:
             self._seen.add(token)
             self._counts[token] += 1

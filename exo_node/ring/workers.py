@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from exo_node.errors import ExoError, InvalidRequest, PeerUnavailable, RingBroken
+from exo_node.errors import EngineFailed, ExoError, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.head import Head
 from exo_node.ring.head_data import Outgoing, RingSetup
@@ -322,7 +322,7 @@ class HeadWorker:
         """Tell the caller what was read off its prompt, if it is anything yet."""
         try:
             found = self._readers[reading.ticket].read(self.stage, activation, reading)
-        except InvalidRequest as error:
+        except (EngineFailed, InvalidRequest) as error:
             return [head.refuse(reading.ticket, error)]
         told = head.read(reading, found.choices, found.vector)
         return [told] if told.prompt or told.finish is not None else []

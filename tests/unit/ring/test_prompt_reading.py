@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exo_node.errors import InvalidRequest, RingBroken
+from exo_node.errors import EngineFailed, InvalidRequest
 from exo_node.ring.prompt_reading import BLOCK, PooledPrompt, ScoredPrompt, reader_of
 from exo_node.ring.sequences import Job, Pooling, Reading
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_is_told() -> None:
             return np.zeros((len(outputs), WIDTH), np.float32)
 
     for reader in (ScoredPrompt(PROMPT, 0), PooledPrompt(Pooling("mean"), 90)):
-        with pytest.raises(RingBroken, match="engine returned"):
+        with pytest.raises(EngineFailed, match="engine returned"):
             reader.read(Broken(), None, Reading(1, 0, 90, 0))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from exo_node.errors import RingBroken
+from exo_node.errors import EngineFailed
 from exo_node.ring.sampler import Sampler, only
 from exo_node.types import SamplingParams
 
@@ -161,7 +161,7 @@ def test_drawing_leaves_the_logits_alone() -> None:
 def test_logits_that_are_not_numbers_are_an_engine_failure(temperature: float) -> None:
     """Never a random token out of garbage."""
     bad = np.array([0.0, np.nan, 1.0], np.float32)
-    with pytest.raises(RingBroken, match="not numbers"):
+    with pytest.raises(EngineFailed, match="not numbers"):
         Sampler(SamplingParams(temperature=temperature)).draw(bad, 0)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from exo_node.errors import PeerUnavailable, RingBroken
+from exo_node.errors import EngineFailed, PeerUnavailable, RingBroken
 from exo_node.ring.messages import Epoch, Failure
-from exo_node.ring.sequences import Delta, Failed, Job
+from exo_node.ring.sequences import Delta, Failed, Job, Pooling
 from exo_node.ring.workers import Cancel, Lost, Submit, failure_error
 from exo_node.transport.codec import StepFrame
 from exo_node.types import SamplingParams
@@ -103,6 +106,37 @@ def test_a_runner_without_an_epoch_refuses_generations() -> None:
     ring = FakeRing(1)
     ring.head.handle(Submit(1, Job(request_id="a", prompt=(1,), max_tokens=1)))
     assert isinstance(ring.ended(1), Failed)
+
+
+@pytest.mark.parametrize("what", ["logits", "scores", "states"])
+def test_numbers_that_are_none_fail_one_request_only(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overflow that one prompt brings about costs nobody else an answer, and what was computed of it is not kept."""
+    ring = FakeRing(2, max_chunk=32, prefix_cache=True)
+    ring.configure(1)
+    prompt = tuple(range(1, 21))
+    jobs = {
+        "logits": Job(request_id="bad", prompt=prompt, max_tokens=9, sampling=GREEDY),
+        "scores": Job(request_id="bad", prompt=prompt, max_tokens=0, prompt_logprobs=0),
+        "states": Job(request_id="bad", prompt=prompt, max_tokens=0, pooling=Pooling("mean")),
+    }
+    good = Job(request_id="good", prompt=(4, 5), max_tokens=9, sampling=GREEDY)
+    ring.head.handle(Submit(1, jobs[what]))
+    ring.head.handle(Submit(2, good))
+    stage, true = ring.head.stage, getattr(ring.head.stage, what)
+
+    def overflow(*args: Any) -> Any:
+        out = np.array(true(*args))
+        out[0] = np.nan
+        monkeypatch.undo()
+        return out
+
+    monkeypatch.setattr(stage, what, overflow)
+    ring.settle()
+    end = ring.ended(1)
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, EngineFailed)
+    assert ring.tokens(2) == oracle(good.prompt, 9, frozenset())
+    assert set(ring.pools()) == {(0, 0)}
 
 
 def test_failures_become_errors() -> None:
