@@ -81,7 +81,11 @@ OPTIONS: tuple[Option, ...] = (
         "MODULE",
     ),
     Option(
-        "discovery_timeout", ("--discovery-timeout",), _seconds, "seconds to look for peers at start (30)", "SECONDS"
+        "discovery_timeout",
+        ("--discovery-timeout",),
+        _seconds,
+        "seconds to look for the peers of --wait-for-peers (30)",
+        "SECONDS",
     ),
     Option("discovery_config_path", ("--discovery-config-path",), values.path, "peers file for manual", "FILE"),
     Option(
@@ -100,7 +104,7 @@ OPTIONS: tuple[Option, ...] = (
         "ORIGIN",
         many=True,
     ),
-    Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before serving (0)", "N"),
+    Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before models are placed (0)", "N"),
     Option(
         "response_timeout",
         ("--response-timeout", "--chatgpt-api-response-timeout"),
