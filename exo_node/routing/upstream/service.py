@@ -35,6 +35,7 @@ MAX_SOCKET_PATH = 100  # bytes; 104 on macOS, 108 on Linux, with the end mark
 START_WAIT_S = 60.0  # a call waits so long for the first worker; its own time limit is the adapter's
 CONFIRM_S = 5.0  # a worker that is busy takes a new configuration when it can
 QUERY_TIMEOUT_S = 30.0
+ENSURED = 256  # names beside the configured ones that workers know; more are asked only by someone who tries names out
 NOT_INSTALLED = (
     "LiteLLM is not installed: install exo-node[litellm] (deployments of OpenAI-compatible providers work without it)"
 )
@@ -84,8 +85,9 @@ class LiteLLMService:
         self._tasks: list[asyncio.Task[None]] = []
         self._folder: Path | None = None
         self._version = 0
-        self._deployments = tuple(deployments)
-        self._configuration, self._mask = self._configure(deployments)
+        self._configured = {one.id: one for one in deployments}
+        self._ensured: dict[str, Deployment] = {}
+        self._configuration, self._mask = self._configure()
         self._running = False
 
     # Life.
@@ -164,20 +166,24 @@ class LiteLLMService:
         """Take another list of deployments (and other variables). When it returns, every worker that answers has it."""
         if environment is not None:
             self._environment = dict(environment)
-        self._deployments = tuple(deployments)
-        self._configuration, self._mask = self._configure(deployments)
-        for worker in self._workers:
-            worker.configure(self._configuration, self._mask)
-        waits = [worker.confirmed(self._configuration.version) for worker in self._workers]
-        with contextlib.suppress(TimeoutError):  # a silent worker gets no calls, and takes the line when it wakes
-            async with asyncio.timeout(CONFIRM_S):
-                await asyncio.gather(*waits)
+        self._configured, self._ensured = {one.id: one for one in deployments}, {}
+        await self._tell_workers()
 
     async def ensure(self, deployment: Deployment) -> None:
         """Know this one too: one made of a key in the environment is told when it is first asked."""
-        if not any(one == deployment for one in self._deployments):
-            others = [one for one in self._deployments if one.id != deployment.id]
-            await self.update((*others, deployment))
+        name = deployment.id
+        if (self._ensured.get(name) or self._configured.get(name)) == deployment:
+            return
+        self._ensured.pop(name, None)
+        if len(self._ensured) >= ENSURED:
+            del self._ensured[next(iter(self._ensured))]
+        self._ensured[name] = deployment
+        await self._tell_workers()
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """What the workers know, with keys."""
+        return tuple({**self._configured, **self._ensured}.values())
 
     def status(self) -> list[dict[str, Any]]:
         """One row per worker, for status pages. Memory in bytes, times in seconds."""
@@ -230,7 +236,17 @@ class LiteLLMService:
 
     # Inside.
 
-    def _configure(self, deployments: Sequence[Deployment]) -> tuple[Configuration, Masker]:
+    async def _tell_workers(self) -> None:
+        self._configuration, self._mask = self._configure()
+        for worker in self._workers:
+            worker.configure(self._configuration, self._mask)
+        waits = [worker.confirmed(self._configuration.version) for worker in self._workers]
+        with contextlib.suppress(TimeoutError):  # a silent worker gets no calls, and takes the line when it wakes
+            async with asyncio.timeout(CONFIRM_S):
+                await asyncio.gather(*waits)
+
+    def _configure(self) -> tuple[Configuration, Masker]:
+        deployments = self.deployments
         self._version += 1
         secrets = secrets_of_environment(self._environment)
         secrets |= {s for deployment in deployments for s in secrets_in(deployment.params)}

@@ -52,7 +52,7 @@ async def test_litellms_own_callbacks(stage: Stage) -> None:
     before = stage.service._environment
     try:
         await stage.service.update(
-            stage.service._deployments, {**before, "SUMOLOGIC_WEBHOOK_URL": f"http://127.0.0.1:{port}/log"}
+            stage.service.deployments, {**before, "SUMOLOGIC_WEBHOOK_URL": f"http://127.0.0.1:{port}/log"}
         )
         await stage.service.tell_callback("sumologic", event())
         await stage.service.tell_callback("sumologic", event(error="it broke", status=500))
@@ -67,7 +67,7 @@ async def test_litellms_own_callbacks(stage: Stage) -> None:
         with pytest.raises(UpstreamError, match="500"):
             await stage.service.tell_callback("sumologic", event())
     finally:
-        await stage.service.update(stage.service._deployments, before)
+        await stage.service.update(stage.service.deployments, before)
         await runner.cleanup()
 
 

@@ -34,7 +34,7 @@ async def test_the_one_http_client(stage: Stage) -> None:
     )  # fmt: skip
     attempt = Attempt(call=call, timeout_s=30)
     connections = Connections()
-    asked = {d.id: d for d in stage.service._deployments}
+    asked = {d.id: d for d in stage.service.deployments}
     try:
         upstream = SidecarUpstream(stage.service, connections, asked["claude"])
         events = [event async for batch in upstream.stream(attempt) for event in batch.events]
@@ -60,7 +60,7 @@ async def test_key_check(stage: Stage) -> None:
 
 async def test_update(stage: Stage) -> None:
     """When `update` returns, a new deployment is served and a removed one is unknown."""
-    before = stage.service._deployments
+    before = stage.service.deployments
     new = deployment("new", "openai/gpt-4o", api_key=KEY, api_base=stage.standins["openai"].url + "/v1")
     try:
         await stage.service.update([new])

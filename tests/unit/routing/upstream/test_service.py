@@ -11,8 +11,9 @@ import pytest
 
 from exo_node.errors import ConfigurationError
 from exo_node.routing.call import UpstreamError
+from exo_node.routing.deployment import Deployment
 from exo_node.routing.upstream import service as module
-from exo_node.routing.upstream.service import LiteLLMService
+from exo_node.routing.upstream.service import ENSURED, LiteLLMService
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,27 @@ async def test_start_starts_nothing(tmp_path: Path) -> None:
     await service.start()
     assert (service.started, service.status(), os.listdir(tmp_path)) == (False, [], [])
     await service.stop()
+
+
+async def test_names_without_end_are_not_all_known(tmp_path: Path) -> None:
+    """Of those made of a key in the environment the latest stay, and all configured ones; known ones change nothing."""
+
+    def made(name: str, key: str = "k") -> Deployment:
+        return Deployment(id=name, model_name=name, litellm_model=name, provider="anthropic", upstream_model=name,
+                          params={"api_key": key})  # fmt: skip
+
+    service = LiteLLMService(home=tmp_path, environment={}, deployments=[made("own")])
+    for i in range(2 * ENSURED):
+        await service.ensure(made(f"auto:anthropic/made-up-{i}"))
+    known = {one.id: one for one in service.deployments}
+    assert len(known) == ENSURED + 1
+    assert "own" in known and f"auto:anthropic/made-up-{2 * ENSURED - 1}" in known
+    before = service.deployments
+    await service.ensure(made("own"))
+    await service.ensure(before[-1])
+    assert service.deployments == before
+    await service.ensure(made("own", "another"))
+    assert {one.id: one for one in service.deployments}["own"].params == {"api_key": "another"}
 
 
 async def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
