@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.integration.harness import NodeProcess, nodes
+from tests.integration.harness import NodeProcess, nodes, wait_until
 from tests.standins import Standin, serve, standin
 
 CONFIG = """\
@@ -21,6 +21,7 @@ model_list:
   - model_name: fast
     litellm_params: {model: openai/fast, api_key: planted, api_base: "@OPENAI@/v1"}
 """
+BOUNDARY = "between-parts"
 CHAT: Any = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"name": "add", "parameters": SCHEMA}
@@ -28,7 +29,8 @@ FORCED = {"tools": [{"type": "function", "function": TOOL}], "tool_choice": "req
 ADDED = {"id": "added", "model_name": "new", "litellm_params": {"model": "openai/new", "api_key": "k"}}
 NONE = {**CHAT, "model": "nope"}
 CARD = {"modelCard": {"modelId": "demo"}}
-NO_BODY = ("/v1/route/explain", "/v1/config/reload", "/api/push", "/quit")  # that is said
+# Without a body that is said: it is optional, any route's, or not looked at.
+NO_BODY = re.compile("/v1/(route/explain|config/reload|providers/.*|cancel/.*)|/api/(push|create|blobs/.*)|/quit")
 SHORT = {"options": {"num_predict": 3}}
 CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2, "n": 2}),
@@ -76,6 +78,12 @@ CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/health", None),
     ("GET", "/metrics", None),
     ("GET", "/v1/events", None),
+    ("GET", "/v1/batches", None),
+    ("GET", "/v1/healthcheck", None),
+    ("POST", "/api/embeddings", {"model": "demo", "prompt": "Hi"}),
+    ("POST", "/api/pull", {"model": "demo", "stream": False}),
+    ("POST", "/v1/rerank", {"model": "fast", "query": "Hi", "documents": ["a"]}),
+    ("POST", "/v1/vision", {"model": "fast", "prompt": "Hi", "image_url": "https://example.com/a.png"}),
     *(("GET", path, None) for path in ("/", "/v1", "/openapi.json", "/state", "/v1/node_id", "/v1/initial_models")),
     *(("GET", f"/v1/instances/@INSTANCE@{name}", None) for name in ("", "/stats")),
     ("GET", "/v1/instance/@INSTANCE@", None),
@@ -89,13 +97,18 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/bench/chat/completions", CHAT),
     ("GET", "/v1/deployments/added", None),
     ("DELETE", "/v1/deployments/added", None),
+    ("POST", "/v1/providers/openai/check", {}),
     *(("GET", f"/v1/providers/{name}", None) for name in ("openai", "openai/check", "nope")),
     ("GET", "/v1/spend?group_by=model", None),
     ("POST", "/v1/config/reload", {}),
     ("DELETE", "/v1/instance/@INSTANCE@", None),
     ("DELETE", "/v1/instances/@INSTANCE@", None),
     ("DELETE", "/v1/models/demo", None),
-    ("POST", "/api/push", {"model": "demo"}),
+    ("DELETE", "/v1/download/@NODE@/demo", None),
+    ("DELETE", "/api/delete", {"model": "demo"}),
+    *(("POST", f"/api/{name}", {"model": "demo"}) for name in ("push", "create")),
+    ("POST", "/api/blobs/sha256:0", None),
+    ("POST", "/v1/cancel/0", None),
     ("POST", "/quit", {}),
 ]
 
@@ -116,15 +129,40 @@ def document(node: NodeProcess) -> Any:
     return node.request("GET", "/openapi.json")[1]
 
 
-def asked(node: NodeProcess, method: str, path: str, body: Any) -> tuple[int, str, bytes]:
-    """(status, media type, body)."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(node.api + path, data, {"Content-Type": "application/json"}, method=method)
+def asked(node: NodeProcess, method: str, path: str, body: Any, form: bytes | None = None) -> tuple[int, str, bytes]:
+    """(status, media type, body). `form`: a multipart body, with BOUNDARY between its parts."""
+    data = form if form is not None else None if body is None else json.dumps(body).encode()
+    kind = "application/json" if form is None else f"multipart/form-data; boundary={BOUNDARY}"
+    request = urllib.request.Request(node.api + path, data, {"Content-Type": kind}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers.get_content_type(), answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers.get_content_type(), error.read()
+
+
+def with_file(content: bytes, **fields: str) -> bytes:
+    """A form with a file."""
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
+    parts.append(b'name="file"; filename="in"\r\n\r\n' + content)
+    mark = f"--{BOUNDARY}".encode()
+    return (
+        b"".join(mark + b"\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + mark + b"--\r\n"
+    )
+
+
+def holds(document: Any, said: Any, status: int, media: str, raw: bytes) -> Any:
+    """The answer, which is as the document says of the operation: its status, media type, schema."""
+    assert str(status) in said["responses"] or 400 <= status < 500
+    answer = said["responses"].get(str(status)) or said["responses"]["default"]
+    known = media if media in answer["content"] else f"{media.partition('/')[0]}/*"
+    assert known in answer["content"], (status, media, raw[:200])
+    if media != "application/json":
+        return raw
+    schema = {**answer["content"][media]["schema"], "components": document["components"]}
+    found = json.loads(raw)
+    jsonschema.validate(found, schema, jsonschema.Draft202012Validator)
+    return found
 
 
 def filled(node: NodeProcess, path: str, body: Any) -> tuple[str, Any]:
@@ -138,6 +176,7 @@ def filled(node: NodeProcess, path: str, body: Any) -> tuple[str, Any]:
 
 def operation(document: Any, method: str, path: str) -> Any:
     """Of the path itself, else of the first pattern that fits, those of one segment a name first."""
+    path = path.partition("?")[0]
     for pieces in ("", "[^/]+", ".+"):
         for pattern, entry in document["paths"].items():
             if method.lower() in entry and re.fullmatch(re.sub(r"{\w+}", pieces, pattern), path):
@@ -145,20 +184,40 @@ def operation(document: Any, method: str, path: str) -> Any:
     raise KeyError(f"{method} {path}")
 
 
+def test_what_one_answer_names_for_the_next(node: NodeProcess, document: Any) -> None:
+    """A file's life, a batch's, a stored response's, an instance's of a preview; and what is sent as a form."""
+
+    def do(method: str, path: str, body: Any = None, form: bytes | None = None) -> Any:
+        status, media, raw = asked(node, method, path, body, form)
+        assert status == 200, raw
+        return holds(document, operation(document, method, path), status, media, raw)
+
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+    file = do("POST", "/v1/files", form=with_file(json.dumps(line).encode(), purpose="batch"))["id"]
+    wanted = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = do("POST", "/v1/batches", wanted)["id"]
+    do("POST", f"/v1/batches/{batch}/cancel")
+    for path in (f"/v1/batches/{batch}", "/v1/batches", f"/v1/files/{file}", f"/v1/files/{file}/content", "/v1/files"):
+        do("GET", path)
+    wait_until(lambda: do("GET", f"/v1/batches/{batch}")["status"] in ("cancelled", "completed"), 60)
+    do("DELETE", f"/v1/files/{file}")
+    wanted = {"model": "demo", "input": "Hi", "max_output_tokens": 16, "background": True}
+    stored = do("POST", "/v1/responses", wanted)["id"]
+    do("POST", f"/v1/responses/{stored}/cancel")
+    do("GET", f"/v1/responses/{stored}/input_items")
+    do("DELETE", f"/v1/responses/{stored}")
+    do("POST", "/v1/audio/transcriptions", form=with_file(b"RIFF", model="fast"))
+    do("POST", "/v1/instance", {"instance": do("GET", "/v1/instance/placement?model_id=demo")})
+
+
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 def test_answers_are_as_documented(node: NodeProcess, document: Any, method: str, path: str, body: Any) -> None:
     """Status, media type and schema; and a body that is taken is one that the document allows."""
     path, body = filled(node, path, body)
-    said = operation(document, method, path.partition("?")[0])
+    said = operation(document, method, path)
     status, media, raw = asked(node, method, path, body)
-    assert str(status) in said["responses"] or 400 <= status < 500
-    answer = said["responses"].get(str(status)) or said["responses"]["default"]
-    known = media if media in answer["content"] else f"{media.partition('/')[0]}/*"
-    assert known in answer["content"], (status, media, raw[:200])
-    if media == "application/json":
-        schema = {**answer["content"][media]["schema"], "components": document["components"]}
-        jsonschema.validate(json.loads(raw), schema, jsonschema.Draft202012Validator)
-    assert ("requestBody" in said) == (method == "POST" and path not in NO_BODY)
+    holds(document, said, status, media, raw)
+    assert ("requestBody" in said) == (method == "POST" and NO_BODY.fullmatch(path) is None)
     if body is not None and status < 400 and "requestBody" in said:
         schema = {**said["requestBody"]["content"]["application/json"]["schema"], "components": document["components"]}
         jsonschema.validate(body, schema, jsonschema.Draft202012Validator)

@@ -25,6 +25,8 @@ ELSEWHERE = {
     "api/schemas/anthropic.py": "plain data; test_openapi.py holds it to what is refused",
     "api/schemas/responses.py": "plain data; test_openapi.py holds it to what is refused",
     "api/schemas/node.py": "plain data; test_openapi.py holds it to what is refused",
+    "api/schemas/cluster_answers.py": "plain data; test_document.py holds a node's answers to it",
+    "api/schemas/routing_answers.py": "plain data; test_document.py holds a node's answers to it",
     "routing/call.py": "plain data",
     "routing/deployment.py": "plain data",
     "routing/plan.py": "plain data",
