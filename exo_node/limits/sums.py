@@ -37,22 +37,30 @@ class Sums:
         self._node = f"{node}/{uuid.uuid4().hex[:8]}"  # each start counts for itself: it need not know what was before
         self._rows, self._redis, self._clock, self._wall = rows, redis, clock, wall
         self._learned: float | None = None
+        self._learning = asyncio.Lock()
         self._unsaved: dict[tuple[str, str, str], tuple[str, str, str, str, float]] = {}
         self._saving: asyncio.TimerHandle | None = None
         self.ledger = Ledger(self._node)  # its own rows come back from the store: by the same name they count once
 
     async def learn(self) -> None:
         """Read the sums at first, and again where other nodes write theirs beside ours. Raises `StoreError`."""
-        now = self._clock()
-        if self._learned is None or (
-            not (self._redis is not None and self._redis.up) and now - self._learned > LEARN_S
-        ):
-            wall = self._wall()
+        if not self._is_old():
+            return
+        async with self._learning:  # one reads for all that come meanwhile
+            if not self._is_old():
+                return
+            now, wall = self._clock(), self._wall()
             self.ledger.forget(wall)
             self.ledger.learn(await self._rows.spent([period_key("day", wall), period_key("month", wall)]))
             if self._learned is None and self._redis is not None:
                 self._redis.tell(operations.spent(self.ledger.sums()))
             self._learned = now
+
+    def _is_old(self) -> bool:
+        if self._learned is None:
+            return True
+        alone = self._redis is None or not self._redis.up
+        return alone and self._clock() - self._learned > LEARN_S
 
     def spend(self, subjects: Iterable[tuple[SubjectKind, str]], cost: float) -> None:
         """Count `cost` USD for each of the subjects. Does not wait; call it on the event loop."""

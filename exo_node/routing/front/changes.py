@@ -24,6 +24,7 @@ class Changes:
 
     def __init__(self, made: Assembly) -> None:
         self._made = made
+        self._reading = asyncio.Lock()  # what was read last holds
 
     async def add(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Raises `InvalidRequest` naming what is wrong with the record."""
@@ -45,6 +46,10 @@ class Changes:
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again. A wrong one changes nothing and raises `ConfigurationError`."""
+        async with self._reading:
+            return await self._reload()
+
+    async def _reload(self) -> dict[str, Any]:
         made = self._made
         config = await asyncio.to_thread(load_routing, made.settings, dict(os.environ))
         tables = await asyncio.to_thread(load_tables, made.settings.home / OWN_FILE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
-from exo_node.limits.sums import Sums
+from exo_node.limits.sums import LEARN_S, Sums
 
 NOON = 1795262400.0
 
@@ -34,3 +35,21 @@ async def test_a_sum_is_written_once_for_many_requests() -> None:
     assert sorted((kind, period, usd) for kind, _, period, _, usd in rows.saved) == [
         ("all", "2026-11", 1.5), ("all", "2026-11-21", 1.5), ("key", "2026-11", 1.5), ("key", "2026-11-21", 1.5),
     ]  # fmt: skip
+
+
+async def test_one_reads_for_all_that_come_at_once() -> None:
+    """The sums of other nodes are read once for a burst of requests, and again when they are old."""
+    now, reads = [0.0], 0
+
+    class Slow(Rows):
+        async def spent(self, periods: Iterable[str]) -> list[tuple[str, str, str, str, float]]:
+            nonlocal reads
+            reads += 1
+            await asyncio.sleep(0)
+            return []
+
+    sums = Sums("a", Slow(), None, lambda: now[0], lambda: NOON)
+    for at, expected in ((0.0, 1), (LEARN_S - 1, 1), (LEARN_S + 1, 2)):
+        now[0] = at
+        await asyncio.gather(*(sums.learn() for _ in range(20)))
+        assert reads == expected
