@@ -121,12 +121,13 @@ class LoopOutlet:
 async def serve(config: RunnerConfig, report: Reporter) -> None:
     """Load the shard, open the port, say so, and serve until the process is ended."""
     from exo_node.ring.drafting import Drafter
+    from exo_node.ring.events import Worker
     from exo_node.ring.kv_account import Pool
     from exo_node.ring.runner_engine import EngineThread
     from exo_node.ring.runner_load import LoadedShard, load_shard
     from exo_node.ring.shard import ShardLogic
     from exo_node.ring.stage import Stage
-    from exo_node.ring.workers import FollowerWorker, HeadWorker, Worker
+    from exo_node.ring.workers import FollowerWorker, HeadWorker
 
     outlet = LoopOutlet(asyncio.get_running_loop())
     loading: Future[tuple[LoadedShard, Worker]] = Future()

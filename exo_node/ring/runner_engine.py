@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from exo_node.ring.workers import Event, Worker
+from exo_node.ring.events import Event, Worker
 
 log = logging.getLogger("exo.runner")
 

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.ring.events import Cancel, Configure, Event, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch
@@ -33,7 +34,7 @@ from exo_node.ring.wire import (
     read_job,
     scheduling_message,
 )
-from exo_node.ring.workers import Cancel, Configure, Event, HeadWorker, Lost, StepIn, Submit, Worker
+from exo_node.ring.workers import HeadWorker
 from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer

@@ -42,7 +42,7 @@ from runner_ring import runner_ring
 
 from exo_node.engine.base import EngineRow, Hidden
 from exo_node.models.tokenizer import Tokenizer
-from exo_node.ring import workers
+from exo_node.ring import events, workers
 from exo_node.ring.constraint import Constraint, Vocabulary
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.kv_account import Pool
@@ -151,11 +151,11 @@ def worker_us(
     setup = RingSetup(
         epoch=epoch, n_stages=2, slots=rows, context=4096, max_chunk=64, vocab_size=vocab, vector_bytes=HIDDEN * 2
     )
-    follower.handle(workers.Configure(epoch, 1, 2, "bfloat16", None, Future()))
-    head.handle(workers.Configure(epoch, 0, 2, "bfloat16", setup, Future()))
+    follower.handle(events.Configure(epoch, 1, 2, "bfloat16", None, Future()))
+    head.handle(events.Configure(epoch, 0, 2, "bfloat16", setup, Future()))
     for row in range(rows):
         job = Job(request_id=str(row), prompt=(5, 6, 7 + row), max_tokens=4000, sampling=sampling)
-        head.handle(workers.Submit(row, job, constraints[row] if constraints else None))
+        head.handle(events.Submit(row, job, constraints[row] if constraints else None))
     timers, count = Timers(), 0
     ring: Any = head.head
     places = [
@@ -180,7 +180,7 @@ def worker_us(
         for out, into in ((outlets[0], follower), (outlets[1], head)):
             timers.counting = into is head
             while out.sent:
-                into.handle(workers.StepIn(out.receive(), time.perf_counter_ns()))
+                into.handle(events.StepIn(out.receive(), time.perf_counter_ns()))
                 found += into is head
         timers.counting = True
         return found

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, ShardEngine  # noqa: E402
+from exo_node.ring.connecting import SLOW_BYTES_PER_S  # noqa: E402
 from exo_node.ring.messages import Epoch, Row, Step  # noqa: E402
-from exo_node.ring.placing import SLOW_BYTES_PER_S  # noqa: E402
 from exo_node.ring.wire import read_step, step_frame  # noqa: E402
 from exo_node.transport.codec import StepFrame  # noqa: E402
 from exo_node.types import Dtype, Shard  # noqa: E402

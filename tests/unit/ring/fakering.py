@@ -15,13 +15,14 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.drafting import Drafter, Drafting
+from exo_node.ring.events import Configure, StepIn, Worker
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.kv_account import BLOCK, Pool
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import ShardLogic
 from exo_node.ring.stage import Stage
-from exo_node.ring.workers import Configure, FollowerWorker, HeadWorker, StepIn, Worker
+from exo_node.ring.workers import FollowerWorker, HeadWorker
 from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype, Shard
 

@@ -12,10 +12,10 @@ from exo_node.engine.base import LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.draft_model import DraftModel
 from exo_node.ring.drafting import RETRY
+from exo_node.ring.events import Cancel, Submit
 from exo_node.ring.messages import Report
 from exo_node.ring.sequences import Job
 from exo_node.ring.step_times import RingTimes
-from exo_node.ring.workers import Cancel, Submit
 from exo_node.types import SamplingParams, Shard
 from tests.unit.ring.fakering import CONTEXT, HIDDEN, LAYERS, VOCAB, FakeRing, oracle
 

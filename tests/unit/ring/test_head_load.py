@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_node.ring.drafting import Drafter
+from exo_node.ring.events import Cancel, Submit
 from exo_node.ring.sequences import Delta, Failed, Job, Priority
 from exo_node.ring.step_times import RingTimes
-from exo_node.ring.workers import Cancel, Submit
 from exo_node.types import SamplingParams
 from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle
 

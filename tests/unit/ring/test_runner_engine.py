@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
+from exo_node.ring.events import Cancel, Event
 from exo_node.ring.runner_engine import EngineThread
 from exo_node.ring.stage import Stage
-from exo_node.ring.workers import Cancel, Event
 
 
 class Recorder:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from exo_node.errors import EngineFailed, PeerUnavailable, RingBroken
+from exo_node.ring.events import Cancel, Lost, Submit
 from exo_node.ring.messages import Epoch, Failure
 from exo_node.ring.sequences import Delta, Failed, Job, Pooling
-from exo_node.ring.workers import Cancel, Lost, Submit, failure_error
+from exo_node.ring.workers import failure_error
 from exo_node.transport.codec import StepFrame
 from exo_node.types import SamplingParams
 from tests.unit.ring.fakering import FakeRing, oracle

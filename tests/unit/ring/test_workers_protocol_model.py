@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exo_node.errors import PeerUnavailable
+from exo_node.ring.events import Cancel, Lost, StepIn, Submit
 from exo_node.ring.messages import Epoch
 from exo_node.ring.prompt_reading import scored
 from exo_node.ring.sequences import Failed, Job, Pooling, Priority
-from exo_node.ring.workers import Cancel, Lost, StepIn, Submit
 from exo_node.transport.codec import StepFrame
 from exo_node.types import Dtype, SamplingParams
 from tests.unit.ring.fakering import CONTEXT, VOCAB, FakeRing, oracle, oracle_logits, oracle_vector
