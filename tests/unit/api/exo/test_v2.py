@@ -114,7 +114,7 @@ async def test_a_model_is_added() -> None:
     cluster.fetchable = {"org/name": []}
     async with serve_api(backend, cluster) as url, aiohttp.ClientSession(url) as http:
         status, row = await call(http, "POST", "/models/add", {"model_id": "org/name"})
-    assert (status, row["name"], row["hugging_face_id"]) == (200, "org/name", "org/name")
+    assert (status, row["name"], row["hugging_face_id"]) == (200, "name", "org/name")
 
 
 async def test_a_restricted_key_handles_its_models_only() -> None:
