@@ -47,6 +47,7 @@ LAS_PREFIXES = ("/api/v1/litellm", "/api/v1/litellm/v1")  # document 002's paths
 
 WELCOME = {
     "message": "exo is running",
+    "docs": "/docs",
     "models": "/v1/models",
     "chat": "/v1/chat/completions",
     "topology": "/v1/topology",

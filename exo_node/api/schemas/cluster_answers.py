@@ -13,6 +13,7 @@ class Welcome(Struct, kw_only=True):
     """Where to go from here."""
 
     message: str
+    docs: str
     models: str
     chat: str
     topology: str
