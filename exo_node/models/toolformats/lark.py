@@ -107,7 +107,7 @@ def styled(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _SAYS_NOTHING:
+        if key in _SAYS_NOTHING or (value is None and key != "const"):  # Go's clients write "required": null
             continue
         if key in _MAPS and isinstance(value, Mapping):
             made[key] = {name: _bare(one) if isinstance(one, Mapping) else one for name, one in value.items()}

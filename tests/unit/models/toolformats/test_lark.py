@@ -96,6 +96,14 @@ def test_descriptions_are_left_out() -> None:
     assert "$schema" not in styled
 
 
+def test_null_is_as_absent() -> None:
+    """Clients in Go say "required": null where nothing is required; a constant may be null."""
+    bare = {"type": "object", "properties": {"a": {"const": None}}}
+    said = {"type": "object", "properties": {"a": {"const": None, "enum": None}}, "required": None}
+    assert lark.styled(said) == lark.styled(bare)
+    assert lark.styled({"type": "object", "properties": None}) == lark.styled({"type": "object"})
+
+
 def test_thoughts_are_free() -> None:
     """Anything may stand before the closing mark; without an opened block there may be none."""
     for inside, written, good in (
