@@ -18,6 +18,14 @@ def whole_number(query: Mapping[str, str], name: str, default: int, high: int, *
     return int(text)
 
 
+def boolean(query: Mapping[str, str], name: str) -> bool:
+    """True or false in a URL, false where it is absent. Raises `InvalidRequest`."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise bad(name, f"must be true or false, got {text[:40]!r}")
+    return text == "true"
+
+
 def page(rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
     """Of rows that were asked for with one more than the limit."""
     shown = list(rows[:limit])

@@ -27,7 +27,7 @@ from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
 from exo_node.api.guard import caller_id
 from exo_node.api.operations import JSON, SSE, operation
-from exo_node.api.pages import whole_number
+from exo_node.api.pages import boolean, whole_number
 from exo_node.api.schemas import answers as listed
 from exo_node.api.schemas import responses as schemas
 from exo_node.api.serving import CallServer, read_object
@@ -116,9 +116,9 @@ class ResponsesRoutes:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
         query = request.query
         _check_include(query)
-        if query.get("stream", "false") != "true":
+        if not boolean(query, "stream"):
             return web.json_response(await self._now(request.match_info["id"], caller_id()))
-        if query.get("include_obfuscation", "false") != "false":
+        if boolean(query, "include_obfuscation"):
             raise bad("include_obfuscation", "is settled when the response is created", code="unsupported_parameter")
         after = whole_number(query, "starting_after", -1, 2**53, low=0)
         ident, owner = request.match_info["id"], caller_id()
@@ -208,7 +208,8 @@ class ResponsesRoutes:
 
         job = Job(encoder, begun.owner, keep)
         job.add(encoder.queue())
-        self._keep(begun, encoder.response())  # so that it is known wherever it is asked for
+        self._keep(begun, encoder.response())  # so that it is known wherever it is asked for,
+        await self._kept.row(begun.given.id, begun.owner)  # and is there when we say so
         self._background.start(begun.given.id, job, self._server.frames(call, encoder, sse.Opening()))
         if asked.stream:
             return await self._follow(request, job, -1)

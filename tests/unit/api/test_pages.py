@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exo_node.api.pages import page, whole_number
+from exo_node.api.pages import boolean, page, whole_number
 from exo_node.errors import InvalidRequest
 
 
@@ -34,3 +34,10 @@ def test_queries() -> None:
     assert whole_number({}, "limit", 20, 100) == 20
     assert whole_number({"limit": "100"}, "limit", 20, 100) == 100
     assert whole_number({"after": "0"}, "after", -1, 2**53, low=0) == 0
+
+
+def test_switches() -> None:
+    """Absent is false; what is neither is a 400."""
+    assert [boolean(query, "stream") for query in ({}, {"stream": "false"}, {"stream": "true"})] == [False, False, True]
+    with pytest.raises(InvalidRequest):
+        boolean({"stream": "1"}, "stream")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ async def node(home: Path, *steps: Step, routing: ScriptedRouting | None = None)
         aiohttp.ClientSession() as session,
     ):
         yield Client(session, url)
+
+
+def stored(home: Path) -> list[str]:
+    """The responses that another process finds in the node's database."""
+    with closing(sqlite3.connect(next(home.glob("*.db")))) as database:
+        return [row[0] for row in database.execute("SELECT id FROM responses")]
 
 
 async def test_a_response_and_its_life(tmp_path: Path) -> None:
@@ -107,11 +114,13 @@ async def test_in_the_background(tmp_path: Path) -> None:
     async with node(tmp_path, WORDS[0], going, WORDS[1]) as ask:
         _, queued = await ask("POST", "", {**HELLO, "background": True})
         assert (queued["status"], queued["output"]) == ("queued", [])
+        assert stored(tmp_path) == [queued["id"]]  # kill -9 would leave it there
         path = f"/{queued['id']}"
         while not (now := (await ask("GET", path))[1])["output"]:
             pass
         assert (now["status"], response(now).output_text) == ("in_progress", "Hi")
-        assert (await ask("GET", f"{path}?stream=true"))[0] == 400
+        for wrong in ("true", "1", "maybe"):
+            assert (await ask("GET", f"{path}?stream={wrong}"))[0] == 400
         going.set()
         while (done := (await ask("GET", path))[1])["status"] != "completed":
             pass
