@@ -1,4 +1,4 @@
-"""Everything behind the API put together; `integration/test_external.py` drives it in a daemon."""
+"""Everything behind the API put together; `integration/external` drives it in a daemon."""
 
 from __future__ import annotations
 
