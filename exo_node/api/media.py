@@ -12,7 +12,7 @@ from aiohttp.multipart import BodyPartReader
 
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import bad
-from exo_node.api.operations import operation
+from exo_node.api.operations import JSON, operation
 from exo_node.api.schemas import answers
 from exo_node.api.schemas import openai as schemas
 from exo_node.api.serving import CallServer, read_object
@@ -54,7 +54,14 @@ class MediaRoutes:
         """Whether texts are harmful."""
         return await self._serving.answer(request, "moderation", await read_object(request))
 
-    @operation("OpenAI", body=schemas.TranscriptionRequest, answer=answers.Transcription, form=True, checked_later=True)
+    @operation(
+        "OpenAI",
+        body=schemas.TranscriptionRequest,
+        answer=answers.Transcription,
+        answers=(JSON, "text/*"),
+        form=True,
+        checked_later=True,
+    )
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Speech as text: `file`, `model` and OpenAI's other fields."""
         body, files = await read_form(request)

@@ -206,7 +206,8 @@ def test_what_one_answer_names_for_the_next(node: NodeProcess, document: Any) ->
     do("POST", f"/v1/responses/{stored}/cancel")
     do("GET", f"/v1/responses/{stored}/input_items")
     do("DELETE", f"/v1/responses/{stored}")
-    do("POST", "/v1/audio/transcriptions", form=with_file(b"RIFF", model="fast"))
+    for asked_for in ("json", "text"):
+        do("POST", "/v1/audio/transcriptions", form=with_file(b"RIFF", model="fast", response_format=asked_for))
     do("POST", "/v1/instance", {"instance": do("GET", "/v1/instance/placement?model_id=demo")})
 
 
