@@ -48,6 +48,9 @@ class Caretaker:
         while True:
             self._wake.clear()
             live = self._cluster.states().keys()
+            ended = [one for one in self._host.take_ended() if one.assignments[0].node_id == self._cluster.node_id]
+            for instance in ended:
+                self._lose(instance, "lost its head")
             broken: list[str] = []
             for instance in self._registry.owned():
                 missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
@@ -56,10 +59,13 @@ class Caretaker:
                     missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
                 if missing or instance.instance_id in self._registry.lost:
                     why = f"lost stages {missing}" if missing else "is broken, as a request found"
-                    log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
+                    self._lose(instance, why)
                     broken.append(instance.instance_id)
             await asyncio.gather(
-                renew(self._member, self._registry.owned()), self._report_lost(), *map(self.remove, broken)
+                renew(self._member, self._registry.owned()),
+                self._report_lost(),
+                *map(self.remove, broken),
+                *map(self._unload_others, ended),
             )
             known = self._registry.tidy()
             self._born = {one: when for one, when in self._born.items() if one in known}
@@ -74,15 +80,23 @@ class Caretaker:
             return False
         await self._host.drop_instance(instance_id)
         self._changed()
+        await self._unload_others(instance)
+        return True
+
+    def _lose(self, instance: Instance, why: str) -> None:
+        log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
+        self._registry.lose(instance)
+
+    async def _unload_others(self, instance: Instance) -> None:
+        """End the runners of an instance on other nodes."""
         here = self._cluster.node_id
         await asyncio.gather(
             *(
-                self._unload(one.node_id, instance_id, stage)
+                self._unload(one.node_id, instance.instance_id, stage)
                 for stage, one in enumerate(instance.assignments)
                 if one.node_id != here
             )
         )
-        return True
 
     async def _report_lost(self) -> None:
         """Have broken instances of other nodes taken down: a runner that hangs looks alive to its daemon."""

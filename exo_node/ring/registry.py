@@ -20,7 +20,7 @@ class InstanceRegistry:
         self._cluster = cluster
         self._host = host
         self._loading = loading
-        self.lost: set[str] = set()  # ids of instances that a request found broken
+        self.lost: set[str] = set()  # ids of instances that are broken
         self._lost_bits: dict[str, int] = {}  # of models whose instance was lost, while no new one was placed
         self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
 
@@ -57,9 +57,10 @@ class InstanceRegistry:
         return min(ready, key=lambda one: (one.assignments[0].node_id != here, one.instance_id), default=None)
 
     def lose(self, instance: Instance) -> None:
-        """A request found it broken: it is offered to nobody."""
+        """It is broken: it is offered to nobody, and the next of its model will be packed as it is."""
         self.lost.add(instance.instance_id)
-        self._lost_bits[instance.model_id] = instance.quantize
+        if all(one.model_id != instance.model_id for one in self.all()):  # else the next one is there already
+            self._lost_bits[instance.model_id] = instance.quantize
 
     def bits(self, names: Collection[str]) -> int:
         """Into how many bits a model's next instance is to be packed: as many as the one that was lost, if any was."""

@@ -64,10 +64,16 @@ class ShardHost:
         self._changed = changed
         self._supervisor = RunnerSupervisor(on_exit=self._runner_ended)
         self.committed: dict[str, Instance] = {}  # instances of which this node holds a shard
+        self._ended: list[Instance] = []
 
     def shards(self) -> list[ShardKey]:
         """Runners alive and ready."""
         return self._supervisor.keys()
+
+    def take_ended(self) -> list[Instance]:
+        """Instances whose last runner here has ended by itself since this was asked last."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def memory_free(self) -> int:
         """Bytes that a placement may use."""
@@ -284,6 +290,8 @@ class ShardHost:
 
     def _runner_ended(self, key: ShardKey, code: int) -> None:
         if not any(instance_id == key[0] for instance_id, _ in self.shards()):
+            if (instance := self.committed.get(key[0])) is not None:
+                self._ended.append(instance)
             self._forget(key[0])
         self._changed()
 

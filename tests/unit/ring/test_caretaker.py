@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any, cast
 
 from exo_node.errors import PeerUnavailable
@@ -29,8 +30,15 @@ class Host:
 
     committed = {"x": instance("x", "b"), "y": instance("y", "c")}  # noqa: RUF012
 
+    def __init__(self, *ended: Instance) -> None:
+        self.ended = list(ended)
+
     def shards(self) -> list[tuple[str, int]]:
         return [("x", 0), ("y", 0)]
+
+    def take_ended(self) -> list[Instance]:
+        ended, self.ended = self.ended, []
+        return ended
 
 
 class Cluster:
@@ -48,12 +56,17 @@ class Member:
     def __init__(self) -> None:
         self.hangs = asyncio.Event()
         self.asked: asyncio.Queue[node_pb2.RenewLeaseRequest] = asyncio.Queue()
+        self.unloaded: asyncio.Queue[str] = asyncio.Queue()
 
     async def renew_lease(self, request: node_pb2.RenewLeaseRequest) -> node_pb2.RenewLeaseResponse:
         self.asked.put_nowait(request)
         if self.hangs.is_set():
             await asyncio.Event().wait()
         raise PeerUnavailable("gone")
+
+    async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
+        self.unloaded.put_nowait(request.instance_id)
+        return node_pb2.UnloadShardResponse(found=True)
 
 
 async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
@@ -79,6 +92,29 @@ async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
     watch.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watch
+
+
+async def test_where_a_head_has_ended_the_others_end_too_and_its_precision_is_remembered() -> None:
+    """Also while nobody asks for anything: the next request gets the model as it was loaded, and finds room."""
+    members = {name: Member() for name in "abc"}
+    gone = replace(instance("gone", "b"), model_id="other", quantize=4)
+    theirs = replace(gone, instance_id="theirs", assignments=gone.assignments[::-1])  # its owner looks after it
+    host, cluster = cast(Any, Host(gone, theirs)), cast(Any, Cluster())
+    registry = InstanceRegistry(cluster, host, lambda: ())
+    keeper = Caretaker(
+        cluster=cluster,
+        host=host,
+        registry=registry,
+        member=lambda name: cast(Any, members[name]),
+        changed=lambda: None,
+    )
+    watch = asyncio.create_task(keeper.watch())
+    assert await members["b"].unloaded.get() == "gone"
+    assert registry.bits({"other"}) == 4
+    watch.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch
+    assert members["b"].unloaded.empty()
 
 
 async def test_shards_that_wait_for_slower_ones_keep_their_leases() -> None:

@@ -114,3 +114,6 @@ def test_what_follows_a_lost_instance_is_packed_alike() -> None:
     assert (one.all(), one.bits({"m", "org/m"}), one.bits({"other"})) == ([], 4, 0)
     one.remember(dataclasses.replace(MINE, instance_id="next", quantize=4))
     assert one.bits({"m"}) == 0
+    late = registry(Peers(THEIRS), Host(MINE))
+    late.lose(dataclasses.replace(MINE, quantize=4))  # when another is there already
+    assert late.bits({"m"}) == 0

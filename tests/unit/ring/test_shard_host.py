@@ -128,6 +128,17 @@ async def test_commit_needs_a_loaded_shard(host: ShardHost) -> None:
         await host.commit_instance(node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance)))
 
 
+async def test_an_instance_whose_runner_ended_by_itself_is_told_of_once(host: ShardHost) -> None:
+    """Its shard is given up, and whoever looks after it learns which one it was."""
+    instance = Instance(
+        instance_id="x", model_id="tiny", digest="", assignments=(), addresses=(), coordinator="", epoch=1,
+        context=1, slots=1, state="ready",
+    )  # fmt: skip
+    host.committed["x"] = instance
+    host._runner_ended(("x", 0), -9)
+    assert (host.committed, host.take_ended(), host.take_ended()) == ({}, [instance], [])
+
+
 async def test_describe_tells_local_models_with_tokenizer_files(host: ShardHost) -> None:
     """A local model comes with its spec, and with its tokenizer files on request; others are unknown with a reason."""
     plain = await host.describe_model(node_pb2.DescribeModelRequest(model="tiny"))
