@@ -228,7 +228,7 @@ class TokenLogprob:
     logprob: float
     bytes: Utf8
     top: tuple[tuple[str, Utf8, float], ...] = ()
-    offset: int | None = None  # characters of text before it, where that is known
+    offset: int = 0  # characters of certain text before it, with an echoed prompt's
 
 
 @dataclass(frozen=True, slots=True)

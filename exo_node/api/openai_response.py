@@ -33,7 +33,6 @@ class Answer:
         self._usage: list[Usage | None] = [None] * count
         self._thoughts: list[list[str]] = [[] for _ in range(count)]
         self._calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-        self._offsets = [0] * count  # characters of the tokens so far, for text_offset
         self._means: list[float | None] = [None] * count
 
     # -- streaming
@@ -48,11 +47,10 @@ class Answer:
         self._usage[index] = delta.usage or self._usage[index]
         if delta.reasoning:
             yield self._chunk(index, {"reasoning_content": delta.reasoning})
-        self._offsets[index] += len(delta.echo)
         text, tokens = delta.echo + delta.text, (*delta.echoed, *delta.logprobs)
         if text or (tokens and self._request.top_logprobs is not None):
             piece: Any = {"content": text} if self._chat else text
-            yield self._chunk(index, piece, logprobs=self._encode_logprobs(index, tokens))
+            yield self._chunk(index, piece, logprobs=self._encode_logprobs(tokens))
         for call in delta.tool_calls:
             yield self._chunk(index, self._call_piece(call))
         if delta.finish_reason is not None:
@@ -73,7 +71,6 @@ class Answer:
 
     def add(self, index: int, delta: TokenDelta) -> None:
         """Collect a delta for `whole()`."""
-        self._offsets[index] += len(delta.echo)
         if text := delta.echo + delta.text:
             self._texts[index].append(text)
         if delta.reasoning:
@@ -112,7 +109,7 @@ class Answer:
             message["content"] = text or None
             message |= {"function_call": calls[0]["function"]} if self._request.functions else {"tool_calls": calls}
         body: dict[str, Any] = {"message": message} if self._chat else {"text": text}
-        logprobs = self._encode_logprobs(index, self._logprobs[index])
+        logprobs = self._encode_logprobs(self._logprobs[index])
         reason = self._reason(self._finish[index])
         return {"index": number, **body, "logprobs": logprobs, "finish_reason": reason, **self._stop(index)}
 
@@ -162,19 +159,12 @@ class Answer:
             "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for _, usage in used)},
         }
 
-    def _encode_logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _encode_logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         top = self._request.top_logprobs
         if top is None:
             return None
         if self._chat:
             return {"content": [_chat_logprob(token, top) for token in tokens], "refusal": None}
-        offsets = []
-        for token in tokens:
-            if token.offset is not None:
-                offsets.append(token.offset)
-                continue
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(token.token)
         first = [math.isnan(token.logprob) for token in tokens]  # a prompt's first token follows nothing
         return {
             "tokens": [token.token for token in tokens],
@@ -182,7 +172,7 @@ class Answer:
             "top_logprobs": [None if one else _top_map(t, top) for t, one in zip(tokens, first, strict=True)]
             if top
             else None,
-            "text_offset": offsets,
+            "text_offset": [token.offset for token in tokens],
         }
 
 

@@ -114,7 +114,7 @@ class LocalBackend:
         reader = detokenizer if isinstance(detokenizer, AnswerReader) else None
         if reader is not None:
             reader.aside()
-        assembler = TextAssembler(detokenizer, request.stop)
+        assembler = TextAssembler(detokenizer, request.stop, echo.length)
         count = thoughts = cached = 0
         drawn = 0.0
         try:

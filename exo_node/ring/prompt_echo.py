@@ -20,6 +20,11 @@ class PromptEcho:
         self._entries: list[ring_pb2.TokenLogprobs] = []
         self._due = request.echo or request.prompt_logprobs is not None
 
+    @property
+    def length(self) -> int:
+        """Characters of the prompt that the answer begins with."""
+        return len(self._text()) if self._request.echo else 0
+
     def hear(self, delta: ring_pb2.GenerateDelta) -> None:
         self._entries.extend(delta.prompt_logprobs)
 

@@ -35,10 +35,12 @@ class TextPiece:
 
 
 class TextAssembler:
-    """Turns one sequence's tokens into pieces of text, cut at the first stop string."""
+    """Turns one sequence's tokens into pieces of text, cut at the first stop string. `start`: the characters that the
+    client has before them."""
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str], start: int = 0) -> None:
         self._detokenizer = detokenizer
+        self._sent = start
         self._stop = tuple(text for text in stop if text)
         self._held = ""  # certain text not yet sent: a suffix that may become a stop string
         self._tokens: list[tuple[int, int, TokenLogprob | None]] = []  # (offset in held where its text ends, id, ...)
@@ -46,6 +48,8 @@ class TextAssembler:
 
     def push(self, token_id: int, logprob: TokenLogprob | None) -> TextPiece:
         """Add one token; the piece may be empty."""
+        if logprob is not None:
+            logprob = replace(logprob, offset=self._sent + len(self._held))
         return self._take(self._detokenizer.push((token_id,)), token_id, logprob, final=False)
 
     def finish(self) -> TextPiece:
@@ -68,6 +72,7 @@ class TextAssembler:
     def _emit(self, length: int, *, everything: bool, stopped: bool) -> TextPiece:
         """Send the first `length` held characters, with every token whose text ends within them."""
         text, self._held = self._held[:length], self._held[length:]
+        self._sent += length
         done = [entry for entry in self._tokens if everything or entry[0] <= length]
         self._tokens = [(end - length, *rest) for end, *rest in self._tokens[len(done) :]]  # type: ignore[misc]
         return TextPiece(

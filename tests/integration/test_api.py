@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -22,7 +23,7 @@ def words(request: GenerationRequest) -> list[Step]:
     tag = "" if request.seed is None else str(request.seed)
     return [
         TokenDelta(f"Hi{tag}", (1,), (logprob("Hi", -0.25, "Ho"),)),
-        TokenDelta(" there", (2,), (logprob(" there", -0.5, " you"),), "stop", Usage(5, 2, 4)),
+        TokenDelta(" there", (2,), (replace(logprob(" there", -0.5, " you"), offset=2),), "stop", Usage(5, 2, 4)),
     ]
 
 

@@ -84,6 +84,10 @@ def test_the_answers_logprobs_follow_the_prompts(node: NodeProcess, tokenizer: T
     told = [piece.logprobs for piece in pieces if piece.logprobs]
     assert [token for one in told for token in one.tokens] == first["logprobs"]["tokens"]
     assert [offset for one in told for offset in one.text_offset] == first["logprobs"]["text_offset"]
+    answer = [*zip(first["logprobs"]["tokens"], first["logprobs"]["text_offset"], strict=True)][len(ids) :]
+    assert all(first["text"].startswith(token, offset) for token, offset in answer)
+    special = complete(node, prompt="", logprobs=0, max_tokens=3, temperature=0)["choices"][0]  # no text of its own
+    assert (special["logprobs"]["tokens"][0], special["logprobs"]["text_offset"]) == ("<|user|>", [0, 0, 1])
 
 
 def test_best_of_shows_the_likeliest(node: NodeProcess, tokenizer: Tokenizer) -> None:

@@ -85,13 +85,10 @@ def test_completion_chunks_echo_first() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_echoed_prompt_has_logprobs_too(stream: bool) -> None:
-    """The prompt's tokens come first, the first of them without a probability; offsets go on behind the prompt."""
-    prompt = (
-        replace(logprob("<s>", math.nan), offset=0),
-        replace(logprob("hi", -2.0, "ho"), offset=0),
-    )
+    """The prompt's tokens come first, the first of them without a probability."""
+    prompt = (logprob("<s>", math.nan), logprob("hi", -2.0, "ho"))
     answer = completion_answer(echo=True, logprobs=1, stream=stream)
-    delta = TokenDelta(" x", logprobs=(logprob(" x"),), echo="hi", echoed=prompt)
+    delta = TokenDelta(" x", logprobs=(replace(logprob(" x"), offset=2),), echo="hi", echoed=prompt)
     if stream:
         choice = next(iter(answer.chunks(0, delta)))["choices"][0]
     else:
@@ -134,11 +131,11 @@ def test_chat_logprobs() -> None:
 
 
 def test_completion_logprobs() -> None:
-    """Completion logprobs are parallel lists; offsets count characters over the whole answer, also in a stream."""
+    """Completion logprobs are parallel lists; offsets are the backend's."""
     answer = completion_answer(logprobs=1, stream=True)
     events = [
         *answer.chunks(0, TokenDelta("ab", logprobs=(logprob("ab", -0.5, "x"),))),
-        *answer.chunks(0, TokenDelta("c", logprobs=(TokenLogprob("c", 1, -2.0, b"c", (("d", b"d", -0.1),)),))),
+        *answer.chunks(0, TokenDelta("c", logprobs=(TokenLogprob("c", 1, -2.0, b"c", (("d", b"d", -0.1),), 2),))),
     ]
     first, second = (event["choices"][0]["logprobs"] for event in events)
     assert first == {

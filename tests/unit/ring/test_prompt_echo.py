@@ -33,6 +33,7 @@ def test_offsets_lie_in_the_text(write: object, tmp_path: Path) -> None:
     echo.hear(told(*[-2.0] * (len(ids) - 1 - half)))
     first, second = echo.ahead(TokenDelta("!")), echo.ahead(TokenDelta("?"))
     assert (first.echo, first.text, second) == (text, "!", TokenDelta("?"))
+    assert echo.length == len(text)
     assert [one.token_id for one in first.echoed] == ids
     assert math.isnan(first.echoed[0].logprob)
     assert [one.logprob for one in first.echoed[1:]] == [-1.0] * half + [-2.0] * (len(ids) - 1 - half)

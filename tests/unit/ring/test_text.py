@@ -57,6 +57,13 @@ def test_open_suffix_is_sent_when_it_turns_out_harmless() -> None:
     assert run(["a<", "b", "<|"], ["<|end"])[0] == ["a", "<b", "", "<|"]
 
 
+def test_tokens_know_where_they_stand() -> None:
+    """Behind what the client has before them, and behind held text; a mark has a name and no text."""
+    assembler = TextAssembler(Letters(["", "a<", "b"]), ["<|end"], start=3)
+    pieces = [assembler.push(token, TokenLogprob("<|mark|>", token, -1.0, b"")) for token in range(3)]
+    assert [entry.offset for piece in pieces for entry in piece.logprobs] == [3, 3, 5]
+
+
 @given(st.lists(st.text("ab", max_size=3), max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_same_text_as_cutting_the_whole(pieces: list[str], stop: list[str]) -> None:
     """Whatever the token borders, the text is the whole text cut at the first stop string that completes.
