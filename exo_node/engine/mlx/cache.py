@@ -175,5 +175,6 @@ class Pool:
         return self._slots[index]
 
     def bytes(self) -> int:
-        """What the slots' arrays take at present."""
-        return sum(array.nbytes for slot in self._slots for array in slot.arrays())
+        """What the slots' arrays take at present. Another thread may ask: a layer's arrays are replaced one by one."""
+        layers = (layer for slot in self._slots for layer in slot.layers)
+        return sum(array.nbytes for layer in layers for array in (layer.keys, layer.values) if array is not None)

@@ -108,6 +108,13 @@ def test_a_copy_takes_the_blocks_of_its_length() -> None:
     assert pool.bytes() == one
 
 
+def test_bytes_are_counted_while_a_slot_gets_its_arrays() -> None:
+    """Who looks from another thread may find the keys of a layer there and its values not yet."""
+    pool = Pool(mx, 1, 4 * BLOCK, [None], False)
+    pool[0].layers[0].keys = mx.zeros((1, 1, BLOCK, 1))
+    assert pool.bytes() == BLOCK * 4
+
+
 def test_a_full_slot_is_copied_not_shared() -> None:
     """A copy as long as the context has arrays of its own."""
     pool = Pool(mx, 2, 8, [None], False)
