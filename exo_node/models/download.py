@@ -141,31 +141,3 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-def render_progress(progress: DownloadProgress, seconds: float, width: int = 80) -> str:
-    """One terminal line of at most `width` columns: bar, per cent, bytes, mean rate over `seconds`, time left."""
-    share = progress.done / progress.total if progress.total else 1.0
-    rate = progress.done / seconds if seconds > 0 else 0.0
-    left = _clock((progress.total - progress.done) / rate) if rate else "--:--"
-    tail = f" {share:4.0%} {size(progress.done)} of {size(progress.total)} {size(rate)}/s {left}"
-    room = width - len(progress.repo_id) - len(tail) - 3
-    if room < 5:
-        return (progress.repo_id[: max(width - len(tail), 0)] + tail)[:width]
-    filled = int(share * room)
-    return f"{progress.repo_id} [{'#' * filled}{'.' * (room - filled)}]{tail}"
-
-
-def size(n: float) -> str:
-    """Bytes in decimal units, as download pages state them: 1.2 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

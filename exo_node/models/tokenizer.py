@@ -202,10 +202,6 @@ class Tokenizer:
         """Tokens that are signs for the model and no text of an answer."""
         return self._special_ids
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._template_source is not None
-
     def token_text(self, token: int) -> str:
         """The token's own text; an incomplete UTF-8 character shows as U+FFFD. Special tokens show their names."""
         return self.token_bytes(token).decode("utf-8", errors="replace")

@@ -102,8 +102,3 @@ def _belongs(name: str, tied: bool, shard: Shard, is_head: bool) -> bool:
     if role == "layer":
         return shard.start_layer <= layer < shard.end_layer
     return is_head and role != "unused"
-
-
-def shard_bytes(spec: ModelSpec, start: int, end: int, is_head: bool) -> int:
-    """Bytes, as stored, of the tensors of layers `[start, end)` and of the head's own when `is_head`."""
-    return sum(spec.layer_bytes[start:end]) + (spec.embed_bytes + spec.head_bytes if is_head else 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from exo_node.models.download import DownloadProgress, render_progress
 from exo_node.models.fetch import choose
 
 BASE = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"]
@@ -31,13 +30,3 @@ def test_a_repository_that_cannot_run(missing: str) -> None:
         choose([path for path in [*BASE, "model.safetensors"] if path != missing])
     with pytest.raises(ValueError, match="safetensors"):
         choose([*BASE, "pytorch_model.bin", "consolidated.safetensors"])
-
-
-@pytest.mark.parametrize("width", [20, 40, 80, 120])
-def test_progress_line_fits(width: int) -> None:
-    """The progress line never exceeds the terminal, before the first byte, midway, and for an empty model."""
-    for done, total, seconds in ((0, 10**9, 0.0), (5 * 10**8, 10**9, 2.0), (0, 0, 1.0), (10**13, 10**13, 9.0)):
-        assert len(render_progress(DownloadProgress("org/a-model", done, total), seconds, width)) <= width
-    assert render_progress(DownloadProgress("org/m", 5 * 10**8, 10**9), 2.0, 100).endswith(
-        " 50% 500.0 MB of 1.0 GB 250.0 MB/s 00:02"
-    )
