@@ -169,7 +169,8 @@ def test_a_member_that_hangs_costs_its_instance_only(trio: list[NodeProcess], be
     time.sleep(before)  # a renewal is under way or due when the member stops
     os.kill(b.process.pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: [one["id"] for one in a.topology()["instances"]] == [kept["id"]], 20, a.log)
+        for node in (a, c):
+            wait_until(lambda at=node: [one["id"] for one in at.topology()["instances"]] == [kept["id"]], 20, a.log)
         time.sleep(after)  # longer than a lease
         assert [one["id"] for one in c.topology()["instances"]] == [kept["id"]]
     finally:
