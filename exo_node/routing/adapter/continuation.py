@@ -123,6 +123,7 @@ class Continuer:
         self._cut = _Cut(before, repeats=candidate.provider not in _GO_ON)
         self.parts: list[str] = []
         self.reason: str | None = None
+        self._stop: dict[str, Any] = {}  # the stop string that ended the answer, where that is told
         goes_on = candidate.kind == "ring" and bool(delivered.ids) and candidate.model == delivered.ids_model
         self._dropped = {"role", "content"} | (frozenset() if goes_on else _THOUGHTS)  # others think anew
         self._chat = "chat" in str(self._head.get("object", "chat"))
@@ -137,6 +138,8 @@ class Continuer:
                 text = self._cut.push(_text_in(source.get("text" if delta is None else "content")))
                 extra = {name: value for name, value in (delta or {}).items() if value and name not in self._dropped}
                 self.reason = choice.get("finish_reason") or self.reason
+                if choice.get("stop_reason") is not None:
+                    self._stop = {"stop_reason": choice["stop_reason"]}
                 if self.reason is not None:
                     text += self._cut.finish()
                 if text or extra:
@@ -146,7 +149,7 @@ class Continuer:
     def end(self, exo: Mapping[str, Any] | None) -> bytes:
         """The event with the finish_reason."""
         piece: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
-        choice = {"index": 0, **piece, "finish_reason": self.reason or "length"}
+        choice = {"index": 0, **piece, "logprobs": None, "finish_reason": self.reason or "length", **self._stop}
         return frame({**self._head, "choices": [choice], **({} if exo is None else {"exo": exo})})
 
     @property
@@ -157,7 +160,7 @@ class Continuer:
         if text:
             self.parts.append(text)
         piece = {"delta": {**extra, **({"content": text} if text else {})}} if self._chat else {"text": text}
-        return frame({**self._head, "choices": [{"index": 0, **piece, "finish_reason": None}]})
+        return frame({**self._head, "choices": [{"index": 0, **piece, "logprobs": None, "finish_reason": None}]})
 
 
 def _text_in(content: Any) -> str:
