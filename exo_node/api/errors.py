@@ -42,6 +42,8 @@ def error_response(error: ExoError, shape: ErrorShape = error_body) -> web.Respo
             headers["X-Should-Retry"] = "false"  # they would wait for less than that, in vain
     elif error.status == 503:
         headers["X-Should-Retry"] = "false"  # a missing key is still missing in a second
+    elif error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 wants it
     return web.json_response(shape(error), status=error.status, headers=headers)
 
 

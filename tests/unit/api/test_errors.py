@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from exo_node.api import errors
-from exo_node.errors import BudgetExceeded, DigestMismatch, ExoError, NoCapacity
+from exo_node.errors import BudgetExceeded, DigestMismatch, ExoError, NoCapacity, Unauthorized
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -71,6 +71,7 @@ def unusable() -> ExoError:
         (unusable(), 503, "no_capacity", None),
         (NoCapacity("full", retry_after=2.2), 503, "no_capacity", "3"),
         (NoCapacity("full"), 503, "no_capacity", "1"),
+        (Unauthorized("who is it"), 401, "invalid_api_key", None),
         (DigestMismatch("other files"), 409, "model_digest_mismatch", None),
         (ExoError("slow down", status=429, code="rate_limit_exceeded"), 429, "rate_limit_exceeded", "1"),
         (BudgetExceeded("spent", retry_after=60), 429, "budget_exceeded", "60"),
@@ -84,7 +85,10 @@ async def test_exo_errors(error: ExoError, status: int, code: str, retry: str | 
             async with http.post("/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
                 assert answer.status == status
                 assert answer.headers.get("Retry-After") == retry
-                assert (answer.headers.get("X-Should-Retry") == "false") == (retry in (None, "61") and status != 409)
+                assert (answer.headers.get("X-Should-Retry") == "false") == (
+                    retry in (None, "61") and status not in (401, 409)
+                )
+                assert answer.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
                 told = await error_of(answer)
                 assert (told["message"], told["code"]) == (error.message, code)
 
