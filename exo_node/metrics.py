@@ -15,7 +15,7 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
 WAITING = 1000  # times that wait to be told
 # Backends with labels of their own; all others together are `OTHER`. Those that never answered may be half of them: who
 # makes names up for a wildcard takes neither memory without end nor the places of real ones.
-NAMED, OTHER = 1000, "other"
+NAMED, OTHER = 300, "other"
 BREAKER_STATES = ("closed", "half_open", "open")
 # Of each ring whose head is here: what it holds now, and what it has counted since it was last set up.
 RING_NOW = {
