@@ -17,6 +17,7 @@ import numpy as np
 from tinygrad import Device, Tensor, UOp, dtypes
 
 from exo_node.engine.tinygrad.attention import ChunkAttention, RowsAttention, capped
+from exo_node.engine.tinygrad.copying import CopyProgram, copy_on_host
 from exo_node.engine.tinygrad.matrices import linear, rows_of
 from exo_node.engine.tinygrad.memory import DTYPES, empty, from_numpy
 from exo_node.engine.tinygrad.program import Program
@@ -51,6 +52,7 @@ class ShardDecoder:
         self._positions = from_numpy(np.arange(self._capacity, dtype=np.int32), dtypes.int32, device)
         shape = (2 * slots, spec.n_kv_heads, self._capacity, spec.head_dim)
         self._kv = [empty(shape, self._activation, device) for _ in range(shard.n_owned)]
+        self._copy = CopyProgram(self._kv, slots, context)
         self.kv_bytes = shard.n_owned * math.prod(shape) * self._activation.itemsize
 
     def chunk_program(self, length: int, *, embeds: bool) -> Program:
@@ -106,11 +108,10 @@ class ShardDecoder:
 
     def copy(self, target: int, source: int, length: int) -> None:
         """Copy the first `length` cached tokens of one slot to another."""
-        count = UOp.variable("count", 1, self._context).bind(length)
-        to, of = (UOp.variable(n, 0, max(self._slots - 1, 1)).bind(v) for n, v in (("to", target), ("of", source)))
-        for kv in self._kv:
-            kept = kv.shrink(((of * 2, of * 2 + 2), None, (0, count), None)).contiguous()
-            kv.shrink(((to * 2, to * 2 + 2), None, (0, count), None)).assign(kept).realize()
+        if self._device == "CPU":
+            copy_on_host(self._kv, target, source, length)
+        else:
+            self._copy(target, source, length)
 
     def synchronize(self) -> None:
         Device[self._device].synchronize()

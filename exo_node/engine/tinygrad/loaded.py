@@ -84,6 +84,8 @@ class Loaded:
             rows(entering, zero, zero, variables=self.decoder.seen(1))
         for head in self._heads.values():
             head(np.zeros((1, self.spec.hidden_size), dtype=np.float32))
+        if self.plan.slots > 1:
+            self.decoder.copy(1, 0, 1)
 
     def check_rows(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> None:
         """Refuse a step that cannot be run as it stands before any of it is run."""

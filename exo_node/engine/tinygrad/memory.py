@@ -27,6 +27,14 @@ def from_numpy(values: npt.NDArray[Any], dtype: Any, device: str) -> Tensor:
     return tensor
 
 
+def host_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """A CPU tensor's own memory in its shape, the last axis in bytes: only while nothing runs on the device."""
+    buffer = tensor.uop.base.buffer
+    *rest, last = tensor.shape
+    shape = (*rest, last * buffer.dtype.itemsize)
+    return np.frombuffer(buffer.as_memoryview(force_zero_copy=True), np.uint8).reshape(shape)
+
+
 def write(tensor: Tensor, offset: int, block: memoryview) -> None:
     """Copy `block` (possibly read-only) into a tensor's memory at byte `offset`; done when this returns."""
     buffer = tensor.uop.buffer

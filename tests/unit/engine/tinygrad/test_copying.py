@@ -1,0 +1,35 @@
+"""Cached tokens are copied alike by host and program."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tinygrad")
+from exo_node.engine.tinygrad.backend import select_backend
+
+pytestmark = pytest.mark.engine_tinygrad
+
+
+@pytest.mark.parametrize("by", ["host", "program"])
+def test_the_first_tokens_of_a_slot_are_copied_and_nothing_else(by: str) -> None:
+    """Keys and values of every layer, between any two slots, captured once for all lengths."""
+    device = select_backend("CPU").device
+    from tinygrad import Device, dtypes
+
+    from exo_node.engine.tinygrad.copying import CopyProgram, copy_on_host
+    from exo_node.engine.tinygrad.memory import from_numpy
+
+    shape = (6, 2, 9, 4)  # three slots of two heads, seven tokens and a chunk of two
+    expected = [np.random.default_rng(seed).normal(size=shape).astype(np.float32) for seed in (1, 2)]
+    pools = [from_numpy(values, dtypes.float32, device) for values in expected]
+    program = CopyProgram(pools, 3, 7)
+    for target, source, length in ((1, 0, 5), (2, 1, 3), (0, 2, 7), (1, 2, 1)):
+        if by == "program":
+            program(target, source, length)
+        else:
+            copy_on_host(pools, target, source, length)
+        Device[device].synchronize()
+        for values, pool in zip(expected, pools, strict=True):
+            values[2 * target : 2 * target + 2, :, :length] = values[2 * source : 2 * source + 2, :, :length]
+            assert np.array_equal(pool.numpy(), values)
