@@ -42,7 +42,8 @@ T = TypeVar("T")
 NOTHING: tuple[str, tuple[ToolCallDelta, ...]] = ("", ())  # came aside of the text
 
 THREAD_FROM_CHARACTERS = 20_000  # some 5 ms of tokenizing: shorter texts cost less than the trip to a thread and back
-COUNTED_TOKENS = 10_000_000  # a longer prompt is not even counted
+COUNTED_TOKENS = 10_000_000  # room for every prompt that is only counted
+COUNTED_CHARACTERS = 4_000_000  # a longer one is not counted: it would take half a minute and gigabytes
 NEVER = -1e9  # a bias that no logit makes up for
 SEED_BITS = 63  # seeds travel as uint64 and are shown as JSON integers
 
@@ -68,6 +69,7 @@ class LocalBackend:
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         """See `types.Backend.count_tokens`."""
+        _refuse_uncountable(request)
         instance = await self._instances.ready_instance(request.model)
         loaded = await self._instances.tokenizer(instance)
         roomy = replace(instance, context=COUNTED_TOKENS)
@@ -80,6 +82,7 @@ class LocalBackend:
 
     async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
         """See `types.Backend.encode`."""
+        _refuse_uncountable(request)
         instance = await self._instances.ready_instance(request.model)
         tokenizer = (await self._instances.tokenizer(instance)).tokenizer
         ids = (await self._prompt_ids(request, tokenizer, replace(instance, context=COUNTED_TOKENS))).ids
@@ -293,6 +296,14 @@ def _texts(content: Any) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
+
+
+def _refuse_uncountable(request: GenerationRequest) -> None:
+    field, texts = "prompt", [request.prompt] if isinstance(request.prompt, str) else []
+    if request.messages is not None:
+        field, texts = "messages", [text for one in request.messages for text in _texts(one.get("content"))]
+    if (characters := sum(map(len, texts))) > COUNTED_CHARACTERS:
+        raise InvalidRequest(f"{field}: {characters} characters; at most {COUNTED_CHARACTERS} are counted", param=field)
 
 
 async def _in_thread(work: Callable[[], T], texts: Sequence[str]) -> T:

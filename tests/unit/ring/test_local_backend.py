@@ -282,6 +282,10 @@ async def test_counting_a_prompts_tokens() -> None:
     assert await counting.count_tokens(GenerationRequest(request_id="r", model="m", prompt="Once upon a time")) == 5
     long = GenerationRequest(request_id="r", model="m", prompt="Once upon a time " * 9, prefix="Once upon")
     assert await counting.count_tokens(long) > 30
+    endless = request(messages=({"role": "user", "content": [{"type": "text", "text": "a" * 4_000_001}]},))
+    for ask in (counting.count_tokens, counting.encode):
+        with pytest.raises(InvalidRequest, match="messages: 4000001 characters"):
+            await ask(endless)
     assert instances.head.asked == []
 
 
