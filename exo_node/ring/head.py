@@ -200,6 +200,10 @@ class Head:
     def running(self) -> int:
         return len(self._slots.running)
 
+    def runs(self, ticket: int) -> bool:
+        """Whether the generation holds a slot."""
+        return ticket in self._slots.running
+
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _replace(self, job: Job) -> list[Notice]:

@@ -208,7 +208,8 @@ class HeadWorker:
             notices: list[Notice] = []
             for reading in (want for want in wants if isinstance(want, Reading)):
                 notices += self._read(head, reading, activation)
-            draws = [want for want in wants if isinstance(want, Want)]
+            # What was read of a prompt may have ended it.
+            draws = [want for want in wants if isinstance(want, Want) and head.runs(want.ticket)]
             logits = self.stage.logits(activation, [one for want in draws for one in want.outputs]) if draws else ()
         except ExoError as error:
             self._fail(error)

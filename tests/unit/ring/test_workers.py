@@ -109,19 +109,25 @@ def test_a_runner_without_an_epoch_refuses_generations() -> None:
     assert isinstance(ring.ended(1), Failed)
 
 
-@pytest.mark.parametrize("what", ["logits", "scores", "states"])
-def test_numbers_that_are_none_fail_one_request_only(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("logits", {"max_tokens": 9}),
+        ("scores", {"max_tokens": 0, "prompt_logprobs": 0}),
+        ("scores", {"max_tokens": 9, "prompt_logprobs": 0}),  # whose answer was to begin with the same step
+        ("states", {"max_tokens": 0, "pooling": Pooling("mean")}),
+    ],
+)
+def test_numbers_that_are_none_fail_one_request_only(
+    what: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An overflow that one prompt brings about costs nobody else an answer, and what was computed of it is not kept."""
     ring = FakeRing(2, max_chunk=32, prefix_cache=True)
     ring.configure(1)
     prompt = tuple(range(1, 21))
-    jobs = {
-        "logits": Job(request_id="bad", prompt=prompt, max_tokens=9, sampling=GREEDY),
-        "scores": Job(request_id="bad", prompt=prompt, max_tokens=0, prompt_logprobs=0),
-        "states": Job(request_id="bad", prompt=prompt, max_tokens=0, pooling=Pooling("mean")),
-    }
+    bad = Job(request_id="bad", prompt=prompt, sampling=GREEDY, **fields)
     good = Job(request_id="good", prompt=(4, 5), max_tokens=9, sampling=GREEDY)
-    ring.head.handle(Submit(1, jobs[what]))
+    ring.head.handle(Submit(1, bad))
     ring.head.handle(Submit(2, good))
     stage, true = ring.head.stage, getattr(ring.head.stage, what)
 
