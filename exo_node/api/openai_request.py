@@ -182,7 +182,7 @@ def _sampling(fields: Fields, top_logprobs: int | None) -> tuple[SamplingParams,
     """The parameters, and the names of those that the caller set. The others are neutral; the backend knows better."""
     read: dict[str, Any] = {
         "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1, open_low=True),
+        "top_p": fields.number("top_p", 0, 1),
         "top_k": fields.integer("top_k", 0, MAX_TOKEN_ID),
         "min_p": fields.number("min_p", 0, 1),
         "frequency_penalty": fields.number("frequency_penalty", -2, 2),
@@ -190,6 +190,8 @@ def _sampling(fields: Fields, top_logprobs: int | None) -> tuple[SamplingParams,
         "repetition_penalty": fields.number("repetition_penalty", 0, 1e6, open_low=True),
         "logit_bias": _logit_bias(fields.get("logit_bias")),
     }
+    if read["top_p"] == 0:  # OpenAI's lowest: the likeliest token alone
+        read |= {"top_p": 1.0, "temperature": 0.0}
     given = {name: value for name, value in read.items() if value is not None}
     return SamplingParams(**given, top_logprobs=top_logprobs), frozenset(given)
 

@@ -33,7 +33,7 @@ BOTH: list[tuple[str, Any]] = [
     ("temperature", -0.1),
     ("temperature", 2.1),
     ("temperature", 10**400),
-    ("top_p", 0),
+    ("top_p", -0.1),
     ("top_p", 1.01),
     ("top_p", [1]),
     ("top_k", -1),
@@ -225,6 +225,13 @@ def test_neutral_defaults() -> None:
     assert request.sampling_given == frozenset()
     assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_logprobs) == (1.0, 1.0, None)
     assert (request.seed, request.stop, request.max_tokens) == (None, (), None)
+
+
+def test_no_share_is_the_likeliest_token() -> None:
+    """`top_p` 0 is OpenAI's lowest: greedy, whatever the temperature."""
+    (request,) = chat(top_p=0, temperature=1.5).requests
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.0, 1.0)
+    assert request.sampling_given == {"temperature", "top_p"}
 
 
 def test_a_form_of_the_answer_goes_with_every_choice() -> None:
