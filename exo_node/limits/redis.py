@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exo.limits")
 
-TIMEOUT_S = 0.25  # what a request may lose to Redis at most
+TIMEOUT_S = 0.25  # what a request may lose to Redis at most,
+LOOKS = 5  # in so many waits: a node that is busy is late with what has come, which is not Redis's fault
 RETRY_S = 1.0
 MAX_BATCH = 500
 VALUES_AT_ONCE = 16  # of stored values; the rest wait, so that they take no connection from the limits
@@ -107,8 +108,7 @@ class SharedRedis:
         answer: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(operation, answer))
         self._wake.set()
-        await asyncio.wait({answer}, timeout=self._timeout_s)
-        return answer.result() if answer.done() else None
+        return answer.result() if await _comes(answer, self._timeout_s) else None
 
     def tell(self, operation: Operation) -> None:
         """Run it soon, without an answer; lost while Redis is away (`missed` makes up for it)."""
@@ -215,15 +215,19 @@ class SharedRedis:
     async def _within(self, answer: Any) -> Any:
         from redis.exceptions import NoScriptError, RedisError
 
+        task = asyncio.ensure_future(answer)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await answer
+            if not await _comes(task, self._timeout_s):
+                raise Unreachable(f"no answer within {self._timeout_s:g} s")
+            return task.result()
         except NoScriptError:
             raise
-        except TimeoutError as e:
-            raise Unreachable(f"no answer within {self._timeout_s:g} s") from e
         except (RedisError, OSError) as e:
             raise Unreachable(" ".join(str(e).split()) or type(e).__name__) from e
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
 
     def _connection(self) -> Redis:
         if self._client is None:
@@ -234,8 +238,8 @@ class SharedRedis:
             # Its own repeats would multiply ours.
             self._client = Redis(
                 **self._where,
-                socket_timeout=self._timeout_s,
-                socket_connect_timeout=self._timeout_s,
+                socket_timeout=LOOKS * self._timeout_s,  # ours ends first
+                socket_connect_timeout=LOOKS * self._timeout_s,
                 retry=Retry(NoBackoff(), 0),
                 max_connections=2 * VALUES_AT_ONCE,
             )
@@ -258,6 +262,15 @@ def _import_redis() -> None:
 
 class Unreachable(Exception):
     """Redis did not answer, or not in time."""
+
+
+async def _comes(answer: asyncio.Future[Any], seconds: float) -> bool:
+    """Whether it is there within `seconds`, not counting those in which this loop did something else."""
+    for _ in range(LOOKS):
+        await asyncio.wait({answer}, timeout=seconds / LOOKS)
+        if answer.done():
+            return True
+    return False
 
 
 def _answer(waiting: _Waiting, result: list[Any] | None) -> None:
