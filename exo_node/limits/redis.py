@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exo.limits")
 
 TIMEOUT_S = 0.25  # what a request may lose to Redis at most,
-LOOKS = 5  # in so many waits: a node that is busy is late with what has come, which is not Redis's fault
+LOOKS = 10  # in so many waits: a node that is busy is late with what has come, which is not Redis's fault
 RETRY_S = 1.0
 MAX_BATCH = 500
 VALUES_AT_ONCE = 16  # of stored values; the rest wait, so that they take no connection from the limits
