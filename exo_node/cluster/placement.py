@@ -54,6 +54,11 @@ def compute_dtype_on(spec: ModelSpec, device: Device) -> Dtype:
     return "float32" if device.kind == "cpu" else spec.dtype
 
 
+def kept_whole(spec: ModelSpec, engine: str, context: int) -> Sequence[int]:
+    """Every layer keeps all tokens of a sequence."""
+    return (context,) * spec.n_layers
+
+
 def plan_placement(
     spec: ModelSpec,
     nodes: Sequence[NodeInfo],
@@ -66,6 +71,7 @@ def plan_placement(
     overhead: int = 0,
     draft: ModelSpec | None = None,
     compute_dtype: Callable[[ModelSpec, Device], Dtype] = compute_dtype_on,
+    kept: Callable[[ModelSpec, str, int], Sequence[int]] = kept_whole,
 ) -> PlacementPlan:
     """Place `spec` on `nodes`.
 
@@ -75,6 +81,7 @@ def plan_placement(
     context, until the model fits. Where every engine takes memory as sequences grow, all slots stay: many short
     sequences share what one long one may fill. Others have fewer slots.
     `overhead` bytes are added per stage, and on the head those of a `draft` model with its KV pool (`draft_pool`).
+    `kept`(spec, engine, context): tokens of one sequence that each layer keeps, fewer where it has a window.
 
     Raises `InvalidRequest` for a request that contradicts itself or the model, `NoCapacity` with what is missing.
     """
@@ -86,19 +93,24 @@ def plan_placement(
     else:
         choices = list(_choices(nodes, min_nodes, spec.n_layers, engines[0] if engines else None, reasons))
 
-    def limits(places: Sequence[_Place], kv_tokens: int, context: int) -> list[StageLimit]:
+    def slots_of(places: Sequence[_Place], whole: int) -> int:
+        return slots if all(place.engine in GROWING for place in places) else whole
+
+    def limits(places: Sequence[_Place], whole: int, context: int) -> list[StageLimit]:
         found = []
+        some_slots = slots_of(places, whole)
         for i, place in enumerate(places):
             beside = overhead
             if draft is not None and i == 0:
                 element = DTYPE_BYTES[compute_dtype(draft, place.device)]
                 beside += _whole_bytes(draft, element, math.prod(draft_pool(draft, slots, context)))
-            found.append(_limit(spec, place, i == 0, kv_tokens, beside, compute_dtype))
+            held = [min(whole * context, some_slots * one) for one in kept(spec, place.engine, context)]
+            found.append(_limit(spec, place, i == 0, held, beside, compute_dtype))
         return found
 
     for whole, some_context in _pools(slots, min(context, spec.max_context)):
         for places in choices:
-            stages = limits(places, whole * some_context, some_context)
+            stages = limits(places, whole, some_context)
             cuts = cut_layers(stages)
             if cuts is not None:
                 break
@@ -106,11 +118,10 @@ def plan_placement(
             continue
         if (whole, some_context) != (slots, context):
             reasons.append(f"KV pool made smaller to fit: {whole} sequences of {some_context} tokens")
-        some_slots = slots if all(place.engine in GROWING for place in places) else whole
-        return _plan(spec, places, stages, cuts, some_slots, some_context, whole * some_context, reasons)
+        return _plan(spec, places, stages, cuts, slots_of(places, whole), some_context, whole * some_context, reasons)
     floor_slots, floor_context = list(_pools(slots, min(context, spec.max_context)))[-1]
     last = choices[-1]
-    stages = limits(last, floor_slots * floor_context, floor_context)
+    stages = limits(last, floor_slots, floor_context)
     raise _no_capacity(spec, draft, last, stages, floor_slots, floor_context)
 
 
@@ -249,18 +260,21 @@ def _limit(
     spec: ModelSpec,
     place: _Place,
     is_head: bool,
-    kv_tokens: int,
+    kv_tokens: Sequence[int],
     overhead: int,
     compute_dtype: Callable[[ModelSpec, Device], Dtype],
 ) -> StageLimit:
+    """`kv_tokens`: by layer."""
     element, stored = DTYPE_BYTES[compute_dtype(spec, place.device)], DTYPE_BYTES[spec.dtype]
-    kv = spec.kv_width * kv_tokens * element
 
     def held(size: int, packed: int) -> int:
         return (size - packed) * element // stored + packed
 
     packed = spec.layer_packed or (0,) * spec.n_layers
-    layers = tuple(held(*sizes) + kv for sizes in zip(spec.layer_bytes, packed, strict=True))
+    layers = tuple(
+        held(size, narrow) + spec.kv_width * tokens * element
+        for size, narrow, tokens in zip(spec.layer_bytes, packed, kv_tokens, strict=True)
+    )
     # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
     fixed = overhead + (held(spec.embed_bytes + spec.head_bytes, spec.outer_packed) if is_head else 0)
     return StageLimit(place.capacity, fixed, layers)

@@ -60,16 +60,18 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What was loaded. `rollback_depth`: how many cached tokens a slot may be rolled back (None = any number).
+    """What was loaded. `rollback_depth`: how far a slot may be rolled back, counted from the most tokens that it has
+    held (None = any number); one that never held more than `whole_tokens` may be rolled back by any number.
 
-    `copy_any`: a prefix of any length can be copied to another slot. `info` goes to `exo status` (device, BLAS, ...).
+    What a slot could be rolled back to can be copied; the copy can be rolled back as far as its source. `info` goes to
+    `exo status` (device, BLAS, ...).
     """
 
     weight_bytes: int
     kv_bytes: int
     seconds: float
     rollback_depth: int | None = None
-    copy_any: bool = True
+    whole_tokens: int = 0
     info: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -142,7 +144,7 @@ class ShardEngine(Protocol):
         ...
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget everything past the first `length` cached tokens; 0 empties the slot."""
+        """Forget everything past the first `length` cached tokens; 0 empties the slot, which is always possible."""
         ...
 
     def copy(self, target: int, source: int, length: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exo_node.errors import EngineUnavailable
+from exo_node.engine.windows import kept_tokens
+from exo_node.errors import CheckpointError, EngineUnavailable, UnsupportedModel
 from exo_node.types import Device, Shard
 
 if TYPE_CHECKING:  # the contract imports numpy, which a daemon does without
@@ -76,6 +78,28 @@ def check_supported(engine: str, config: Mapping[str, Any], shard: Shard) -> Non
         tinygrad_support.check(config, shard)
     else:
         _known(engine)
+
+
+def kept_by_layer(engine: str, config: Mapping[str, Any], context: int, max_chunk: int) -> tuple[int, ...]:
+    """How many tokens of one sequence of `context` each layer's KV holds at most, with rows of `max_chunk` at most.
+
+    `config` is the normalised config.json; of a model that the engine does not run, the whole context. Imports no
+    framework.
+    """
+    n_layers = int(config["num_hidden_layers"])
+    windows: Sequence[int | None] = ()
+    if engine == "mlx":
+        from exo_node.engine.mlx.families import FAMILIES, layer_windows
+
+        windows = layer_windows(config) if config["model_type"] in FAMILIES else ()
+    elif engine == "tinygrad":
+        from exo_node.engine.tinygrad.spec import decoder_spec
+
+        with contextlib.suppress(UnsupportedModel, CheckpointError):  # which `check_supported` raises
+            windows = [layer.window for layer in decoder_spec(config).layers]
+    if len(windows) != n_layers:
+        windows = (None,) * n_layers
+    return tuple(kept_tokens(window, context, max_chunk) for window in windows)
 
 
 def create_engine(name: str) -> ShardEngine:

@@ -35,7 +35,7 @@ async def connect(
         return join_host_port(cluster.address(seen_from, node_ids[stage]), ready[stage].port)
 
     addresses = tuple(address(here, stage) for stage in range(len(node_ids)))
-    depths = [shard.rollback_depth for shard in ready if shard.rollback_depth >= 0]
+    bounded = [shard for shard in ready if shard.rollback_depth >= 0]
     stages = len(addresses)
     for stage in reversed(range(stages)):
         client = RingClient(addresses[stage], instance.token)
@@ -52,8 +52,8 @@ async def connect(
                     context=instance.context,
                     kv_tokens=instance.kv_tokens,
                     max_chunk=MAX_CHUNK,
-                    rollback_depth=min(depths) if depths else -1,
-                    whole_copies=not all(shard.copy_any for shard in ready),
+                    rollback_depth=min((shard.rollback_depth for shard in bounded), default=-1),
+                    whole_tokens=min((shard.whole_tokens for shard in bounded), default=0),
                     int8_rows=packs_prompts(
                         [shard.wire_int8 for shard in ready],
                         stage,

@@ -12,15 +12,15 @@ class Pool:
     """The KV pool of one shard, or the smallest of a ring: `slots` sequences of at most `context` tokens, rows of at
     most `max_chunk` tokens.
 
-    `rollback_depth` None = any; `copy_any` = a prefix of any length can be copied. `kv_tokens`: what its memory holds
-    in blocks of `block` tokens (0: `slots` whole contexts).
+    `rollback_depth`, `whole_tokens`: see `engine.base.LoadReport`. `kv_tokens`: what its memory holds in blocks of
+    `block` tokens (0: `slots` whole contexts).
     """
 
     slots: int
     context: int
     max_chunk: int
     rollback_depth: int | None = None
-    copy_any: bool = True
+    whole_tokens: int = 0
     kv_tokens: int = 0
     block: int = BLOCK
 
@@ -33,7 +33,9 @@ class KvAccount:
         whole = pool.slots * pool.context
         self.kv_tokens = max(min(pool.kv_tokens or whole, whole), pool.context)
         self._slots, self._context, self._block = pool.slots, pool.context, pool.block
+        self._depth, self._whole = pool.rollback_depth, pool.whole_tokens
         self._lengths: dict[int, int] = {}
+        self._most: dict[int, int] = {}  # tokens that a sequence has held
         self.cached_tokens = 0
         self.charged_tokens = 0  # of whole blocks
         self.reserved = 0  # slots of sequences that no shard knows yet
@@ -63,6 +65,11 @@ class KvAccount:
         """0 for a sequence that no stage holds."""
         return self._lengths.get(sequence, 0)
 
+    def can_cut(self, sequence: int, length: int) -> bool:
+        """Whether every stage still has what the sequence needs to go on from its first `length` tokens."""
+        most = self._most.get(sequence, 0)
+        return self._depth is None or most <= self._whole or most - length <= self._depth
+
     def growth(self, sequence: int, length: int) -> int:
         """Tokens of memory that a sequence needs more, to hold `length`."""
         held = self._lengths.get(sequence)
@@ -78,8 +85,15 @@ class KvAccount:
         self.charged_tokens += self.growth(sequence, length)
         self.cached_tokens += length - (held or 0)
         self._lengths[sequence] = length
+        self._most[sequence] = max(length, self._most.get(sequence, 0))
+
+    def copy(self, target: int, source: int, length: int) -> None:
+        """A new sequence holds the first `length` tokens of another: the stages have no more of it than of that."""
+        self.hold(target, length)
+        self._most[target] = self._most[source]
 
     def drop(self, sequence: int) -> None:
+        del self._most[sequence]
         held = self._lengths.pop(sequence)
         self.cached_tokens -= held
         self.charged_tokens -= self.charge(held)

@@ -150,7 +150,7 @@ class Residents:
         if self._is_copied(*found) and self._room(self.account.charge(length) + self._pledges, held.sequence):
             self._copy(generation, *found)
             return True
-        if not held.user and self._can_take(*found):
+        if not held.user:
             generation.sequence, generation.sent = held.sequence, length
             self._prefixes.take(held.sequence, generation.ticket, length)
             return True
@@ -164,7 +164,7 @@ class Residents:
     def _copy(self, generation: Generation, length: int, source: Held) -> None:
         sequence = self._new_id()
         self._ops.append(Copy(sequence, source.sequence, length))
-        self.account.hold(sequence, length)
+        self.account.copy(sequence, source.sequence, length)
         generation.sequence, generation.sent = sequence, length
         self._prefixes.copy(source.sequence, sequence, generation.ticket, length)
 
@@ -191,26 +191,15 @@ class Residents:
             if self.rules.reproducible:
                 count = min(count, held.chunked) // self.rules.max_chunk * self.rules.max_chunk
             count = min(count, self.account.length(held.sequence))
-            to_be_had = self._can_copy(count, held) or (not held.user and self._can_take(count, held))
+            to_be_had = self.account.can_cut(held.sequence, count)
             if to_be_had and count >= LEAST_MATCH and (best is None or count > best[0]):
                 best = count, held
         return best
-
-    def _can_take(self, count: int, held: Held) -> bool:
-        depth = self.rules.rollback_depth
-        return depth is None or self.account.length(held.sequence) - count <= depth
-
-    def _can_copy(self, count: int, held: Held) -> bool:
-        return self.rules.copy_any or count == self.account.length(held.sequence)
 
     def _is_copied(self, count: int, held: Held) -> bool:
         """Whether a match is copied rather than taken over: a sequence that goes on where it ended needs no copy, one
         that branches off leaves the other branch to others while there is room."""
         if held.user:
-            return True
-        if not self._can_copy(count, held):
-            return False
-        if not self._can_take(count, held):
             return True
         account = self.account
         room = account.free_slots > 0 and account.charge(count) <= account.free_tokens

@@ -136,7 +136,12 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
         loaded = load_shard(config, lambda done, total: report("progress", stage="loading", done=done, total=total))
         found = loaded.report
         pool = Pool(
-            config.slots, config.context, config.max_chunk, found.rollback_depth, found.copy_any, config.kv_tokens
+            config.slots,
+            config.context,
+            config.max_chunk,
+            rollback_depth=found.rollback_depth,
+            whole_tokens=found.whole_tokens,
+            kv_tokens=config.kv_tokens,
         )
         stage = Stage(loaded.engine, ShardLogic(pool))
         make_drafter = Drafter if loaded.draft is None else loaded.draft.drafter
@@ -184,7 +189,7 @@ def ready_event(found: Any, port: int, info: Mapping[str, str]) -> dict[str, Any
         "weight_bytes": found.weight_bytes,
         "kv_bytes": found.kv_bytes,
         "rollback_depth": found.rollback_depth,
-        "copy_any": found.copy_any,
+        "whole_tokens": found.whole_tokens,
         "seconds": found.seconds,
         "info": dict(info),
     }

@@ -270,7 +270,7 @@ class RingServicer(RingServiceServicer):
             vector_bytes=self._loaded.hidden_size * width,
             kv_tokens=request.kv_tokens,
             rollback_depth=None if request.rollback_depth < 0 else request.rollback_depth,
-            copy_any=not request.whole_copies,
+            whole_tokens=request.whole_tokens,
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,

@@ -146,8 +146,8 @@ class ShardLogic:
                 raise RingBroken(
                     f"sequence {row.sequence} holds {cached} tokens here, a row continues at {row.position}"
                 )
-            depth = self.pool.rollback_depth
-            if depth is not None and cached - row.position > depth:
+            if not self._account.can_cut(row.sequence, row.position):
+                depth = self.pool.rollback_depth
                 raise RingBroken(f"a rollback by {cached - row.position} tokens; this stage keeps {depth}")
             assert slot is not None
             calls.append(Truncate(slot, row.position))
@@ -158,11 +158,11 @@ class ShardLogic:
             )
         if slot is None:
             slot = self._take(row.sequence)
-        self._hold(row.sequence, row.position + row.length)
+        self._account.hold(row.sequence, row.position + row.length)
+        self._check_room()
         return slot
 
-    def _hold(self, sequence: int, length: int) -> None:
-        self._account.hold(sequence, length)
+    def _check_room(self) -> None:
         if self._account.free_tokens < 0:
             missing = -self._account.free_tokens
             raise RingBroken(f"the KV pool holds {self._account.kv_tokens} tokens; the steps ask for {missing} more")
@@ -193,10 +193,14 @@ class ShardLogic:
         held = self._account.length(op.source)
         if not 0 < op.length <= held:
             raise RingBroken(f"{op.length} tokens of sequence {op.source} are to be copied; it holds {held}")
-        if not self.pool.copy_any and op.length != held:
-            raise RingBroken(f"this stage copies whole sequences only, not {op.length} tokens of sequence {op.source}")
+        if not self._account.can_cut(op.source, op.length):
+            raise RingBroken(
+                f"{op.length} tokens of sequence {op.source} are to be copied, which holds {held}; "
+                f"this stage keeps {self.pool.rollback_depth} to roll back"
+            )
         target = self._take(op.target)
-        self._hold(op.target, op.length)
+        self._account.copy(op.target, op.source, op.length)
+        self._check_room()
         return CopySlot(target, source, op.length)
 
 

@@ -136,7 +136,7 @@ class ShardHost:
                 weight_bytes=ready.weight_bytes,
                 kv_bytes=ready.kv_bytes,
                 rollback_depth=-1 if ready.rollback_depth is None else ready.rollback_depth,
-                copy_any=ready.copy_any,
+                whole_tokens=ready.whole_tokens,
                 seconds=ready.seconds,
                 info=ready.info,
                 # One that promises the same bits always takes no part, whatever the other nodes of its ring want.

@@ -35,13 +35,13 @@ ShardKey = tuple[str, int]  # (instance id, stage)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerReady:
-    """What a runner says once its shard is loaded and its port is open. `rollback_depth` None = any depth."""
+    """What a runner says once its shard is loaded and its port is open; see `engine.base.LoadReport`."""
 
     port: int
     weight_bytes: int
     kv_bytes: int
     rollback_depth: int | None
-    copy_any: bool
+    whole_tokens: int
     seconds: float
     info: Mapping[str, str]
 

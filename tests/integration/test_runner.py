@@ -22,7 +22,7 @@ async def test_a_runner_says_what_it_holds_and_where_it_listens(tmp_path: Path) 
     assert [event["event"] for event in runner.events] == ["progress", "ready"]
     assert ready["port"] > 0
     assert ready["kv_bytes"] > 0
-    assert (ready["rollback_depth"], ready["copy_any"], ready["info"]["engine"]) == (None, True, "fake")
+    assert (ready["rollback_depth"], ready["whole_tokens"], ready["info"]["engine"]) == (None, 0, "fake")
     assert runner.process.stdin is not None
     runner.process.stdin.close()
     assert await runner.ended() == 0

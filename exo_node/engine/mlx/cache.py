@@ -3,8 +3,9 @@
 A slot's length changes only when a whole pass over the layers has succeeded (`commit`), so every layer of a pass sees
 the same offset. Arrays grow in blocks up to `context` and are written in place: MLX donates the old buffer of a slice
 update when nothing else refers to it (a copy is therefore evaluated at once: pending, it would hold its source's
-buffers). All layers keep every token, windowed ones too: any rollback and a copy of any prefix are possible, for which
-a layer that kept its window only would lack tokens. What a window hides is cut off before attention.
+buffers). What a window hides is cut off before attention.
+
+When a windowed layer's arrays are as long as engine/windows.py lets them be, they give up their oldest tokens.
 
 Cutting a slot costs nothing and keeps its arrays; `copy` of a slot onto itself gives back what they are too long by.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from exo_node.engine.windows import base_after, kept_tokens, reaches
 from exo_node.errors import RingBroken
 
 BLOCK = 256  # tokens by which a slot's arrays grow; mlx-lm's own step
@@ -25,10 +27,12 @@ SPARE = 2 * BLOCK  # tokens of room that a slot keeps after a cut: drafts cut an
 class LayerCache:
     """One layer of one slot, in the shape that mlx-lm's attention calls: `offset`, `update_and_fetch`."""
 
-    __slots__ = ("_mx", "_slot", "_window", "keys", "values")
+    __slots__ = ("_base", "_most", "_mx", "_slot", "_window", "keys", "values")
 
-    def __init__(self, mx: Any, slot: Slot, window: int | None) -> None:
-        self._mx, self._slot, self._window = mx, slot, window
+    def __init__(self, mx: Any, slot: Slot, window: int | None, most: int) -> None:
+        """`most`: its `kept_tokens`."""
+        self._mx, self._slot, self._window, self._most = mx, slot, window, most
+        self._base = 0  # the position of the first token that the arrays hold
         self.keys: Any = None  # [1, kv_heads, capacity, head_dim]
         self.values: Any = None
 
@@ -40,16 +44,15 @@ class LayerCache:
         """Append [1, kv_heads, T, head_dim] and return the keys and values that any of these T queries may see."""
         start = self._slot.length
         end = start + keys.shape[2]
-        if self.keys is None or end > self.keys.shape[2]:
-            capacity = self._slot.capacity_for(end)
-            self.keys = self._resized(self.keys, keys, start, capacity)
-            self.values = self._resized(self.values, values, start, capacity)
-        self.keys[..., start:end, :] = keys
-        self.values[..., start:end, :] = values
-        first = 0 if self._window is None else max(0, start + 1 - self._window)
-        if first == 0 and end == self.keys.shape[2]:
+        if end - self._base > self.capacity:
+            self._make_room(keys, values, start, end)
+        at, to = start - self._base, end - self._base
+        self.keys[..., at:to, :] = keys
+        self.values[..., at:to, :] = values
+        first = 0 if self._window is None else max(0, at + 1 - self._window)
+        if first == 0 and to == self.capacity:
             return self.keys, self.values
-        return self.keys[..., first:end, :], self.values[..., first:end, :]
+        return self.keys[..., first:to, :], self.values[..., first:to, :]
 
     @property
     def capacity(self) -> int:
@@ -68,36 +71,63 @@ class LayerCache:
         """What a model asks for its own idea of a mask: not used, the stage hands each layer `mask`."""
         return None
 
+    def reaches(self, length: int) -> bool:
+        """Whether it still holds all that the token behind the first `length` may see."""
+        return self._window is None or reaches(self._base, self._window, length)
+
+    def spare(self, length: int) -> int:
+        """By how many tokens its arrays are longer than the first `length` tokens need."""
+        return self.capacity - self._capacity_for(length - self._base)
+
+    def clear(self) -> None:
+        self.keys = self.values = None
+        self._base = 0
+
     def copy_from(self, source: LayerCache, length: int) -> None:
         if source.keys is None:
-            self.keys = self.values = None
+            self.clear()
             return
+        kept = length - source._base
         # Room for a token more, or the first one of a copy that ends with a block would copy it again.
-        capacity = self._slot.capacity_for(length + 1)
-        if source is self and self.keys.shape[2] <= capacity:
+        capacity = self._capacity_for(kept + 1)
+        if source is self and self.capacity <= capacity:
             return
-        self.keys = self._resized(source.keys, source.keys, length, capacity)
-        self.values = self._resized(source.values, source.values, length, capacity)
+        self._base = source._base
+        self.keys = self._resized(source.keys, source.keys, 0, kept, capacity)
+        self.values = self._resized(source.values, source.values, 0, kept, capacity)
 
-    def _resized(self, old: Any, like: Any, length: int, capacity: int) -> Any:
-        """A new array of `capacity` tokens whose first `length` are those of `old`."""
+    def _capacity_for(self, n: int) -> int:
+        return min(self._most, -(-n // BLOCK) * BLOCK)
+
+    def _make_room(self, keys: Any, values: Any, start: int, end: int) -> None:
+        """Longer arrays, for tokens up to `end`; where they may not be longer, the same without their oldest tokens."""
+        base, capacity = self._base, self._capacity_for(end - self._base)
+        if end - base > self._most and self._window is not None:
+            base, capacity = base_after(self._window, start), self._most
+        gone = base - self._base
+        self.keys = self._resized(self.keys, keys, gone, start - base, capacity)
+        self.values = self._resized(self.values, values, gone, start - base, capacity)
+        self._base = base
+
+    def _resized(self, old: Any, like: Any, first: int, length: int, capacity: int) -> Any:
+        """A new array of `capacity` tokens that begins with `length` of those of `old`, from `first` on."""
         mx, (batch, heads, _, dim) = self._mx, like.shape
         kept = 0 if old is None else min(length, capacity)
         rest = mx.zeros((batch, heads, capacity - kept, dim), like.dtype)
-        return rest if kept == 0 else mx.concatenate([old[..., :kept, :], rest], axis=2)
+        return rest if kept == 0 else mx.concatenate([old[..., first : first + kept, :], rest], axis=2)
 
 
 class Slot:
     """One sequence's KV in every owned layer."""
 
-    def __init__(self, mx: Any, index: int, context: int, windows: Sequence[int | None], array_mask: bool) -> None:
+    def __init__(
+        self, mx: Any, index: int, context: int, windows: Sequence[int | None], array_mask: bool, max_chunk: int
+    ) -> None:
         self._mx, self.index, self._context, self._array_mask = mx, index, context, array_mask
+        self._max_chunk = max_chunk
         self.length = 0
-        self.layers = [LayerCache(mx, self, window) for window in windows]
+        self.layers = [LayerCache(mx, self, window, kept_tokens(window, context, max_chunk)) for window in windows]
         self._masks: dict[tuple[int, int | None], Any] = {}
-
-    def capacity_for(self, length: int) -> int:
-        return min(self._context, -(-length // BLOCK) * BLOCK)
 
     def expect(self, position: int, length: int) -> None:
         """Raise `RingBroken` unless `length` tokens at `position` go on exactly where the slot ends."""
@@ -107,6 +137,8 @@ class Slot:
             raise RingBroken(
                 f"slot {self.index} at position {position} cannot take {length} tokens: context is {self._context}"
             )
+        if length > self._max_chunk:
+            raise RingBroken(f"a row has {length} tokens; this shard was loaded for {self._max_chunk} at most")
 
     def commit(self, n: int) -> None:
         """The pass over `n` new tokens is complete."""
@@ -134,18 +166,18 @@ class Slot:
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens. Frees the arrays of a slot that is emptied, and after a deep cut the blocks
         that the head does not count any more, which copies what stays; else it copies nothing."""
-        if not 0 <= length <= self.length:
+        if not self._reaches(length):
             raise RingBroken(f"slot {self.index} holds {self.length} tokens and cannot be cut to {length}")
         self.commit(length - self.length)
         if length == 0:
             for layer in self.layers:
-                layer.keys = layer.values = None
-        elif any(layer.capacity - self.capacity_for(length) > SPARE for layer in self.layers):
+                layer.clear()
+        elif any(layer.spare(length) > SPARE for layer in self.layers):
             self.copy_from(self, length)
 
     def copy_from(self, source: Slot, length: int) -> None:
         """Hold the first `length` tokens of `source`, in arrays of as many blocks as they and one more token need."""
-        if not 0 <= length <= source.length:
+        if not source._reaches(length):
             raise RingBroken(f"slot {source.index} holds {source.length} tokens: {length} cannot be copied from it")
         if source is not self or length == 0:
             self.truncate(0)
@@ -158,6 +190,10 @@ class Slot:
         self._mx.eval(self.arrays())
         self.commit(length - self.length)
 
+    def _reaches(self, length: int) -> bool:
+        """Whether its first `length` tokens can be had alone."""
+        return length == 0 or (0 < length <= self.length and all(layer.reaches(length) for layer in self.layers))
+
     def arrays(self) -> list[Any]:
         """Every array that the slot holds (to be evaluated when nothing else asks for the pass)."""
         return [array for layer in self.layers if layer.keys is not None for array in (layer.keys, layer.values)]
@@ -166,8 +202,10 @@ class Slot:
 class Pool:
     """The fixed set of slots of one shard."""
 
-    def __init__(self, mx: Any, slots: int, context: int, windows: Sequence[int | None], array_mask: bool) -> None:
-        self._slots = [Slot(mx, i, context, windows, array_mask) for i in range(slots)]
+    def __init__(
+        self, mx: Any, slots: int, context: int, windows: Sequence[int | None], array_mask: bool, max_chunk: int
+    ) -> None:
+        self._slots = [Slot(mx, i, context, windows, array_mask, max_chunk) for i in range(slots)]
 
     def __getitem__(self, index: int) -> Slot:
         if not 0 <= index < len(self._slots):

@@ -28,6 +28,7 @@ from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_de
 from exo_node.engine.mlx.stage import Stage, owned_windows
 from exo_node.engine.mlx.support import COMPUTE_DTYPES, check
 from exo_node.engine.mlx.threads import ThreadStreams
+from exo_node.engine.windows import SLACK, kept_tokens
 from exo_node.errors import CheckpointError, RingBroken, UnsupportedModel
 from exo_node.types import DTYPE_BYTES, Dtype
 
@@ -91,17 +92,22 @@ class MLXShardEngine:
         correction = 1.0 if plan.compute_dtype == "bfloat16" else embedding_correction(plan.config)
         stage = Stage(mx, model, plan.shard, is_head=plan.is_head, correction=correction)
         windows = owned_windows(layer_windows(plan.config), plan.shard)
-        pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask)
+        pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask, plan.max_chunk)
         if family.decode == "by_row":
             attend_by_row(mx, model.model.layers[0].self_attn)
         decode = "alone" if plan.reproducible else family.decode
         self._loaded = _Loaded(plan, stage, pool, dtype, decode, decode_mask_axes(plan.config))
         self._warm_up(self._loaded)
-        token_bytes = kv_elements(plan.config) * plan.shard.n_owned * DTYPE_BYTES[plan.compute_dtype]
+        token_bytes = kv_elements(plan.config) * DTYPE_BYTES[plan.compute_dtype]
+        kept = [kept_tokens(window, plan.context, plan.max_chunk) for window in windows]
+        forgets = min(kept, default=plan.context) < plan.context
+        pool_tokens = plan.kv_tokens or plan.slots * plan.context
         return LoadReport(
             weight_bytes=weight_bytes,
-            kv_bytes=(plan.kv_tokens or plan.slots * plan.context) * token_bytes,
+            kv_bytes=sum(min(pool_tokens, plan.slots * most) for most in kept) * token_bytes,
             seconds=time.perf_counter() - started,
+            rollback_depth=SLACK if forgets else None,
+            whole_tokens=min(kept) if forgets else 0,
             info={
                 "device": plan.device,
                 "mlx": version("mlx"),

@@ -28,12 +28,16 @@ def row_widths(slots: int, score_bytes_per_token: int, *, is_cpu: bool) -> tuple
     return (1, *(n for n in widths[1:] if n < 2 * slots and 2 * n * score_bytes_per_token <= SCORE_BYTES))
 
 
-def split_row(length: int, chunks: Sequence[int]) -> list[int]:
+def split_row(length: int, chunks: Sequence[int], position: int = 0, ring: int | None = None) -> list[int]:
     """Cut a row of `length` tokens into pieces, each at most the longest chunk: as many of the longest as fit, then of
-    the next; a rest shorter than the shortest chunk is one padded piece, a lone token a step of width 1.
+    the next; a rest shorter than the shortest chunk is one padded piece, a lone token a step of width 1. Of a row that
+    goes over the end of a `ring` of so many places, what comes before it and what comes after is cut apart.
 
-    The cut depends on the length alone, so that the same row always meets the same kernels.
+    The cut depends on length and position alone, so that the same row always meets the same kernels.
     """
+    if ring is not None and 0 < (before := ring - position % ring) < length:
+        rest = split_row(length - before, chunks, position + before, ring)
+        return split_row(before, chunks) + rest
     pieces = []
     for chunk in sorted(chunks, reverse=True):
         while length >= chunk:

@@ -1,6 +1,7 @@
 """Copies of cached tokens from one slot to another. Imports tinygrad: imported after `select_backend` only.
 
-A layer's pool is [2 * slots, kv_heads, capacity, head_dim], as attention.py has it. A graph that is scheduled anew for
+A layer's pool is [2 * slots, kv_heads, capacity, head_dim], as attention.py has it; of a ring that is shorter than what
+is to be copied all is copied. A graph that is scheduled anew for
 each copy took 13 ms a layer, in which nobody's token comes.
 """
 
@@ -30,8 +31,9 @@ class CopyProgram:
 
         def copy(target: UOp, source: UOp, count: UOp) -> None:
             for pool in pools:
-                kept = pool.shrink(((source * 2, source * 2 + 2), None, (0, count), None)).contiguous()
-                pool.shrink(((target * 2, target * 2 + 2), None, (0, count), None)).assign(kept).realize()
+                tokens = (0, count) if pool.shape[2] >= context else None  # None: all
+                kept = pool.shrink(((source * 2, source * 2 + 2), None, tokens, None)).contiguous()
+                pool.shrink(((target * 2, target * 2 + 2), None, tokens, None)).assign(kept).realize()
 
         self._jit = TinyJit(copy)
         self._jit.cnt = 1

@@ -2,9 +2,10 @@
 one per width does so for one token each of that many sequences, wherever they stand.
 
 Imports tinygrad: only engine.py imports this module, after `select_backend`. Layout of the KV pool, per layer:
-[2 * slots, kv_heads, context + longest chunk, head_dim]. A chunk is padded to one of a few lengths; what the padding
-writes lies past the sequence's end, is never attended to by a real row, and the next chunk overwrites it. Rows are
-padded with a token of slot 0 at position `context`, where no sequence ever is.
+[2 * slots, kv_heads, context + longest chunk, head_dim], of a layer that is a ring (attention.py) its places instead
+of the context. A chunk is padded to one of a few lengths; what the padding writes lies past the sequence's end, is
+never attended to by a real row, and the next chunk overwrites it. Rows are padded with a token of slot 0 at position
+`context`, where no sequence ever is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from tinygrad import Device, Tensor, UOp, dtypes
 
-from exo_node.engine.tinygrad.attention import ChunkAttention, RowsAttention, capped
+from exo_node.engine.tinygrad.attention import ChunkAttention, LayerKv, RowsAttention, capped
 from exo_node.engine.tinygrad.copying import CopyProgram, copy_on_host
 from exo_node.engine.tinygrad.matrices import linear, rows_of
 from exo_node.engine.tinygrad.memory import DTYPES, empty, from_numpy
@@ -38,9 +39,11 @@ class ShardDecoder:
         slots: int,
         context: int,
         max_chunk: int,
+        kept: int,
         activation: Dtype,
         device: str,
     ) -> None:
+        """`max_chunk`: the longest of the chunk programs. `kept`: tokens of a slot that layers with a window keep."""
         self._spec, self._shard, self._weights = spec, shard, weights
         self._slots, self._context, self._device = slots, context, device
         self._activation = DTYPES[activation]
@@ -50,16 +53,21 @@ class ShardDecoder:
             for rope in spec.ropes
         ]
         self._positions = from_numpy(np.arange(self._capacity, dtype=np.int32), dtypes.int32, device)
-        shape = (2 * slots, spec.n_kv_heads, self._capacity, spec.head_dim)
-        self._kv = [empty(shape, self._activation, device) for _ in range(shard.n_owned)]
-        self._copy = CopyProgram(self._kv, slots, context)
-        self.kv_bytes = shard.n_owned * math.prod(shape) * self._activation.itemsize
+        self._kv: list[LayerKv] = []
+        for layer in spec.layers[shard.start_layer : shard.end_layer]:
+            ring = kept if layer.window is not None and kept < context else None
+            shape = (2 * slots, spec.n_kv_heads, (ring or context) + max_chunk, spec.head_dim)
+            self._kv.append(LayerKv(empty(shape, self._activation, device), layer.window, ring))
+        self._pools = [kv.pool for kv in self._kv]
+        self._copy = CopyProgram(self._pools, slots, context)
+        self.ring = next((kv.ring for kv in self._kv if kv.ring is not None), None)  # all have the same
+        self.kv_bytes = sum(math.prod(pool.shape) for pool in self._pools) * self._activation.itemsize
 
     def chunk_program(self, length: int, *, embeds: bool) -> Program:
         """int32 [length] (`embeds`) or float32 [length, hidden] -> float32 [length, hidden]; variables: `place`."""
 
-        def chunk(values: Tensor, slot: Any, position: Any) -> Tensor:
-            attention = ChunkAttention(self._spec, self._activation, self._positions, length, slot, position)
+        def chunk(values: Tensor, *place: Any) -> Tensor:
+            attention = ChunkAttention(self._spec, self._activation, self._positions, length, *place)
             return self._layers(values, attention, embeds=embeds)
 
         return Program(chunk, [self._entering(length, embeds=embeds)], (0,), self._device)
@@ -68,9 +76,9 @@ class ShardDecoder:
         """int32 [width] (`embeds`) or float32 [width, hidden], twice the slots and positions (int32 [width]) ->
         float32 [width, hidden]; variables: `seen`."""
 
-        def rows(values: Tensor, keys_at: Tensor, positions: Tensor, seen: Any) -> Tensor:
-            is_cpu = self._device == "CPU"
-            attention = RowsAttention(self._spec, self._activation, keys_at, positions, seen, is_cpu=is_cpu)
+        def rows(values: Tensor, keys_at: Tensor, positions: Tensor, *seen: Any) -> Tensor:
+            inner, is_cpu = (self._spec, self._activation, keys_at, positions, *seen), self._device == "CPU"
+            attention = RowsAttention(*inner, context=self._context, is_cpu=is_cpu)
             return self._layers(values, attention, embeds=embeds)
 
         number = ((width,), dtypes.int32)
@@ -95,21 +103,29 @@ class ShardDecoder:
 
         return Program(states, [self._entering(rows, embeds=False)], (0,), self._device)
 
-    def place(self, slot: int, position: int) -> tuple[Any, ...]:
-        """Slot and position as the bound variables of every chunk program."""
-        return (
+    def place(self, slot: int, position: int, length: int) -> tuple[Any, ...]:
+        """Where a chunk program of this length is to run, as its bound variables: slot and position, and in a ring the
+        place and how many are seen."""
+        bound = (
             UOp.variable("slot", 0, max(self._slots - 1, 1)).bind(slot),
             UOp.variable("position", 0, self._context).bind(position),
         )
+        if self.ring is None:
+            return bound
+        place = UOp.variable("place", 0, self.ring - 1).bind(position % self.ring)
+        return (*bound, place, UOp.variable("near", 1, self.ring).bind(min(position + length, self.ring)))
 
     def seen(self, keys: int) -> tuple[Any, ...]:
-        """The most keys that a row sees, as the bound variable of every rows program."""
-        return (UOp.variable("seen", 1, self._context).bind(keys),)
+        """The most keys that a row sees, of all and of a ring's, as the bound variables of every rows program."""
+        bound = (UOp.variable("seen", 1, self._context).bind(keys),)
+        if self.ring is None:
+            return bound
+        return (*bound, UOp.variable("near", 1, self.ring).bind(min(keys, self.ring)))
 
     def copy(self, target: int, source: int, length: int) -> None:
         """Copy the first `length` cached tokens of one slot to another."""
         if self._device == "CPU":
-            copy_on_host(self._kv, target, source, length)
+            copy_on_host(self._pools, target, source, length)
         else:
             self._copy(target, source, length)
 
@@ -126,7 +142,7 @@ class ShardDecoder:
             x = self._layer(self._shard.start_layer + index, x, kv, attention).realize()
         return x.contiguous()
 
-    def _layer(self, layer: int, x: Tensor, kv: Tensor, attention: ChunkAttention | RowsAttention) -> Tensor:
+    def _layer(self, layer: int, x: Tensor, kv: LayerKv, attention: ChunkAttention | RowsAttention) -> Tensor:
         """float32 [tokens, hidden] -> the same; the residual stream stays in float32 whatever the weights are."""
         spec = self._spec
         h = self._norm(f"{layer}.attention_norm", x).cast(self._activation).contiguous()
@@ -142,7 +158,7 @@ class ShardDecoder:
             h = self._norm(f"{layer}.mlp_post_norm", h.contiguous())
         return (x + h).contiguous()
 
-    def _attention(self, layer: int, h: Tensor, kv: Tensor, attention: ChunkAttention | RowsAttention) -> Tensor:
+    def _attention(self, layer: int, h: Tensor, kv: LayerKv, attention: ChunkAttention | RowsAttention) -> Tensor:
         spec, kind = self._spec, self._spec.layers[layer]
         heads, kv_heads, dim = spec.n_heads, spec.n_kv_heads, spec.head_dim
         qkv = self._linear(f"{layer}.qkv", h)
@@ -150,7 +166,7 @@ class ShardDecoder:
         if spec.qk_norm:
             q, k = self._norm(f"{layer}.q_norm", q), self._norm(f"{layer}.k_norm", k)
         cos, sin = (attention.rotation(table) for table in self._ropes[kind.rope])
-        out = attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, kv, kind.window)
+        out = attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, kv)
         return self._linear(f"{layer}.out", out.cast(self._activation).contiguous())
 
     def _linear(self, key: str, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from exo_node.engine.tinygrad.weights import (
     storage,
     to_float32,
 )
+from exo_node.engine.windows import SLACK
 from exo_node.errors import RingBroken, UnsupportedModel
 from exo_node.types import Dtype
 
@@ -66,6 +67,8 @@ class TinygradShardEngine:
             weight_bytes=runs_bytes(runs, plan.compute_dtype),
             kv_bytes=self._loaded.decoder.kv_bytes,
             seconds=seconds,
+            rollback_depth=None if self._loaded.decoder.ring is None else SLACK,
+            whole_tokens=self._loaded.decoder.ring or 0,
             info=info,
         )
 

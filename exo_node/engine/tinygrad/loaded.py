@@ -17,6 +17,7 @@ from exo_node.engine.tinygrad.backend import Backend
 from exo_node.engine.tinygrad.chunks import chunk_lengths, group_rows, row_widths, split_row
 from exo_node.engine.tinygrad.packed_weights import Run, runs_bytes
 from exo_node.engine.tinygrad.spec import DecoderSpec
+from exo_node.engine.windows import kept_tokens
 from exo_node.errors import RingBroken
 from exo_node.types import DTYPE_BYTES, Dtype
 
@@ -51,6 +52,9 @@ class Loaded:
         weights = _read_weights(runs, source, plan.compute_dtype, backend, progress)
         score_bytes = spec.n_heads * (plan.context + plan.max_chunk) * 4
         self._chunks = chunk_lengths(plan.max_chunk, score_bytes, is_cpu=backend.is_cpu)
+        owned = spec.layers[plan.shard.start_layer : plan.shard.end_layer]
+        window = next((layer.window for layer in owned if layer.window is not None), None)  # all have the same
+        self.kept = kept_tokens(window, plan.context, max(plan.max_chunk, self._chunks[-1]))
         self._widths = (1,) if plan.reproducible else row_widths(plan.slots, score_bytes, is_cpu=backend.is_cpu)
         self.decoder: ShardDecoder = ShardDecoder(
             spec,
@@ -59,6 +63,7 @@ class Loaded:
             slots=plan.slots,
             context=plan.context,
             max_chunk=self._chunks[-1],
+            kept=self.kept,
             activation=self.activation,
             device=backend.device,
         )
@@ -78,8 +83,8 @@ class Loaded:
     def _run_each(self) -> None:
         entering = np.zeros(1, np.int32) if self.plan.is_head else np.zeros((1, self.spec.hidden_size), np.float32)
         zero = np.zeros(1, np.int32)
-        for chunk in self._steps.values():
-            chunk(entering, variables=self.decoder.place(0, 0))
+        for length, chunk in self._steps.items():
+            chunk(entering, variables=self.decoder.place(0, 0, length))
         for rows in self._rows.values():
             rows(entering, zero, zero, variables=self.decoder.seen(1))
         for head in self._heads.values():
@@ -140,7 +145,7 @@ class Loaded:
         values = _given(given)
         results = []
         done = 0
-        for length in split_row(row.length, self._chunks):
+        for length in split_row(row.length, self._chunks, row.position, self.decoder.ring):
             results.append(self._run(values[done : done + length], row.slot, row.position + done))
             done += length
         self.lengths[row.slot] = row.position + row.length
@@ -173,7 +178,8 @@ class Loaded:
         if len(values) == 1:
             places = (np.array([2 * slot], np.int32), np.array([position], np.int32))
             return self._rows[1](values, *places, variables=self.decoder.seen(position + 1))
-        return self._fitting(self._steps, len(values))(values, variables=self.decoder.place(slot, position))
+        length = min(n for n in self._steps if n >= len(values))
+        return self._steps[length](values, variables=self.decoder.place(slot, position, length))
 
     @staticmethod
     def _fitting(programs: Mapping[int, Program], count: int) -> Program:

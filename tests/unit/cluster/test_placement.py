@@ -115,6 +115,22 @@ def test_pool_shrinks_before_refusing() -> None:
     assert any("made smaller" in reason for reason in tighter.reasons)
 
 
+def test_a_window_takes_less_memory() -> None:
+    """Layers that keep a part of each sequence count for that, but never for more than the pool holds."""
+    spec = model(kv_width=1000)
+
+    def kept(spec: ModelSpec, engine: str, context: int) -> list[int]:
+        return [min(100, context)] * 6 + [context] * 2
+
+    windows = plan(spec, [node("a")], kept=kept)
+    assert windows.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 4096),)
+    tight = plan(spec, [node("a", 110 * MB)], kept=kept)  # 4 sequences may still be in it, of 1024 tokens in all
+    assert (tight.slots, tight.kv_tokens) == (4, 1024)
+    assert tight.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 1024),)
+    one = plan(spec, [node("a")], slots=1, context=64, kept=kept)
+    assert one.stage_bytes == (85 * MB + 1000 * 4 * 8 * 64,)
+
+
 def test_context_of_the_model_is_the_limit() -> None:
     """More context than the model has is never reserved."""
     assert plan(model(), [node("a")], context=10**6).context == 4096

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from exo_node.engine.select import check_supported, choose_engine, create_engine, devices_for, preferred
+from exo_node.engine.select import (
+    check_supported,
+    choose_engine,
+    create_engine,
+    devices_for,
+    kept_by_layer,
+    preferred,
+)
 from exo_node.errors import EngineUnavailable, UnsupportedModel
+from exo_node.models.config import normalise
 from exo_node.types import Device, Shard
 
 CPU = Device("CPU", "cpu", "c", 8, 4)
@@ -86,3 +94,18 @@ def test_an_engine_that_does_not_exist_is_refused() -> None:
 def test_engines_are_created_by_name(name: str) -> None:
     """What is created says the name that it was asked for by."""
     assert create_engine(name).name == name
+
+
+def test_what_layers_keep_of_a_sequence() -> None:
+    """What lies behind a window is forgotten; of a family that an engine does not run nothing is assumed."""
+    kinds = ["sliding_attention", "full_attention"]
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 160}
+    config = normalise(
+        {"model_type": "gemma3_text", "num_hidden_layers": 2, "layer_types": kinds, "sliding_window": 1024, **sizes}
+    )
+    for engine in BOTH:
+        assert kept_by_layer(engine, config, 8192, 256) == (1535, 8192)
+        assert kept_by_layer(engine, config, 1024, 256) == (1024, 1024)
+        assert kept_by_layer(engine, {**config, "model_type": "other"}, 8192, 256) == (8192, 8192)
+        assert kept_by_layer(engine, {**config, "num_hidden_layers": 3}, 8192, 256) == (8192,) * 3
+    assert kept_by_layer("fake", config, 8192, 256) == (8192, 8192)

@@ -138,7 +138,7 @@ class FakeRing:
         self.hops: list[deque[bytes]] = [deque() for _ in range(n_stages)]
         self.notices: dict[int, list[Notice]] = {}
         memory = rules.get("kv_tokens", 0), rules.get("block", BLOCK)
-        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("copy_any", True), *memory)
+        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("whole_tokens", 0), *memory)
         made = stages(n_stages, pool)
         self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0), make_drafter)
         self.followers = [

@@ -124,7 +124,7 @@ RULES = st.fixed_dictionaries(
         "reproducible": st.sampled_from([False, False, False, True]),
         "kv_tokens": st.sampled_from([0, CONTEXT, CONTEXT + 12, 2 * CONTEXT]),
         "depth": st.sampled_from([None, 2, 7]),
-        "copy_any": st.booleans(),
+        "whole_tokens": st.sampled_from([0, 20]),
     }
 )
 

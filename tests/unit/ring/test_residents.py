@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from exo_node.ring.messages import Copy, Drop
 from exo_node.ring.residents import RESERVED, PoolRules, Residents
 from exo_node.ring.sequences import Generation, Job, Pooling
@@ -110,23 +112,26 @@ def test_what_was_only_read_is_not_kept() -> None:
     assert pool.take_ops() == (Drop(1),)
 
 
-def test_a_shard_that_cannot_roll_back_far_copies_or_computes() -> None:
-    """A takeover beyond the depth is never planned; nor a partial copy where shards copy whole sequences only."""
-    pool = residents(rollback_depth=4)
-    pool.release(come(pool, 1, TEXT[:40]))
-    other = asked(2, (*TEXT[:30], 1))
-    assert pool.admit(other, 0, 0)
-    assert (other.sent, pool.take_ops()) == (30, (Copy(2, 1, 30),))
-    whole = residents(rollback_depth=4, copy_any=False)
-    whole.release(come(whole, 1, TEXT[:40]))
-    other = asked(2, (*TEXT[:30], 1))
-    assert whole.admit(other, 0, 0)
-    assert other.sent == 0
+@pytest.mark.parametrize(("whole", "shared", "found"), ((0, 36, 36), (0, 35, 0), (39, 20, 0), (40, 20, 20)))
+def test_what_shards_have_forgotten_is_computed_again(whole: int, shared: int, found: int) -> None:
+    """Neither a copy nor a takeover reaches further back than a rollback, from the most that a sequence has held; one
+    that is short enough to be whole is shared as ever."""
+    for slots in (1, 2):
+        pool = residents(slots=slots, rollback_depth=4, whole_tokens=whole)
+        pool.release(come(pool, 1, TEXT[:40]))
+        other = asked(2, (*TEXT[:shared], 1))
+        assert pool.admit(other, 0, 0)
+        assert other.sent == found
+    running = residents(rollback_depth=4, whole_tokens=whole)
+    come(running, 1, TEXT[:40])
+    other = asked(2, (*TEXT[:shared], 1))
+    assert running.admit(other, 0, 0)
+    assert other.sent == found
 
 
 def test_where_the_longest_match_is_of_no_use_a_shorter_one_is() -> None:
-    """Whole copies only: the longer sequence cannot be had in part, the shorter one can as a whole."""
-    pool = residents(slots=4, rollback_depth=0, copy_any=False)
+    """Shards that cannot roll back: the longer sequence cannot be had in part, the shorter one can as a whole."""
+    pool = residents(slots=4, rollback_depth=0)
     first = come(pool, 1, TEXT[:33])
     pool.release(come(pool, 2, (*TEXT[:33], *range(30))))
     pool.release(first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from exo_node.errors import RingBroken
@@ -12,8 +14,8 @@ from exo_node.ring.shard import CopySlot, ShardLogic, StepPlan, Truncate
 EPOCH = Epoch(3, "node")
 
 
-def logic(*, depth: int | None = None, copy_any: bool = True, stage: int = 0, n_stages: int = 1) -> ShardLogic:
-    made = ShardLogic(Pool(slots=2, context=16, max_chunk=8, rollback_depth=depth, copy_any=copy_any))
+def logic(*, depth: int | None = None, whole: int = 0, stage: int = 0, n_stages: int = 1) -> ShardLogic:
+    made = ShardLogic(Pool(slots=2, context=16, max_chunk=8, rollback_depth=depth, whole_tokens=whole))
     made.configure(EPOCH, stage, n_stages)
     return made
 
@@ -57,6 +59,20 @@ def test_rollback_truncates_only_when_the_row_says_so() -> None:
     assert run(shard, Row(1, 4, 1, 1, rollback=True)).calls == (Truncate(0, 4),)
     with pytest.raises(RingBroken, match="keeps 2"):
         run(shard, Row(1, 1, 1, 1, rollback=True))
+
+
+def test_rollbacks_count_from_the_most_that_was_held() -> None:
+    """What a stage has forgotten does not come back: two rollbacks reach no further than one, a copy than its source;
+    a sequence that never held more than the stage keeps whole goes back to anything."""
+    shard = logic(depth=2, whole=6)
+    run(shard, Row(1, 0, 6, 1))
+    run(shard, Row(1, 1, 1, 1, rollback=True))
+    run(shard, Row(1, 2, 5, 1))  # seven now
+    assert run(shard, Row(1, 5, 1, 1, rollback=True), ops=(Copy(2, 1, 6),)).calls == (CopySlot(1, 0, 6), Truncate(0, 5))
+    for sequence in (1, 2):
+        again = copy.deepcopy(shard)
+        with pytest.raises(RingBroken, match="keeps 2"):
+            run(again, Row(sequence, 4, 1, 1, rollback=True))
 
 
 def test_a_rollback_cannot_skip_ahead() -> None:
@@ -142,13 +158,13 @@ def test_a_full_pool_refuses_a_new_sequence() -> None:
         run(shard, Row(3, 0, 1, 1))
 
 
-def test_copies_of_a_prefix_need_an_engine_that_can() -> None:
-    """Where `copy_any` is false only a whole sequence can be copied."""
-    shard = logic(copy_any=False)
+def test_copies_reach_as_far_as_rollbacks() -> None:
+    """What a sequence could not be cut to cannot be copied from it."""
+    shard = logic(depth=1)
     run(shard, Row(1, 0, 4, 1))
-    assert run(shard, ops=(Copy(2, 1, 4),)).calls == (CopySlot(1, 0, 4),)
+    assert run(shard, ops=(Copy(2, 1, 3),)).calls == (CopySlot(1, 0, 3),)
     run(shard, ops=(Drop(2),))
-    with pytest.raises(RingBroken, match="whole sequences only"):
+    with pytest.raises(RingBroken, match="keeps 1 to roll back"):
         run(shard, ops=(Copy(3, 1, 2),))
 
 

@@ -25,7 +25,7 @@ class StageMachine(RuleBasedStateMachine):
 
     @initialize(n_stages=st.integers(1, 4), depth=st.sampled_from([None, 2]))
     def build(self, n_stages: int, depth: int | None) -> None:
-        self.pool = Pool(slots=3, context=CONTEXT, max_chunk=6, rollback_depth=depth)
+        self.pool = Pool(slots=3, context=CONTEXT, max_chunk=6, rollback_depth=depth, whole_tokens=8)
         self.chain: list[Stage] = stages(n_stages, self.pool)
         self.counter = 0
         self.reset()
@@ -35,6 +35,7 @@ class StageMachine(RuleBasedStateMachine):
         for index, stage in enumerate(self.chain):
             stage.configure(Epoch(self.counter, "c"), index, len(self.chain), "bfloat16")
         self.live: dict[int, tuple[int, ...]] = {}
+        self.most: dict[int, int] = {}  # tokens that each has held
         self.number = 0
         self.next_id = 1
 
@@ -70,17 +71,15 @@ class StageMachine(RuleBasedStateMachine):
             del self.live[sequence]
         if self.live and len(self.live) < self.pool.slots and data.draw(st.booleans()):
             source = data.draw(st.sampled_from(sorted(self.live)))
-            length = data.draw(st.integers(1, len(self.live[source])))
+            length = data.draw(st.integers(max(1, self.shortest(source)), len(self.live[source])))
             ops.append(Copy(self.next_id, source, length))
-            self.live[self.next_id] = self.live[source][:length]
+            self.live[self.next_id], self.most[self.next_id] = self.live[source][:length], self.most[source]
             self.next_id += 1
         rows: list[tuple[Row, tuple[int, ...]]] = []
         for sequence in data.draw(st.lists(st.sampled_from(sorted(self.live)), unique=True)) if self.live else []:
             cached = self.live[sequence]
-            depth = self.pool.rollback_depth
-            back = data.draw(st.integers(0, min(len(cached) if depth is None else depth, len(cached))))
-            position = len(cached) - back
-            self.append(data, rows, sequence, cached[:position], rollback=back > 0)
+            position = data.draw(st.integers(self.shortest(sequence), len(cached)))
+            self.append(data, rows, sequence, cached[:position], rollback=position < len(cached))
         if len(self.live) < self.pool.slots and data.draw(st.integers(0, 3)) < 3:
             self.append(data, rows, self.next_id, (), rollback=False)
             self.next_id += 1
@@ -95,6 +94,12 @@ class StageMachine(RuleBasedStateMachine):
         tokens = tuple(data.draw(st.lists(TOKENS, min_size=1, max_size=room)))
         rows.append((self.row(sequence, len(prefix), len(tokens), rollback=rollback), tokens))
         self.live[sequence] = prefix + tokens
+        self.most[sequence] = max(self.most.get(sequence, 0), len(self.live[sequence]))
+
+    def shortest(self, sequence: int) -> int:
+        """To how many tokens it can be cut."""
+        depth, most = self.pool.rollback_depth, self.most[sequence]
+        return 0 if depth is None or most <= self.pool.whole_tokens else max(0, most - depth)
 
     @precondition(lambda self: self.number >= 5)  # else most epochs would end before anything is cached
     @rule(data=st.data())
@@ -103,7 +108,7 @@ class StageMachine(RuleBasedStateMachine):
         some = max(self.live, key=lambda one: len(self.live[one]), default=0)
         cached = len(self.live.get(some, ()))
         dead = sorted(set(range(1, self.next_id)) - set(self.live))
-        depth = self.pool.rollback_depth
+        shortest = self.shortest(some) if some else 0
         kinds = {
             "gap": True,
             "repeat": self.number > 0,
@@ -111,7 +116,7 @@ class StageMachine(RuleBasedStateMachine):
             "reuse": bool(dead) and len(self.live) < self.pool.slots,
             "drop": True,
             "copy": some > 0 and len(self.live) < self.pool.slots,
-            "depth": depth is not None and cached > depth,
+            "depth": shortest > 0,
             "full": len(self.live) == self.pool.slots,
             "twice": len(self.live) < self.pool.slots,
         }
@@ -133,7 +138,7 @@ class StageMachine(RuleBasedStateMachine):
             case "copy":
                 ops = (Copy(self.next_id, some, cached + 1),)
             case "depth":
-                rows = [(self.row(some, cached - (depth or 0) - 1, 1, rollback=True), (1,))]
+                rows = [(self.row(some, shortest - 1, 1, rollback=True), (1,))]
             case "full":
                 rows = [(self.row(self.next_id, 0, 1), (1,))]
             case _:

@@ -45,7 +45,7 @@ class RingMachine(RuleBasedStateMachine):
         reproducible=st.sampled_from([False, False, True]),
         kv_tokens=st.sampled_from([0, 0, CONTEXT, CONTEXT + 8]),
         depth=st.sampled_from([None, 1, 9]),
-        copy_any=st.booleans(),
+        whole_tokens=st.sampled_from([0, 12]),
     )
     def build(
         self,

@@ -41,6 +41,7 @@ class LocalRing:
         wire: Dtype | None = None,
         slots: int = 3,
         context: int = 96,
+        max_chunk: int = 256,
         config: Mapping[str, Any] | None = None,
         reproducible: bool = False,
     ) -> None:
@@ -57,7 +58,7 @@ class LocalRing:
                 compute_dtype=dtype,
                 slots=slots,
                 context=context,
-                max_chunk=64,
+                max_chunk=max_chunk,
                 device="CPU",
                 reproducible=reproducible,
             )

@@ -169,7 +169,7 @@ def test_layers_of_a_batch_give_each_row_its_own_keys() -> None:
     """Keys go to the slots named, at their lengths; a window cuts each row's; padding is hidden by the mask."""
 
     def push(axes: int | None, window: int | None) -> tuple[Any, Any, Any]:
-        pool = Pool(mx, 3, 32, [window], False)
+        pool = Pool(mx, 3, 32, [window], False, 32)
         for slot, n in ((2, 5), (0, 2)):
             old = mx.arange(n).astype(mx.float32)[None, None, :, None] + 10 * slot
             pool[slot].layers[0].update_and_fetch(old, old)

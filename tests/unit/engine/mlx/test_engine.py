@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from exo_node.engine.base import EngineRow, Hidden
+from exo_node.engine.windows import SLACK
 from exo_node.errors import RingBroken
 from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint, reference_logits, reference_states
-from tests.unit.engine.mlx.ring import LocalRing, ids_of
+from tests.unit.engine.mlx.ring import LocalRing, Logits, ids_of
 
 pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.engine_mlx
@@ -175,6 +177,45 @@ def test_slots_grow_past_a_block_and_stop_at_the_context(checkpoints: Path) -> N
         ring.step((0, [5], 1))
 
 
+LONG = 700  # tokens: many windows, and twice what a windowed layer keeps of them
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 3},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_windowed_layers_forget_what_no_token_sees(family: str, checkpoints: Path) -> None:
+    """Long past their windows: transformers' logits, in slices of a prompt, in ragged company, after rollbacks within
+    the depth and in copies, in no more memory than reported; what was forgotten cannot be cut to."""
+    path = make_checkpoint(family, checkpoints, max_position_embeddings=1024, **WINDOWED[family])
+    ring = LocalRing(path, (0, 3, 7), context=LONG, max_chunk=64)
+    a, b = ids_of(LONG), ids_of(LONG, 1)
+    wanted_a, wanted_b = reference_logits(path, a), reference_logits(path, b)
+
+    def near(got: Logits, *wanted: Logits) -> None:
+        assert np.abs(got - np.concatenate(wanted)).max() <= 5e-4
+
+    for at in range(0, 576, 64):
+        near(ring.step((0, a[at : at + 64], 64)), wanted_a[at : at + 64])
+    for i in range(24):  # one decodes while the other's prompt comes in slices
+        got = ring.step((0, a[576 + i : 577 + i], 1), (1, b[25 * i : 25 * i + 25], 1))
+        near(got, wanted_a[576 + i : 577 + i], wanted_b[25 * i + 24 : 25 * i + 25])
+    ring.copy(2, 0, 590)
+    near(ring.step((2, a[590:640], 50), (0, a[600:601], 1)), wanted_a[590:640], wanted_a[600:601])
+    for slot, most, ids, wanted in ((2, 640, a, wanted_a), (1, 600, b, wanted_b)):
+        at = most - SLACK
+        ring.truncate(slot, at)
+        near(ring.step((slot, ids[at : at + 64], 64)), wanted[at : at + 64])
+        near(ring.step((slot, ids[at + 64 : at + 65], 1)), wanted[at + 64 : at + 65])
+    for engine, report in zip(ring.engines, ring.reports, strict=True):
+        assert engine.kv_bytes() <= report.kv_bytes
+    with pytest.raises(RingBroken, match="cannot be cut"):
+        ring.engines[1].truncate(0, 100)
+
+
 def test_a_row_must_continue_its_slot(checkpoints: Path) -> None:
     """A gap, a duplicate or an unknown slot is an error, never a silent trim, and changes nothing."""
     ring = LocalRing(make_checkpoint("llama", checkpoints), (0, 7))
@@ -209,11 +250,23 @@ def test_wrong_hidden_states_are_refused(checkpoints: Path) -> None:
 
 
 def test_report_accounts_for_the_whole_pool(checkpoints: Path) -> None:
-    """kv_bytes is slots x context x layers x K and V; any rollback and any copy is allowed."""
+    """kv_bytes is slots x context x layers x K and V; any rollback is allowed."""
     report = LocalRing(make_checkpoint("llama", checkpoints), (0, 3, 7), slots=3, context=96).reports[1]
     assert report.kv_bytes == 3 * 96 * 4 * 2 * 2 * 16 * 4
-    assert report.rollback_depth is None and report.copy_any
+    assert (report.rollback_depth, report.whole_tokens) == (None, 0)
     assert report.info["device"] == "CPU"
+
+
+def test_report_counts_a_window_once(checkpoints: Path) -> None:
+    """Of a layer with a window: window, slack and chunk of each slot; a context that is not longer is kept whole."""
+    path = make_checkpoint("gemma3_text", checkpoints, max_position_embeddings=1024)
+    most = 11 + SLACK + 64
+    ring = LocalRing(path, (0, 5, 7), slots=3, context=LONG, max_chunk=64)
+    token = 2 * 2 * 16 * 4
+    assert [report.kv_bytes for report in ring.reports] == [15 * most * token, 3 * (LONG + most) * token]
+    assert [(report.rollback_depth, report.whole_tokens) for report in ring.reports] == [(SLACK, most)] * 2
+    short = LocalRing(path, (0, 7), slots=3, context=most, max_chunk=64).reports[0]
+    assert (short.kv_bytes, short.rollback_depth) == (21 * most * token, None)
 
 
 @pytest.mark.skipif(not STORIES.exists(), reason="../shared/models/stories260K is not there")

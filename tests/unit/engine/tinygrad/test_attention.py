@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.checkpoints import FAMILIES, make_checkpoint
-from tests.unit.engine.tinygrad.harness import Pair, Ring, tokens
+from exo_node.engine.windows import SLACK
+from tests.checkpoints import FAMILIES, make_checkpoint, reference_logits
+from tests.unit.engine.tinygrad.harness import Pair, Ring, tokens, two_layers
 
 pytestmark = pytest.mark.engine_tinygrad
 TOLERANCE = 2e-5  # of the largest logit, float32
@@ -93,7 +94,7 @@ def test_what_another_sequence_left_is_not_seen(tmp_path_factory: pytest.TempPat
     fresh = ring.step([(0, [7], 1), (1, [8], 1)])
     for slot, length in ((0, 0), (1, 40)):
         ring.truncate(slot, length)
-    pool = ring.engines[0]._ready().decoder._kv[0]
+    pool = ring.engines[0]._ready().decoder._kv[0].pool
     values = pool.numpy()
     values[0:2] = np.nan
     pool.uop.buffer.copyin(np.ascontiguousarray(values).data.cast("B"))
@@ -112,3 +113,33 @@ def test_a_slot_that_comes_twice_runs_in_order(tmp_path_factory: pytest.TempPath
         ring.truncate(slot, 0)
     wanted = np.concatenate([ring.prefill(0, [5, 6]), ring.prefill(1, [7])])
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+def test_a_layer_with_a_window_is_a_ring(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Long past what it keeps: transformers' logits of a prompt in chunks over the ring's end, of rows beside others
+    that are not yet round, after rollbacks within the depth and of a copy; in no more memory than that."""
+    path = two_layers("gemma3_text", tmp_path_factory.getbasetemp(), max_position_embeddings=1024)
+    ring = Ring(path, slots=2, context=600, max_chunk=16)
+    most, report = 11 + SLACK + 16, ring.reports[0]
+    assert (report.rollback_depth, report.whole_tokens) == (SLACK, most)
+    assert report.kv_bytes == ring.engines[0].kv_bytes() == 2 * 2 * (most + 600 + 2 * 16) * 2 * 16 * 4
+    a, b = tokens(600, 1), tokens(600, 2)
+    wanted_a, wanted_b = reference_logits(path, a), reference_logits(path, b)
+
+    def near(got: npt.NDArray[np.float32], *wanted: npt.NDArray[np.float32]) -> None:
+        assert np.abs(got - np.concatenate(wanted)).max() <= 5e-4
+
+    at = 0
+    for length in (270, 40, 1, 7, 250):
+        near(ring.prefill(0, a[at : at + length]), wanted_a[at : at + length])
+        at += length
+    for i in range(4):
+        rows = [(0, a[at + i : at + i + 1], 1), (1, b[i : i + 1], 1)]
+        near(ring.step(rows), wanted_a[at + i : at + i + 1], wanted_b[i : i + 1])
+    ring.truncate(1, 0)
+    ring.copy(1, 0, 560)
+    for slot, start in ((0, 572 - SLACK), (1, 560)):
+        ring.truncate(slot, start)
+        near(ring.prefill(slot, a[start : start + 20]), wanted_a[start : start + 20])
+    rows = [(0, a[592 - SLACK : 593 - SLACK], 1), (1, a[580:581], 1)]
+    near(ring.step(rows), wanted_a[592 - SLACK : 593 - SLACK], wanted_a[580:581])

@@ -34,6 +34,16 @@ def test_split_covers_the_row(length: int) -> None:
     assert 1 <= pieces[-1] <= 128
 
 
+@given(st.integers(1, 2000), st.integers(0, 5000), st.integers(200, 900))
+def test_no_piece_goes_over_the_end_of_a_ring(length: int, position: int, ring: int) -> None:
+    """The pieces add up as ever, and each lies within the ring."""
+    pieces = split_row(length, (16, 128), position, ring)
+    assert length == sum(pieces) and min(pieces) > 0 and max(pieces) <= 128
+    for piece in pieces:
+        assert position % ring + piece <= ring
+        position += piece
+
+
 @given(st.lists(st.integers(0, 5000), max_size=40))
 def test_groups_take_rows_of_like_length(positions: list[int]) -> None:
     """Every row is in one step, none is too wide, and no row runs over more keys than the next step's shortest has."""

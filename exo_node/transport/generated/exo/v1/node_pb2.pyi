@@ -510,7 +510,7 @@ class LoadProgress(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., ready: _Optional[_Union[ShardReady, _Mapping]] = ...) -> None: ...
 
 class ShardReady(_message.Message):
-    __slots__ = ("port", "weight_bytes", "kv_bytes", "rollback_depth", "copy_any", "seconds", "info", "wire_int8")
+    __slots__ = ("port", "weight_bytes", "kv_bytes", "rollback_depth", "seconds", "info", "wire_int8", "whole_tokens")
     class InfoEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -522,19 +522,19 @@ class ShardReady(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_DEPTH_FIELD_NUMBER: _ClassVar[int]
-    COPY_ANY_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     WIRE_INT8_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     port: int
     weight_bytes: int
     kv_bytes: int
     rollback_depth: int
-    copy_any: bool
     seconds: float
     info: _containers.ScalarMap[str, str]
     wire_int8: str
-    def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., copy_any: _Optional[bool] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ..., wire_int8: _Optional[str] = ...) -> None: ...
+    whole_tokens: int
+    def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ..., wire_int8: _Optional[str] = ..., whole_tokens: _Optional[int] = ...) -> None: ...
 
 class UnloadShardRequest(_message.Message):
     __slots__ = ("instance_id", "stage")

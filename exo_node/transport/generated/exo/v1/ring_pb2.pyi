@@ -15,7 +15,7 @@ class Epoch(_message.Message):
     def __init__(self, counter: _Optional[int] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
-    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "whole_copies", "int8_rows")
+    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -27,8 +27,8 @@ class ConfigureRequest(_message.Message):
     MAX_CHUNK_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_DEPTH_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    WHOLE_COPIES_FIELD_NUMBER: _ClassVar[int]
     INT8_ROWS_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     epoch: Epoch
     stage: int
@@ -40,9 +40,9 @@ class ConfigureRequest(_message.Message):
     max_chunk: int
     rollback_depth: int
     kv_tokens: int
-    whole_copies: bool
     int8_rows: bool
-    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., whole_copies: _Optional[bool] = ..., int8_rows: _Optional[bool] = ...) -> None: ...
+    whole_tokens: int
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., int8_rows: _Optional[bool] = ..., whole_tokens: _Optional[int] = ...) -> None: ...
 
 class ConfigureResponse(_message.Message):
     __slots__ = ("epoch",)
