@@ -37,11 +37,10 @@ from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
-from exo_node.ring.instances import InstanceManager
+from exo_node.ring.instances import InstanceManager, PoolDefaults
 from exo_node.ring.library import ModelLibrary
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.ring.node_service import NodeServicer
-from exo_node.ring.placing import PoolDefaults
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.routing.front.surroundings import Surroundings
 from exo_node.signals import ChangeSignal

@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from exo_node.cluster.placement import PlacementPlan, rendezvous
 from exo_node.errors import (
@@ -32,7 +33,7 @@ from exo_node.ring.library import (
     spec_from_json,
 )
 from exo_node.ring.members import DESCRIBE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
-from exo_node.ring.placing import Placer, PoolDefaults
+from exo_node.ring.placing import Placer
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.ring.tokenizers import InstanceTokenizers
@@ -53,6 +54,15 @@ FETCH_TIMEOUT_S = 24 * 3600.0  # of a model at a peer, which tells no progress
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class PoolDefaults:
+    """How much KV memory an instance that is asked for here is to have: `slots` sequences of `context` tokens, shrunk
+    to fit."""
+
+    slots: int
+    context: int
+
+
 class InstanceManager:
     """All that one node does with instances, apart from hosting shards (`ShardHost`)."""
 
@@ -68,11 +78,12 @@ class InstanceManager:
     ) -> None:
         """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`)."""
         self._cluster = cluster
+        self._pool = pool
         self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
-        self._placer = Placer(cluster, self.member, pool, changed=changed)
+        self._placer = Placer(cluster, self.member, changed=changed)
         self._clients: dict[str, RingClient] = {}
         self._tokenizers = InstanceTokenizers(self.member, host, library)
         self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
@@ -193,7 +204,7 @@ class InstanceManager:
         model_id = self._canonical(request.model)
         message = node_pb2.PlaceModelRequest()
         message.CopyFrom(request)
-        message.model = model_id
+        message.model, message.slots, message.context = model_id, self._pool.slots, self._pool.context
         message.draft_model = self._canonical(request.draft_model) if request.draft_model else ""
         message.seen.extend(sorted(self._cluster.nodes()))
         coordinator = rendezvous(model_id, sorted(self._cluster.nodes()))
@@ -213,7 +224,10 @@ class InstanceManager:
 
     async def preview(self, model: str, min_nodes: int) -> tuple[ModelSpec, PlacementPlan]:
         """What `place` would do now, as far as this node sees. Nothing is fetched for it."""
-        return await self._placer.preview(node_pb2.PlaceModelRequest(model=self._canonical(model), min_nodes=min_nodes))
+        request = node_pb2.PlaceModelRequest(
+            model=self._canonical(model), min_nodes=min_nodes, slots=self._pool.slots, context=self._pool.context
+        )
+        return await self._placer.preview(request)
 
     async def describe_at(self, node_id: str, model: str, *, fetch: bool) -> ModelSpec:
         """A model as a node holds it; with `fetch`, once it does. Raises `ModelNotFound`, `PeerUnavailable`, ..."""

@@ -33,14 +33,6 @@ TOKEN_BYTES = 32
 RUNNER_BYTES = 160 * 10**6
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDefaults:
-    """How much KV memory a new instance asks for: `slots` sequences of `context` tokens, shrunk to fit."""
-
-    slots: int
-    context: int
-
-
 @dataclass(slots=True)
 class _Work:
     """What has been done so far, so that it can be undone."""
@@ -55,13 +47,11 @@ class Placer:
         self,
         cluster: ClusterView,
         member: Callable[[str], Member],
-        pool: PoolDefaults,
         *,
         changed: Callable[[], None],
     ) -> None:
         self._cluster = cluster
         self._member = member
-        self._pool = pool
         self._changed = changed
         self._locks: dict[str, asyncio.Lock] = {}
         self.loading: dict[str, Instance] = {}
@@ -167,8 +157,8 @@ class Placer:
             min_nodes=request.min_nodes or 1,
             node_ids=tuple(request.nodes),
             engines=tuple(request.engines),
-            slots=self._pool.slots,
-            context=min(self._pool.context, spec.max_context),
+            slots=request.slots,
+            context=min(request.context, spec.max_context),
             overhead=RUNNER_BYTES,
             draft=draft,
             kept=lambda one, engine, context: kept_by_layer(engine, one.config, context, MAX_CHUNK),

@@ -565,7 +565,7 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize", "draft_model")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize", "draft_model", "slots", "context")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -576,6 +576,8 @@ class PlaceModelRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -586,7 +588,9 @@ class PlaceModelRequest(_message.Message):
     instance_id: str
     quantize: int
     draft_model: str
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ...) -> None: ...
+    slots: int
+    context: int
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")
