@@ -102,6 +102,34 @@ _MORE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
 }
 MORE_FAMILIES: tuple[str, ...] = tuple(_MORE)
+# Families with layers of recurrent state beside attention: the MLX engine alone runs them, row by row.
+_HYBRIDS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "lfm2": (
+        "Lfm2Config",
+        "Lfm2ForCausalLM",
+        {
+            "tie_word_embeddings": True,
+            "block_auto_adjust_ff_dim": False,
+            "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention", "conv", "conv"],
+        },
+    ),
+    "granitemoehybrid": (
+        "GraniteMoeHybridConfig",
+        "GraniteMoeHybridForCausalLM",
+        {
+            "layer_types": ["mamba", "mamba", "attention", "mamba", "attention", "mamba", "mamba"],
+            "num_local_experts": 0,
+            "shared_intermediate_size": 96,
+            "mamba_n_heads": 8,
+            "mamba_d_state": 16,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+        },
+    ),
+}
+HYBRIDS: tuple[str, ...] = tuple(_HYBRIDS)
 
 
 def _torch() -> Any:
@@ -123,7 +151,7 @@ def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: in
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    config_class, model_class, fields = {**_FAMILIES, **_MORE}[family]
+    config_class, model_class, fields = {**_FAMILIES, **_MORE, **_HYBRIDS}[family]
     config = getattr(transformers, config_class)(**{**_COMMON, **fields, **overrides})
     model = getattr(transformers, model_class)(config)
     generator = torch.Generator().manual_seed(seed)
@@ -229,7 +257,7 @@ class ShardView:
         self._source = source
         prefixes = [f"model.layers.{i}." for i in range(shard.start_layer, shard.end_layer)]
         if is_head:
-            prefixes += ["model.embed_tokens.", "model.norm."]
+            prefixes += ["model.embed_tokens.", "model.norm.", "model.embedding_norm."]
             if not config.get("tie_word_embeddings", False):
                 prefixes.append("lm_head.")
         self._names = frozenset(n for n in source.names() if n.startswith(tuple(prefixes)))

@@ -14,10 +14,18 @@ import numpy.typing as npt
 from exo_node.engine.mlx.families import FAMILIES
 from exo_node.engine.mlx.modules import import_model_file
 from exo_node.models.config import normalise
+from tests.checkpoints import HYBRIDS
 
 
 def _mlx() -> tuple[Any, Any]:
     return importlib.import_module("mlx.core"), importlib.import_module("mlx.nn")
+
+
+def _model(config: Mapping[str, Any]) -> Any:
+    """mlx-lm's, without its weights."""
+    family = FAMILIES[config["model_type"]]
+    module = import_model_file(family.module)
+    return module.Model(module.ModelArgs.from_dict(family.adapt(config, 96)))
 
 
 def quantize_checkpoint(
@@ -41,7 +49,10 @@ def quantize_checkpoint(
     config = json.loads((path / "config.json").read_text())
     chosen: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": "affine"}
     tensors: dict[str, Any] = {}
-    for name, array in mx.load(str(path / "model.safetensors")).items():
+    stored = mx.load(str(path / "model.safetensors"))
+    if config["model_type"] in HYBRIDS:
+        stored = _model(normalise(config)).sanitize(stored)  # of these it renames some, and cuts some in two
+    for name, array in stored.items():
         module = name.removesuffix(".weight")
         if array.ndim != 2 or any(module.endswith(one) for one in keep):
             tensors[name] = array
@@ -65,9 +76,7 @@ def mlx_lm_logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
     """Logits [len(ids), vocab] of mlx-lm's model, loaded as its `load_model` does."""
     mx, nn = _mlx()
     config = normalise(json.loads((path / "config.json").read_text()))
-    family = FAMILIES[config["model_type"]]
-    module = import_model_file(family.module)
-    model = module.Model(module.ModelArgs.from_dict(family.adapt(config, 96)))
+    model = _model(config)
     weights = mx.load(str(path / "model.safetensors"))
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)

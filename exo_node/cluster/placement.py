@@ -7,7 +7,6 @@ part of what must fit, and is made smaller before a model is refused.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +58,11 @@ def kept_whole(spec: ModelSpec, engine: str, context: int) -> Sequence[int]:
     return (context,) * spec.n_layers
 
 
+def no_states(spec: ModelSpec, engine: str, element: int) -> Sequence[int]:
+    """Every layer holds keys and values by token."""
+    return (0,) * spec.n_layers
+
+
 def plan_placement(
     spec: ModelSpec,
     nodes: Sequence[NodeInfo],
@@ -72,6 +76,7 @@ def plan_placement(
     draft: ModelSpec | None = None,
     compute_dtype: Callable[[ModelSpec, Device], Dtype] = compute_dtype_on,
     kept: Callable[[ModelSpec, str, int], Sequence[int]] = kept_whole,
+    states: Callable[[ModelSpec, str, int], Sequence[int]] = no_states,
 ) -> PlacementPlan:
     """Place `spec` on `nodes`.
 
@@ -82,6 +87,8 @@ def plan_placement(
     sequences share what one long one may fill. Others have fewer slots.
     `overhead` bytes are added per stage, and on the head those of a `draft` model with its KV pool (`draft_pool`).
     `kept`(spec, engine, context): tokens of one sequence that each layer keeps, fewer where it has a window.
+    `states`(spec, engine, bytes of an element): for each layer the bytes that it holds of one sequence whatever its
+    length; 0 = keys and values by token.
 
     Raises `InvalidRequest` for a request that contradicts itself or the model, `NoCapacity` with what is missing.
     """
@@ -103,8 +110,18 @@ def plan_placement(
             beside = overhead
             if draft is not None and i == 0:
                 element = DTYPE_BYTES[compute_dtype(draft, place.device)]
-                beside += _whole_bytes(draft, element, math.prod(draft_pool(draft, slots, context)))
-            held = [min(whole * context, some_slots * one) for one in kept(spec, place.engine, context)]
+                its_slots, its_context = draft_pool(draft, slots, context)
+                held = _held(
+                    draft,
+                    states(draft, place.engine, element),
+                    [its_slots * its_context] * draft.n_layers,
+                    element,
+                    its_slots,
+                )
+                beside += _whole_bytes(draft, element, sum(held))
+            element = DTYPE_BYTES[compute_dtype(spec, place.device)]
+            tokens = [min(whole * context, some_slots * one) for one in kept(spec, place.engine, context)]
+            held = _held(spec, states(spec, place.engine, element), tokens, element, some_slots)
             found.append(_limit(spec, place, i == 0, held, beside, compute_dtype))
         return found
 
@@ -260,31 +277,35 @@ def _limit(
     spec: ModelSpec,
     place: _Place,
     is_head: bool,
-    kv_tokens: Sequence[int],
+    pool: Sequence[int],
     overhead: int,
     compute_dtype: Callable[[ModelSpec, Device], Dtype],
 ) -> StageLimit:
-    """`kv_tokens`: by layer."""
+    """`pool`: see `_held`."""
     element, stored = DTYPE_BYTES[compute_dtype(spec, place.device)], DTYPE_BYTES[spec.dtype]
 
     def held(size: int, packed: int) -> int:
         return (size - packed) * element // stored + packed
 
     packed = spec.layer_packed or (0,) * spec.n_layers
-    layers = tuple(
-        held(size, narrow) + spec.kv_width * tokens * element
-        for size, narrow, tokens in zip(spec.layer_bytes, packed, kv_tokens, strict=True)
-    )
+    layers = tuple(held(size, narrow) + kept for size, narrow, kept in zip(spec.layer_bytes, packed, pool, strict=True))
     # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
     fixed = overhead + (held(spec.embed_bytes + spec.head_bytes, spec.outer_packed) if is_head else 0)
     return StageLimit(place.capacity, fixed, layers)
 
 
-def _whole_bytes(spec: ModelSpec, element: int, kv_tokens: int) -> int:
-    """A whole model in elements of so many bytes, with its KV pool."""
+def _held(spec: ModelSpec, states: Sequence[int], kv_tokens: Sequence[int], element: int, slots: int) -> list[int]:
+    """For each layer the bytes of its pool: states of so many sequences, or keys and values of so many tokens."""
+    return [
+        one * slots if one else spec.kv_width * tokens * element for one, tokens in zip(states, kv_tokens, strict=True)
+    ]
+
+
+def _whole_bytes(spec: ModelSpec, element: int, held: int) -> int:
+    """A whole model in elements of so many bytes, with a pool of `held` bytes."""
     packed = sum(spec.layer_packed) + spec.outer_packed
     weights = (spec.total_bytes - packed) * element // DTYPE_BYTES[spec.dtype] + packed
-    return weights + spec.kv_width * spec.n_layers * kv_tokens * element
+    return weights + held
 
 
 def _plan(

@@ -102,6 +102,19 @@ def kept_by_layer(engine: str, config: Mapping[str, Any], context: int, max_chun
     return tuple(kept_tokens(window, context, max_chunk) for window in windows)
 
 
+def state_bytes(engine: str, config: Mapping[str, Any], element: int) -> tuple[int, ...]:
+    """For each layer how many bytes it holds of one sequence whatever its length, computing in elements of so many
+    bytes; 0 = keys and values by token.
+
+    `config` is the normalised config.json, perhaps of a model that the engine does not run. Imports no framework.
+    """
+    if engine != "mlx":
+        return (0,) * int(config["num_hidden_layers"])
+    from exo_node.engine.mlx.hybrids import layer_states, slot_bytes
+
+    return tuple(slot_bytes(config, element) if n else 0 for n in layer_states(config))
+
+
 def create_engine(name: str) -> ShardEngine:
     """A new engine, on the thread that will own it; imports its framework. For runners only.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.errors import CheckpointError, UnsupportedModel
+from exo_node.models.hybrid_config import normalise_hybrid
 from exo_node.models.quantization import normalise_quantization
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -140,6 +141,7 @@ def normalise(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(model_type, str) or not model_type:
         raise CheckpointError("config.json: field 'model_type' is missing; fetch the model again")
     _apply_defaults(out, model_type)
+    normalise_hybrid(out)
     _check_sizes(out)
     _derive_heads(out, model_type)
     _normalise_dtype(out)

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
-from exo_node.engine.select import check_supported, kept_by_layer
+from exo_node.engine.select import check_supported, kept_by_layer, state_bytes
 from exo_node.errors import ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
 from exo_node.models.vocabulary import PADDING, other_vocabulary
 from exo_node.ring.connecting import MAX_CHUNK, connect
@@ -162,6 +162,7 @@ class Placer:
             overhead=RUNNER_BYTES,
             draft=draft,
             kept=lambda one, engine, context: kept_by_layer(engine, one.config, context, MAX_CHUNK),
+            states=lambda one, engine, element: state_bytes(engine, one.config, element),
         )
         for one in plan.assignments:
             check_supported(one.engine, spec.config, one.shard)

@@ -12,7 +12,8 @@ longest, and copies no KV; gathering the slots into one padded array at every st
 
 mlx-lm's attention rotates by `cache.offset` (an array: one position a token), calls `update_and_fetch` and gives what
 comes back to a function of its file, which `attend_by_row` replaces. A family that computes attention itself
-(families.py, "padded") gets one padded array and a mask, and takes rows of one token only.
+(families.py, "padded") gets one padded array and a mask, and takes rows of one token only; so does a layer with
+recurrent state (recurrent.py), whose states are stacked and taken apart again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from exo_node.engine.mlx.attention import attend
 from exo_node.engine.mlx.cache import LayerCache, Slot
+from exo_node.engine.mlx.recurrent import RecurrentCache, RecurrentRows
 
 
 class BatchLayer:
@@ -97,16 +99,21 @@ class Batch:
         """Row i is the next `lengths[i]` tokens of `slots[i]`.
 
         `mask_axes`: None, or of how many axes the mask of a padded family is (families.decode_mask_axes), whose rows
-        must be of one token.
+        must be of one token, as those of a family with recurrent layers.
         """
         self._slots, self._lengths = slots, lengths
         rows = zip(slots, lengths, strict=True)
         positions = chain.from_iterable(range(slot.length, slot.length + n) for slot, n in rows)
         offset = mx.array(list(positions), mx.int32)
-        self.layers: list[BatchLayer] = [
-            BatchLayer(mx, layers, lengths, offset) if mask_axes is None else PaddedLayer(mx, layers, offset, mask_axes)
-            for layers in zip(*(slot.layers for slot in slots), strict=True)
-        ]
+
+        def joined(layers: Sequence[Any]) -> BatchLayer | RecurrentRows:
+            if isinstance(layers[0], RecurrentCache):
+                return RecurrentRows(mx, layers)
+            if mask_axes is None:
+                return BatchLayer(mx, layers, lengths, offset)
+            return PaddedLayer(mx, layers, offset, mask_axes)
+
+        self.layers = [joined(layers) for layers in zip(*(slot.layers for slot in slots), strict=True)]
 
     def commit(self) -> None:
         """The pass is complete: its tokens are in their slots."""

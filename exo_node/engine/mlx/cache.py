@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from exo_node.engine.mlx.recurrent import RecurrentCache
 from exo_node.engine.windows import base_after, kept_tokens, reaches
 from exo_node.errors import RingBroken
 
@@ -83,6 +84,9 @@ class LayerCache:
         self.keys = self.values = None
         self._base = 0
 
+    def arrays(self) -> list[Any]:
+        return [array for array in (self.keys, self.values) if array is not None]
+
     def copy_from(self, source: LayerCache, length: int) -> None:
         if source.keys is None:
             self.clear()
@@ -121,12 +125,22 @@ class Slot:
     """One sequence's KV in every owned layer."""
 
     def __init__(
-        self, mx: Any, index: int, context: int, windows: Sequence[int | None], array_mask: bool, max_chunk: int
+        self,
+        mx: Any,
+        index: int,
+        context: int,
+        windows: Sequence[int | None],
+        array_mask: bool,
+        max_chunk: int,
+        states: Sequence[int],
     ) -> None:
         self._mx, self.index, self._context, self._array_mask = mx, index, context, array_mask
         self._max_chunk = max_chunk
         self.length = 0
-        self.layers = [LayerCache(mx, self, window, kept_tokens(window, context, max_chunk)) for window in windows]
+        self.layers: list[Any] = [
+            RecurrentCache(mx, self, n) if n else LayerCache(mx, self, window, kept_tokens(window, context, max_chunk))
+            for window, n in zip(windows, states, strict=True)
+        ]
         self._masks: dict[tuple[int, int | None], Any] = {}
 
     def expect(self, position: int, length: int) -> None:
@@ -194,18 +208,30 @@ class Slot:
         """Whether its first `length` tokens can be had alone."""
         return length == 0 or (0 < length <= self.length and all(layer.reaches(length) for layer in self.layers))
 
+    def states(self) -> list[Any]:
+        """The newest states of its recurrent layers."""
+        return [array for layer in self.layers if isinstance(layer, RecurrentCache) for array in layer.newest()]
+
     def arrays(self) -> list[Any]:
         """Every array that the slot holds (to be evaluated when nothing else asks for the pass)."""
-        return [array for layer in self.layers if layer.keys is not None for array in (layer.keys, layer.values)]
+        return [array for layer in self.layers for array in layer.arrays()]
 
 
 class Pool:
-    """The fixed set of slots of one shard."""
+    """The fixed set of slots of one shard. `states`: for each layer how many arrays its state has, 0 = attention."""
 
     def __init__(
-        self, mx: Any, slots: int, context: int, windows: Sequence[int | None], array_mask: bool, max_chunk: int
+        self,
+        mx: Any,
+        slots: int,
+        context: int,
+        windows: Sequence[int | None],
+        array_mask: bool,
+        max_chunk: int,
+        states: Sequence[int] | None = None,
     ) -> None:
-        self._slots = [Slot(mx, i, context, windows, array_mask, max_chunk) for i in range(slots)]
+        by_layer = states or [0] * len(windows)
+        self._slots = [Slot(mx, i, context, windows, array_mask, max_chunk, by_layer) for i in range(slots)]
 
     def __getitem__(self, index: int) -> Slot:
         if not 0 <= index < len(self._slots):
@@ -214,5 +240,4 @@ class Pool:
 
     def bytes(self) -> int:
         """What the slots' arrays take at present. Another thread may ask: a layer's arrays are replaced one by one."""
-        layers = (layer for slot in self._slots for layer in slot.layers)
-        return sum(array.nbytes for layer in layers for array in (layer.keys, layer.values) if array is not None)
+        return sum(array.nbytes for slot in self._slots for array in slot.arrays())

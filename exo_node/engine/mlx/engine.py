@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from exo_node.engine.base import EngineRow, Hidden, LoadPlan, LoadReport, Progress, TensorSource
 from exo_node.engine.mlx.batch import Batch, attend_by_row
-from exo_node.engine.mlx.cache import Pool
+from exo_node.engine.mlx.cache import Pool, Slot
 from exo_node.engine.mlx.families import (
     FAMILIES,
     decode_mask_axes,
@@ -23,9 +23,11 @@ from exo_node.engine.mlx.families import (
     kv_elements,
     layer_windows,
 )
+from exo_node.engine.mlx.hybrids import layer_states, slot_bytes
 from exo_node.engine.mlx.load import load_weights, wanted_prefixes
 from exo_node.engine.mlx.modules import import_mlx, import_model_file, select_device
-from exo_node.engine.mlx.stage import Stage, owned_windows
+from exo_node.engine.mlx.recurrent import ROLLBACK
+from exo_node.engine.mlx.stage import Stage, owned
 from exo_node.engine.mlx.support import COMPUTE_DTYPES, check
 from exo_node.engine.mlx.threads import ThreadStreams
 from exo_node.engine.windows import SLACK, kept_tokens
@@ -43,13 +45,34 @@ def _build(module: ModuleType, config: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"config.json of this {config['model_type']} model does not suit mlx-lm: {e}") from e
 
 
+def _pool_bytes(plan: LoadPlan, windows: Sequence[int | None], states: Sequence[int]) -> int:
+    """The most that the slots take of layers with these windows and numbers of states."""
+    element = DTYPE_BYTES[plan.compute_dtype]
+    tokens = plan.kv_tokens or plan.slots * plan.context
+    token = kv_elements(plan.config) * element
+    return sum(
+        plan.slots * slot_bytes(plan.config, element)
+        if n
+        else min(tokens, plan.slots * kept_tokens(window, plan.context, plan.max_chunk)) * token
+        for window, n in zip(windows, states, strict=True)
+    )
+
+
+def _reach(plan: LoadPlan, windows: Sequence[int | None], states: Sequence[int]) -> tuple[int | None, int]:
+    """`rollback_depth` and `whole_tokens` of a `LoadReport`."""
+    if any(states):
+        return ROLLBACK, 0
+    kept = min((kept_tokens(window, plan.context, plan.max_chunk) for window in windows), default=plan.context)
+    return (SLACK, kept) if kept < plan.context else (None, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     plan: LoadPlan
     stage: Stage
     pool: Pool
     dtype: Any
-    decode: Literal["by_row", "padded", "alone"]  # families.Family, or "alone" under `LoadPlan.reproducible`
+    decode: Literal["by_row", "padded", "singles", "alone"]  # families.Family, or "alone" under `LoadPlan.reproducible`
     mask_axes: int | None  # of a batch
 
 
@@ -91,23 +114,21 @@ class MLXShardEngine:
         weight_bytes = load_weights(mx, model, source, prefixes, dtype, progress)
         correction = 1.0 if plan.compute_dtype == "bfloat16" else embedding_correction(plan.config)
         stage = Stage(mx, model, plan.shard, is_head=plan.is_head, correction=correction)
-        windows = owned_windows(layer_windows(plan.config), plan.shard)
-        pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask, plan.max_chunk)
-        if family.decode == "by_row":
-            attend_by_row(mx, model.model.layers[0].self_attn)
+        windows = owned(layer_windows(plan.config), plan.shard)
+        states = owned(layer_states(plan.config), plan.shard)
+        pool = Pool(mx, plan.slots, plan.context, windows, family.array_mask, plan.max_chunk, states)
+        if family.decode != "padded":
+            attend_by_row(mx, next(layer.self_attn for layer in model.model.layers if hasattr(layer, "self_attn")))
         decode = "alone" if plan.reproducible else family.decode
         self._loaded = _Loaded(plan, stage, pool, dtype, decode, decode_mask_axes(plan.config))
         self._warm_up(self._loaded)
-        token_bytes = kv_elements(plan.config) * DTYPE_BYTES[plan.compute_dtype]
-        kept = [kept_tokens(window, plan.context, plan.max_chunk) for window in windows]
-        forgets = min(kept, default=plan.context) < plan.context
-        pool_tokens = plan.kv_tokens or plan.slots * plan.context
+        rollback_depth, whole_tokens = _reach(plan, windows, states)
         return LoadReport(
             weight_bytes=weight_bytes,
-            kv_bytes=sum(min(pool_tokens, plan.slots * most) for most in kept) * token_bytes,
+            kv_bytes=_pool_bytes(plan, windows, states),
             seconds=time.perf_counter() - started,
-            rollback_depth=SLACK if forgets else None,
-            whole_tokens=min(kept) if forgets else 0,
+            rollback_depth=rollback_depth,
+            whole_tokens=whole_tokens,
             info={
                 "device": plan.device,
                 "mlx": version("mlx"),
@@ -171,6 +192,7 @@ class MLXShardEngine:
         else:
             out = loaded.stage.run(batch, None, entering[:, None])
         batch.commit()
+        self._begin_states(slots)
         return out[:, 0]
 
     def _alone(self, row: EngineRow, entering: Any) -> Any:
@@ -183,7 +205,14 @@ class MLXShardEngine:
         else:
             out = loaded.stage.run(slot, None, entering[None])
         slot.commit(row.length)
+        self._begin_states([slot])
         return out[0]
+
+    def _begin_states(self, slots: Sequence[Slot]) -> None:
+        """Begin to evaluate the recurrent states after a pass: its outputs need not depend on them, and unevaluated
+        they would hold all of its graph."""
+        if states := [state for slot in slots for state in slot.states()]:
+            self._mx.async_eval(states)
 
     def export(self, activation: Any, dtype: Dtype) -> Hidden:
         """See `ShardEngine.export`."""

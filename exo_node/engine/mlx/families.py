@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from exo_node.engine.mlx.hybrids import granite, lfm2
 from exo_node.errors import UnsupportedModel
 
 Config = Mapping[str, Any]
@@ -25,8 +26,8 @@ class Family:
     which ignoring them is right (a missing field is right too). `array_mask`: its attention wants a boolean array.
     `decode`: how one token each of several sequences runs (batch.py): "by_row" as one batch whose attention goes row by
     row, through mlx-lm's function for it; "padded" as one batch with padded keys, where the file computes attention
-    itself; "alone" one sequence after the other. `adapt`: config -> what the file is to read, given the context that
-    the engine will hold.
+    itself; "singles" as "by_row", but rows of one token only, as recurrent layers want. `adapt`: config -> what the
+    file is to read, given the context that the engine will hold.
     """
 
     module: str
@@ -34,7 +35,7 @@ class Family:
     ropes: frozenset[str] = _PLAIN_ROPE | {"llama3"}
     fixed: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     array_mask: bool = False
-    decode: Literal["by_row", "padded", "alone"] = "by_row"
+    decode: Literal["by_row", "padded", "singles"] = "by_row"
     adapt: Callable[[Config, int], dict[str, Any]] = lambda config, context: dict(config)
 
 
@@ -103,6 +104,21 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2": Family(module="olmo2", fixed=(_NO_PARTIAL,)),
     "smollm3": Family(module="smollm3", fixed=(_NO_PARTIAL,), adapt=_without_windows),
     "granite": Family(module="granite", fixed=(_NO_PARTIAL,)),
+    "lfm2": Family(
+        module="lfm2",
+        ropes=frozenset({"default"}),
+        fixed=(_NO_PARTIAL, ("tie_word_embeddings", (True,))),
+        decode="singles",
+        adapt=lfm2,
+    ),
+    "granitemoehybrid": Family(
+        module="granitemoehybrid",
+        ropes=frozenset({"default"}),
+        # The file's norm does not go by groups.
+        fixed=(_NO_PARTIAL, ("num_local_experts", (None, 0)), ("mamba_n_groups", (1,))),
+        decode="singles",
+        adapt=granite,
+    ),
     "glm4": Family(module="glm4", ropes=frozenset({"default"}), fixed=(("tie_word_embeddings", (None, False)),)),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exo_node.engine.base import Progress, TensorInfo, TensorSource
+from exo_node.engine.mlx.rearranged import Rearranged
 from exo_node.engine.mlx.support import TENSOR_DTYPES
 from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.packing import PACKED, scales_of
@@ -24,7 +25,8 @@ _TURNED_ROWS = 64
 def wanted_prefixes(config: Mapping[str, Any], shard: Shard, is_head: bool) -> tuple[str, ...]:
     """Prefixes of the parameters (mlx-lm's names) that the shard holds."""
     layers = [f"model.layers.{i}." for i in range(shard.start_layer, shard.end_layer)]
-    return tuple(layers + (["model.embed_tokens.", "model.norm.", "lm_head."] if is_head else []))
+    outer = ["model.embed_tokens.", "model.norm.", "model.embedding_norm.", "lm_head."]
+    return tuple(layers + (outer if is_head else []))
 
 
 def load_weights(
@@ -41,6 +43,7 @@ def load_weights(
 
     from exo_node.engine.mlx.quantized import quantize_modules
 
+    source = Rearranged(source)
     quantize_modules(model, source)
     kept = _sanitized(mx, model, source)
     turned = _turned(mx, model, dtype)

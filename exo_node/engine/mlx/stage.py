@@ -10,11 +10,15 @@ stand-ins only, so that the final norm, the LM head and whatever the family does
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from exo_node.engine.mlx.batch import Batch, BatchLayer
 from exo_node.engine.mlx.cache import LayerCache, Slot
+from exo_node.engine.mlx.recurrent import RecurrentCache, RecurrentRows
 from exo_node.types import Shard
+
+_T = TypeVar("_T")
+_Recurrent = RecurrentCache | RecurrentRows
 
 
 class _NoCache:
@@ -67,10 +71,12 @@ class _Owned(_StandIn):
         super().__init__(layer)
         self._start = start
 
-    def __call__(self, x: Any, mask: Any = None, cache: LayerCache | BatchLayer | None = None) -> Any:
+    def __call__(self, x: Any, mask: Any = None, cache: LayerCache | BatchLayer | _Recurrent | None = None) -> Any:
         assert cache is not None
         if self._start is not None:
             self._start(x)
+        if isinstance(cache, _Recurrent):
+            return cache.run(self._layer, x)
         return self._layer(x, cache.mask(x.shape[1]), cache)
 
 
@@ -124,7 +130,7 @@ class Stage:
         self._running[first] = _First(self._running[first], self._flow, correction)
         self._running[last] = _Last(self._running[last], self._flow)
         # A model whose period of layer kinds is longer than itself asks for the cache of a layer it does not have.
-        n_caches = max(len(layers), getattr(self._body, "sliding_window_pattern", 0) or 0)
+        n_caches = max(len(layers) + 1, getattr(self._body, "sliding_window_pattern", 0) or 0)
         self._no_caches: list[Any] = [_NoCache()] * n_caches
         self._heading: list[Any] = [_Entry(layers[0], self._flow), *(_StandIn(layer) for layer in layers[1:])]
         self._one_id = mx.zeros((1, 1), mx.int32)
@@ -175,6 +181,6 @@ class Stage:
             self._flow.entering = None
 
 
-def owned_windows(windows: Sequence[int | None], shard: Shard) -> list[int | None]:
-    """Of a model's windows by layer, those of the shard."""
-    return list(windows[shard.start_layer : shard.end_layer])
+def owned(by_layer: Sequence[_T], shard: Shard) -> list[_T]:
+    """Of what a model has by layer (windows, ...), the part of the shard."""
+    return list(by_layer[shard.start_layer : shard.end_layer])

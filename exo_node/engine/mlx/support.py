@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.engine.mlx.families import FAMILIES, Family, layer_windows
+from exo_node.engine.mlx.hybrids import layer_states
 from exo_node.errors import UnsupportedModel
 from exo_node.types import Shard
 
@@ -42,12 +43,14 @@ def _check_config(model_type: str, family: Family, config: Mapping[str, Any]) ->
     for field, allowed in family.fixed:
         if config.get(field) not in allowed:
             raise UnsupportedModel(f"{model_type} with {field} {config[field]!r} is not run by the mlx engine")
-    if model_type in ("qwen2", "phi3"):
+    if model_type in ("qwen2", "phi3", "lfm2", "granitemoehybrid"):
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         if config.get("head_dim") not in (None, hidden // heads):
             raise UnsupportedModel(f"{model_type} with head_dim {config['head_dim']} is not run by the mlx engine")
     if model_type == "gemma2" and None in (config.get("attn_logit_softcapping"), config.get("final_logit_softcapping")):
         raise UnsupportedModel("gemma2 without logit soft-capping is not run by the mlx engine")
+    if any(layer_states(config)) and "full_attention" not in config["layer_types"]:
+        raise UnsupportedModel(f"{model_type} without a layer of attention is not run by the mlx engine")
     family.adapt(config, 1)
     if len(layer_windows(config)) != config["num_hidden_layers"]:
         raise UnsupportedModel(f"{model_type} whose layer_types do not name every layer is not run by the mlx engine")

@@ -65,6 +65,17 @@ def test_a_draft_model_is_the_heads_burden() -> None:
         plan(model(), [node("a", 86 * MB)], draft=draft)
 
 
+def test_states_count_by_sequence_not_by_token() -> None:
+    """A layer with recurrent state takes its state once a slot, however few tokens the pool shrinks to."""
+    spec = model(kv_width=1000)
+    options: dict[str, Any] = {"states": lambda spec, engine, element: (5000 * element,) * 6 + (0,) * 2}
+    state, token = 6 * 5000 * 4, 2 * 1000 * 4
+    assert plan(spec, [node("a")], **options).stage_bytes == (85 * MB + 4 * state + 4 * 1024 * token,)
+    tight = plan(spec, [node("a", 100 * MB)], **options)
+    assert (tight.slots, tight.kv_tokens) == (4, 1024)
+    assert tight.stage_bytes == (85 * MB + 4 * state + 1024 * token,)
+
+
 def test_smallest_number_of_nodes() -> None:
     """As many nodes as needed, no more, in proportion to what is free."""
     nodes = [node("a", 40 * MB), node("b", 50 * MB), node("c", 20 * MB)]

@@ -11,6 +11,7 @@ from exo_node.engine.select import (
     devices_for,
     kept_by_layer,
     preferred,
+    state_bytes,
 )
 from exo_node.errors import EngineUnavailable, UnsupportedModel
 from exo_node.models.config import normalise
@@ -109,3 +110,13 @@ def test_what_layers_keep_of_a_sequence() -> None:
         assert kept_by_layer(engine, {**config, "model_type": "other"}, 8192, 256) == (8192, 8192)
         assert kept_by_layer(engine, {**config, "num_hidden_layers": 3}, 8192, 256) == (8192,) * 3
     assert kept_by_layer("fake", config, 8192, 256) == (8192, 8192)
+
+
+def test_what_states_take() -> None:
+    """On MLX a layer of recurrent state takes as much for any sequence; no other engine or family has any."""
+    kinds = ["conv", "full_attention"]
+    config = {"model_type": "lfm2", "num_hidden_layers": 2, "layer_types": kinds, "hidden_size": 8, "conv_L_cache": 3}
+    states = state_bytes("mlx", config, 4)
+    assert states[0] > 0 and states[1] == 0
+    assert state_bytes("mlx", config, 2) == (states[0] // 2, 0)
+    assert state_bytes("tinygrad", config, 4) == state_bytes("mlx", {**config, "model_type": "other"}, 4) == (0, 0)

@@ -129,6 +129,20 @@ def test_what_shards_have_forgotten_is_computed_again(whole: int, shared: int, f
     assert other.sent == found
 
 
+def test_takeovers_one_after_the_other_reach_no_further_than_one() -> None:
+    """What the shards keep counts from the most that the sequence has held, whoever had it."""
+    pool = residents(slots=1, rollback_depth=4)
+    pool.release(come(pool, 1, TEXT[:40]))
+    for length, found in ((36, 36), (34, 0)):
+        other = asked(2, (*TEXT[:length], 1))
+        assert pool.admit(other, 0, 0)
+        assert other.sent == found
+        if found:
+            pool.sent(other, length + 1)
+            other.sent = length + 1
+            pool.release(other)
+
+
 def test_where_the_longest_match_is_of_no_use_a_shorter_one_is() -> None:
     """Shards that cannot roll back: the longer sequence cannot be had in part, the shorter one can as a whole."""
     pool = residents(slots=4, rollback_depth=0)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from exo_node.engine.base import EngineRow
-from exo_node.engine.mlx.batch import Batch
+from exo_node.engine.mlx.batch import Batch, BatchLayer
 from exo_node.engine.mlx.cache import Pool
 from exo_node.engine.mlx.families import FAMILIES as TABLE
 from exo_node.engine.mlx.modules import import_model_file
 from exo_node.errors import RingBroken
-from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint
+from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
 from tests.unit.engine.mlx.ring import LocalRing, Logits, ids_of
 
 mx: Any = pytest.importorskip("mlx.core")
@@ -50,7 +50,7 @@ class Twins:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
 def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> None:
     """Ragged rows, slots out of order, joining and leaving, prompts in slices, drafts, after rollback and copy."""
     twins = Twins(make_checkpoint(family, checkpoints), CUTS[cut])
@@ -75,7 +75,7 @@ def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> 
         twins.step(*prompts)
 
 
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
 def test_reproducible_rows_have_the_same_bits(family: str, checkpoints: Path) -> None:
     """Under `reproducible` the rows beside a row do not change a bit of it, whatever their lengths."""
     rings = [LocalRing(make_checkpoint(family, checkpoints), (0, 7), reproducible=True) for _ in range(2)]
@@ -157,12 +157,13 @@ def test_one_pass_for_rows_of_any_lengths(checkpoints: Path) -> None:
 
 
 def test_the_table_tells_which_file_attends_itself() -> None:
-    """ "by_row" needs mlx-lm's attention function in the file of the family's attention; "padded" has none."""
+    """All but "padded" need mlx-lm's attention function in the file of the family's attention; that one has none."""
+    named = {"glm4": "Glm4Attention", "granitemoehybrid": "GraniteMoeHybridAttention"}
     for name, family in TABLE.items():
         module = import_model_file("llama" if name == "smollm3" else family.module)  # smollm3 uses llama's
-        attention = module.Glm4Attention if name == "glm4" else module.Attention
+        attention = getattr(module, named.get(name, "Attention"))
         found = "scaled_dot_product_attention" in attention.__call__.__globals__
-        assert found == (family.decode == "by_row"), name
+        assert found == (family.decode != "padded"), name
 
 
 def test_layers_of_a_batch_give_each_row_its_own_keys() -> None:
@@ -176,6 +177,7 @@ def test_layers_of_a_batch_give_each_row_its_own_keys() -> None:
             pool[slot].commit(n)
         batch = Batch(mx, [pool[2], pool[0]], [1, 1], axes)
         layer = batch.layers[0]
+        assert isinstance(layer, BatchLayer)
         new = mx.array([90.0, 91.0])[:, None, None, None]
         mask = layer.mask(1)
         keys, values = layer.update_and_fetch(new, new)

@@ -14,7 +14,7 @@ import pytest
 from exo_node.engine.base import EngineRow, Hidden
 from exo_node.engine.windows import SLACK
 from exo_node.errors import RingBroken
-from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint, reference_logits, reference_states
+from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint, reference_logits, reference_states
 from tests.unit.engine.mlx.ring import LocalRing, Logits, ids_of
 
 pytest.importorskip("mlx.core")
@@ -27,7 +27,7 @@ CUTS = {"whole": (0, 7), "three": (0, 3, 5, 7), "head without layers": (0, 0, 4,
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
 def test_logits_equal_transformers(family: str, cut: str, checkpoints: Path) -> None:
     """Every family, whole and cut: transformers' float32 logits, over two chunks past the window, then decode;
     the same read off a prompt in one product, and its hidden states behind the final norm."""

@@ -11,7 +11,7 @@ import pytest
 
 from exo_node.engine.mlx.quantized import WIDEN_ROWS
 from exo_node.errors import CheckpointError
-from tests.checkpoints import FAMILIES, MORE_FAMILIES, make_checkpoint
+from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
 from tests.quantized import mlx_lm_logits, quantize_checkpoint, widened_checkpoint
 from tests.unit.engine.mlx.ring import LocalRing, ids_of, read_config
 
@@ -22,7 +22,7 @@ IDS = ids_of(12)  # within the windows of these checkpoints: mlx-lm's gemma2 and
 TOLERANCE = 2e-5  # relative to the largest logit: products in another order
 
 
-@pytest.mark.parametrize(("family", "bits"), list(zip(FAMILIES + MORE_FAMILIES, cycle((4, 8)), strict=False)))
+@pytest.mark.parametrize(("family", "bits"), list(zip(FAMILIES + MORE_FAMILIES + HYBRIDS, cycle((4, 8)), strict=False)))
 def test_equals_mlx_lm(family: str, bits: int, checkpoints: Path) -> None:
     """Logits of the whole and of three shards, a prompt in two pieces and then token by token."""
     path = quantize_checkpoint(make_checkpoint(family, checkpoints), bits=bits)

@@ -22,6 +22,8 @@ LLAMA: dict[str, Any] = {
     "hidden_act": "silu",
     "rope_scaling": None,
 }
+LFM2 = {"model_type": "lfm2", "tie_word_embeddings": True, "layer_types": ["conv", "full_attention"] * 3}
+GRANITE = {"model_type": "granitemoehybrid", "mamba_n_groups": 1, "layer_types": ["mamba", "full_attention"] * 3}
 ALL = Shard("m", 0, 6, 6)
 
 
@@ -47,6 +49,12 @@ ALL = Shard("m", 0, 6, 6)
             "layer_types",
         ),
         ({"layer_types": ["full_attention"]}, "layer_types"),
+        ({**LFM2, "layer_types": ["conv"] * 6}, "without a layer of attention"),
+        ({**LFM2, "tie_word_embeddings": False}, "tie_word_embeddings False"),
+        ({**LFM2, "head_dim": 32}, "head_dim 32"),
+        ({**GRANITE, "mamba_n_groups": 2}, "mamba_n_groups 2"),
+        ({**GRANITE, "layer_types": ["mamba"] * 6}, "without a layer of attention"),
+        ({**GRANITE, "num_local_experts": 4}, "num_local_experts 4"),
         ({"num_kv_shared_layers": 2}, "num_kv_shared_layers 2"),
     ),
 )

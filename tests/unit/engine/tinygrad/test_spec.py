@@ -71,6 +71,7 @@ def test_explicit_null_switches_a_cap_off() -> None:
     ("changes", "words"),
     [
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
+        ({"model_type": "lfm2", "architectures": ["Lfm2ForCausalLM"]}, "Lfm2ForCausalLM"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"model_type": None, "architectures": None}, "none named"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
