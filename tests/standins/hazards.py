@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import socket
 import ssl
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -13,11 +14,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
+@cache
+def _held() -> socket.socket:
+    """A port that nobody else can take while this process lives, and where nothing listens."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 def refused_url() -> str:
-    """An address on loopback where nothing listens (a port that was free a moment ago)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    """An address on loopback where connections are refused."""
+    return f"http://127.0.0.1:{_held().getsockname()[1]}"
 
 
 def no_such_host_url() -> str:

@@ -23,6 +23,11 @@ from tests.unit.cli.conftest import StartNode
 ROOT = Path(__file__).resolve().parents[3]
 
 
+def hear_interrupts() -> None:
+    """In a child: a shell has those that it starts in the background ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def said(request: GenerationRequest) -> list[Step]:
     """An answer that repeats the last message and says how many there were."""
     messages = request.messages or ()
@@ -106,7 +111,7 @@ def test_words_come_as_they_are_made(start_node: StartNode, exo_home: Path) -> N
     backend = ScriptedBackend([TokenDelta("first "), 60.0, END])
     start_node(backend)
     line = [sys.executable, "-m", "exo_node", "run", "demo", "--prompt", "hi"]
-    child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_interrupts)
     assert child.stdout is not None
     assert os.read(child.stdout.fileno(), 100) == b"first "
     child.send_signal(signal.SIGINT)
@@ -128,6 +133,7 @@ def test_ctrl_c_in_a_chat_ends_the_answer_only(start_node: StartNode) -> None:
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     )
     assert child.stdout is not None
     out = child.stdout.fileno()
