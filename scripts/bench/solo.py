@@ -35,6 +35,10 @@ class Solo:
             self._found[rows] = answer["seconds"], answer["cpu_seconds"]
         return self._found[rows]
 
+    def again(self, rows: int, steps: int) -> float:
+        """Seconds of a step, measured now: while others run, for instance."""
+        return float(self._process.ask(rows=rows, steps=steps)["seconds"])
+
     def close(self) -> None:
         self._process.close()
 

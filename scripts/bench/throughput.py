@@ -12,7 +12,8 @@ tokens a second while every stream is decoding, `whole` all tokens over the time
 of min(X(m, b), cores x b / CPU-seconds of one micro-batch's step over all stages), where X(m, b) =
 min(m b / (all stages' times + hops), b / the slowest stage) (PEERS.md 4). A stage's times are taken with the same
 engine and threads in a process of its own, while nothing else runs; a hop is what a single stream's steps take beside
-engines.
+engines. `ratio_side_by_side` is over the same X(m, b) with stages' times taken while all of them run at once: cores
+that share memory or arithmetic units are slower then, whatever feeds them.
 
 On one node also, in turns of changing order: mlx-lm's own BatchGenerator on the same folder, with the same BLAS, dtype
 and threads (`mlx_lm`, bar 1.0), and a node that is `--reproducible`, i.e. computes row by row.
@@ -32,6 +33,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,13 @@ def most(rows: int, stages: Sequence[Callable[[int], tuple[float, float]]], hop:
     return best
 
 
+def side_by_side(rows: int, m: int, stages: Sequence[Solo], hop: float) -> float:
+    """X(m, b) of stages that all compute at once."""
+    with ThreadPoolExecutor(len(stages)) as pool:
+        found = list(pool.map(lambda stage: stage.again(-(-rows // m), 30), stages))
+    return float(min(rows / (sum(found) + len(stages) * hop), rows / (m * max(found))))
+
+
 def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -> None:
     """All numbers of streams on `count` nodes."""
     threads = options.threads or max(1, (os.cpu_count() or 1) // count)
@@ -110,6 +119,8 @@ def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -
         try:
             for number in options.streams:
                 limits[number] = most(number, [stage.of for stage in stages], hop, os.cpu_count() or 1)
+                if not alone:
+                    limits[number]["side_by_side"] = round(side_by_side(number, limits[number]["m"], stages, hop), 2)
         finally:
             times = [stage.of(1) for stage in stages]
             for stage in stages:
@@ -147,6 +158,8 @@ def line(found: dict[str, list[Rates]], limit: dict[str, Any], fields: dict[str,
     ours = found["ours"]
     decode = statistics.median(one.decode for one in ours)
     result: dict[str, Any] = {"bench": "throughput of streams over HTTP / X'", "ratio": round(decode / limit["x"], 3)}
+    if "side_by_side" in limit:
+        result["ratio_side_by_side"] = round(decode / limit["side_by_side"], 3)
     for name in (name for name in found if name != "ours"):
         for kind in ("decode", "whole"):
             pairs = [getattr(one, kind) for one in ours], [getattr(one, kind) for one in found[name]]
