@@ -161,7 +161,9 @@ def test_the_peers_file_and_peer_flag_work_without_multicast(tmp_path: Path) -> 
         second = NodeProcess(home, "--discovery-module", "manual", "--discovery-config-path", str(peers))
         third = NodeProcess(home, "--discovery-module", "none", "--peer", f"127.0.0.1:{port}")
         try:
-            for node in (second.wait_ready(), third.wait_ready(), first):
+            second.wait_ready()
+            third.wait_ready()
+            for node in (first, second, third):  # the first meets both, and tells each of the other
                 node.wait_nodes(3)
         finally:
             second.stop()
