@@ -24,7 +24,7 @@ class CandidateGate:
         found = self._deployment(candidate.backend)
         if found is None:
             return True
-        limited = found.limits_id or found.id
+        limited = found.limited_as
         if found.capacity is not None and self._running[limited] >= found.capacity:
             return False
         self._running[limited] += 1  # before the wait: others ask meanwhile

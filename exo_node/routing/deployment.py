@@ -65,11 +65,16 @@ class Deployment:
     fallbacks: tuple[str, ...] = ()
     task_types: tuple[str, ...] = ()
     strategy: str | None = None  # of its router group (None: simple-shuffle)
-    limits_id: str = ""  # the id under which its limits count where it is not its own: a wildcard's
+    limits_id: str = ""  # whose limits it shares: a wildcard's; "" = its own
     node_id: str = ""  # "" = this node's; else the peer that holds the key
     defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
     record: str = ""  # the provider record that it belongs to (document 004)
     capacity: int | None = None  # requests at once (LiteLLM's max_parallel_requests)
+
+    @property
+    def limited_as(self) -> str:
+        """The id under which its limits count."""
+        return self.limits_id or self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,8 +99,7 @@ class NodeSources:
             deployment = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        limited = deployment.limits_id or deployment.id
-        return self._gate.room_in(limited, deployment.rpm, deployment.tpm, provider=deployment.provider)
+        return self._gate.room_in(deployment.limited_as, deployment.rpm, deployment.tpm, provider=deployment.provider)
 
 
 class PromptedTools:

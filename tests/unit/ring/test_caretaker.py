@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -69,10 +70,10 @@ class Member:
         return node_pb2.UnloadShardResponse(found=True)
 
 
-async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
-    """Each is asked for its own instances, whatever the others do; a failure ends nothing."""
-    members = {name: Member() for name in "abc"}
-    host, cluster = cast(Any, Host()), cast(Any, Cluster())
+@contextlib.asynccontextmanager
+async def watching(members: dict[str, Member], *ended: Instance) -> AsyncIterator[tuple[Caretaker, InstanceRegistry]]:
+    """Node a's caretaker at work; `ended`: instances whose runner here has ended."""
+    host, cluster = cast(Any, Host(*ended)), cast(Any, Cluster())
     registry = InstanceRegistry(cluster, host, lambda: ())
     keeper = Caretaker(
         cluster=cluster,
@@ -82,16 +83,25 @@ async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
         changed=lambda: None,
     )
     watch = asyncio.create_task(keeper.watch())
-    for round_ in range(2):
-        if round_:
-            members["b"].hangs.set()
-            keeper.notice()
-        for name, ids in (("b", ["x"]), ("c", ["y"]), ("a", ["x", "y"])):
-            asked = await members[name].asked.get()
-            assert (list(asked.instance_ids), asked.lease_ms) == (ids, LEASE_MS)
-    watch.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await watch
+    try:
+        yield keeper, registry
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+
+
+async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
+    """Each is asked for its own instances, whatever the others do; a failure ends nothing."""
+    members = {name: Member() for name in "abc"}
+    async with watching(members) as (keeper, _):
+        for round_ in range(2):
+            if round_:
+                members["b"].hangs.set()
+                keeper.notice()
+            for name, ids in (("b", ["x"]), ("c", ["y"]), ("a", ["x", "y"])):
+                asked = await members[name].asked.get()
+                assert (list(asked.instance_ids), asked.lease_ms) == (ids, LEASE_MS)
 
 
 async def test_where_a_head_has_ended_the_others_end_too_and_its_precision_is_remembered() -> None:
@@ -99,21 +109,9 @@ async def test_where_a_head_has_ended_the_others_end_too_and_its_precision_is_re
     members = {name: Member() for name in "abc"}
     gone = replace(instance("gone", "b"), model_id="other", quantize=4)
     theirs = replace(gone, instance_id="theirs", assignments=gone.assignments[::-1])  # its owner looks after it
-    host, cluster = cast(Any, Host(gone, theirs)), cast(Any, Cluster())
-    registry = InstanceRegistry(cluster, host, lambda: ())
-    keeper = Caretaker(
-        cluster=cluster,
-        host=host,
-        registry=registry,
-        member=lambda name: cast(Any, members[name]),
-        changed=lambda: None,
-    )
-    watch = asyncio.create_task(keeper.watch())
-    assert await members["b"].unloaded.get() == "gone"
-    assert registry.bits({"other"}) == 4
-    watch.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await watch
+    async with watching(members, gone, theirs) as (_, registry):
+        assert await members["b"].unloaded.get() == "gone"
+        assert registry.bits({"other"}) == 4
     assert members["b"].unloaded.empty()
 
 
