@@ -1,8 +1,8 @@
 """Copies of cached tokens from one slot to another. Imports tinygrad: imported after `select_backend` only.
 
 A layer's pool is [2 * slots, kv_heads, capacity, head_dim], as attention.py has it; of a ring that is shorter than what
-is to be copied all is copied. A graph that is scheduled anew for
-each copy took 13 ms a layer, in which nobody's token comes.
+is to be copied all is copied. A graph that is scheduled anew for each copy took 13 ms a layer, in which nobody's token
+comes.
 """
 
 from __future__ import annotations
