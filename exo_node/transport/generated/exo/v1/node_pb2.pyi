@@ -185,20 +185,22 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments")
+    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments", "draining")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     node: NodeDescription
     instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
     links: _containers.RepeatedCompositeFieldContainer[PeerLink]
     leaving: bool
     shards: _containers.RepeatedCompositeFieldContainer[HostedShard]
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentDescription]
-    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ...) -> None: ...
+    draining: bool
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class DeploymentDescription(_message.Message):
     __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output")
@@ -398,7 +400,7 @@ class AssignmentDescription(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., shard: _Optional[_Union[ShardDescription, _Mapping]] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class InstanceDescription(_message.Message):
-    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize", "kv_tokens", "draft_model")
+    __slots__ = ("instance_id", "model_id", "digest", "assignments", "addresses", "coordinator", "epoch", "context", "slots", "state", "token", "error", "quantize", "kv_tokens", "draft_model", "spares", "min_nodes")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -414,6 +416,8 @@ class InstanceDescription(_message.Message):
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SPARES_FIELD_NUMBER: _ClassVar[int]
+    MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     model_id: str
     digest: str
@@ -429,7 +433,52 @@ class InstanceDescription(_message.Message):
     quantize: int
     kv_tokens: int
     draft_model: str
-    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., draft_model: _Optional[str] = ...) -> None: ...
+    spares: _containers.RepeatedCompositeFieldContainer[SpareDescription]
+    min_nodes: int
+    def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., draft_model: _Optional[str] = ..., spares: _Optional[_Iterable[_Union[SpareDescription, _Mapping]]] = ..., min_nodes: _Optional[int] = ...) -> None: ...
+
+class SpareDescription(_message.Message):
+    __slots__ = ("stage", "assignment", "address")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    assignment: AssignmentDescription
+    address: str
+    def __init__(self, stage: _Optional[int] = ..., assignment: _Optional[_Union[AssignmentDescription, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
+
+class RecoverRequest(_message.Message):
+    __slots__ = ("instance", "lost", "avoid", "seen")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    AVOID_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    instance: InstanceDescription
+    lost: _containers.RepeatedScalarFieldContainer[int]
+    avoid: _containers.RepeatedScalarFieldContainer[str]
+    seen: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., lost: _Optional[_Iterable[int]] = ..., avoid: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("drain",)
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    drain: bool
+    def __init__(self, drain: _Optional[bool] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("moved", "failed")
+    class FailedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    moved: _containers.RepeatedScalarFieldContainer[str]
+    failed: _containers.ScalarMap[str, str]
+    def __init__(self, moved: _Optional[_Iterable[str]] = ..., failed: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
     __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
@@ -565,7 +614,7 @@ class RenewLeaseResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlaceModelRequest(_message.Message):
-    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize", "draft_model", "slots", "context")
+    __slots__ = ("model", "min_nodes", "nodes", "engines", "reuse", "exclude", "seen", "instance_id", "quantize", "draft_model", "slots", "context", "spares")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MIN_NODES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -578,6 +627,7 @@ class PlaceModelRequest(_message.Message):
     DRAFT_MODEL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SPARES_FIELD_NUMBER: _ClassVar[int]
     model: str
     min_nodes: int
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -590,7 +640,8 @@ class PlaceModelRequest(_message.Message):
     draft_model: str
     slots: int
     context: int
-    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ...) -> None: ...
+    spares: bool
+    def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., spares: _Optional[bool] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
     __slots__ = ("stage", "detail", "done", "total", "instance")

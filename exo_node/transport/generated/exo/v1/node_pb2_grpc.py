@@ -96,6 +96,16 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.PlaceModelRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.PlaceProgress.FromString,
                 _registered_method=True)
+        self.Recover = channel.unary_stream(
+                '/exo.v1.NodeService/Recover',
+                request_serializer=exo_dot_v1_dot_node__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.PlaceProgress.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/exo.v1.NodeService/Drain',
+                request_serializer=exo_dot_v1_dot_node__pb2.DrainRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.DrainResponse.FromString,
+                _registered_method=True)
         self.RemoveInstance = channel.unary_unary(
                 '/exo.v1.NodeService/RemoveInstance',
                 request_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
@@ -196,6 +206,21 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recover(self, request, context):
+        """Any node -> coordinator: a ring is broken, or a node is to be emptied. Compare-and-set on the epoch: whoever comes
+        late gets the instance as it is by now. Ends with the ready instance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Any node -> any node: take no new shards from now on, and give those that you hold to others (or stop doing so).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveInstance(self, request, context):
         """Any node -> the daemon of the head
         """
@@ -279,6 +304,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.PlaceModel,
                     request_deserializer=exo_dot_v1_dot_node__pb2.PlaceModelRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.PlaceProgress.SerializeToString,
+            ),
+            'Recover': grpc.unary_stream_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.RecoverRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.PlaceProgress.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.DrainRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.DrainResponse.SerializeToString,
             ),
             'RemoveInstance': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveInstance,
@@ -622,6 +657,60 @@ class NodeService:
             '/exo.v1.NodeService/PlaceModel',
             exo_dot_v1_dot_node__pb2.PlaceModelRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.PlaceProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/exo.v1.NodeService/Recover',
+            exo_dot_v1_dot_node__pb2.RecoverRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.PlaceProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/Drain',
+            exo_dot_v1_dot_node__pb2.DrainRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

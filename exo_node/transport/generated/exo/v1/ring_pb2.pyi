@@ -14,8 +14,32 @@ class Epoch(_message.Message):
     coordinator: str
     def __init__(self, counter: _Optional[int] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
+class FenceRequest(_message.Message):
+    __slots__ = ("instance_id", "epoch")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    epoch: Epoch
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ...) -> None: ...
+
+class FenceResponse(_message.Message):
+    __slots__ = ("held", "highest")
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    held: _containers.RepeatedCompositeFieldContainer[KeptSequence]
+    highest: int
+    def __init__(self, held: _Optional[_Iterable[_Union[KeptSequence, _Mapping]]] = ..., highest: _Optional[int] = ...) -> None: ...
+
+class KeptSequence(_message.Message):
+    __slots__ = ("sequence", "length")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    length: int
+    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
 class ConfigureRequest(_message.Message):
-    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens")
+    __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens", "kept", "kept_from", "next_sequence", "silence_ms")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +53,10 @@ class ConfigureRequest(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     INT8_ROWS_FIELD_NUMBER: _ClassVar[int]
     WHOLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FROM_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_MS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     epoch: Epoch
     stage: int
@@ -42,7 +70,11 @@ class ConfigureRequest(_message.Message):
     kv_tokens: int
     int8_rows: bool
     whole_tokens: int
-    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., int8_rows: _Optional[bool] = ..., whole_tokens: _Optional[int] = ...) -> None: ...
+    kept: _containers.RepeatedCompositeFieldContainer[KeptSequence]
+    kept_from: int
+    next_sequence: int
+    silence_ms: int
+    def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., n_stages: _Optional[int] = ..., next_address: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., max_chunk: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., int8_rows: _Optional[bool] = ..., whole_tokens: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptSequence, _Mapping]]] = ..., kept_from: _Optional[int] = ..., next_sequence: _Optional[int] = ..., silence_ms: _Optional[int] = ...) -> None: ...
 
 class ConfigureResponse(_message.Message):
     __slots__ = ("epoch",)
@@ -79,12 +111,22 @@ class StepMessage(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., epoch: _Optional[_Union[Epoch, _Mapping]] = ..., step: _Optional[int] = ..., ops: _Optional[_Iterable[_Union[Op, _Mapping]]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., reports: _Optional[_Iterable[_Union[StageReport, _Mapping]]] = ..., error: _Optional[_Union[StageError, _Mapping]] = ..., padding: _Optional[bytes] = ..., int8_rows: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Op(_message.Message):
-    __slots__ = ("drop", "copy")
+    __slots__ = ("drop", "copy", "rename")
     DROP_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
+    RENAME_FIELD_NUMBER: _ClassVar[int]
     drop: int
     copy: Copy
-    def __init__(self, drop: _Optional[int] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
+    rename: Rename
+    def __init__(self, drop: _Optional[int] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., rename: _Optional[_Union[Rename, _Mapping]] = ...) -> None: ...
+
+class Rename(_message.Message):
+    __slots__ = ("target", "source")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    source: int
+    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("target", "source", "length")
@@ -178,7 +220,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., top_logprobs: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("instance_id", "request_id", "prompt_ids", "generated_ids", "sampling", "max_tokens", "stop_ids", "timeout_ms", "attempt", "grammar", "prompt_logprobs", "pooling", "client", "priority")
+    __slots__ = ("instance_id", "request_id", "prompt_ids", "generated_ids", "sampling", "max_tokens", "stop_ids", "timeout_ms", "attempt", "grammar", "prompt_logprobs", "pooling", "client", "priority", "sequence")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +235,7 @@ class GenerateRequest(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     request_id: str
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -207,7 +250,8 @@ class GenerateRequest(_message.Message):
     pooling: Pooling
     client: str
     priority: str
-    def __init__(self, instance_id: _Optional[str] = ..., request_id: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., timeout_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., client: _Optional[str] = ..., priority: _Optional[str] = ...) -> None: ...
+    sequence: int
+    def __init__(self, instance_id: _Optional[str] = ..., request_id: _Optional[str] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., timeout_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., client: _Optional[str] = ..., priority: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Pooling(_message.Message):
     __slots__ = ("mode", "dimensions")
@@ -240,7 +284,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, logprob: _Optional[float] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateDelta(_message.Message):
-    __slots__ = ("epoch", "index", "ids", "logprobs", "finish_reason", "prefill_us", "queue_us", "prompt_logprobs", "embedding", "cached_tokens")
+    __slots__ = ("epoch", "index", "ids", "logprobs", "finish_reason", "prefill_us", "queue_us", "prompt_logprobs", "embedding", "cached_tokens", "sequence", "replayed_tokens")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +295,8 @@ class GenerateDelta(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: Epoch
     index: int
     ids: _containers.RepeatedScalarFieldContainer[int]
@@ -261,7 +307,9 @@ class GenerateDelta(_message.Message):
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     embedding: bytes
     cached_tokens: int
-    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., prefill_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., embedding: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    sequence: int
+    replayed_tokens: int
+    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., prefill_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., embedding: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., sequence: _Optional[int] = ..., replayed_tokens: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()

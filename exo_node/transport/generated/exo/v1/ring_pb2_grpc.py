@@ -36,6 +36,11 @@ class RingServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Fence = channel.unary_unary(
+                '/exo.v1.RingService/Fence',
+                request_serializer=exo_dot_v1_dot_ring__pb2.FenceRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_ring__pb2.FenceResponse.FromString,
+                _registered_method=True)
         self.Configure = channel.unary_unary(
                 '/exo.v1.RingService/Configure',
                 request_serializer=exo_dot_v1_dot_ring__pb2.ConfigureRequest.SerializeToString,
@@ -62,6 +67,14 @@ class RingServiceServicer:
     """The data plane: served by every runner on its own port. Every call carries the metadata key "exo-instance-token"
     with the instance's secret. See ARCHITECTURE 3 (ring rules) in README.md.
     """
+
+    def Fence(self, request, context):
+        """Begin to end an epoch: nothing of an older one gets in or out any more, running generations fail with
+        `stale_epoch`, what is computed is discarded. The KV stays until the Configure of that epoch says what is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Configure(self, request, context):
         """Start (or replace) an epoch: only a larger (counter, coordinator) is accepted. Closes old streams, empties queues,
@@ -94,6 +107,11 @@ class RingServiceServicer:
 
 def add_RingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Fence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fence,
+                    request_deserializer=exo_dot_v1_dot_ring__pb2.FenceRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_ring__pb2.FenceResponse.SerializeToString,
+            ),
             'Configure': grpc.unary_unary_rpc_method_handler(
                     servicer.Configure,
                     request_deserializer=exo_dot_v1_dot_ring__pb2.ConfigureRequest.FromString,
@@ -126,6 +144,33 @@ class RingService:
     """The data plane: served by every runner on its own port. Every call carries the metadata key "exo-instance-token"
     with the instance's secret. See ARCHITECTURE 3 (ring rules) in README.md.
     """
+
+    @staticmethod
+    def Fence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.RingService/Fence',
+            exo_dot_v1_dot_ring__pb2.FenceRequest.SerializeToString,
+            exo_dot_v1_dot_ring__pb2.FenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Configure(request,
