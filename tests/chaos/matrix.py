@@ -57,9 +57,10 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     equal, ties = (sum(getattr(one, name) for one in outcomes if one.kills) for name in ("equal", "ties"))
     replayed = [one.replayed for one in outcomes if one.replayed is not None]
     told = f"{sum(replayed)} tokens replayed in {len(replayed)} cells" if replayed else "no recovery told of its tokens"
+    lost_streams = sum(len(one.lost) for one in outcomes)
     lines = [
         f"{kills} kills in {len(outcomes)} cells under {streams} streams: {equal} byte-identical to the undisturbed "
-        f"run, {ties} parted at a near tie (plain or mixed rings), {sum(len(one.lost) for one in outcomes)} lost; {told}",
+        f"run, {ties} parted at a near tie (plain or mixed rings), {lost_streams} lost; {told}",
     ]
     if kills:
         most = 100 * bound(len(lost), kills)
