@@ -62,9 +62,16 @@ class Fleet:
     """Nodes a, b, c and d. Use as a context; `heal` after each disturbance."""
 
     def __init__(
-        self, folder: Path, engines: str, mode: str, hosts: Hosts | None, arguments: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        engines: str,
+        mode: str,
+        hosts: Hosts | None,
+        arguments: tuple[str, ...] = (),
+        letters: str = NODES,
     ) -> None:
-        """Raises nothing: nodes start in `__enter__`. `arguments` go to every node."""
+        """Raises nothing: nodes start in `__enter__`. `arguments` go to every node; `letters` are the nodes."""
+        self._letters = letters
         self.hosts = hosts
         self.nodes: dict[str, ChaosNode] = {}
         self._home = folder / "home"
@@ -74,11 +81,12 @@ class Fleet:
         self._arguments = ("--max-context", "1024", "-v", *models, *exact, *arguments)
         self._ports: dict[str, int] = {}
         self._stopped: list[psutil.Process] = []
+        self._killed: set[int] = set()
         self._cut: set[str] = set()
 
     def __enter__(self) -> Fleet:
         try:
-            for letter in NODES:
+            for letter in self._letters:
                 self._start(letter)
             self._whole()
         except BaseException:
@@ -127,6 +135,8 @@ class Fleet:
                 process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         if how == "stop":
             self._stopped += processes
+        else:
+            self._killed |= {process.pid for process in processes}
 
     def revive(self) -> None:
         """What was stopped goes on and what was cut off is back, with what they still hold of the old ring."""
@@ -144,10 +154,13 @@ class Fleet:
         for process in self._stopped:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        self._killed |= {process.pid for process in self._stopped}
         self.revive()
 
-    def heal(self, revive: bool) -> None:
-        """Until every node runs, sees all others and holds no model. `revive`: the stopped go on, else they die.
+    def heal(self, revive: bool, clear: bool = True) -> None:
+        """Until every node runs and sees all others, and with `clear` none holds a model.
+
+        `revive`: what was stopped goes on, else it dies.
 
         Raises `AssertionError` telling what is left.
         """
@@ -155,20 +168,21 @@ class Fleet:
             self.revive()
         self._release()
         for letter, node in list(self.nodes.items()):
-            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie until it is waited for
-                if not _alive(psutil.Process(node.process.pid)):
-                    node.process.wait()
+            if node.process.pid in self._killed:
+                node.process.wait()
             if node.process.poll() is not None:
                 self._start(letter)
+        self._killed.clear()
         self._whole()
-        self.clear()
+        if clear:
+            self.clear()
 
     def _whole(self) -> None:
         for node in self.nodes.values():
             node.wait_ready()
 
         def met() -> bool:
-            return all(len(node.topology()["nodes"]) == len(NODES) for node in self.nodes.values())
+            return all(len(node.topology()["nodes"]) == len(self._letters) for node in self.nodes.values())
 
         wait(met, lambda: {letter: sorted(node.topology()["nodes"]) for letter, node in self.nodes.items()})
 
