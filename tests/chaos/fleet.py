@@ -230,7 +230,11 @@ def wait(condition: Callable[[], bool], explain: Callable[[], object], timeout: 
             if condition():
                 return
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {explain()}")
+            try:
+                shown = explain()
+            except (OSError, http.client.HTTPException) as error:
+                shown = f"{type(error).__name__}: {error}"
+            raise AssertionError(f"not within {timeout:g} s: {shown}")
         time.sleep(POLL_S)
 
 

@@ -237,9 +237,14 @@ class Blow:
             self.land()
 
     def land(self) -> None:
+        cell = self._cell
         self.struck = time.monotonic()
-        self._fleet.strike(self._cell.how, self._aimed, self._cell.targets)
-        self.kills += len(self._cell.targets)
+        if cell.victim == "peer" and cell.moment == "recovery":  # its own death breaks no ring: something else must
+            self._fleet.strike("kill", self._fleet.nodes[cell.ring[-1]].runners(), "")
+            self.kills += 1
+        else:
+            self._fleet.strike(cell.how, self._aimed, cell.targets)
+            self.kills += len(cell.targets)
         self._landed.set()
 
     def again(self, going_on: Callable[[], bool]) -> None:
@@ -252,6 +257,10 @@ class Blow:
             time.sleep(RECOVERY_POLL_S)
         time.sleep(chance.uniform(0, 0.2))
         fleet, targets = self._fleet, self._cell.targets
+        if self._cell.victim == "peer":
+            fleet.strike(self._cell.how, self._aimed, targets)
+            self.kills += 1
+            return
         fresh = [one for node in fleet.nodes.values() for one in node.runners() if one.pid not in self._known]
         left = [letter for letter in fleet.nodes if letter not in (API_NODE, *targets)]
         if fresh and chance.random() < 0.5:
@@ -266,6 +275,6 @@ class Blow:
     def _recovering(self) -> bool:
         """New runners, or an instance that is not what it was."""
         for letter, node in self._fleet.nodes.items():
-            if letter not in self._cell.targets and any(one.pid not in self._known for one in node.runners()):
+            if any(one.pid not in self._known for one in node.runners()):
                 return True
         return bool(self._fleet.api.topology()["instances"] != self._shown)
