@@ -274,7 +274,6 @@ class Blow:
 
     def _recovering(self) -> bool:
         """New runners, or an instance that is not what it was."""
-        for letter, node in self._fleet.nodes.items():
-            if any(one.pid not in self._known for one in node.runners()):
-                return True
+        if any(one.pid not in self._known for node in self._fleet.nodes.values() for one in node.runners()):
+            return True
         return bool(self._fleet.api.topology()["instances"] != self._shown)
