@@ -28,11 +28,13 @@ DAEMON_PORT = 7777  # in a namespace of its own each
 class ChaosNode(NodeProcess):
     """A daemon, perhaps in a namespace of its own."""
 
-    def __init__(self, home: Path, letter: str, hosts: Hosts | None, *arguments: str) -> None:
+    def __init__(
+        self, home: Path, letter: str, hosts: Hosts | None, *arguments: str, env: dict[str, str] | None = None
+    ) -> None:
         prefix = [] if hosts is None else ["ip", "netns", "exec", hosts.namespace(letter)]
         self.letter = letter
         self._hosts = hosts
-        super().__init__(home, "--node-id", letter, *arguments, prefix=prefix)
+        super().__init__(home, "--node-id", letter, *arguments, prefix=prefix, env=env)
 
     def connection(self, timeout: float) -> http.client.HTTPConnection:
         """A connection to its API, from its own machine."""
@@ -69,9 +71,11 @@ class Fleet:
         hosts: Hosts | None,
         arguments: tuple[str, ...] = (),
         letters: str = NODES,
+        env: dict[str, str] | None = None,
     ) -> None:
-        """Raises nothing: nodes start in `__enter__`. `arguments` go to every node; `letters` are the nodes."""
+        """Raises nothing: nodes start in `__enter__`. `arguments` and `env` go to every node of `letters`."""
         self._letters = letters
+        self._env = env
         self.hosts = hosts
         self.nodes: dict[str, ChaosNode] = {}
         self._home = folder / "home"
@@ -111,7 +115,7 @@ class Fleet:
         port = DAEMON_PORT if self.hosts is not None else self._ports.setdefault(letter, _free_port())
         engine = ENGINE_OF[letter] if self._engines == "mixed" else self._engines
         arguments = ("--node-port", str(port), "--inference-engine", engine, *self._arguments)
-        self.nodes[letter] = ChaosNode(self._home, letter, self.hosts, *arguments)
+        self.nodes[letter] = ChaosNode(self._home, letter, self.hosts, *arguments, env=self._env)
 
     def place(self, ring: str, model: str) -> tuple[int, Any]:
         """The model on these nodes in this order."""
