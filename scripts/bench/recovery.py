@@ -3,12 +3,12 @@
 
     scripts/bench/recovery.py [--trials N] [--kind K] [--busy N] [--engine E] [--threads N] [--keep FOLDER] [--fast]
 
-Three nodes, a made model on two of them, a client at the third; `--busy` other answers keep the engines at work. In each
-trial something is killed when the client has 24 tokens of an answer to a prompt of 200, and everything is healed after.
+Three nodes, a made model on two of them, a client at the third; `--busy` other answers keep the engines at work. In
+each trial something is killed when the client has 24 tokens of an answer to a prompt of 200; then everything is healed.
 
 - `detect_ms`: from the kill (this process's monotonic clock, which the nodes share) to where the node that serves the
   client noticed it; p99 of all kinds that kill, bar 200 ms. A runner that only hangs (`hang`) is noticed by silence.
-- `plan_ms`, `load_ms`, `connect_ms`: as that node tells (`GET /v1/recoveries`), `replay_ms`: the rest, to the next token.
+- `plan_ms`, `load_ms`, `connect_ms`: as that node tells (`GET /v1/recoveries`); `replay_ms`: the rest.
 - `ratio`: the whole, from the kill to the next token, over the prediction: the median time of placing that ring, and to
   the first token of a new prompt of as many tokens as are known then, both measured before with the same engines busy.
   Bars: median 1.25, p95 2.
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -43,7 +42,7 @@ KINDS = {  # name: (how, whole node, ring's place)
     "hang": ("stop", False, 1),
 }
 RING = "bc"
-PROMPT, BEFORE, AFTER = 200, 24, 8  # tokens
+PROMPT, BEFORE, AFTER = 200, 24, 12  # tokens; more than are under way when it happens
 LETTERS = range(97, 123)  # every token of an answer is one letter: an event each
 WARM = 3  # placements and prompts by which a prediction is made
 GIVE_UP_S = 120.0
@@ -69,10 +68,10 @@ class Answer(threading.Thread):
         self.request_id = self.fault = ""
         self.start_s = 0.0
         self._fleet, self._on_token = fleet, on_token
-        ids = [BEGIN, *((seed * 31 + at * at) % 95 + 32 for at in range(PROMPT - 1))]
-        self.body = {
+        self.ids = [BEGIN, *((seed * 31 + at * at) % 95 + 32 for at in range(PROMPT - 1))]
+        self.body: dict[str, Any] = {
             "model": model,
-            "prompt": ids,
+            "prompt": self.ids,
             "max_tokens": tokens,
             "temperature": 0,
             "stream": True,
@@ -142,7 +141,7 @@ def predicted(fleet: Fleet, model: str, count: int) -> dict[str, float]:
             loads.append(seconds)
             fleet.api.request("DELETE", f"/v1/instances/{again['id']}")
             one = Answer(fleet, model, 500 + number, 1)
-            one.body["prompt"] += one.body["prompt"][1 : BEFORE + 1]
+            one.body["prompt"] = [*one.ids, *one.ids[1 : BEFORE + 1]]
             one.run()
             if not one.stamps:
                 raise SystemExit(f"no answer: {one.fault}")
@@ -164,12 +163,7 @@ def trial(fleet: Fleet, model: str, kind: str, seed: int, count: int) -> dict[st
         if number == BEFORE:
             struck.append(time.monotonic())
             fleet.strike(how, aimed, letter)
-        return bool(struck) and number > BEFORE and answer.stamps[-1] - struck[0] > 0.001 and number >= until()
-
-    def until() -> int:
-        """Hang up some tokens after the longest silence."""
-        gaps = [b - a for a, b in zip(answer.stamps[BEFORE - 1 :], answer.stamps[BEFORE:], strict=False)]
-        return BEFORE + gaps.index(max(gaps)) + AFTER
+        return number == BEFORE + AFTER
 
     answer = Answer(fleet, model, seed, 400, on_token)
     with busy(fleet, model, count):
@@ -200,7 +194,8 @@ def told(fleet: Fleet, request_id: str) -> dict[str, Any]:
     """What the clients' node tells of the recovery of this answer."""
     for one in reversed(fleet.recoveries()):
         if one["request_id"].startswith(request_id):
-            return one
+            found: dict[str, Any] = one
+            return found
     raise SystemExit(f"GET /v1/recoveries does not tell of {request_id}: {fleet.recoveries()[-3:]}")
 
 
@@ -262,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
