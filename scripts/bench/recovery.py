@@ -9,9 +9,9 @@ each trial something is killed when the client has 24 tokens of an answer to a p
 - `detect_ms`: from the kill (this process's monotonic clock, which the nodes share) to where the node that serves the
   client noticed it; p99 of all kinds that kill, bar 200 ms. A runner that only hangs (`hang`) is noticed by silence.
 - `plan_ms`, `load_ms`, `connect_ms`: as that node tells (`GET /v1/recoveries`); `replay_ms`: the rest.
-- `ratio`: the whole, from the kill to the next token, over the prediction: the median time of placing that ring, and to
-  the first token of a new prompt of as many tokens as are known then, both measured before with the same engines busy.
-  Bars: median 1.25, p95 2.
+- `ratio`: the whole, from the kill to the next token, over the prediction: the median time of placing that ring, and the
+  tokens that are computed again (of all answers: they share the engines) at the rate of a prompt; both are measured
+  before, with nothing else going on, as a broken ring computes nothing. Bars: median 1.25, p95 2.
 
 One JSON line for each kind, then one of all.
 """
@@ -44,7 +44,7 @@ KINDS = {  # name: (how, whole node, ring's place)
 RING = "bc"
 PROMPT, BEFORE, AFTER = 200, 24, 12  # tokens; more than are under way when it happens
 LETTERS = range(97, 123)  # every token of an answer is one letter: an event each
-WARM = 3  # placements and prompts by which a prediction is made
+WARM = 5  # placements and prompts by which a prediction is made
 GIVE_UP_S = 120.0
 PARTS = ("detect_ms", "plan_ms", "load_ms", "connect_ms", "replay_ms")
 # What exo does (EXO.md, section 3): measured with two nodes of v1, the last stage killed at 5 s.
@@ -131,24 +131,21 @@ def placed(fleet: Fleet, model: str) -> tuple[dict[str, Any], float]:
     return found, time.monotonic() - start
 
 
-def predicted(fleet: Fleet, model: str, count: int) -> dict[str, float]:
-    """Milliseconds of loading that ring, and of a prompt of the tokens that will be known, with `count` others busy."""
-    placed(fleet, model)
+def measured(fleet: Fleet, model: str) -> dict[str, float]:
+    """Milliseconds of placing that ring, and of each token of a prompt."""
     loads, prompts = [], []
-    with busy(fleet, model, count):
-        for number in range(WARM):
-            again, seconds = placed(fleet, model)
-            loads.append(seconds)
-            fleet.api.request("DELETE", f"/v1/instances/{again['id']}")
+    for number in range(WARM):
+        loads.append(placed(fleet, model)[1])
+        for again in range(2):
             one = Answer(fleet, model, 500 + number, 1)
-            one.body["prompt"] = [*one.ids, *one.ids[1 : BEFORE + 1]]
+            one.body["prompt"] = [*one.ids, *one.ids[1:], 32 + again]
+            one.body["prompt"][1] = 40 + again  # nothing of it is in the prefix cache
             one.run()
             if not one.stamps:
                 raise SystemExit(f"no answer: {one.fault}")
-            prompts.append(one.stamps[0] - one.start_s)
-    fleet.clear()
-    found = {"load_ms": 1000 * statistics.median(loads), "prefill_ms": 1000 * statistics.median(prompts)}
-    return {**found, "total_ms": sum(found.values())}
+        prompts.append((one.stamps[0] - one.start_s) / len(one.body["prompt"]))
+        fleet.clear()
+    return {"load_ms": 1000 * statistics.median(loads), "prefill_ms_per_token": 1000 * statistics.median(prompts)}
 
 
 def trial(fleet: Fleet, model: str, kind: str, seed: int, count: int) -> dict[str, float]:
@@ -173,7 +170,8 @@ def trial(fleet: Fleet, model: str, kind: str, seed: int, count: int) -> dict[st
     after = [stamp for stamp in answer.stamps if stamp > struck[0]]
     moments = [struck[0], *after]
     back = max(zip(moments, after, strict=False), key=lambda pair: pair[1] - pair[0])[1]
-    record = told(fleet, answer.request_id)
+    records = told(fleet, answer.request_id)
+    record = records[0]
     parts = {
         "detect_ms": 1000 * (record["noticed_s"] - struck[0]),
         "plan_ms": record["plan_ms"] + record.get("fence_ms", 0.0),
@@ -187,21 +185,25 @@ def trial(fleet: Fleet, model: str, kind: str, seed: int, count: int) -> dict[st
         "replay_ms": total - sum(parts.values()),
         "total_ms": total,
         "replayed_tokens": record["replayed_tokens"],
+        "replayed_of_all": sum(one["replayed_tokens"] for one in records),
     }
 
 
-def told(fleet: Fleet, request_id: str) -> dict[str, Any]:
-    """What the clients' node tells of the recovery of this answer."""
-    for one in reversed(fleet.recoveries()):
-        if one["request_id"].startswith(request_id):
-            found: dict[str, Any] = one
-            return found
-    raise SystemExit(f"GET /v1/recoveries does not tell of {request_id}: {fleet.recoveries()[-3:]}")
+def told(fleet: Fleet, request_id: str) -> list[dict[str, Any]]:
+    """What the clients' node tells of the recovery of this answer, and after it of those that shared it."""
+    known = fleet.recoveries()
+    ours = [one for one in known if one["request_id"].startswith(request_id)]
+    if not ours:
+        raise SystemExit(f"GET /v1/recoveries does not tell of {request_id}: {known[-3:]}")
+    epoch = (ours[-1]["instance_id"], ours[-1]["epoch"])
+    others = [one for one in known if (one["instance_id"], one["epoch"]) == epoch and one is not ours[-1]]
+    return [ours[-1], *others]
 
 
-def line(kind: str, trials: Sequence[dict[str, float]], prediction: dict[str, float], count: int) -> dict[str, Any]:
+def line(kind: str, trials: Sequence[dict[str, float]], costs: dict[str, float], count: int) -> dict[str, Any]:
     totals = [one["total_ms"] for one in trials]
-    ratios = [total / prediction["total_ms"] for total in totals]
+    predicted = [costs["load_ms"] + one["replayed_of_all"] * costs["prefill_ms_per_token"] for one in trials]
+    ratios = [total / wanted for total, wanted in zip(totals, predicted, strict=True)]
     return {
         "bench": "recovery: silence that a client hears / predicted load and prefill",
         "kind": kind,
@@ -212,7 +214,9 @@ def line(kind: str, trials: Sequence[dict[str, float]], prediction: dict[str, fl
         "total_ms": rounded(totals),
         "parts": {name: rounded([one[name] for one in trials]) for name in PARTS},
         "replayed_tokens": statistics.median(one["replayed_tokens"] for one in trials),
-        "predicted": {name: round(value, 1) for name, value in prediction.items()},
+        "replayed_of_all": statistics.median(one["replayed_of_all"] for one in trials),
+        "predicted_ms": rounded(predicted),
+        "measured": {name: round(value, 3) for name, value in costs.items()},
         "trials": len(trials),
         "busy": count,
         "machine": load(),
@@ -245,12 +249,12 @@ def main() -> None:
         arguments = ("--models-dir", str(folder.parent), "--no-speculation", "--max-sequences", str(options.busy + 1))
         work, env = Path(temporary) / "work", references.threads_of(options.threads)
         with Fleet(work, options.engine, "plain", None, arguments, letters="abc", env=env) as fleet:
-            prediction = predicted(fleet, folder.name, options.busy)
+            costs = measured(fleet, folder.name)
             for kind in options.kind or KINDS:
                 found = [trial(fleet, folder.name, kind, number, options.busy) for number in range(trials)]
                 if KINDS[kind][0] == "kill":
                     detected += [one["detect_ms"] for one in found]
-                print(json.dumps(line(kind, found, prediction, options.busy)), flush=True)
+                print(json.dumps(line(kind, found, costs, options.busy)), flush=True)
     if detected:
         whole = {"bench": "recovery: a death is noticed, engines busy", "bar_ms": 200, "trials": len(detected)}
         print(json.dumps({**whole, "p99_ms": round(percentile(detected, 0.99), 1), "all": rounded(detected)}))
