@@ -9,7 +9,7 @@ each trial something is killed when the client has 24 tokens of an answer to a p
 - `detect_ms`: from the kill (this process's monotonic clock, which the nodes share) to where the node that serves the
   client noticed it; p99 of all kinds that kill, bar 200 ms. A runner that only hangs (`hang`) is noticed by silence.
 - `plan_ms`, `load_ms`, `connect_ms`: as that node tells (`GET /v1/recoveries`); `replay_ms`: the rest.
-- `ratio`: the whole, from the kill to the next token, over the prediction: the median time of placing that ring, and the
+- `ratio`: the whole, from the kill to the next token, over the prediction: the usual time of placing that ring, and the
   tokens that are computed again (of all answers: they share the engines) at the rate of a prompt; both are measured
   before, with nothing else going on, as a broken ring computes nothing. Bars: median 1.25, p95 2.
 
