@@ -22,6 +22,7 @@ from tests.integration.harness import SHARED_MODELS, NodeProcess
 HEAL_S = 60.0  # machines that run this are busy; nothing here is a measurement
 POLL_S = 0.02
 ENGINE_OF = {"a": "mlx", "b": "tinygrad", "c": "mlx", "d": "tinygrad"}  # in mixed fleets
+RUNNER = "exo_node.ring.runner"  # a daemon has other children too
 DAEMON_PORT = 7777  # in a namespace of its own each
 
 
@@ -56,8 +57,8 @@ class ChaosNode(NodeProcess):
             connection.close()
 
     def runners(self) -> list[psutil.Process]:
-        """Its live children: one for each shard that it holds."""
-        return [one for one in _children(self.process.pid) if _alive(one)]
+        """One for each shard that it holds."""
+        return [one for one in _children(self.process.pid) if RUNNER in _command(one)]
 
 
 class Fleet:
@@ -124,7 +125,7 @@ class Fleet:
     def processes(self, letter: str, runner_only: bool) -> list[psutil.Process]:
         """What is hit: a node's runners, or all of a machine."""
         node = self.nodes[letter]
-        return node.runners() if runner_only else [psutil.Process(node.process.pid), *node.runners()]
+        return node.runners() if runner_only else [psutil.Process(node.process.pid), *_children(node.process.pid)]
 
     def strike(self, how: str, processes: list[psutil.Process], letters: str) -> None:
         """Kill or stop these processes, or cut the links of these nodes."""
@@ -249,11 +250,12 @@ def _children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _alive(process: psutil.Process) -> bool:
+def _command(process: psutil.Process) -> list[str]:
+    """Empty for the dead."""
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _free_port() -> int:

@@ -51,7 +51,7 @@ def _case(text: str) -> object:
     return pytest.param(cell.fleet, cell, id=text, marks=marks)
 
 
-@pytest.mark.parametrize(("runner", "cell"), map(_case, CELLS), indirect=["runner"])
+@pytest.mark.parametrize(("runner", "cell"), [_case(one) for one in CELLS], indirect=["runner"])
 def test_no_client_loses_a_byte(runner: Runner, hosts: Hosts | str, cell: Cell) -> None:
     """Whatever dies, every answer is whole: its bytes, its end and its usage are the undisturbed run's."""
     if cell.how == "cut" and isinstance(hosts, str):
