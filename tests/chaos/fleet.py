@@ -119,8 +119,14 @@ class Fleet:
         self.nodes[letter] = ChaosNode(self._home, letter, self.hosts, *arguments, env=self._env)
 
     def place(self, ring: str, model: str) -> tuple[int, Any]:
-        """The model on these nodes in this order."""
-        return self.api.request("POST", "/v1/instances", {"model": model, "nodes": [*ring], "min_nodes": len(ring)})
+        """The model on these nodes in this order; asked again while a busy machine takes a node for gone."""
+        deadline = time.monotonic() + HEAL_S
+        while True:
+            body = {"model": model, "nodes": [*ring], "min_nodes": len(ring)}
+            status, answer = self.api.request("POST", "/v1/instances", body)
+            if status == 200 or time.monotonic() > deadline:
+                return status, answer
+            time.sleep(POLL_S)
 
     def processes(self, letter: str, runner_only: bool) -> list[psutil.Process]:
         """What is hit: a node's runners, or all of a machine."""

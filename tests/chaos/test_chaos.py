@@ -21,6 +21,7 @@ CELLS = [
     "two-nodes:kill:recovery:mlx:x1:exact:demo:cb:bc:6",
     "follower-runner:kill:t16:mixed:x1:plain:demo:bc:c:7",
 ]
+FLEETS: dict[tuple[str, str], tuple[str, str]] = {}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def _case(text: str) -> object:
     marks = [getattr(pytest.mark, f"engine_{one}") for one in engines]
     if cell.model != "demo" and not (SHARED_MODELS / cell.model).is_dir():
         marks.append(pytest.mark.skip(reason=f"no ../shared/models/{cell.model} beside the repository"))
-    return pytest.param(cell.fleet, cell, id=text, marks=marks)
+    fleet = FLEETS.setdefault(cell.fleet, cell.fleet)  # pytest keeps a fixture while its parameter is the same object
+    return pytest.param(fleet, cell, id=text, marks=marks)
 
 
 @pytest.mark.parametrize(("runner", "cell"), [_case(one) for one in CELLS], indirect=["runner"])
