@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace, hosts: Hosts | None) -> int:
         cells = [parse(one) for one in arguments.only]
     else:
         wanted = arguments.kills
-        cells = drawn(seed, wanted if not arguments.engines else 3 * wanted, models, hosts is not None)
+        cells = drawn(seed, wanted if not arguments.engines else 4 * wanted, models, hosts is not None)
         if arguments.engines:
             cells = trimmed([one for one in cells if one.engines in arguments.engines], wanted)
     print(f"chaos: seed {seed}, {len(cells)} cells, {sum(one.kills for one in cells)} kills; {load()}", flush=True)
@@ -94,6 +94,7 @@ def on_one_fleet(
             fleet = Fleet(Path(folder), engines, mode, hosts).__enter__()
         except AssertionError as error:
             outcomes.append(Outcome(cells[0], trouble=[f"the nodes did not start: {error}"]))
+            print(f"{len(outcomes)}/{whole} {line(outcomes[-1])}", flush=True)
             return 1
         try:
             runner = Runner(fleet)
