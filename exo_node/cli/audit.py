@@ -1,4 +1,4 @@
-"""`exo audit`: who changed what the nodes of this machine do. Works on the database alone: also after a node has ended."""
+"""`exo audit`: who changed what the nodes of this machine do. Works on the database alone: after a node has ended, too."""
 
 from __future__ import annotations
 
