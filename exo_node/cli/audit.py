@@ -1,4 +1,4 @@
-"""`exo audit`: who changed what the nodes of this machine do. Works on the database alone: after a node has ended, too."""
+"""`exo audit`: who changed what the nodes of this machine do. Works on the database alone, so after their end too."""
 
 from __future__ import annotations
 
