@@ -13,9 +13,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from exo_node.api.messages import parse_messages
+from exo_node.errors import InvalidRequest
 from exo_node.models.chat_template import ChatTemplate, read_template
 from exo_node.models.headers import canonical_name, read_entries
 from exo_node.models.spec import read_spec
+from exo_node.models.template_sandbox import TemplateSandbox
 from exo_node.models.toolformats import deepseek, gemma, harmony, hermes, llama, mistral, phi
 from exo_node.models.toolformats.base import Options, Parser
 from exo_node.models.toolformats.thoughts import KNOWN, ThoughtSplitter
@@ -24,7 +27,7 @@ from exo_node.routing.upstream.sse_reader import SSEReader
 from exo_node.routing.upstream.transcript import Transcript
 from exo_node.routing.upstream.wire_errors import error_from_event, error_from_response
 from exo_node.types import ToolUse
-from tests.chat_templates import SANDBOX, TEMPLATES
+from tests.chat_templates import TEMPLATES
 from tests.fuzz.cases import ROOT, Finding, Target
 from tests.fuzz.inputs import TEXTS, anything, as_json, broken, broken_text, mutated
 
@@ -168,11 +171,23 @@ def _templates(example: Any, random: Random) -> Iterator[Any]:
                 yield broken_text(source, random), messages
 
 
-def _template(world: Any, case: Any) -> None:
-    source, messages = case
-    template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, SANDBOX)
-    if not isinstance(messages, list):
-        messages = [messages]
+@contextlib.contextmanager
+def _sandbox() -> Iterator[TemplateSandbox]:
+    """With less time for each template than a node gives it: many take all of it."""
+    sandbox = TemplateSandbox(cpu_s=0.3)
+    try:
+        yield sandbox
+    finally:
+        sandbox.close()
+
+
+def _template(sandbox: TemplateSandbox, case: Any) -> None:
+    source, sent = case
+    try:
+        messages = parse_messages(sent)
+    except InvalidRequest:
+        messages = parse_messages(CHAT)
+    template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, sandbox)
     for use in (None, ToolUse(tools=TOOLS)):
         text = template.render(messages, use=use)
         if len(text) > (1 << 20) + 8 * len(json.dumps([messages, TOOLS])) + 1000:
@@ -314,7 +329,9 @@ TARGETS = (
     Target(name="safetensors.files", share=100, example=anything, spread=_models, check=_model, each=20, world=_folder),
     Target(
         name="templates.templates",
-        share=40,
+        share=6,
+        case_s=120,
+        world=_sandbox,
         example=st.tuples(st.sampled_from([*SOURCES, *NASTY]), anything),
         spread=_templates,
         check=_template,
@@ -323,7 +340,7 @@ TARGETS = (
     Target(name="templates.named", share=10, example=anything, spread=_named, check=_named_read, world=_folder),
     Target(
         name="templates.calls",
-        share=80,
+        share=104,
         example=st.tuples(
             st.integers(0, len(FORMATS) - 1), st.lists(st.sampled_from(_WORDS) | st.text(max_size=4), max_size=12)
         ),
