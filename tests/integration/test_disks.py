@@ -92,7 +92,7 @@ def in_mount(one: NodeProcess, *command: str) -> None:
 
 
 def test_a_read_only_disk(tmp_path: Path) -> None:
-    """The node starts, knows its keys, answers, and says once what it cannot do; with a disk that takes it, it writes."""
+    """It starts, knows its keys, answers, and says once what it cannot do; with a disk that lets it, it writes."""
     home = tmp_path / "home"
     home.mkdir()
     key = new_key(home, "--scope", "admin")
