@@ -175,6 +175,7 @@ class Daemon:
         self._backend = LocalBackend(
             self.instances,
             BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
+            self.instances.recovered,
         )
         local = LocalModels(self.instances, catalog, settings.max_context, lambda: bool(self.view.states()))
         self.routing = RoutingView(
@@ -248,6 +249,7 @@ class Daemon:
             links=self.members.links(),
             shards=tuple(self.host.shards()),
             deployments=self.routing.shared(),
+            draining=self.instances.drainer.draining,
         )
 
     async def start(self) -> str:

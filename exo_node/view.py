@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -54,6 +54,12 @@ class NodeView:
 
     def states(self) -> Mapping[str, NodeState]:
         return self._members.states()
+
+    def draining(self) -> Collection[str]:
+        found = {one for one, state in self.states().items() if state.draining}
+        if self._instances is not None and self._instances.drainer.draining:
+            found.add(self.node_id)
+        return found
 
     def peer(self, node_id: str) -> Peer:
         peer: Peer = self._members.peer(node_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from exo_node.errors import PeerUnavailable
 from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
@@ -18,6 +20,7 @@ TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secre
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
 MAX_STEP = 128 * 2**20  # a chunk of 2048 rows of 8192 float32 is 64 MiB, and a step has decode rows beside it
 CONFIGURE_TIMEOUT_S = 30.0  # a runner answers once its running step is done, and a long prefill chunk may be running
+FENCE_TIMEOUT_S = 30.0  # likewise
 STATS_TIMEOUT_S = 5.0
 
 
@@ -39,6 +42,27 @@ class RingClient:
         """Start an epoch on this runner: followers first, the head last. A stale epoch raises `RingBroken` (409)."""
         with calling(self.address):
             response: ring_pb2.ConfigureResponse = await self._open().Configure(
+                request, timeout=timeout, metadata=self._metadata
+            )
+        return response
+
+    async def reach(self, timeout: float) -> None:
+        """Wait until the runner answers at all: one that is stopped takes connections and says nothing.
+
+        Raises `PeerUnavailable` after `timeout` seconds.
+        """
+        self._open()
+        assert self._channel is not None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer") from None
+
+    async def fence(self, request: ring_pb2.FenceRequest, timeout: float = FENCE_TIMEOUT_S) -> ring_pb2.FenceResponse:
+        """Begin to end the runner's epoch; what it holds. A stale epoch raises `RingBroken` (409)."""
+        with calling(self.address):
+            response: ring_pb2.FenceResponse = await self._open().Fence(
                 request, timeout=timeout, metadata=self._metadata
             )
         return response

@@ -448,16 +448,12 @@ class SpareDescription(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., assignment: _Optional[_Union[AssignmentDescription, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RecoverRequest(_message.Message):
-    __slots__ = ("instance", "lost", "avoid", "seen")
+    __slots__ = ("instance", "avoid")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
-    LOST_FIELD_NUMBER: _ClassVar[int]
     AVOID_FIELD_NUMBER: _ClassVar[int]
-    SEEN_FIELD_NUMBER: _ClassVar[int]
     instance: InstanceDescription
-    lost: _containers.RepeatedScalarFieldContainer[int]
     avoid: _containers.RepeatedScalarFieldContainer[str]
-    seen: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., lost: _Optional[_Iterable[int]] = ..., avoid: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., avoid: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("drain",)
@@ -481,18 +477,20 @@ class DrainResponse(_message.Message):
     def __init__(self, moved: _Optional[_Iterable[str]] = ..., failed: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
-    __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
+    __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms", "stage")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     coordinator: str
     bytes: int
     device: str
     lease_ms: int
-    def __init__(self, instance_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+    stage: int
+    def __init__(self, instance_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class ReserveShardResponse(_message.Message):
     __slots__ = ("memory_free",)
@@ -586,12 +584,14 @@ class ShardReady(_message.Message):
     def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ..., wire_int8: _Optional[str] = ..., whole_tokens: _Optional[int] = ...) -> None: ...
 
 class UnloadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "stage")
+    __slots__ = ("instance_id", "stage", "at_once")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    AT_ONCE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     stage: int
-    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+    at_once: bool
+    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ..., at_once: _Optional[bool] = ...) -> None: ...
 
 class UnloadShardResponse(_message.Message):
     __slots__ = ("found",)
@@ -644,18 +644,34 @@ class PlaceModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., spares: _Optional[bool] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
-    __slots__ = ("stage", "detail", "done", "total", "instance")
+    __slots__ = ("stage", "detail", "done", "total", "instance", "times")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
     stage: str
     detail: str
     done: int
     total: int
     instance: InstanceDescription
-    def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., instance: _Optional[_Union[InstanceDescription, _Mapping]] = ...) -> None: ...
+    times: RecoveryTimes
+    def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., times: _Optional[_Union[RecoveryTimes, _Mapping]] = ...) -> None: ...
+
+class RecoveryTimes(_message.Message):
+    __slots__ = ("fence_us", "plan_us", "load_us", "connect_us", "loaded")
+    FENCE_US_FIELD_NUMBER: _ClassVar[int]
+    PLAN_US_FIELD_NUMBER: _ClassVar[int]
+    LOAD_US_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_US_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    fence_us: int
+    plan_us: int
+    load_us: int
+    connect_us: int
+    loaded: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, fence_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., load_us: _Optional[int] = ..., connect_us: _Optional[int] = ..., loaded: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RemoveInstanceRequest(_message.Message):
     __slots__ = ("instance_id",)
