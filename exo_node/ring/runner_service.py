@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
-from exo_node.ring.events import Cancel, Configure, Event, Lost, StepIn, Submit, Worker
+from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.messages import NO_EPOCH, Epoch
@@ -30,8 +30,10 @@ from exo_node.ring.wire import (
     add_report,
     delta_message,
     epoch_message,
+    kept_message,
     read_epoch,
     read_job,
+    read_kept,
     scheduling_message,
 )
 from exo_node.ring.workers import HeadWorker
@@ -69,6 +71,7 @@ class RingServicer(RingServiceServicer):
         self._worker = worker
         self._post = post
         self._epoch = NO_EPOCH
+        self._joined = NO_EPOCH  # the epoch of the last Configure: steps of another are not taken
         self._stage = config.stage
         self._n_stages = 1
         self._wire = ""  # how hidden states leave for the next stage, for Stats
@@ -97,20 +100,33 @@ class RingServicer(RingServiceServicer):
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
+    async def Fence(self, request: ring_pb2.FenceRequest, context: Any) -> ring_pb2.FenceResponse:
+        self._authorize(context)
+        self._check_instance(request.instance_id)
+        epoch = read_epoch(request.epoch)
+        check_newer(epoch, self._epoch)
+        self._epoch = epoch
+        done: Future[Holdings] = Future()
+        old = self._cut_off(epoch)
+        # At once, whatever the engine is busy with.
+        error = RingBroken(f"the ring goes on as epoch {epoch}", code="stale_epoch")
+        for ticket, mailbox in self._mailboxes.items():
+            mailbox.put(Failed(ticket, error))
+        self._post(Fence(epoch, done))
+        if old is not None:
+            await old.close()
+        async with self._configured:
+            self._configured.notify_all()
+        holdings = await asyncio.wrap_future(done)
+        return ring_pb2.FenceResponse(held=[kept_message(one) for one in holdings.held], highest=holdings.highest)
+
     async def Configure(self, request: ring_pb2.ConfigureRequest, context: Any) -> ring_pb2.ConfigureResponse:
         self._authorize(context)
         epoch = self._check(request)
-        # Fence first: from here on nothing of an older epoch gets in or out.
-        self._epoch, self._stage, self._n_stages = epoch, request.stage, request.n_stages
-        error = RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch")
-        if self._inbound is not None:
-            self._inbound.end(error)
-            self._inbound = None
-        old, self._outbound = self._outbound, None
-        if old is not None:
-            await old.close()
-        if self._epoch != epoch:
-            check_newer(epoch, self._epoch)  # another Configure came in meanwhile
+        # From here on nothing of an older epoch gets in or out.
+        self._epoch = self._joined = epoch
+        self._stage, self._n_stages = request.stage, request.n_stages
+        old = self._cut_off(epoch)
         if request.n_stages > 1:
             self._outbound = Outbound(
                 epoch=epoch,
@@ -124,7 +140,12 @@ class RingServicer(RingServiceServicer):
         if request.n_stages > 1:
             self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
         dtype = parse_dtype(request.wire_dtype)
-        self._post(Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows))
+        kept, kept_from = read_kept(request), request.kept_from
+        self._post(
+            Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows, kept, kept_from)
+        )
+        if old is not None:
+            await old.close()
         await asyncio.wrap_future(done)
         async with self._configured:
             self._configured.notify_all()
@@ -174,8 +195,8 @@ class RingServicer(RingServiceServicer):
                 for notice in await mailbox.take():
                     if isinstance(notice, Failed):
                         failed = notice
-                    else:
-                        deltas.append(notice)
+                        break  # what a step that a Fence found running gave comes later still
+                    deltas.append(notice)
                 finished = failed is not None or deltas[-1].finish is not None
                 if deltas:
                     yield delta_message(mailbox.epoch, deltas)
@@ -242,8 +263,12 @@ class RingServicer(RingServiceServicer):
     def _check(self, request: ring_pb2.ConfigureRequest) -> Epoch:
         self._check_instance(request.instance_id)
         epoch = read_epoch(request.epoch)
-        check_newer(epoch, self._epoch)
+        if epoch != self._epoch or epoch == self._joined:  # else it is the one that a Fence told of
+            check_newer(epoch, self._epoch)
         parse_dtype(request.wire_dtype)
+        kept = read_kept(request)
+        if kept and self._config.is_head and request.next_sequence <= kept[-1].sequence:
+            raise InvalidRequest("next_sequence must be larger than every id that is kept", param="next_sequence")
         if not request.stage < request.n_stages:
             raise InvalidRequest(f"stage {request.stage} of {request.n_stages} does not exist", param="stage")
         if (request.stage == 0) != self._config.is_head:
@@ -257,6 +282,16 @@ class RingServicer(RingServiceServicer):
             if self._config.is_head and not 0 < wanted <= held:
                 raise InvalidRequest(f"{name} is {wanted}; this shard was loaded for 1 to {held}", param=name)
         return epoch
+
+    def _cut_off(self, epoch: Epoch) -> Outbound | None:
+        """End the stream from the stage before, and have the engine begin nothing older than `epoch`; the stream to the
+        next stage is the caller's to close."""
+        self._worker.stage.cutoff = epoch
+        if self._inbound is not None:
+            self._inbound.end(RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch"))
+            self._inbound = None
+        old, self._outbound = self._outbound, None
+        return old
 
     def _setup(self, request: ring_pb2.ConfigureRequest, epoch: Epoch) -> RingSetup:
         width = DTYPE_BYTES[parse_dtype(request.wire_dtype)]
@@ -283,13 +318,13 @@ class RingServicer(RingServiceServicer):
         if not slash or not counter.isdecimal():
             raise RingBroken(f"a step stream without a valid {EPOCH_KEY} in its metadata")
         epoch = Epoch(int(counter), coordinator)
-        if epoch > self._epoch:
+        if epoch >= self._epoch and epoch != self._joined:
             try:
                 async with asyncio.timeout(EPOCH_WAIT_S), self._configured:
-                    await self._configured.wait_for(lambda: self._epoch >= epoch)
+                    await self._configured.wait_for(lambda: self._epoch > epoch or self._joined == epoch)
             except TimeoutError:
                 pass
-        if epoch != self._epoch:
+        if epoch != self._epoch or epoch != self._joined:
             raise RingBroken(f"a step stream of epoch {epoch}; this runner is at {self._epoch}", code="stale_epoch")
         if self._inbound is not None:
             raise RingBroken(f"epoch {epoch} has a step stream already")

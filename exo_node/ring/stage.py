@@ -14,7 +14,7 @@ import numpy as np
 
 from exo_node.engine.base import EngineRow, Hidden, ShardEngine
 from exo_node.errors import ExoError, RingBroken
-from exo_node.ring.messages import Epoch, Failure, Report, Row, Step
+from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Kept, Report, Row, Step
 from exo_node.ring.shard import ShardLogic, StepPlan, Truncate
 from exo_node.types import DTYPE_BYTES, Dtype
 
@@ -43,12 +43,29 @@ class Stage:
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
         self.int8_rows = False
+        # Set from another thread, ahead of the event that says so: what is queued of older epochs is not begun.
+        self.cutoff = NO_EPOCH
 
-    def configure(self, epoch: Epoch, stage: int, n_stages: int, wire_dtype: Dtype, int8_rows: bool = False) -> None:
-        """Start an epoch with an empty pool. Raises `RingBroken` for a stale epoch."""
-        for call in self.logic.configure(epoch, stage, n_stages):
+    def configure(
+        self,
+        epoch: Epoch,
+        stage: int,
+        n_stages: int,
+        wire_dtype: Dtype,
+        int8_rows: bool = False,
+        kept: Sequence[Kept] = (),
+        kept_from: int = 0,
+    ) -> None:
+        """Start an epoch with nothing in the pool but what is `kept`. Raises `RingBroken` for a stale epoch, or where
+        that cannot be had (`ShardLogic.configure`)."""
+        for call in self.logic.configure(epoch, stage, n_stages, kept, kept_from):
             self._engine.truncate(call.slot, call.length)
+        self.logic.ran()
         self.wire_dtype, self.int8_rows = wire_dtype, int8_rows
+
+    def is_over(self, epoch: Epoch) -> bool:
+        """Whether nothing of `epoch` is to be begun any more, as far as anybody has told."""
+        return epoch != self.logic.epoch or epoch < self.cutoff
 
     def run(self, step: Step, tokens: Sequence[Sequence[int]] | None = None, *, export: bool = True) -> StageResult:
         """Check and compute `step`; `tokens[i]` are row i's token ids (head only).
@@ -70,6 +87,7 @@ class Stage:
                 self.logic.stage, "engine_failed", f"{self._engine.name}: {type(error).__name__}: {error}"
             )
         else:
+            self.logic.ran()
             engine_us = (self.clock_ns() - started) // 1000
             return StageResult(replace(step, hidden=hidden), activation, engine_us)
         self.logic.breaks(failure.message)
@@ -105,8 +123,6 @@ class Stage:
             else:
                 self._engine.copy(call.target, call.source, call.length)
         self._check_payload(step, tokens)
-        if not step.rows:
-            return None, None
         if not plan.n_computed:
             return None, self._merge(step, plan, None)
         rows = [
@@ -121,12 +137,14 @@ class Stage:
             if slot >= 0
         ]
         every = plan.n_computed == len(step.rows)
-        received = None if tokens is not None else step.hidden if every else _select(step, plan)
+        received = None if tokens is not None else step.hidden if every else self._select(step, plan)
         activation = self._engine.forward(rows, received)
         if not export:
             return activation, None
         hidden = self._engine.export(activation, self.wire_dtype)
-        return activation, hidden if every else self._merge(step, plan, hidden)
+        last = self.logic.n_stages - 1
+        whole = every and (self.logic.stage == last or all(self.logic.stage < row.last_stage for row in step.rows))
+        return activation, hidden if whole else self._merge(step, plan, hidden)
 
     def _check_payload(self, step: Step, tokens: Sequence[Sequence[int]] | None) -> None:
         """The head's computed rows come with token ids, a follower's with exactly one vector per token."""
@@ -134,47 +152,53 @@ class Stage:
             if [row.length for row in step.rows] != [len(ids) for ids in tokens]:
                 raise RingBroken(f"step {step.number}: rows and token ids differ in length")
             return
-        wanted = sum(row.length for row in step.rows)
+        wanted = sum(row.vectors_behind(self.logic.stage - 1) for row in step.rows)
         carried = 0 if step.hidden is None else step.hidden.shape[0]
         if wanted != carried:
             raise RingBroken(f"step {step.number} carries {carried} hidden vectors for {wanted} tokens")
 
-    def _merge(self, step: Step, plan: StepPlan, computed: Hidden | None) -> Hidden:
-        """The outgoing payload where some rows are only passed on, in row order."""
+    def _merge(self, step: Step, plan: StepPlan, computed: Hidden | None) -> Hidden | None:
+        """The outgoing payload where some rows are only passed on, or go no further, in row order."""
         received = step.hidden
-        assert received is not None
-        if computed is not None and (computed.dtype, computed.shape[1]) != (received.dtype, received.shape[1]):
-            raise RingBroken(f"rows passed on are {received.dtype}, this stage computes {computed.dtype}")
-        last = self.logic.stage == self.logic.n_stages - 1
+        like = computed or received
+        if like is None:
+            return None
+        if received is not None and (like.dtype, like.shape[1]) != (received.dtype, received.shape[1]):
+            raise RingBroken(f"rows passed on are {received.dtype}, this stage computes {like.dtype}")
+        stage, last = self.logic.stage, self.logic.n_stages - 1
         pieces: list[memoryview] = []
         taken = given = 0
         for row, slot in zip(step.rows, plan.slots, strict=True):
-            keep = row.n_outputs if last else row.length
+            came, goes = row.vectors_behind(stage - 1), row.vectors_behind(stage)
             if slot >= 0:
                 assert computed is not None
-                pieces.append(_vectors(computed, given, keep))
-                given += keep
+                made = row.n_outputs if stage == last else row.length
+                pieces.append(_vectors(computed, given + made - goes, goes))
+                given += made
+            elif goes <= came:
+                if goes:
+                    assert received is not None
+                    pieces.append(_vectors(received, taken + came - goes, goes))
             else:
-                pieces.append(_vectors(received, taken + row.length - keep, keep))
-            taken += row.length
+                raise RingBroken(f"a row of sequence {row.sequence} is to go on from stage {stage} and never came here")
+            taken += came
         data = b"".join(pieces)
-        width = received.shape[1]
-        return Hidden(received.dtype, (len(data) // (width * DTYPE_BYTES[received.dtype]), width), data)
+        width = like.shape[1]
+        return Hidden(like.dtype, (len(data) // (width * DTYPE_BYTES[like.dtype]), width), data)
 
-
-def _select(step: Step, plan: StepPlan) -> Hidden:
-    """The received vectors of the rows that are computed here."""
-    received = step.hidden
-    assert received is not None
-    pieces: list[memoryview] = []
-    offset = 0
-    count = 0
-    for row, slot in zip(step.rows, plan.slots, strict=True):
-        if slot >= 0:
-            pieces.append(_vectors(received, offset, row.length))
-            count += row.length
-        offset += row.length
-    return Hidden(received.dtype, (count, received.shape[1]), b"".join(pieces))
+    def _select(self, step: Step, plan: StepPlan) -> Hidden:
+        """The received vectors of the rows that are computed here."""
+        received = step.hidden
+        assert received is not None
+        pieces: list[memoryview] = []
+        offset = 0
+        count = 0
+        for row, slot in zip(step.rows, plan.slots, strict=True):
+            if slot >= 0:
+                pieces.append(_vectors(received, offset, row.length))
+                count += row.length
+            offset += row.vectors_behind(self.logic.stage - 1)
+        return Hidden(received.dtype, (count, received.shape[1]), b"".join(pieces))
 
 
 def _vectors(hidden: Hidden, start: int, count: int) -> memoryview:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from exo_node.engine.base import Hidden
 from exo_node.errors import InvalidRequest, RingBroken
 from exo_node.ring.head import Head
 from exo_node.ring.int8_rows import pack, unpack
-from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Report, Row, Step
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Kept, Op, Rename, Report, Row, Step
 from exo_node.ring.sequences import Delta, Job, Pooling, Priority, TokenChoice
 from exo_node.transport.codec import StepFrame, put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -19,6 +20,27 @@ MAX_US = 2**32 - 1  # the fields are uint32, 71 minutes: a machine that slept in
 
 def epoch_message(epoch: Epoch) -> ring_pb2.Epoch:
     return ring_pb2.Epoch(counter=epoch.counter, coordinator=epoch.coordinator)
+
+
+def kept_message(kept: Kept) -> ring_pb2.KeptSequence:
+    return ring_pb2.KeptSequence(sequence=kept.sequence, length=kept.length, most=kept.most)
+
+
+def read_kept(request: ring_pb2.ConfigureRequest) -> tuple[Kept, ...]:
+    """What a Configure wants kept. Raises `InvalidRequest` where it cannot be so."""
+    kept = tuple(Kept(one.sequence, one.length, one.most) for one in request.kept)
+    ids = [0, *(one.sequence for one in kept)]
+    if any(later <= earlier for earlier, later in pairwise(ids)):
+        raise InvalidRequest("the sequences to keep do not ascend from 1", param="kept")
+    for one in kept:
+        if not 0 < one.length <= one.most:
+            raise InvalidRequest(
+                f"sequence {one.sequence} is to keep {one.length} of at most {one.most} tokens: 1 or more of them",
+                param="kept",
+            )
+    if kept and request.kept_from > request.n_stages:
+        raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
+    return kept
 
 
 def read_epoch(message: ring_pb2.Epoch) -> Epoch:
@@ -35,10 +57,13 @@ def step_frame(instance_id: str, step: Step, *, int8: bool = False) -> StepFrame
     message.epoch.counter = step.epoch.counter
     message.epoch.coordinator = step.epoch.coordinator
     for op in step.ops:
-        if isinstance(op, Drop):
-            message.ops.add(drop=op.sequence)
-        else:
-            message.ops.add().copy.CopyFrom(ring_pb2.Copy(target=op.target, source=op.source, length=op.length))
+        match op:
+            case Drop(sequence):
+                message.ops.add(drop=sequence)
+            case Copy(target, source, length):
+                message.ops.add().copy.CopyFrom(ring_pb2.Copy(target=target, source=source, length=length))
+            case Rename(target, source, length):
+                message.ops.add().rename.CopyFrom(ring_pb2.Rename(target=target, source=source, length=length))
     for row in step.rows:
         message.rows.add(
             sequence=row.sequence,
@@ -73,7 +98,8 @@ def _put_result(frame: StepFrame, step: Step, int8: bool) -> None:
     hidden = step.hidden
     if hidden is not None:
         put_payload(frame, hidden.dtype, hidden.shape, hidden.data)
-        if int8:
+        # What is only passed on may be short of vectors; it comes in a replay, once.
+        if int8 and hidden.shape[0] == sum(row.length for row in step.rows):
             packed, pieces = pack(hidden, step.rows)
             if packed:
                 frame.message.int8_rows.extend(packed)
@@ -136,6 +162,8 @@ def _read_op(op: ring_pb2.Op) -> Op:
             return Drop(op.drop)
         case "copy":
             return Copy(op.copy.target, op.copy.source, op.copy.length)
+        case "rename":
+            return Rename(op.rename.target, op.rename.source, op.rename.length)
         case _:
             raise RingBroken("a step carries an operation that this version does not know: update this node")
 

@@ -36,6 +36,17 @@ class RingClient:
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
+    async def fence(
+        self, request: ring_pb2.FenceRequest, timeout: float = CONFIGURE_TIMEOUT_S
+    ) -> ring_pb2.FenceResponse:
+        """End the runner's epoch; it waits for the Configure of `request.epoch` then. Answers with the KV that it
+        holds, once its engine has left the step that runs. A stale epoch raises `RingBroken` (409)."""
+        with calling(self.address):
+            response: ring_pb2.FenceResponse = await self._open().Fence(
+                request, timeout=timeout, metadata=self._metadata
+            )
+        return response
+
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.ConfigureResponse:

@@ -31,12 +31,14 @@ class FenceResponse(_message.Message):
     def __init__(self, held: _Optional[_Iterable[_Union[KeptSequence, _Mapping]]] = ..., highest: _Optional[int] = ...) -> None: ...
 
 class KeptSequence(_message.Message):
-    __slots__ = ("sequence", "length")
+    __slots__ = ("sequence", "length", "most")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     length: int
-    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+    most: int
+    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
     __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens", "kept", "kept_from", "next_sequence", "silence_ms")
@@ -121,12 +123,14 @@ class Op(_message.Message):
     def __init__(self, drop: _Optional[int] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., rename: _Optional[_Union[Rename, _Mapping]] = ...) -> None: ...
 
 class Rename(_message.Message):
-    __slots__ = ("target", "source")
+    __slots__ = ("target", "source", "length")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     target: int
     source: int
-    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ...) -> None: ...
+    length: int
+    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("target", "source", "length")
