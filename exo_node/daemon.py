@@ -250,6 +250,7 @@ class Daemon:
             shards=tuple(self.host.shards()),
             deployments=self.routing.shared(),
             draining=self.instances.drainer.draining,
+            removed=self.instances.removed(),
         )
 
     async def start(self) -> str:

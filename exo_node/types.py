@@ -411,7 +411,7 @@ class NodeState:
     """What a node says on its control stream: itself, its instances (head here, or being placed by it), its links.
 
     `shards` are the runners alive on the node, as (instance id, stage). `leaving`: a clean exit follows; nothing else
-    comes after it. `draining`: it takes no new shards.
+    comes after it. `draining`: it takes no new shards. `removed`: instances that it has taken down on purpose of late.
     """
 
     node: NodeInfo
@@ -421,3 +421,4 @@ class NodeState:
     shards: tuple[tuple[str, int], ...] = ()
     deployments: tuple[SharedDeployment, ...] = ()
     draining: bool = False
+    removed: tuple[str, ...] = ()

@@ -40,6 +40,7 @@ class Caretaker:
         self._changed = changed
         self._recover = recover
         self._recovering: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
         self._born: dict[str, float] = {}  # when we first saw an instance of ours
         self._wake = asyncio.Event()
 
@@ -60,6 +61,7 @@ class Caretaker:
                     *(self._host.drop_instance(one.instance_id) for one in superseded),
                 )
                 ids = {instance_id for instance_id, _ in self._registry.tidy()}
+                self._leaving &= ids
                 self._born = {one: when for one, when in self._born.items() if one in ids}
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RENEW_EVERY_S):
@@ -80,7 +82,7 @@ class Caretaker:
             born = self._born.setdefault(instance.instance_id, time.monotonic())
             if time.monotonic() - born < STATE_LAG_S:
                 missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
-            if missing:
+            if missing and instance.instance_id not in self._leaving:
                 self._bring_back(instance, f"lost stages {missing}")
         for instance in self._registry.broken_ones():  # others' too: a runner that hangs looks alive to its daemon
             self._bring_back(instance, "is broken, as a request found")
@@ -106,11 +108,18 @@ class Caretaker:
 
         self._recovering[instance_id] = asyncio.create_task(bring_back(), name=f"recovery of {instance_id}")
 
-    async def remove(self, instance_id: str) -> bool:
-        """Take down an instance whose head is here: the head first, so that nobody is served half an answer."""
+    async def remove(self, instance_id: str, *, for_good: bool = True) -> bool:
+        """Take down an instance whose head is here: the head first, so that nobody is served half an answer.
+
+        `for_good`: somebody wants it, so nobody is to bring it back.
+        """
         instance = next((one for one in self._registry.owned() if one.instance_id == instance_id), None)
         if instance is None:
             return False
+        self._leaving.add(instance_id)
+        if for_good:
+            self._registry.removed.append(instance_id)
+            self._changed()
         await self._host.drop_instance(instance_id)
         self._changed()
         await self._unload_others(instance)

@@ -124,6 +124,10 @@ class InstanceManager:
         """Every instance of the cluster, loading ones too."""
         return self._registry.all()
 
+    def removed(self) -> tuple[str, ...]:
+        """Instances of this node that were taken down on purpose of late."""
+        return tuple(self._registry.removed)
+
     def models(self) -> list[ModelCard]:
         """Rows of `/v1/models`: this node's disk, and what runs in the cluster."""
         loaded = {one.model_id for one in self.all() if one.state == "ready"}
@@ -339,7 +343,7 @@ class InstanceManager:
     async def close(self) -> None:
         """Take down our instances and close connections."""
         for instance in self._registry.owned():
-            await self._caretaker.remove(instance.instance_id)
+            await self._caretaker.remove(instance.instance_id, for_good=False)
         for client in self._clients.values():
             await client.close()
 

@@ -83,6 +83,8 @@ class Recovery:
             if self._is_done(current, told, request.avoid):
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current))
                 return
+            if self._registry.was_removed(told.instance_id):
+                raise RingBroken(f"{told.model_id} was taken off the cluster", code="instance_removed")
             moves = bool(request.avoid) and not self._registry.is_lost(current)
             if not moves:
                 self._registry.lose(current)

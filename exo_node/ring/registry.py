@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from exo_node.ring.members import ClusterView
 from exo_node.ring.shard_host import ShardHost
 from exo_node.types import Instance
 
+REMOVED_KEPT = 64
 STATE_LAG_S = 5.0  # a member's state may reach us later than the instance itself
 
 
@@ -21,6 +23,7 @@ class InstanceRegistry:
         self._host = host
         self._loading = loading
         self.lost: dict[str, int] = {}  # ids of instances that are broken, and the epoch that is
+        self.removed: deque[str] = deque(maxlen=REMOVED_KEPT)  # ids of our own that were taken down on purpose
         self._lost_bits: dict[str, int] = {}  # of models whose instance was lost, while no new one was placed
         self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
 
@@ -53,6 +56,12 @@ class InstanceRegistry:
     def broken_ones(self) -> list[Instance]:
         """Those that somebody still calls ready, and that are not."""
         return [one for one in self._newest().values() if one.state == "ready" and self.is_lost(one)]
+
+    def was_removed(self, instance_id: str) -> bool:
+        """Whether its owner has taken it down on purpose."""
+        return instance_id in self.removed or any(
+            instance_id in state.removed for state in self._cluster.states().values()
+        )
 
     def is_lost(self, instance: Instance) -> bool:
         """Whether this epoch of the instance is broken."""

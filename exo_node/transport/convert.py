@@ -174,6 +174,7 @@ def state_to_pb(state: NodeState) -> pb.NodeState:
         shards=[pb.HostedShard(instance_id=instance_id, stage=stage) for instance_id, stage in state.shards],
         deployments=[deployment_to_pb(deployment) for deployment in state.deployments],
         draining=state.draining,
+        removed=state.removed,
     )
 
 
@@ -186,6 +187,7 @@ def state_from_pb(message: pb.NodeState) -> NodeState:
         shards=tuple((shard.instance_id, shard.stage) for shard in message.shards),
         deployments=tuple(deployment_from_pb(deployment) for deployment in message.deployments),
         draining=message.draining,
+        removed=tuple(message.removed),
     )
 
 

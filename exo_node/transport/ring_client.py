@@ -20,7 +20,6 @@ TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secre
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
 MAX_STEP = 128 * 2**20  # a chunk of 2048 rows of 8192 float32 is 64 MiB, and a step has decode rows beside it
 CONFIGURE_TIMEOUT_S = 30.0  # a runner answers once its running step is done, and a long prefill chunk may be running
-FENCE_TIMEOUT_S = 30.0  # likewise
 STATS_TIMEOUT_S = 5.0
 
 
@@ -69,14 +68,6 @@ class RingClient:
                 await self._channel.channel_ready()
         except TimeoutError:
             raise PeerUnavailable(f"the runner at {self.address} does not answer") from None
-
-    async def fence(self, request: ring_pb2.FenceRequest, timeout: float = FENCE_TIMEOUT_S) -> ring_pb2.FenceResponse:
-        """Begin to end the runner's epoch; what it holds. A stale epoch raises `RingBroken` (409)."""
-        with calling(self.address):
-            response: ring_pb2.FenceResponse = await self._open().Fence(
-                request, timeout=timeout, metadata=self._metadata
-            )
-        return response
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""

@@ -185,7 +185,7 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments", "draining")
+    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments", "draining", "removed")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,7 @@ class NodeState(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
     node: NodeDescription
     instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
     links: _containers.RepeatedCompositeFieldContainer[PeerLink]
@@ -200,7 +201,8 @@ class NodeState(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[HostedShard]
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentDescription]
     draining: bool
-    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentDescription(_message.Message):
     __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output")
