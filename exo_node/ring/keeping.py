@@ -18,8 +18,8 @@ def common_kept(holdings: Sequence[Sequence[Kept]], rollback_depth: int | None, 
     """The sequences that all stages can cut to one length, by ascending id; `holdings`: what each told at its fence.
 
     Stages stopped at different steps, so each sequence is cut to what the one with least of it holds. `rollback_depth`,
-    `whole_tokens`: the smallest of these stages (`engine.base.LoadReport`). A sequence that one of them could not cut so
-    far is left out.
+    `whole_tokens`: the smallest of these stages (`engine.base.LoadReport`). A sequence that one of them could not cut
+    so far is left out.
 
     >>> common_kept([[Kept(1, 5, 5), Kept(2, 9, 9)], [Kept(2, 8, 8), Kept(3, 1, 1)]], None, 0)
     (Kept(sequence=2, length=8, most=9),)

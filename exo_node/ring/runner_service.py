@@ -310,6 +310,9 @@ class RingServicer(RingServiceServicer):
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,
+            kept=read_kept(request.kept),
+            kept_from=request.kept_from if request.kept else 0,
+            next_sequence=request.next_sequence or 1,
         )
 
     async def _open_inbound(self, context: Any) -> _Inbound:

@@ -163,6 +163,7 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
         begun=request.grammar.begun,
         client=request.client,
         priority=_read_priority(request.priority),
+        sequence=request.sequence,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -226,7 +227,8 @@ def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
     for delta in deltas:
         if delta.prefill_us or delta.queue_us:
             message.prefill_us, message.queue_us = delta.prefill_us, delta.queue_us
-            message.cached_tokens = delta.cached
+            message.cached_tokens, message.replayed_tokens = delta.cached, delta.replayed
+        message.sequence = delta.sequence or message.sequence
         for told in delta.prompt:
             _put_logprob(message.prompt_logprobs.add(), told)
         choice = delta.choice
