@@ -12,11 +12,12 @@ from exo_node.ring.messages import Report, Row
 
 @dataclass(frozen=True, slots=True)
 class Flown:
-    """A step that was sent; `sequences` and `cached_tokens` are what every pool must hold after it."""
+    """A step that was sent. `pool`: (sequences, tokens) that a stage must hold after it; `pool_before`: those before
+    `kept_from`. `n_tokens`: 0 where its times are not to be learned from."""
 
     rows: tuple[tuple[Row, int], ...]  # with the ticket
-    sequences: int
-    cached_tokens: int
+    pool: tuple[int, int]
+    pool_before: tuple[int, int]
     n_bytes: int
     n_tokens: int
     decodes: bool
@@ -24,9 +25,10 @@ class Flown:
 
 
 class Flight:
-    """The account of the steps of one epoch in a ring of `n_stages`."""
+    """The account of the steps of one epoch in a ring of `n_stages`; `kept_from`: see `residents.py`."""
 
-    def __init__(self, n_stages: int) -> None:
+    def __init__(self, n_stages: int, kept_from: int = 0) -> None:
+        self._kept_from = kept_from
         self.steps: deque[Flown] = deque()  # under way, the oldest first
         self.newest = 0  # number of the step that was sent last
         self.home = 0  # number of the step that came home last
@@ -57,10 +59,11 @@ class Flight:
         if stages != self._stages:
             raise RingBroken(f"step {number} was reported by stages {stages} of {len(self._stages)}")
         for report in reports:
-            if (report.sequences, report.cached_tokens) != (flown.sequences, flown.cached_tokens):
+            pool = flown.pool_before if report.stage < self._kept_from else flown.pool
+            if (report.sequences, report.cached_tokens) != pool:
                 raise RingBroken(
                     f"after step {number} stage {report.stage} holds {report.sequences} sequences with "
-                    f"{report.cached_tokens} tokens, the head counts {flown.sequences} with {flown.cached_tokens}"
+                    f"{report.cached_tokens} tokens, the head counts {pool[0]} with {pool[1]}"
                 )
         return flown
 

@@ -18,6 +18,7 @@ from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable,
 from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
+from exo_node.ring.keeping import kept_message, read_kept
 from exo_node.ring.messages import NO_EPOCH, Epoch
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard
@@ -30,10 +31,8 @@ from exo_node.ring.wire import (
     add_report,
     delta_message,
     epoch_message,
-    kept_message,
     read_epoch,
     read_job,
-    read_kept,
     scheduling_message,
 )
 from exo_node.ring.workers import HeadWorker
@@ -140,7 +139,7 @@ class RingServicer(RingServiceServicer):
         if request.n_stages > 1:
             self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
         dtype = parse_dtype(request.wire_dtype)
-        kept, kept_from = read_kept(request), request.kept_from
+        kept, kept_from = read_kept(request.kept), request.kept_from
         self._post(
             Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows, kept, kept_from)
         )
@@ -266,7 +265,9 @@ class RingServicer(RingServiceServicer):
         if epoch != self._epoch or epoch == self._joined:  # else it is the one that a Fence told of
             check_newer(epoch, self._epoch)
         parse_dtype(request.wire_dtype)
-        kept = read_kept(request)
+        kept = read_kept(request.kept)
+        if kept and request.kept_from > request.n_stages:
+            raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
         if kept and self._config.is_head and request.next_sequence <= kept[-1].sequence:
             raise InvalidRequest("next_sequence must be larger than every id that is kept", param="next_sequence")
         if not request.stage < request.n_stages:
@@ -309,6 +310,9 @@ class RingServicer(RingServiceServicer):
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,
+            kept=read_kept(request.kept),
+            kept_from=request.kept_from if request.kept else 0,
+            next_sequence=request.next_sequence or 1,
         )
 
     async def _open_inbound(self, context: Any) -> _Inbound:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from exo_node.engine.base import Hidden
 from exo_node.errors import InvalidRequest, RingBroken
 from exo_node.ring.head import Head
 from exo_node.ring.int8_rows import pack, unpack
-from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Kept, Op, Rename, Report, Row, Step
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Rename, Report, Row, Step
 from exo_node.ring.sequences import Delta, Job, Pooling, Priority, TokenChoice
 from exo_node.transport.codec import StepFrame, put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -20,27 +19,6 @@ MAX_US = 2**32 - 1  # the fields are uint32, 71 minutes: a machine that slept in
 
 def epoch_message(epoch: Epoch) -> ring_pb2.Epoch:
     return ring_pb2.Epoch(counter=epoch.counter, coordinator=epoch.coordinator)
-
-
-def kept_message(kept: Kept) -> ring_pb2.KeptSequence:
-    return ring_pb2.KeptSequence(sequence=kept.sequence, length=kept.length, most=kept.most)
-
-
-def read_kept(request: ring_pb2.ConfigureRequest) -> tuple[Kept, ...]:
-    """What a Configure wants kept. Raises `InvalidRequest` where it cannot be so."""
-    kept = tuple(Kept(one.sequence, one.length, one.most) for one in request.kept)
-    ids = [0, *(one.sequence for one in kept)]
-    if any(later <= earlier for earlier, later in pairwise(ids)):
-        raise InvalidRequest("the sequences to keep do not ascend from 1", param="kept")
-    for one in kept:
-        if not 0 < one.length <= one.most:
-            raise InvalidRequest(
-                f"sequence {one.sequence} is to keep {one.length} of at most {one.most} tokens: 1 or more of them",
-                param="kept",
-            )
-    if kept and request.kept_from > request.n_stages:
-        raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
-    return kept
 
 
 def read_epoch(message: ring_pb2.Epoch) -> Epoch:
@@ -185,6 +163,7 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
         begun=request.grammar.begun,
         client=request.client,
         priority=_read_priority(request.priority),
+        sequence=request.sequence,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -248,7 +227,8 @@ def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
     for delta in deltas:
         if delta.prefill_us or delta.queue_us:
             message.prefill_us, message.queue_us = delta.prefill_us, delta.queue_us
-            message.cached_tokens = delta.cached
+            message.cached_tokens, message.replayed_tokens = delta.cached, delta.replayed
+        message.sequence = delta.sequence or message.sequence
         for told in delta.prompt:
             _put_logprob(message.prompt_logprobs.add(), told)
         choice = delta.choice

@@ -10,7 +10,7 @@ from exo_node.ring.messages import Report
 
 
 def flown(n_tokens: int = 3, *, decodes: bool = True) -> Flown:
-    return Flown((), 1, 8, n_tokens * 16, n_tokens, decodes, 0.0)
+    return Flown((), (1, 8), (1, 5), n_tokens * 16, n_tokens, decodes, 0.0)
 
 
 def report(stage: int, cached_tokens: int = 8) -> Report:
@@ -52,3 +52,13 @@ def test_nothing_comes_home_after_the_end() -> None:
     assert (len(flight), flight.n_bytes, flight.decode_steps) == (0, 0, 0)
     with pytest.raises(RingBroken):
         flight.land(1, [report(0)])
+
+
+def test_stages_before_those_that_kept_something_are_counted_by_themselves() -> None:
+    """After a loss some hold less than the others, and exactly so much."""
+    flight = Flight(2, kept_from=1)
+    for _ in range(2):
+        flight.send(flown())
+    flight.land(1, [report(0, 5), report(1, 8)])
+    with pytest.raises(RingBroken, match="stage 0 holds 1 sequences with 8 tokens, the head counts 1 with 5"):
+        flight.land(2, [report(0, 8), report(1, 8)])

@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 
 from exo_node.engine.base import Hidden
-from exo_node.errors import InvalidRequest, RingBroken
-from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Kept, Rename, Report, Row, Step
+from exo_node.errors import RingBroken
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Rename, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
 from exo_node.ring.wire import (
     add_report,
     delta_message,
-    kept_message,
     pass_on,
     read_job,
-    read_kept,
     read_step,
     step_frame,
 )
@@ -103,28 +101,3 @@ def test_a_request_becomes_a_job() -> None:
     request.timeout_ms = 0
     assert read_job(request, 10.0).sampling.top_logprobs == 0
     assert read_job(request, 10.0).deadline is None
-
-
-def test_what_is_kept_survives_the_wire() -> None:
-    """Each sequence with its length and the most that it has held."""
-    kept = (Kept(1, 4, 9), Kept(7, 2, 2))
-    request = ring_pb2.ConfigureRequest(n_stages=3, kept=[kept_message(one) for one in kept], kept_from=2)
-    assert read_kept(request) == kept
-    assert read_kept(ring_pb2.ConfigureRequest()) == ()
-
-
-@pytest.mark.parametrize(
-    ("kept", "kept_from"),
-    [
-        ([Kept(2, 1, 1), Kept(1, 1, 1)], 0),
-        ([Kept(0, 1, 1)], 0),
-        ([Kept(1, 0, 1)], 0),
-        ([Kept(1, 2, 1)], 0),
-        ([Kept(1, 1, 1)], 4),
-    ],
-)
-def test_what_cannot_be_kept_is_refused(kept: list[Kept], kept_from: int) -> None:
-    """Ids out of order, nothing of a sequence, more than it ever held, a stage that does not exist."""
-    request = ring_pb2.ConfigureRequest(n_stages=3, kept=[kept_message(one) for one in kept], kept_from=kept_from)
-    with pytest.raises(InvalidRequest, match=r"to keep|kept"):
-        read_kept(request)
