@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from exo_node.ring.keeping import kept_message
 from exo_node.ring.members import ClusterView
+from exo_node.ring.messages import Kept
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Dtype, Instance
@@ -21,15 +23,15 @@ MAX_CHUNK = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kept:
-    """What outlives an epoch (ConfigureRequest): sequences and lengths, held by the stages from `first` on."""
+class Outliving:
+    """What outlives an epoch (ConfigureRequest): sequences that the stages from `first` on hold."""
 
-    sequences: tuple[tuple[int, int], ...] = ()
+    sequences: tuple[Kept, ...] = ()
     first: int = 0
     next_sequence: int = 0
 
 
-NOTHING_KEPT = Kept()
+NOTHING = Outliving()
 
 
 async def connect(
@@ -37,7 +39,7 @@ async def connect(
     instance: Instance,
     dtypes: Sequence[Dtype],
     ready: Mapping[int, node_pb2.ShardReady],
-    kept: Kept = NOTHING_KEPT,
+    outliving: Outliving = NOTHING,
 ) -> Instance:
     """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends.
 
@@ -77,9 +79,9 @@ async def connect(
                         stage,
                         cluster.bytes_per_s(node_ids[stage], node_ids[(stage + 1) % stages]),
                     ),
-                    kept=[ring_pb2.KeptSequence(sequence=one, length=length) for one, length in kept.sequences],
-                    kept_from=kept.first,
-                    next_sequence=kept.next_sequence,
+                    kept=map(kept_message, outliving.sequences),
+                    kept_from=outliving.first,
+                    next_sequence=outliving.next_sequence,
                 ),
                 timeout=CONFIGURE_TIMEOUT_S,
             )

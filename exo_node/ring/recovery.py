@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 
 from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import missing_stages
-from exo_node.ring.connecting import NOTHING_KEPT, SPARE_STAGE, Kept, connect, join_host_port
+from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
+from exo_node.ring.keeping import common_kept, read_kept
 from exo_node.ring.leases import renewed
 from exo_node.ring.loading import ShardLoader, Shelf, Work
 from exo_node.ring.members import ClusterView, Member
@@ -35,6 +36,7 @@ from exo_node.types import Instance, Spare
 log = logging.getLogger("exo.recovery")
 
 ROUNDS = 6  # each is for one more loss in the middle of the one before
+TIMES_KEPT = 64
 PAUSE_S = 0.3  # before another round: a lost node is known as lost to everybody after 0.2 s
 
 
@@ -72,6 +74,7 @@ class Recovery:
         self._placer = placer
         self._loader = ShardLoader(cluster.node_id, member)
         self._silence_s = silence_s
+        self._took: dict[tuple[str, int], node_pb2.RecoveryTimes] = {}  # by (instance, epoch), for those who ask late
         self._changed = changed
 
     async def recover(self, request: node_pb2.RecoverRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
@@ -81,7 +84,8 @@ class Recovery:
         async with self._placer.lock(told.model_id):
             current = self._registry.newest(told)
             if self._is_done(current, told, request.avoid):
-                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current))
+                times = self._took.get((current.instance_id, current.epoch))
+                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current), times=times)
                 return
             if self._registry.was_removed(told.instance_id):
                 raise RingBroken(f"{told.model_id} was taken off the cluster", code="instance_removed")
@@ -149,8 +153,8 @@ class Recovery:
                 yield node_pb2.PlaceProgress(stage="connecting")
                 if moves:
                     ready = await self._step_in(one, found)
-                kept = kept_by(found, one.held)
-                new = await connect(self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, kept)
+                rest = outliving(found, one.held, ready)
+                new = await connect(self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest)
                 await self._loader.commit(new)
                 _lap(times, "connect_us", begun)
         except BaseException:
@@ -160,6 +164,9 @@ class Recovery:
             self._placer.loading.pop(old.instance_id, None)
             self._changed()
         self._registry.remember(new)
+        self._took[new.instance_id, new.epoch] = times
+        while len(self._took) > TIMES_KEPT:
+            del self._took[next(iter(self._took))]
         log.info("instance %s of %s goes on as epoch %d", new.instance_id[:8], new.model_id, new.epoch)
         yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(new), times=times)
 
@@ -247,19 +254,23 @@ class Recovery:
         self._changed()
 
 
-def kept_by(found: Successors, held: Mapping[int, ring_pb2.FenceResponse]) -> Kept:
-    """What the stages behind the last one that is new, or fenced without an answer, may keep: of each sequence that all
-    of them hold, as much as each holds."""
+def outliving(
+    found: Successors, held: Mapping[int, ring_pb2.FenceResponse], ready: Mapping[int, node_pb2.ShardReady]
+) -> Outliving:
+    """What the stages behind the last one that is new, or was not fenced, may keep (keeping.py)."""
     if not found.same_cut or not held:
-        return NOTHING_KEPT
+        return NOTHING
     stages = len(found.shelf.instance.assignments)
     first = max((stage + 1 for stage in range(stages) if stage not in found.kept or stage not in held), default=0)
     following = max(answer.highest for answer in held.values()) + 1
-    if first >= stages:
-        return Kept((), stages, following)
-    lengths = [{one.sequence: one.length for one in held[stage].held} for stage in range(first, stages)]
-    common = set(lengths[0]).intersection(*lengths[1:])
-    return Kept(tuple((one, min(of[one] for of in lengths)) for one in sorted(common)), first, following)
+    behind = range(first, stages)
+    bounded = [ready[stage] for stage in behind if ready[stage].rollback_depth >= 0]
+    kept = common_kept(
+        [read_kept(held[stage].held) for stage in behind],
+        min((shard.rollback_depth for shard in bounded), default=None),
+        min((shard.whole_tokens for shard in bounded), default=0),
+    )
+    return Outliving(kept, first, following)
 
 
 def _another_try(error: ExoError) -> bool:
