@@ -100,6 +100,11 @@ class Placer:
             stages = dict(enumerate(instance.assignments))
             sizes = dict(enumerate(plan.stage_bytes))
             if request.spares:
+                others = self._candidates(())
+                _, able = await describe(
+                    self._member, self._cluster.node_id, request.model, others, (), quantize=request.quantize
+                )
+                usable = {**{node_id: node for node_id, node in others.items() if node_id in able}, **usable}
                 spares = self._spares(instance, spec, usable, draft, sizes)
                 instance = dataclasses.replace(
                     instance, spares=tuple(Spare(stage, one) for stage, (one, _) in spares.items())

@@ -51,16 +51,17 @@ async def deltas(
     deadline: float | None,
     record: Callable[[RecoveryRecord], None],
 ) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
-    """What the head says up to the finish reason. `message` is changed. `deadline` is monotonic.
+    """What the head says up to the finish reason. `deadline` is monotonic.
 
     Raises `RingBroken` or `PeerUnavailable` where no ring can go on with it, and what the head raises else.
     """
+    message = _copy(message)
     said, prompt, heard, barren = len(message.generated_ids), len(message.prompt_ids), 0, 0
     after: _Loss | None = None
     last = time.monotonic()
     while True:
         skip, progressed = heard, False
-        stream = instances.client(instance).generate(message)
+        stream = instances.client(instance).generate(_copy(message))
         try:
             async for delta in stream:
                 if delta.index != said:
@@ -105,6 +106,12 @@ async def deltas(
             message.ClearField("prompt_logprobs")  # all of it was told before the first token
         if deadline is not None:
             message.timeout_ms = max(1, int((deadline - time.monotonic()) * 1000))
+
+
+def _copy(message: ring_pb2.GenerateRequest) -> ring_pb2.GenerateRequest:
+    made = ring_pb2.GenerateRequest()
+    made.CopyFrom(message)
+    return made
 
 
 async def _brought_back(instances: Instances, instance: Instance, error: ExoError, deadline: float | None) -> Recovered:

@@ -136,7 +136,9 @@ def test_a_window_takes_less_memory() -> None:
 
     windows = plan(spec, [node("a")], rules=MemoryRules(kept=kept))
     assert windows.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 4096),)
-    tight = plan(spec, [node("a", 110 * MB)], rules=MemoryRules(kept=kept))  # 4 sequences may still be in it, of 1024 tokens in all
+    tight = plan(
+        spec, [node("a", 110 * MB)], rules=MemoryRules(kept=kept)
+    )  # 4 sequences may still be in it, of 1024 tokens in all
     assert (tight.slots, tight.kv_tokens) == (4, 1024)
     assert tight.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 1024),)
     one = plan(spec, [node("a")], slots=1, context=64, rules=MemoryRules(kept=kept))
