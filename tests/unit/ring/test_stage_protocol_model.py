@@ -5,6 +5,7 @@ What breaks a rule ends the epoch, and nothing is ever trimmed in silence (ARCHI
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from exo_node.ring.keeping import common_kept
 from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
 from exo_node.ring.stage import Stage, output_offsets
@@ -38,6 +40,42 @@ class StageMachine(RuleBasedStateMachine):
         self.most: dict[int, int] = {}  # tokens that each has held
         self.number = 0
         self.next_id = 1
+
+    @rule(data=st.data(), lost=st.integers(-1, 3))
+    def recover(self, data: st.DataObject, lost: int) -> None:
+        """A stage is lost, or only a link (-1). Stages behind it keep some sequences, perhaps cut; the others compute
+        those again, a piece of this and a piece of that, and then all hold the same."""
+        if lost >= len(self.chain):
+            return
+        if lost >= 0:
+            self.chain[lost] = stages(len(self.chain), self.pool)[lost]
+        self.counter += 1
+        epoch = Epoch(self.counter, "c")
+        holdings = [stage.logic.fence(epoch) for stage in self.chain]
+        found = common_kept(holdings[lost + 1 :], self.pool.rollback_depth, self.pool.whole_tokens)
+        kept = []
+        for one in found:
+            if data.draw(st.integers(0, 3)):
+                cut = data.draw(st.integers(max(1, self.shortest(one.sequence)), one.length))
+                kept.append(replace(one, length=cut))
+        for index, stage in enumerate(self.chain):
+            stage.configure(epoch, index, len(self.chain), "bfloat16", kept=kept, kept_from=lost + 1)
+        self.number = 0
+        self.live = {one.sequence: self.live[one.sequence][: one.length] for one in kept}
+        pools = [(stage.logic.sequences, stage.logic.cached_tokens) for stage in self.chain]
+        whole = (len(kept), sum(one.length for one in kept))
+        assert pools == [(0, 0)] * (lost + 1) + [whole] * (len(self.chain) - lost - 1)
+        missing = dict.fromkeys(self.live, 0) if lost >= 0 else {}
+        while missing:
+            sequence = data.draw(st.sampled_from(sorted(missing)))
+            begin, tokens = missing.pop(sequence), self.live[sequence]
+            end = begin + data.draw(st.integers(1, min(self.pool.max_chunk, len(tokens) - begin)))
+            row = Row(sequence, begin, end - begin, 0, False, 0, lost)
+            done = self.run_ring((), [(row, tokens[begin:end])])
+            assert done.failure is None, done.failure
+            assert done.hidden is not None and done.hidden.shape[0] == 0, "what nobody wants came home"
+            if end < len(tokens):
+                missing[sequence] = end
 
     def run_ring(self, ops: tuple[Op, ...], rows: list[tuple[Row, tuple[int, ...]]], number: int | None = None) -> Any:
         """The step after the last stage."""
@@ -107,7 +145,8 @@ class StageMachine(RuleBasedStateMachine):
         """Each is refused by the first stage that sees it, and so is everything after it, until a new epoch."""
         some = max(self.live, key=lambda one: len(self.live[one]), default=0)
         cached = len(self.live.get(some, ()))
-        dead = sorted(set(range(1, self.next_id)) - set(self.live))
+        used = max(stage.logic.highest for stage in self.chain)
+        dead = sorted(set(range(1, used + 1)) - set(self.live))
         shortest = self.shortest(some) if some else 0
         kinds = {
             "gap": True,
