@@ -11,7 +11,7 @@ from aiohttp import web
 
 from exo_node.api import sse, visible
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import check_allowed, principal, require_admin
+from exo_node.api.guard import check_allowed, principal
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
 from exo_node.api.schemas import cluster_answers as answers
@@ -108,7 +108,7 @@ class ClusterRoutes:
             ("POST", "/nodes/{id}/drain", self.drain),
         ]
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
@@ -116,22 +116,22 @@ class ClusterRoutes:
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def healthcheck(self, request: web.Request) -> web.Response:
         """The process answers (exo's own path)."""
         return web.json_response({"status": "ok"})  # exo's: the process answers
 
-    @operation("Cluster", answer=answers.Topology)
+    @operation("Cluster", scope="see", answer=answers.Topology)
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
         return web.json_response(visible.topology(self._cluster))
 
-    @operation("Cluster", answer=answers.Instances)
+    @operation("Cluster", scope="see", answer=answers.Instances)
     async def instances(self, request: web.Request) -> web.Response:
         """Models that are placed or being placed."""
         return web.json_response({"object": "list", "data": visible.instances(self._cluster)})
 
-    @operation("Cluster", answer=answers.InstanceView)
+    @operation("Cluster", scope="see", answer=answers.InstanceView)
     async def instance(self, request: web.Request) -> web.Response:
         """One instance."""
         wanted = request.match_info["id"]
@@ -140,7 +140,7 @@ class ClusterRoutes:
                 return web.json_response(instance)
         raise _no_instance(wanted)
 
-    @operation("Cluster", answer=answers.InstanceStats)
+    @operation("Cluster", scope="see", answer=answers.InstanceStats)
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
@@ -150,26 +150,25 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
-    @operation("Cluster", answer=answers.Recoveries)
+    @operation("Cluster", scope="read", answer=answers.Recoveries)
     async def recoveries(self, request: web.Request) -> web.Response:
         """The losses of nodes and runners that answers of this node got over of late, oldest first."""
         may = visible.sees(self._cluster)
         data = [one for one in self._cluster.recoveries() if may(one["model"])]
         return web.json_response({"object": "list", "data": data})
 
-    @operation("Cluster", body=node.DrainRequest, answer=answers.NodeDrained)
+    @operation("Cluster", scope="admin", act=True, body=node.DrainRequest, answer=answers.NodeDrained)
     async def drain(self, request: web.Request) -> web.Response:
         """Empty a node: it takes no new shards, others take over those that it holds, and running answers go on.
 
         With `"undo": true` it takes shards again. The admin's."""
-        require_admin(request)
         fields = Fields(await read_object(request) if request.can_read_body else {})
         undo = fields.boolean("undo") or False
         node_id = request.match_info["id"]
         moved = await self._cluster.drain(node_id, undo=undo)
         return web.json_response({"id": node_id, "object": "node.drained", "draining": not undo, **moved})
 
-    @operation("Cluster", answer=answers.InstanceDeleted)
+    @operation("Cluster", scope="use", act=True, answer=answers.InstanceDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
         wanted = request.match_info["id"]
@@ -178,7 +177,9 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
-    @operation("Cluster", body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE))
+    @operation(
+        "Cluster", scope="use", act=True, body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE)
+    )
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 

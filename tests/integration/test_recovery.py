@@ -69,6 +69,10 @@ def undisturbed(trio: list[NodeProcess]) -> str:
     return text
 
 
+def delete(node: NodeProcess, instance_id: str) -> None:
+    assert node.request("DELETE", f"/v1/instances/{instance_id}")[0] == 200
+
+
 def rings(node: NodeProcess) -> list[list[str]]:
     found = [one for one in node.topology()["instances"] if one["state"] == "ready"]
     return [[shard["node_id"] for shard in one["shards"]] for one in found]
@@ -106,7 +110,7 @@ def test_a_drained_node_is_empty_and_the_answer_goes_on(trio: list[NodeProcess],
 
 def test_a_spare_takes_over_without_loading(trio: list[NodeProcess], undisturbed: str) -> None:
     """The layers of a lost stage are on another node already."""
-    a, b, c = trio
+    a, _, c = trio
     status, made = place(a, nodes=["c"], spares=True)
     assert status == 200, made
     (spare,) = made["spares"]
@@ -143,7 +147,7 @@ def test_what_is_deleted_is_not_brought_back(trio: list[NodeProcess]) -> None:
     a, _, _ = trio
     status, made = place(a, nodes=["c", "b"])
     assert status == 200, made
-    text, last = answer(a, 40, lambda: a.request("DELETE", f"/v1/instances/{made['id']}"))
+    text, last = answer(a, 40, lambda: delete(a, made["id"]))
     assert last["usage"]["completion_tokens"] == TOKENS
     assert made["id"] not in [one["id"] for one in a.topology()["instances"]]
     assert text
