@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -62,12 +63,16 @@ class RingClient:
         Raises `PeerUnavailable` after `timeout` seconds.
         """
         self._open()
-        assert self._channel is not None
-        try:
+        channel = self._channel
+        assert channel is not None
+        state = channel.get_state(try_to_connect=True)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._channel.channel_ready()
-        except TimeoutError:
-            raise PeerUnavailable(f"the runner at {self.address} does not answer") from None
+                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+        if state is not grpc.ChannelConnectivity.READY:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
