@@ -43,6 +43,7 @@ class Stage:
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
         self.int8_rows = False
+        self.computed_tokens = 0  # since the process began
         # Set from another thread, ahead of the event that says so: what is queued of older epochs is not begun.
         self.cutoff = NO_EPOCH
 
@@ -139,6 +140,7 @@ class Stage:
         every = plan.n_computed == len(step.rows)
         received = None if tokens is not None else step.hidden if every else self._select(step, plan)
         activation = self._engine.forward(rows, received)
+        self.computed_tokens += sum(row.length for row in rows)
         if not export:
             return activation, None
         hidden = self._engine.export(activation, self.wire_dtype)
