@@ -112,7 +112,7 @@ class Ring:
         return list(await asyncio.gather(*(client.fence(told) for client in self.clients)))
 
     async def recover(self, counter: int, kept_from: int, **changes: Any) -> list[ring_pb2.KeptSequence]:
-        """Begin an epoch with what the stages from `kept_from` on all hold; which they keep. `changes`: to Configure."""
+        """Begin an epoch with what all stages from `kept_from` on hold; which is that. `changes`: to Configure."""
         answers = await self.fence(counter)
         kept = [kept_message(one) for one in common_kept([read_kept(one.held) for one in answers[kept_from:]], None, 0)]
         for stage in reversed(range(len(self.clients))):
