@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exo_node.ring.keeping import common_kept, kept_message, read_kept
+from exo_node.ring.keeping import kept_message, read_kept, surviving
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
 
@@ -111,10 +111,12 @@ class Ring:
         told = ring_pb2.FenceRequest(instance_id=INSTANCE, epoch=epoch)
         return list(await asyncio.gather(*(client.fence(told) for client in self.clients)))
 
-    async def recover(self, counter: int, kept_from: int, **changes: Any) -> list[ring_pb2.KeptSequence]:
-        """Begin an epoch with what all stages from `kept_from` on hold; which is that. `changes`: to Configure."""
+    async def recover(self, counter: int, lost: int | None = None, **changes: Any) -> list[ring_pb2.KeptSequence]:
+        """Begin an epoch with what the stages but `lost` have kept; which is that. `changes`: to Configure."""
         answers = await self.fence(counter)
-        kept = [kept_message(one) for one in common_kept([read_kept(one.held) for one in answers[kept_from:]], None, 0)]
+        held = [None if stage == lost else read_kept(answer.held) for stage, answer in enumerate(answers)]
+        found, kept_from = surviving(held, None, 0)
+        kept = [kept_message(one) for one in found]
         for stage in reversed(range(len(self.clients))):
             wanted = self.configuration(stage, counter)
             wanted.kept.extend(kept)

@@ -31,14 +31,18 @@ class FenceResponse(_message.Message):
     def __init__(self, held: _Optional[_Iterable[_Union[KeptSequence, _Mapping]]] = ..., highest: _Optional[int] = ...) -> None: ...
 
 class KeptSequence(_message.Message):
-    __slots__ = ("sequence", "length", "most")
+    __slots__ = ("sequence", "length", "most", "logged", "lost_from")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     MOST_FIELD_NUMBER: _ClassVar[int]
+    LOGGED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FROM_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     length: int
     most: int
-    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
+    logged: int
+    lost_from: int
+    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ..., most: _Optional[int] = ..., logged: _Optional[int] = ..., lost_from: _Optional[int] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
     __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens", "kept", "kept_from", "next_sequence", "silence_ms")
