@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from exo_node.errors import PeerUnavailable
 from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
@@ -53,6 +55,19 @@ class RingClient:
                 request, timeout=timeout, metadata=self._metadata
             )
         return response
+
+    async def reach(self, timeout: float) -> None:
+        """Wait until the runner answers at all: one that is stopped takes connections and says nothing.
+
+        Raises `PeerUnavailable` after `timeout` seconds.
+        """
+        self._open()
+        assert self._channel is not None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer") from None
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""

@@ -78,7 +78,7 @@ def test_find_ready_prefers_our_own_and_skips_the_excluded() -> None:
     found = one.find_ready({"m"}, exclude={"mine"})
     assert found is not None
     assert found.instance_id == "theirs"
-    one.lost.add("theirs")
+    one.lose(THEIRS)
     assert one.find_ready({"m"}, exclude={"mine"}) is None
     assert one.find_ready({"other"}) is None
 
@@ -90,7 +90,7 @@ def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
     one.remember(THEIRS)
     assert ids(one.all()) == ["theirs"]
     peers.instances = (THEIRS,)
-    assert one.tidy() == {"theirs"}
+    assert one.tidy() == {("theirs", 1)}
     peers.instances = ()
     assert one.all() == []
     one.remember(THEIRS)
@@ -101,9 +101,9 @@ def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
 def test_tidy_forgets_lost_ones_that_are_gone() -> None:
     """An id is remembered as broken only while somebody still tells of it."""
     one = registry(Peers(THEIRS), Host())
-    one.lost |= {"theirs", "gone"}
+    one.lost |= {"theirs": 1, "gone": 1}
     one.tidy()
-    assert one.lost == {"theirs"}
+    assert one.lost == {"theirs": 1}
 
 
 def test_what_follows_a_lost_instance_is_packed_alike() -> None:
