@@ -12,12 +12,11 @@ from exo_node.ring.messages import Report, Row
 
 @dataclass(frozen=True, slots=True)
 class Flown:
-    """A step that was sent. `pool`: (sequences, tokens) that a stage must hold after it; `pool_before`: those before
-    `kept_from`. `n_tokens`: 0 where its times are not to be learned from."""
+    """A step that was sent. `pools`: (sequences, tokens) that each stage must hold after it; they differ after a loss.
+    `n_tokens`: 0 where its times are not to be learned from."""
 
     rows: tuple[tuple[Row, int], ...]  # with the ticket
-    pool: tuple[int, int]
-    pool_before: tuple[int, int]
+    pools: tuple[tuple[int, int], ...]
     n_bytes: int
     n_tokens: int
     decodes: bool
@@ -25,10 +24,9 @@ class Flown:
 
 
 class Flight:
-    """The account of the steps of one epoch in a ring of `n_stages`; `kept_from`: see `residents.py`."""
+    """The account of the steps of one epoch in a ring of `n_stages`."""
 
-    def __init__(self, n_stages: int, kept_from: int = 0) -> None:
-        self._kept_from = kept_from
+    def __init__(self, n_stages: int) -> None:
         self.steps: deque[Flown] = deque()  # under way, the oldest first
         self.newest = 0  # number of the step that was sent last
         self.home = 0  # number of the step that came home last
@@ -59,7 +57,7 @@ class Flight:
         if stages != self._stages:
             raise RingBroken(f"step {number} was reported by stages {stages} of {len(self._stages)}")
         for report in reports:
-            pool = flown.pool_before if report.stage < self._kept_from else flown.pool
+            pool = flown.pools[report.stage]
             if (report.sequences, report.cached_tokens) != pool:
                 raise RingBroken(
                     f"after step {number} stage {report.stage} holds {report.sequences} sequences with "

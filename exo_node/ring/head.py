@@ -36,7 +36,7 @@ class Head:
         self.next_deadline = -math.inf if setup.kept else math.inf  # when `expire` is due next
         self.times = RingTimes(setup.n_stages)
         self.residents = Residents(setup)
-        self._flight = Flight(setup.n_stages, setup.kept_from)
+        self._flight = Flight(setup.n_stages)
         self._slots = Slots(setup, self.residents, self.counts)
         self._maker = StepMaker(setup, self._slots, self.residents, self._flight, self.times, self.counts)
         self._by_request: dict[str, Generation] = {}

@@ -58,11 +58,20 @@ Op = Drop | Copy | Rename
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A sequence that outlives its epoch: `length` tokens of it. It has held `most` (see `Pool.rollback_depth`)."""
+    """A sequence that outlives its epoch: `length` tokens of it. It has held `most` (see `Pool.rollback_depth`).
+
+    `logged`: of what a stage has sent on for it, so many tokens can be sent again. `lost_from`: see `KeptSequence`.
+    """
 
     sequence: int
     length: int
     most: int
+    logged: int = 0
+    lost_from: int = 0
+
+    def is_held(self, stage: int, kept_from: int) -> bool:
+        """Whether the stage is one of those that have kept it."""
+        return stage >= kept_from or stage < self.lost_from
 
 
 @dataclass(frozen=True, slots=True)

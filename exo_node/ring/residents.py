@@ -2,9 +2,9 @@
 
 Joins the account of the pools to the prefix cache. What is decided here becomes the operations of the next step.
 
-After a loss some stages have kept sequences that the others, before `kept_from`, have not: orphans, until the request
-that each belongs to comes back and adopts it. The account is what the stages hold that kept them, which is never less
-than what the others hold; `behind` is the difference.
+After a loss some stages have kept sequences that the others have not: orphans, until the request that each belongs to
+comes back and adopts it. The account is what the stages hold that kept them, which is never less than what the others
+hold; `behind` is the difference.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class PoolRules(Pool):
     """The smallest pool of the ring, and what may be done with it.
 
     `prefix_cache`: finished sequences stay for later prompts. `reproducible`: only what was computed in chunks of
-    `max_chunk`, as it would be again, may be used again. `kept`: what the stages from `kept_from` on hold of the epoch
-    before. `next_sequence`: the smallest id that was never used.
+    `max_chunk`, as it would be again, may be used again. `kept`, `kept_from`: what is left of the epoch before
+    (`messages.Kept`). `next_sequence`: the smallest id that was never used.
     """
 
     prefix_cache: bool = False
@@ -59,24 +59,28 @@ class Residents:
         self._next_sequence = rules.next_sequence
         self._ops: list[Op] = []
         self._orphans: dict[int, None] = {}  # by id; those at the end go last
-        self._behind: dict[int, int] = {}  # of orphans and adopted ones: tokens that the stages before `kept_from` hold
+        # Of orphans, and of adopted ones until they have caught up: tokens that the stages hold that lost them, and the
+        # first of these stages.
+        self._behind: dict[int, tuple[int, int]] = {}
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
         self._pledges = 0  # their sum
         for one in rules.kept:
             self.account.keep(one)
             self._orphans[one.sequence] = None
-            self._behind[one.sequence] = 0
+            self._behind[one.sequence] = 0, one.lost_from
         # The ring may be a smaller one than before.
         for one in rules.kept:
             if one.length > rules.context or self.account.free_slots < 0 or self.account.free_tokens < 0:
                 self._give_up(one.sequence)
 
-    @property
-    def pool_before(self) -> tuple[int, int]:
-        """(sequences, tokens) that each of the stages before `kept_from` holds; the others hold the account's."""
-        missing = sum(self.account.length(sequence) - held for sequence, held in self._behind.items())
-        absent = sum(not held for held in self._behind.values())
-        return self.account.sequences - absent, self.account.cached_tokens - missing
+    def pool(self, stage: int) -> tuple[int, int]:
+        """(sequences, tokens) that a stage holds once the newest step has run."""
+        sequences, tokens = self.account.sequences, self.account.cached_tokens
+        for sequence, (held, lost_from) in self._behind.items():
+            if lost_from <= stage < self.rules.kept_from:
+                sequences -= not held
+                tokens -= self.account.length(sequence) - held
+        return sequences, tokens
 
     def claim(self, sequence: int) -> None:
         """Its request has come back: of the orphans it is the last to be given up."""
@@ -168,7 +172,7 @@ class Residents:
             if self.rules.prefix_cache:
                 self._prefixes.hold(generation.sequence, generation.job.client, generation.ticket)
         if length <= generation.kept:
-            self._behind[generation.sequence] = length
+            self._behind[generation.sequence] = length, generation.lost_from
         else:
             self._behind.pop(generation.sequence, None)
             self.account.hold(generation.sequence, length)
@@ -230,6 +234,7 @@ class Residents:
         sequence = generation.job.sequence
         del self._orphans[sequence]
         generation.sequence, generation.kept, generation.sent = sequence, length, 0
+        generation.lost_from = self._behind[sequence][1]
         if self.rules.prefix_cache:
             self._prefixes.hold(sequence, generation.job.client, generation.ticket)
         if not self.rules.kept_from:  # no stage has lost anything

@@ -219,6 +219,7 @@ class RingServicer(RingServiceServicer):
             weight_bytes=self._loaded.report.weight_bytes,
             kv_bytes=self._loaded.report.kv_bytes,
             kv_bytes_used=self._worker.stage.kv_bytes(),
+            computed_tokens=self._worker.stage.computed_tokens,
             rss_bytes=self._process.memory_info().rss,
             info={**self._loaded.info, "wire": self._wire} if self._wire else dict(self._loaded.info),
         )

@@ -146,7 +146,7 @@ class Generation:
 
     `sent` tokens are cached or on their way, drafts not counted; `in_flight` rows are not home; `drafts` are those of
     the row that is not. It is `decoding` once everything that was known at its admission (`prefill` tokens) is sent. Of
-    its first `kept` tokens some stages have lost nothing: only the others compute them.
+    its first `kept` tokens some stages have lost nothing: only the others, from `lost_from` on, compute them.
     """
 
     ticket: int
@@ -164,6 +164,7 @@ class Generation:
     cached: int = 0  # of the prompt, when it was first admitted
     replayed: int = 0  # known tokens that were not there for all stages
     kept: int = 0
+    lost_from: int = 0
     told: int = 0  # the sequence that its caller knows of
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory

@@ -97,16 +97,16 @@ class ShardLogic:
         """Start `epoch`: a larger one than ours, or the fence's. Returns calls that leave in the pool what is kept;
         the caller says by `ran` that the engine has done them.
 
-        Stages from `kept_from` on cut the sequences in `kept` to their lengths and forget all others; the stages before
-        forget everything, but take rows of these ids. Raises `RingBroken`, with nothing changed, where a stage does not
-        hold what it is to keep. Ids that were used before a fence stay used.
+        A stage cuts the sequences that it is to hold of those `kept` to their lengths, and forgets all others; but it
+        takes rows of these ids. Raises `RingBroken`, with nothing changed, where it does not hold what it is to keep.
+        Ids that were used before a fence stay used.
         """
         fenced = self._fenced and epoch == self.epoch
         if not fenced:
             check_newer(epoch, self.epoch)
         if not 0 <= stage < n_stages:
             raise RingBroken(f"stage {stage} of {n_stages} does not exist", code="bad_configuration", status=400)
-        mine = {one.sequence: one.length for one in kept} if stage >= kept_from else {}
+        mine = {one.sequence: one.length for one in kept if one.is_held(stage, kept_from)}
         for sequence, length in mine.items():
             self._check_kept(sequence, length, fenced)
         slots, account = {one: self._slots[one] for one in mine}, KvAccount(self.pool)

@@ -14,6 +14,7 @@ import numpy as np
 
 from exo_node.engine.base import EngineRow, Hidden, ShardEngine
 from exo_node.errors import ExoError, RingBroken
+from exo_node.ring.boundary_log import BoundaryLog
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Kept, Report, Row, Step
 from exo_node.ring.shard import ShardLogic, StepPlan, Truncate
 from exo_node.types import DTYPE_BYTES, Dtype
@@ -43,6 +44,8 @@ class Stage:
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
         self.int8_rows = False
+        self._log = BoundaryLog()
+        self.computed_tokens = 0  # since the process began
         # Set from another thread, ahead of the event that says so: what is queued of older epochs is not begun.
         self.cutoff = NO_EPOCH
 
@@ -58,10 +61,21 @@ class Stage:
     ) -> None:
         """Start an epoch with nothing in the pool but what is `kept`. Raises `RingBroken` for a stale epoch, or where
         that cannot be had (`ShardLogic.configure`)."""
+        mine = {one.sequence: one.length for one in kept if one.is_held(stage, kept_from)}
+        fed = [one for one in kept if one.lost_from == stage + 1]
+        if any(self._log.length(one.sequence) < one.length or wire_dtype != self.wire_dtype for one in fed):
+            raise RingBroken("what this stage sent on is not logged any more", code="cannot_keep", status=409)
         for call in self.logic.configure(epoch, stage, n_stages, kept, kept_from):
             self._engine.truncate(call.slot, call.length)
         self.logic.ran()
+        if wire_dtype != self.wire_dtype:
+            self._log.clear()
+        self._log.keep(mine)
         self.wire_dtype, self.int8_rows = wire_dtype, int8_rows
+
+    def fence(self, epoch: Epoch) -> tuple[Kept, ...]:
+        """See `ShardLogic.fence`."""
+        return tuple(replace(one, logged=self._log.length(one.sequence)) for one in self.logic.fence(epoch))
 
     def is_over(self, epoch: Epoch) -> bool:
         """Whether nothing of `epoch` is to be begun any more, as far as anybody has told."""
@@ -122,6 +136,7 @@ class Stage:
                 self._engine.truncate(call.slot, call.length)
             else:
                 self._engine.copy(call.target, call.source, call.length)
+        self._log.follow(step.ops)
         self._check_payload(step, tokens)
         if not plan.n_computed:
             return None, self._merge(step, plan, None)
@@ -139,10 +154,13 @@ class Stage:
         every = plan.n_computed == len(step.rows)
         received = None if tokens is not None else step.hidden if every else self._select(step, plan)
         activation = self._engine.forward(rows, received)
+        self.computed_tokens += sum(row.length for row in rows)
         if not export:
             return activation, None
         hidden = self._engine.export(activation, self.wire_dtype)
         last = self.logic.n_stages - 1
+        if self.logic.stage < last:
+            self._write(step, plan, hidden)
         whole = every and (self.logic.stage == last or all(self.logic.stage < row.last_stage for row in step.rows))
         return activation, hidden if whole else self._merge(step, plan, hidden)
 
@@ -161,10 +179,9 @@ class Stage:
         """The outgoing payload where some rows are only passed on, or go no further, in row order."""
         received = step.hidden
         like = computed or received
-        if like is None:
-            return None
-        if received is not None and (like.dtype, like.shape[1]) != (received.dtype, received.shape[1]):
-            raise RingBroken(f"rows passed on are {received.dtype}, this stage computes {like.dtype}")
+        kinds = {(one.dtype, one.shape[1]) for one in (computed, received) if one is not None}
+        if len(kinds) > 1:
+            raise RingBroken(f"rows passed on and those computed here are {kinds}")
         stage, last = self.logic.stage, self.logic.n_stages - 1
         pieces: list[memoryview] = []
         taken = given = 0
@@ -179,12 +196,28 @@ class Stage:
                 if goes:
                     assert received is not None
                     pieces.append(_vectors(received, taken + came - goes, goes))
+            elif (again := self._log.read(row.sequence, row.position, goes)) is not None:
+                pieces.append(again)
             else:
-                raise RingBroken(f"a row of sequence {row.sequence} is to go on from stage {stage} and never came here")
+                raise RingBroken(f"what went on from stage {stage} of sequence {row.sequence} is not logged any more")
             taken += came
+        if like is None and not pieces:
+            return None
+        dtype = self.wire_dtype if like is None else like.dtype
+        size = self._log.vector_bytes if like is None else like.shape[1] * DTYPE_BYTES[dtype]
         data = b"".join(pieces)
-        width = like.shape[1]
-        return Hidden(like.dtype, (len(data) // (width * DTYPE_BYTES[like.dtype]), width), data)
+        if not size:
+            return None  # nothing went on from here yet
+        return Hidden(dtype, (len(data) // size, size // DTYPE_BYTES[dtype]), data)
+
+    def _write(self, step: Step, plan: StepPlan, computed: Hidden) -> None:
+        """Log what goes on, or would."""
+        given = 0
+        for row, slot in zip(step.rows, plan.slots, strict=True):
+            if slot >= 0:
+                size = computed.shape[1] * DTYPE_BYTES[computed.dtype]
+                self._log.write(row.sequence, row.position, _vectors(computed, given, row.length), size)
+                given += row.length
 
     def _select(self, step: Step, plan: StepPlan) -> Hidden:
         """The received vectors of the rows that are computed here."""

@@ -64,12 +64,12 @@ class StepMaker:
         step = Step(self._setup.epoch, flight.newest + 1, ops, tuple(row for row, _ in rows))
         tokens = tuple(_ids(row, one) for row, one in rows)
         flown = tuple((row, one.ticket) for row, one in rows)
-        account = residents.account
         n_bytes = n_tokens * self._setup.vector_bytes
-        pool = account.sequences, account.cached_tokens
-        if any(row.last_stage < self._setup.n_stages - 1 for row, _ in flown):
+        n_stages = self._setup.n_stages
+        pools = tuple(residents.pool(stage) for stage in range(n_stages))
+        if any(row.last_stage - row.first_stage < n_stages - 1 for row, _ in flown):
             n_tokens = 0  # its times tell nothing of a usual step
-        flight.send(Flown(flown, pool, residents.pool_before, n_bytes, n_tokens, bool(decoding), now))
+        flight.send(Flown(flown, pools, n_bytes, n_tokens, bool(decoding), now))
         return Outgoing(step, tokens)
 
     def _plan(self) -> None:
@@ -169,14 +169,14 @@ class StepMaker:
         return self._row(generation, position, length, n_outputs)
 
     def _row(self, generation: Generation, position: int, length: int, n_outputs: int) -> Row:
-        last = self._setup.n_stages - 1
+        first, last = 0, self._setup.n_stages - 1
         held = self._residents.account.length(generation.sequence) if generation.sequence > 0 else 0
         if position < generation.kept:
-            last = self._setup.kept_from - 1
+            first, last = generation.lost_from, self._setup.kept_from - 1
             held = position
         generation.in_flight += 1
         self._residents.sent(generation, position + length)
-        return Row(generation.sequence, position, length, n_outputs, position < held, 0, last)
+        return Row(generation.sequence, position, length, n_outputs, position < held, first, last)
 
 
 def _ids(row: Row, generation: Generation) -> Sequence[int]:

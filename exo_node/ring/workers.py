@@ -301,7 +301,7 @@ def _configure(stage: Stage, event: Configure) -> bool:
 def _fence(stage: Stage, event: Fence) -> bool:
     """Run a Fence; what the stage holds, or the error, goes to the waiting call."""
     try:
-        held = stage.logic.fence(event.epoch)
+        held = stage.fence(event.epoch)
     except ExoError as error:
         event.done.set_exception(error)
         return False

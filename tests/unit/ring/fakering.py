@@ -17,7 +17,7 @@ from exo_node.engine.fake import FakeEngine
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.events import Configure, Fence, Holdings, StepIn, Worker
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.keeping import common_kept
+from exo_node.ring.keeping import surviving
 from exo_node.ring.kv_account import BLOCK, Pool
 from exo_node.ring.messages import Epoch, Kept
 from exo_node.ring.sequences import Delta, Failed, Notice
@@ -169,10 +169,8 @@ class FakeRing:
         if lost is not None:
             self.workers[lost] = self._worker(lost)
         holdings = self.fence(counter)
-        kept_from = 0 if lost is None else lost + 1
-        kept = common_kept(
-            [one.held for one in holdings[kept_from:]], self._pool.rollback_depth, self._pool.whole_tokens
-        )
+        held = [None if stage == lost else one.held for stage, one in enumerate(holdings)]
+        kept, kept_from = surviving(held, self._pool.rollback_depth, self._pool.whole_tokens)
         highest = max(one.highest for one in holdings)
         done = self.configure(counter, kept=kept, kept_from=kept_from, next_sequence=highest + 1)
         assert [future.exception(timeout=0) for future in done] == [None] * self.n_stages

@@ -36,9 +36,7 @@ def send(head: Head) -> Outgoing:
 def wants(head: Head, number: int) -> list[Want | Reading]:
     """What the outputs of the step are for, which comes home with honest reports."""
     entry = head._flight.steps[0]
-    before = head.setup.kept_from
-    pools = [entry.pool_before if stage < before else entry.pool for stage in range(head.setup.n_stages)]
-    reports = [Report(stage, 0, 0, 0, *pool) for stage, pool in enumerate(pools)]
+    reports = [Report(stage, 0, 0, 0, *pool) for stage, pool in enumerate(entry.pools)]
     return head.home(number, reports, 0.0)
 
 

@@ -194,21 +194,21 @@ def back(ticket: int, sequence: int, prompt: tuple[int, ...], *generated: int) -
 def test_a_request_that_comes_back_finds_what_some_stages_have_kept() -> None:
     """The others compute it again: until then they hold less, and only what all hold may others share."""
     pool = orphaned(Kept(4, 33, 40), Kept(7, 5, 5))
-    assert (pool.account.sequences, pool.account.cached_tokens, pool.pool_before) == (2, 38, (0, 0))
+    assert (pool.account.sequences, pool.account.cached_tokens, pool.pool(0)) == (2, 38, (0, 0))
     mine = back(1, 4, TEXT[:30], 1, 2)
     assert pool.admit(mine, 0, 0)
     assert (mine.sequence, mine.kept, mine.sent, pool.has_ops) == (4, 31, 0, False)
     pool.sent(mine, 20)
-    assert (pool.account.cached_tokens, pool.pool_before) == (38, (1, 20))
+    assert (pool.account.cached_tokens, pool.pool(0)) == (38, (1, 20))
     pool.expire(0.0)
     pool.expire(ORPHAN_S)
-    assert (pool.take_ops(), pool.pool_before) == ((Drop(7),), (1, 20))
+    assert (pool.take_ops(), pool.pool(0)) == ((Drop(7),), (1, 20))
     other = asked(2, TEXT[:28])
     assert pool.admit(other, 0, 0)
-    assert (other.sent, pool.take_ops(), pool.pool_before) == (20, (Copy(8, 4, 20),), (2, 40))
+    assert (other.sent, pool.take_ops(), pool.pool(0)) == (20, (Copy(8, 4, 20),), (2, 40))
     pool.sent(mine, 31)
     pool.sent(mine, 32)
-    assert (pool.account.cached_tokens, pool.pool_before) == (52, (2, 52))
+    assert (pool.account.cached_tokens, pool.pool(0)) == (52, (2, 52))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_orphans_leave_when_their_room_is_wanted() -> None:
     assert not pool.admit(late, 0, 0)
     pool.release(mine)
     assert pool.take_ops() == (Drop(4),)  # half computed, it is of no use to others
-    assert pool.pool_before == (1, 20)
+    assert pool.pool(0) == (1, 20)
     assert pool.admit(late, 0, 0)
     assert late.kept == 0
 
@@ -270,4 +270,4 @@ def test_a_smaller_ring_keeps_less() -> None:
     """No more sequences, nor longer ones, than the new ring has room for."""
     pool = orphaned(Kept(1, 97, 97), Kept(2, 20, 20), Kept(3, 20, 20), Kept(4, 20, 20))
     assert pool.take_ops() == (Drop(1), Drop(2))
-    assert (pool.account.free_slots, pool.pool_before) == (0, (0, 0))
+    assert (pool.account.free_slots, pool.pool(0)) == (0, (0, 0))
