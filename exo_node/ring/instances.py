@@ -57,6 +57,8 @@ SETTLE_S = 2.0
 SETTLE_POLL_S = 0.05
 
 RECOVERIES_KEPT = 1024
+PLACE_TRIES = 4
+PLACE_PAUSE_S = 0.25  # a node that is gone is known as gone after 0.2 s
 FETCH_TIMEOUT_S = 24 * 3600.0  # of a model at a peer, which tells no progress
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
@@ -179,10 +181,18 @@ class InstanceManager:
             except ExoError as error:
                 log.warning("%s is placed anew: %s", model, error.message)
         bits = self._registry.bits(self._names(model))
-        request = node_pb2.PlaceModelRequest(
-            model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
-        )
-        return await self.place(request, lambda progress: None)
+        for left in reversed(range(PLACE_TRIES)):
+            request = node_pb2.PlaceModelRequest(
+                model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
+            )
+            try:
+                return await self.place(request, lambda progress: None)
+            except PeerUnavailable as error:  # the coordinator, or a member, has gone just now: without it, then
+                if not left:
+                    raise
+                log.info("placing %s once more: %s", model, error.message)
+            await asyncio.sleep(PLACE_PAUSE_S)
+        raise AssertionError("unreachable: the last try raises")
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
         """See `InstanceTokenizers.of`."""
