@@ -104,6 +104,13 @@ OPTIONS: tuple[Option, ...] = (
         "ORIGIN",
         many=True,
     ),
+    Option(
+        "peer_timeout",
+        ("--peer-timeout",),
+        values.number(1),
+        "seconds that a node or runner may say nothing before it counts as gone, 1 or more; alike on all nodes (2)",
+        "SECONDS",
+    ),
     Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before models are placed (0)", "N"),
     Option(
         "response_timeout",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from exo_node.ring.members import ClusterView
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Dtype, Instance
@@ -20,12 +21,17 @@ MAX_CHUNK = 256
 
 
 async def connect(
-    cluster: ClusterView, instance: Instance, dtypes: Sequence[Dtype], ready: Sequence[node_pb2.ShardReady]
+    cluster: ClusterView,
+    instance: Instance,
+    dtypes: Sequence[Dtype],
+    ready: Sequence[node_pb2.ShardReady],
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Instance:
     """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends.
 
     `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded. Returns the
-    instance as it is now. Raises `ExoError`.
+    instance as it is now. Raises `ExoError`. `silence_s`: how long a neighbour may say nothing (`--peer-timeout`).
     """
     here = cluster.node_id
     node_ids = [one.node_id for one in instance.assignments]
@@ -52,6 +58,7 @@ async def connect(
                     context=instance.context,
                     kv_tokens=instance.kv_tokens,
                     max_chunk=MAX_CHUNK,
+                    silence_ms=round(silence_s * 1000),
                     rollback_depth=min((shard.rollback_depth for shard in bounded), default=-1),
                     whole_tokens=min((shard.whole_tokens for shard in bounded), default=0),
                     int8_rows=packs_prompts(

@@ -37,6 +37,7 @@ from exo_node.ring.placing import Placer
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.ring.tokenizers import InstanceTokenizers
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
@@ -75,15 +76,18 @@ class InstanceManager:
         pool: PoolDefaults,
         may_place: asyncio.Event,
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
-        """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`)."""
+        """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`);
+        `silence_s`: how long a runner may say nothing (`--peer-timeout`)."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._pool = pool
         self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
-        self._placer = Placer(cluster, self.member, changed=changed)
+        self._placer = Placer(cluster, self.member, changed=changed, silence_s=silence_s)
         self._clients: dict[str, RingClient] = {}
         self._tokenizers = InstanceTokenizers(self.member, host, library)
         self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
@@ -160,7 +164,7 @@ class InstanceManager:
         """A connection to the instance's head, shared between requests."""
         client = self._clients.get(instance.instance_id)
         if client is None:
-            client = RingClient(self._runner_address(instance, 0), instance.token)
+            client = RingClient(self._runner_address(instance, 0), instance.token, self._silence_s)
             self._clients[instance.instance_id] = client
         return client
 

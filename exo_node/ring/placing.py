@@ -22,6 +22,7 @@ from exo_node.ring.connecting import MAX_CHUNK, connect
 from exo_node.ring.describing import describe
 from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.members import ClusterView, Member
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
@@ -49,7 +50,10 @@ class Placer:
         member: Callable[[str], Member],
         *,
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
+        """`silence_s`: see `connect`."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._member = member
         self._changed = changed
@@ -120,7 +124,7 @@ class Placer:
                         await loading
                 yield node_pb2.PlaceProgress(stage="connecting")
                 dtypes = [compute_dtype(spec, usable[one.node_id], one.device) for one in instance.assignments]
-                instance = await connect(self._cluster, instance, dtypes, ready)
+                instance = await connect(self._cluster, instance, dtypes, ready, silence_s=self._silence_s)
                 await self._commit(instance)
         except BaseException:
             await asyncio.shield(self._undo(instance, work))

@@ -18,7 +18,8 @@ from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable,
 from exo_node.ring.events import Cancel, Configure, Event, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.messages import NO_EPOCH, Epoch
+from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Step
+from exo_node.ring.progress import Awaited
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard
 from exo_node.ring.sampler import Constraint
@@ -33,8 +34,10 @@ from exo_node.ring.wire import (
     read_epoch,
     read_job,
     scheduling_message,
+    step_frame,
 )
 from exo_node.ring.workers import HeadWorker
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
@@ -71,6 +74,7 @@ class RingServicer(RingServiceServicer):
         self._epoch = NO_EPOCH
         self._stage = config.stage
         self._n_stages = 1
+        self._silence_s = SILENCE_S
         self._wire = ""  # how hidden states leave for the next stage, for Stats
         self._configured = asyncio.Condition()
         self._inbound: _Inbound | None = None
@@ -95,6 +99,29 @@ class RingServicer(RingServiceServicer):
             if mailbox is not None:
                 mailbox.put(notice)
 
+    # ---- for the watch over progress (liveness.py) ---------------------------------------------------------------
+
+    def silence(self) -> float:
+        """See `liveness.Watched`, as the next three."""
+        return self._silence_s
+
+    def awaited(self) -> Awaited | None:
+        head = self._worker.head if isinstance(self._worker, HeadWorker) else None
+        return None if head is None or self._n_stages == 1 else head.awaited()
+
+    def ring_hangs(self, error: RingBroken) -> None:
+        self._post(Lost(self._epoch, 1, error))
+
+    def engine_hangs(self, seconds: float) -> RingBroken:
+        hangs = f"its engine hangs: it has been at one step for {seconds:.1f} s"
+        error = RingBroken(f"stage {self._stage}: {hangs}", code="engine_hangs")
+        self.deliver([Failed(ticket, error) for ticket in self._mailboxes])
+        if self._outbound is not None and not self._config.is_head:
+            failure = Failure(self._stage, "engine_hangs", hangs)
+            step = Step(self._epoch, self._worker.stage.logic.steps + 1, failure=failure)
+            self._outbound.put(step_frame(self._config.instance_id, step).to_bytes())
+        return error
+
     # ---- calls --------------------------------------------------------------------------------------------------
 
     async def Configure(self, request: ring_pb2.ConfigureRequest, context: Any) -> ring_pb2.ConfigureResponse:
@@ -102,6 +129,7 @@ class RingServicer(RingServiceServicer):
         epoch = self._check(request)
         # Fence first: from here on nothing of an older epoch gets in or out.
         self._epoch, self._stage, self._n_stages = epoch, request.stage, request.n_stages
+        self._silence_s = request.silence_ms / 1000 or SILENCE_S  # an older coordinator says nothing of it
         error = RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch")
         if self._inbound is not None:
             self._inbound.end(error)
@@ -117,6 +145,7 @@ class RingServicer(RingServiceServicer):
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                silence_s=self._silence_s,
                 on_lost=self._downstream_lost,
             )
         done: Future[None] = Future()
