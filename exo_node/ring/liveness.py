@@ -47,7 +47,16 @@ class Watched(Protocol):
         ...
 
 
-async def watch(servicer: Watched, turns: Turns, end: Callable[[], None]) -> None:
+def guard(seconds: float) -> None:
+    """End this process, with word of where its threads are, unless asked again in time; 0 = never."""
+    faulthandler.cancel_dump_traceback_later()
+    if seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
+
+
+async def watch(
+    servicer: Watched, turns: Turns, end: Callable[[], None], guard: Callable[[float], None] = guard
+) -> None:
     """Runs for as long as the runner serves; `end` ends the process."""
     silence = 0.0
     guarded = 0.0
@@ -61,13 +70,13 @@ async def watch(servicer: Watched, turns: Turns, end: Callable[[], None]) -> Non
             now = time.monotonic()
             if now - guarded > silence:
                 guarded = now
-                faulthandler.dump_traceback_later(FROZEN * silence, exit=True, file=sys.stderr)
+                guard(FROZEN * silence)
             hang = progress.look(now, servicer.awaited())
             if hang is not None and await act(servicer, hang):
                 end()
             await asyncio.sleep(silence / LOOKS)
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        guard(0.0)
 
 
 async def act(servicer: Watched, hang: Hang) -> bool:
