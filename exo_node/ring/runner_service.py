@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -36,13 +37,15 @@ from exo_node.ring.wire import (
     scheduling_message,
     step_frame,
 )
-from exo_node.ring.workers import HeadWorker
+from exo_node.ring.workers import HeadWorker, failure_error
 from exo_node.transport.client import SILENCE_S
 from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
 from exo_node.types import DTYPE_BYTES
+
+log = logging.getLogger("exo.runner")
 
 # A neighbour may be told its epoch before us and send at once: its stream is read only when ours is here.
 EPOCH_WAIT_S = 10.0
@@ -110,12 +113,12 @@ class RingServicer(RingServiceServicer):
         return None if head is None or self._n_stages == 1 else head.awaited()
 
     def ring_hangs(self, error: RingBroken) -> None:
-        self._post(Lost(self._epoch, 1, error))
+        self._lost(self._epoch, 1, error)
 
     def engine_hangs(self, seconds: float) -> RingBroken:
         hangs = f"its engine hangs: it has been at one step for {seconds:.1f} s"
         error = RingBroken(f"stage {self._stage}: {hangs}", code="engine_hangs")
-        self.deliver([Failed(ticket, error) for ticket in self._mailboxes])
+        self._fail_callers(self._epoch, error)
         if self._outbound is not None and not self._config.is_head:
             failure = Failure(self._stage, "engine_hangs", hangs)
             step = Step(self._epoch, self._worker.stage.logic.steps + 1, failure=failure)
@@ -170,6 +173,9 @@ class RingServicer(RingServiceServicer):
                 if message.instance_id != self._config.instance_id or read_epoch(message.epoch) != inbound.epoch:
                     raise RingBroken(f"step {message.step} is of another instance or epoch than its stream")
                 steps += 1
+                if self._config.is_head and message.HasField("error"):
+                    failure = Failure(message.error.stage, message.error.code, message.error.message)
+                    self._fail_callers(inbound.epoch, failure_error(failure))
                 self._post(StepIn(frame, arrived_ns))
         except asyncio.CancelledError:
             if inbound.error is None:
@@ -330,13 +336,22 @@ class RingServicer(RingServiceServicer):
     def _upstream_lost(self, epoch: Epoch) -> None:
         stage = (self._stage - 1) % self._n_stages
         error = PeerUnavailable(f"stage {stage} of the ring is gone: its stream ended")
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
 
     def _downstream_lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
         """The next stage is gone: the head learns it from here, a follower tells the stage before."""
         if epoch != self._epoch:
             return
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
         if not self._config.is_head and self._inbound is not None:
             self._inbound.end(error)
             self._inbound = None
+
+    def _lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
+        """The epoch is over. Callers hear it at once: the engine may be at a long step, and learns it after that."""
+        log.warning("epoch %s: %s", epoch, error.message)
+        self._fail_callers(epoch, error)
+        self._post(Lost(epoch, stage, error))
+
+    def _fail_callers(self, epoch: Epoch, error: ExoError) -> None:
+        self.deliver([Failed(ticket, error) for ticket, one in self._mailboxes.items() if one.epoch == epoch])
