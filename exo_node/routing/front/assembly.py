@@ -64,7 +64,7 @@ class Assembly:
         # `exo apikey` knows the home folder only, so keys stay there whatever `database_url` says.
         self._key_store = self.store if config.database is None else Store(store_path(settings.home))
         self.keys = ApiKeys(self._key_store, (config.master_key,))
-        self.connections = Connections()
+        self.connections = Connections(settings.image_hosts)
         self.meter = Metrics()
         self.profile = Profile()
         self.breaker = Breaker()

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
+from exo_node.api.server import Patience, ServerSite
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound, NoCapacity
 from exo_node.store import Store, store_path
@@ -237,7 +238,12 @@ class ScriptedCluster:
 
 @asynccontextmanager
 async def serve_api(
-    backend: Backend, cluster: ClusterPort | None = None, routing: RoutingPort | None = None, **settings: Any
+    backend: Backend,
+    cluster: ClusterPort | None = None,
+    routing: RoutingPort | None = None,
+    *,
+    patience: Patience | None = None,
+    **settings: Any,
 ) -> AsyncIterator[str]:
     """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
 
@@ -251,7 +257,7 @@ async def serve_api(
         runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await ServerSite(runner, "127.0.0.1", 0, patience=patience).start()
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()
