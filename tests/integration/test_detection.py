@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from exo_node.errors import ExoError, PeerUnavailable, RingBroken
 from exo_node.ring.liveness import STATUS
+from tests.integration.harness import NodeProcess, nodes
 from tests.integration.runners import Ring, generate, model_folder, request, ring
 
 SILENCE_S = 1.0
@@ -98,3 +101,54 @@ async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
         ids, reason = await answer
         assert (len(ids), reason) == (tokens, "length")
         assert [one.epoch.counter for one in await made.stats()] == [1, 1]
+
+
+TEXT = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": True}
+BREAK_S, BETWEEN_S = 0.3, 0.4
+
+
+def told_of(node: NodeProcess) -> tuple[str, int]:
+    """The id of the one instance, and its epoch."""
+    (one,) = node.request("GET", "/v1/instances")[1]["data"]
+    return one["id"], one["epoch"]
+
+
+@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_short_breaks_of_nodes_place_nothing_anew(tmp_path: Path, breaks: int) -> None:
+    """Daemons and runners that pause for 300 ms in the middle of answers: the same text, the same instance."""
+    arguments = ["--discovery-module", "mdns", "-v"]
+    with nodes(tmp_path / "home", arguments, arguments) as (here, there):
+        status, placed = here.request("POST", "/v1/instances", {"model": "demo", "min_nodes": 2})
+        assert status == 200, placed
+        status, undisturbed = here.request("POST", "/v1/completions", TEXT)
+        assert status == 200, undisturbed
+        before = told_of(here)
+        over = threading.Event()
+        answers: list[tuple[int, Any]] = []
+
+        def ask() -> None:
+            while not over.is_set():
+                answers.append(here.request("POST", "/v1/completions", TEXT))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        processes = [there.process.pid, *runner_pids(there), *runner_pids(here), here.process.pid]
+        for count in range(breaks):
+            pid = processes[count % len(processes)]
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(BREAK_S)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(BETWEEN_S)
+        over.set()
+        asking.join()
+        assert told_of(here) == before
+        assert {status for status, _ in answers} == {200}, answers
+        texts = {answer["choices"][0]["text"] for _, answer in answers}
+        assert texts == {undisturbed["choices"][0]["text"]}
+        assert "is gone" not in here.log() + there.log()
+
+
+def runner_pids(node: NodeProcess) -> list[int]:
+    """The node's runners."""
+    children = psutil.Process(node.process.pid).children()
+    return [one.pid for one in children if "exo_node.ring.runner" in one.cmdline()]
