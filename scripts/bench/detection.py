@@ -274,9 +274,11 @@ def by_link(options: argparse.Namespace) -> dict[str, list[float]]:
             for node in started:
                 node.wait_ready()
             here, there = started
-            topology = f"{here.api}/v1/topology"
             for _ in range(options.runs):
-                wait_until(lambda: len(one.call(topology)["nodes"]) == 2, 60, here.log)
+                for host, node in ((one, here), (other, there)):
+                    wait_until(lambda h=host, n=node: len(h.call(f"{n.api}/v1/topology")["nodes"]) == 2, 60, node.log)
+                for left in one.call(f"{here.api}/v1/instances")["data"]:
+                    one.call(f"{here.api}/v1/instances/{left['id']}", method="DELETE")
                 asked = {"model": "demo", "nodes": [here.node_id, there.node_id], "min_nodes": 2}
                 instance = one.call(f"{here.api}/v1/instances", asked)
                 if "id" not in instance:
@@ -295,7 +297,6 @@ def by_link(options: argparse.Namespace) -> dict[str, list[float]]:
                 found["link_cut_runner"].append(noticed - (last - found["link_cut_nodes"][-1]))
                 ip(*cut, "up")
                 flow.join()
-                one.call(f"{here.api}/v1/instances")
         finally:
             for node in started:
                 node.stop()

@@ -19,8 +19,8 @@ from tests.integration.harness import SHARED_MODELS, NodeProcess, expected_text,
 PHRASE = "correct horse battery staple quantum zebra lantern orbit"
 CALL = """
 import json, sys, urllib.request
-url, body = sys.argv[1], sys.argv[2].encode() or None
-request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+url, body, method = sys.argv[1], sys.argv[2].encode() or None, sys.argv[3] or None
+request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"}, method=method)
 try:
     print(urllib.request.urlopen(request, timeout=60).read().decode())
 except urllib.error.HTTPError as error:
@@ -58,11 +58,11 @@ class Host:
     def start(self, home: Path, *arguments: str) -> NodeProcess:
         return NodeProcess(home, *arguments, prefix=["ip", "netns", "exec", self.name])
 
-    def call(self, url: str, body: Any = None) -> Any:
+    def call(self, url: str, body: Any = None, method: str = "") -> Any:
         """An HTTP call from inside the namespace."""
         text = "" if body is None else json.dumps(body)
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, sys.executable, "-c", CALL, url, text],
+            ["ip", "netns", "exec", self.name, sys.executable, "-c", CALL, url, text, method],
             capture_output=True,
             text=True,
             timeout=90,
