@@ -45,6 +45,7 @@ from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.routing.front.surroundings import Surroundings
 from exo_node.signals import ChangeSignal
+from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
@@ -212,7 +213,8 @@ class Daemon:
             beat_s=min(BEAT_S, settings.peer_timeout / 4),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
+        acts = AuditTable(self.routing.key_store)
+        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, acts)
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,
