@@ -88,14 +88,15 @@ class InstanceManager:
         silence_s: float = SILENCE_S,
     ) -> None:
         """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`);
-        `silence_s` is how long a peer may say nothing."""
+        `silence_s` is how long a peer may say nothing (`--peer-timeout`)."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._pool = pool
         self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
-        self._placer = Placer(cluster, self.member, changed=changed)
+        self._placer = Placer(cluster, self.member, changed=changed, silence_s=silence_s)
         self.recoveries: deque[RecoveryRecord] = deque(maxlen=RECOVERIES_KEPT)  # of this node's generations
         self._clients: dict[tuple[str, int], RingClient] = {}
         self._tokenizers = InstanceTokenizers(self.member, host, library)
@@ -203,7 +204,8 @@ class InstanceManager:
         key = (instance.instance_id, instance.epoch)
         client = self._clients.get(key)
         if client is None:
-            client = self._clients[key] = RingClient(self._runner_address(instance, 0), instance.token)
+            client = RingClient(self._runner_address(instance, 0), instance.token, self._silence_s)
+            self._clients[key] = client
         return client
 
     async def stats(self, instance_id: str) -> list[tuple[str, ring_pb2.RunnerStats]] | None:

@@ -19,12 +19,8 @@ from dataclasses import dataclass, field, replace
 from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import missing_stages
 from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
-<<<<<<< ours
 from exo_node.ring.fencing import fence
-from exo_node.ring.keeping import common_kept, read_kept
-=======
 from exo_node.ring.keeping import read_kept, surviving
->>>>>>> theirs
 from exo_node.ring.leases import renewed
 from exo_node.ring.loading import ShardLoader, Shelf, Work
 from exo_node.ring.members import ClusterView, Member
@@ -159,7 +155,9 @@ class Recovery:
                 if moves:
                     ready = await self._step_in(one, found)
                 rest = outliving(found, one.held, ready)
-                new = await connect(self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest)
+                new = await connect(
+                    self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest, silence_s=self._silence_s
+                )
                 await self._loader.commit(new)
                 _lap(times, "connect_us", begun)
         except BaseException:
@@ -186,7 +184,7 @@ class Recovery:
         try:
             for stage in set(range(len(old.assignments))) - one.lost:
                 with contextlib.suppress(PeerUnavailable):  # its node has just gone
-                    clients[stage] = RingClient(self._address(old, stage), old.token)
+                    clients[stage] = RingClient(self._address(old, stage), old.token, self._silence_s)
             one.held = await fence(clients, request, self._silence_s)
         finally:
             await asyncio.gather(*(client.close() for client in clients.values()))

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from exo_node.errors import PeerUnavailable
-from exo_node.transport.client import EOF, channel_options
+from exo_node.transport.client import EOF, SILENCE_S, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.server import grpc_target
@@ -30,8 +30,10 @@ class RingClient:
     The connection opens with the first call, so a client must be made where an event loop runs.
     """
 
-    def __init__(self, address: str, token: bytes) -> None:
+    def __init__(self, address: str, token: bytes, silence_s: float = SILENCE_S) -> None:
+        """Calls fail when the runner answers no ping for `silence_s` seconds."""
         self.address = address
+        self._options = channel_options(MAX_STEP, silence_s)
         self._metadata = ((TOKEN_KEY, token.hex()),)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -103,6 +105,6 @@ class RingClient:
 
     def _open(self) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=channel_options(MAX_STEP))
+            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=self._options)
             self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
