@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import missing_stages
 from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
-from exo_node.ring.keeping import common_kept, read_kept
+from exo_node.ring.keeping import read_kept, surviving
 from exo_node.ring.leases import renewed
 from exo_node.ring.loading import ShardLoader, Shelf, Work
 from exo_node.ring.members import ClusterView, Member
@@ -257,16 +257,15 @@ class Recovery:
 def outliving(
     found: Successors, held: Mapping[int, ring_pb2.FenceResponse], ready: Mapping[int, node_pb2.ShardReady]
 ) -> Outliving:
-    """What the stages behind the last one that is new, or was not fenced, may keep (keeping.py)."""
+    """What the stages may keep that are neither new nor were left unfenced (keeping.py)."""
     if not found.same_cut or not held:
         return NOTHING
-    stages = len(found.shelf.instance.assignments)
-    first = max((stage + 1 for stage in range(stages) if stage not in found.kept or stage not in held), default=0)
+    stages = range(len(found.shelf.instance.assignments))
     following = max(answer.highest for answer in held.values()) + 1
-    behind = range(first, stages)
-    bounded = [ready[stage] for stage in behind if ready[stage].rollback_depth >= 0]
-    kept = common_kept(
-        [read_kept(held[stage].held) for stage in behind],
+    there = [stage for stage in stages if stage in found.kept and stage in held]
+    bounded = [ready[stage] for stage in there if ready[stage].rollback_depth >= 0]
+    kept, first = surviving(
+        [read_kept(held[stage].held) if stage in there else None for stage in stages],
         min((shard.rollback_depth for shard in bounded), default=None),
         min((shard.whole_tokens for shard in bounded), default=0),
     )
