@@ -45,9 +45,11 @@ from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.routing.front.surroundings import Surroundings
 from exo_node.signals import ChangeSignal
+from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
+from exo_node.transport.node_servicer import BEAT_S
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -168,6 +170,7 @@ class Daemon:
                 listen=self._listen,
             ),
             listen=self._listen,
+            silence_s=settings.peer_timeout,
         )
         self.view = NodeView(node_id, self.members, self.describe)
         self.instances = InstanceManager(
@@ -177,6 +180,7 @@ class Daemon:
             pool=PoolDefaults(settings.max_sequences, settings.max_context),
             may_place=self._may_place,
             changed=self._changed,
+            silence_s=settings.peer_timeout,
         )
         self.view.attach(self.instances)
         self._backend = LocalBackend(
@@ -207,9 +211,11 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
+            beat_s=min(BEAT_S, settings.peer_timeout / 4),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
+        acts = AuditTable(self.routing.key_store)
+        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, acts)
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,

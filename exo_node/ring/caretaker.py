@@ -84,6 +84,8 @@ class Caretaker:
                 missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
             if missing and instance.instance_id not in self._leaving:
                 self._bring_back(instance, f"lost stages {missing}")
+        for instance in self._registry.orphans():
+            self._bring_back(instance, "lost the node of its head")
         for instance in self._registry.broken_ones():  # others' too: a runner that hangs looks alive to its daemon
             self._bring_back(instance, "is broken, as a request found")
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from exo_node.ring.keeping import kept_message
 from exo_node.ring.members import ClusterView
 from exo_node.ring.messages import Kept
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Dtype, Instance
@@ -40,11 +41,14 @@ async def connect(
     dtypes: Sequence[Dtype],
     ready: Mapping[int, node_pb2.ShardReady],
     outliving: Outliving = NOTHING,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Instance:
     """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends.
 
     `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded; spares have
-    numbers of their own. Returns the instance as it is now. Raises `ExoError`.
+    numbers of their own. `silence_s`: how long a neighbour may say nothing (`--peer-timeout`). Returns the instance as
+    it is now. Raises `ExoError`.
     """
     here = cluster.node_id
     in_ring = [ready[stage] for stage in range(len(instance.assignments))]
@@ -72,6 +76,7 @@ async def connect(
                     context=instance.context,
                     kv_tokens=instance.kv_tokens,
                     max_chunk=MAX_CHUNK,
+                    silence_ms=round(silence_s * 1000),
                     rollback_depth=min((shard.rollback_depth for shard in bounded), default=-1),
                     whole_tokens=min((shard.whole_tokens for shard in bounded), default=0),
                     int8_rows=packs_prompts(

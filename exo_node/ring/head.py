@@ -16,6 +16,7 @@ from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.flight import Flight
 from exo_node.ring.head_data import Counts, Outgoing, RingSetup
 from exo_node.ring.messages import Report, Row
+from exo_node.ring.progress import Awaited
 from exo_node.ring.residents import Residents
 from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
 from exo_node.ring.slots import Slots
@@ -196,9 +197,10 @@ class Head:
         """The next micro-batch, or None when there is nothing to do or the budget in flight is spent."""
         return None if self.broken is not None else self._maker.make(now)
 
-    def sent_at(self) -> float | None:
-        """When the oldest step in flight was sent: a progress watch compares it with the clock."""
-        return self._flight.steps[0].sent if self._flight.steps else None
+    def awaited(self) -> Awaited | None:
+        """The oldest step in flight. A watch on another thread may ask; what it is told fits while this one is idle."""
+        flying = self._flight.steps.copy()
+        return Awaited(self._flight.home + 1, self.times.known_trip(flying[0].n_tokens)) if flying else None
 
     @property
     def steps(self) -> int:

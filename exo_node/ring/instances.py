@@ -57,6 +57,8 @@ SETTLE_S = 2.0
 SETTLE_POLL_S = 0.05
 
 RECOVERIES_KEPT = 1024
+PLACE_TRIES = 4
+PLACE_PAUSE_S = 0.25  # a node that is gone is known as gone after 0.2 s
 FETCH_TIMEOUT_S = 24 * 3600.0  # of a model at a peer, which tells no progress
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
@@ -86,14 +88,15 @@ class InstanceManager:
         silence_s: float = SILENCE_S,
     ) -> None:
         """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`);
-        `silence_s` is how long a peer may say nothing."""
+        `silence_s` is how long a peer may say nothing (`--peer-timeout`)."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._pool = pool
         self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
-        self._placer = Placer(cluster, self.member, changed=changed)
+        self._placer = Placer(cluster, self.member, changed=changed, silence_s=silence_s)
         self.recoveries: deque[RecoveryRecord] = deque(maxlen=RECOVERIES_KEPT)  # of this node's generations
         self._clients: dict[tuple[str, int], RingClient] = {}
         self._tokenizers = InstanceTokenizers(self.member, host, library)
@@ -179,10 +182,18 @@ class InstanceManager:
             except ExoError as error:
                 log.warning("%s is placed anew: %s", model, error.message)
         bits = self._registry.bits(self._names(model))
-        request = node_pb2.PlaceModelRequest(
-            model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
-        )
-        return await self.place(request, lambda progress: None)
+        for left in reversed(range(PLACE_TRIES)):
+            request = node_pb2.PlaceModelRequest(
+                model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
+            )
+            try:
+                return await self.place(request, lambda progress: None)
+            except PeerUnavailable as error:  # the coordinator, or a member, has gone just now: without it, then
+                if not left:
+                    raise
+                log.info("placing %s once more: %s", model, error.message)
+            await asyncio.sleep(PLACE_PAUSE_S)
+        raise AssertionError("unreachable: the last try raises")
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
         """See `InstanceTokenizers.of`."""
@@ -193,7 +204,8 @@ class InstanceManager:
         key = (instance.instance_id, instance.epoch)
         client = self._clients.get(key)
         if client is None:
-            client = self._clients[key] = RingClient(self._runner_address(instance, 0), instance.token)
+            client = RingClient(self._runner_address(instance, 0), instance.token, self._silence_s)
+            self._clients[key] = client
         return client
 
     async def stats(self, instance_id: str) -> list[tuple[str, ring_pb2.RunnerStats]] | None:

@@ -25,6 +25,7 @@ from exo_node.ring.leases import renewed
 from exo_node.ring.loading import RULES, ShardLoader, Shelf, Work
 from exo_node.ring.members import ClusterView, Member
 from exo_node.ring.reporting import reported
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.convert import instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Assignment, Instance, ModelSpec, NodeInfo, Spare
@@ -43,7 +44,10 @@ class Placer:
         member: Callable[[str], Member],
         *,
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
+        """`silence_s`: see `connect`."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._member = member
         self._changed = changed
@@ -122,7 +126,7 @@ class Placer:
                 async for update in updates:
                     yield update
                 yield node_pb2.PlaceProgress(stage="connecting")
-                instance = await connect(self._cluster, instance, shelf.dtypes(), ready)
+                instance = await connect(self._cluster, instance, shelf.dtypes(), ready, silence_s=self._silence_s)
                 await self._loader.commit(instance)
         except BaseException:
             await asyncio.shield(self._loader.unload(instance.instance_id, work.reserved))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import missing_stages
 from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
+from exo_node.ring.fencing import fence
 from exo_node.ring.keeping import read_kept, surviving
 from exo_node.ring.leases import renewed
 from exo_node.ring.loading import ShardLoader, Shelf, Work
@@ -154,7 +155,9 @@ class Recovery:
                 if moves:
                     ready = await self._step_in(one, found)
                 rest = outliving(found, one.held, ready)
-                new = await connect(self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest)
+                new = await connect(
+                    self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest, silence_s=self._silence_s
+                )
                 await self._loader.commit(new)
                 _lap(times, "connect_us", begun)
         except BaseException:
@@ -172,26 +175,20 @@ class Recovery:
 
     async def _fence(self, one: _Round) -> None:
         """End the old epoch on every stage that is left; those that do not answer are lost too."""
+        old = one.old
         request = ring_pb2.FenceRequest(
-            instance_id=one.old.instance_id,
+            instance_id=old.instance_id,
             epoch=ring_pb2.Epoch(counter=one.epoch, coordinator=self._cluster.node_id),
         )
-
-        async def fence(stage: int) -> None:
-            try:
-                client = RingClient(self._address(one.old, stage), one.old.token)
-                try:
-                    await client.reach(self._silence_s)
-                    one.held[stage] = await client.fence(request)
-                finally:
-                    await client.close()
-            except RingBroken:
-                raise  # another coordinator is ahead of us
-            except ExoError as error:
-                log.info("stage %d of %s is lost: %s", stage, one.old.instance_id[:8], error.message)
-                one.lost.add(stage)
-
-        await asyncio.gather(*(fence(stage) for stage in range(len(one.old.assignments)) if stage not in one.lost))
+        clients: dict[int, RingClient] = {}
+        try:
+            for stage in set(range(len(old.assignments))) - one.lost:
+                with contextlib.suppress(PeerUnavailable):  # its node has just gone
+                    clients[stage] = RingClient(self._address(old, stage), old.token, self._silence_s)
+            one.held = await fence(clients, request, self._silence_s)
+        finally:
+            await asyncio.gather(*(client.close() for client in clients.values()))
+        one.lost |= set(range(len(old.assignments))) - one.held.keys()
 
     def _address(self, instance: Instance, stage: int) -> str:
         port = int(instance.addresses[stage].rpartition(":")[2])

@@ -67,6 +67,23 @@ class InstanceRegistry:
         """Whether this epoch of the instance is broken."""
         return self.lost.get(instance.instance_id, -1) >= instance.epoch
 
+    def orphans(self) -> list[Instance]:
+        """Instances whose head's node is gone, where this node holds the first shard that is left: nobody else need
+        be asking for them."""
+        here, live = self._cluster.node_id, self._cluster.states().keys()
+        newest, found = self._newest(), []
+        for one in self._host.committed.values():
+            left = [at.node_id for at in one.assignments if at.node_id == here or at.node_id in live]
+            known = newest.get(one.instance_id)
+            if (
+                one.assignments[0].node_id not in (here, *live)
+                and left[:1] == [here]
+                and (known is None or known.epoch <= one.epoch)
+                and not self.was_removed(one.instance_id)
+            ):
+                found.append(one)
+        return found
+
     def superseded(self) -> list[Instance]:
         """Instances of which a shard is here, but in whose latest epoch, as others tell, this node has no part."""
         here, newest = self._cluster.node_id, self._newest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,8 @@ from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.keeping import kept_message, read_kept
-from exo_node.ring.messages import NO_EPOCH, Epoch
+from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Step
+from exo_node.ring.progress import Awaited
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard
 from exo_node.ring.sampler import Constraint
@@ -34,13 +36,17 @@ from exo_node.ring.wire import (
     read_epoch,
     read_job,
     scheduling_message,
+    step_frame,
 )
-from exo_node.ring.workers import HeadWorker
+from exo_node.ring.workers import HeadWorker, failure_error
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
 from exo_node.types import DTYPE_BYTES
+
+log = logging.getLogger("exo.runner")
 
 # A neighbour may be told its epoch before us and send at once: its stream is read only when ours is here.
 EPOCH_WAIT_S = 10.0
@@ -73,6 +79,7 @@ class RingServicer(RingServiceServicer):
         self._joined = NO_EPOCH  # the epoch of the last Configure: steps of another are not taken
         self._stage = config.stage
         self._n_stages = 1
+        self._silence_s = SILENCE_S
         self._wire = ""  # how hidden states leave for the next stage, for Stats
         self._configured = asyncio.Condition()
         self._inbound: _Inbound | None = None
@@ -96,6 +103,29 @@ class RingServicer(RingServiceServicer):
             mailbox = self._mailboxes.get(notice.ticket)
             if mailbox is not None:
                 mailbox.put(notice)
+
+    # ---- for the watch over progress (liveness.py) ---------------------------------------------------------------
+
+    def silence(self) -> float:
+        """See `liveness.Watched`, as the next three."""
+        return self._silence_s
+
+    def awaited(self) -> Awaited | None:
+        head = self._worker.head if isinstance(self._worker, HeadWorker) else None
+        return None if head is None or self._n_stages == 1 else head.awaited()
+
+    def ring_hangs(self, error: RingBroken) -> None:
+        self._lost(self._epoch, 1, error)
+
+    def engine_hangs(self, seconds: float) -> RingBroken:
+        hangs = f"its engine hangs: it has been at one step for {seconds:.1f} s"
+        error = RingBroken(f"stage {self._stage}: {hangs}", code="engine_hangs")
+        self._fail_callers(self._epoch, error)
+        if self._outbound is not None and not self._config.is_head:
+            failure = Failure(self._stage, "engine_hangs", hangs)
+            step = Step(self._epoch, self._worker.stage.logic.steps + 1, failure=failure)
+            self._outbound.put(step_frame(self._config.instance_id, step).to_bytes())
+        return error
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
@@ -125,6 +155,7 @@ class RingServicer(RingServiceServicer):
         # From here on nothing of an older epoch gets in or out.
         self._epoch = self._joined = epoch
         self._stage, self._n_stages = request.stage, request.n_stages
+        self._silence_s = request.silence_ms / 1000 or SILENCE_S  # an older coordinator says nothing of it
         old = self._cut_off(epoch)
         if request.n_stages > 1:
             self._outbound = Outbound(
@@ -132,6 +163,7 @@ class RingServicer(RingServiceServicer):
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                silence_s=self._silence_s,
                 on_lost=self._downstream_lost,
             )
         done: Future[None] = Future()
@@ -161,6 +193,9 @@ class RingServicer(RingServiceServicer):
                 if message.instance_id != self._config.instance_id or read_epoch(message.epoch) != inbound.epoch:
                     raise RingBroken(f"step {message.step} is of another instance or epoch than its stream")
                 steps += 1
+                if self._config.is_head and message.HasField("error"):
+                    failure = Failure(message.error.stage, message.error.code, message.error.message)
+                    self._fail_callers(inbound.epoch, failure_error(failure))
                 self._post(StepIn(frame, arrived_ns))
         except asyncio.CancelledError:
             if inbound.error is None:
@@ -341,13 +376,22 @@ class RingServicer(RingServiceServicer):
     def _upstream_lost(self, epoch: Epoch) -> None:
         stage = (self._stage - 1) % self._n_stages
         error = PeerUnavailable(f"stage {stage} of the ring is gone: its stream ended")
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
 
     def _downstream_lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
         """The next stage is gone: the head learns it from here, a follower tells the stage before."""
         if epoch != self._epoch:
             return
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
         if not self._config.is_head and self._inbound is not None:
             self._inbound.end(error)
             self._inbound = None
+
+    def _lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
+        """The epoch is over. Callers hear it at once: the engine may be at a long step, and learns it after that."""
+        log.warning("epoch %s: %s", epoch, error.message)
+        self._fail_callers(epoch, error)
+        self._post(Lost(epoch, stage, error))
+
+    def _fail_callers(self, epoch: Epoch, error: ExoError) -> None:
+        self.deliver([Failed(ticket, error) for ticket, one in self._mailboxes.items() if one.epoch == epoch])

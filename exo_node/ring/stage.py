@@ -16,6 +16,7 @@ from exo_node.engine.base import EngineRow, Hidden, ShardEngine
 from exo_node.errors import ExoError, RingBroken
 from exo_node.ring.boundary_log import BoundaryLog
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Kept, Report, Row, Step
+from exo_node.ring.progress import Turns
 from exo_node.ring.shard import ShardLogic, StepPlan, Truncate
 from exo_node.types import DTYPE_BYTES, Dtype
 
@@ -37,10 +38,16 @@ class Stage:
     """A shard of one instance: checks steps, runs them, reports."""
 
     def __init__(
-        self, engine: ShardEngine, logic: ShardLogic, clock_ns: Callable[[], int] = time.perf_counter_ns
+        self,
+        engine: ShardEngine,
+        logic: ShardLogic,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+        turns: Turns | None = None,
     ) -> None:
+        """`turns` is told what the engine is asked for."""
         self.clock_ns = clock_ns
         self._engine = engine
+        self._turns = turns or Turns()
         self.logic = logic
         self.wire_dtype: Dtype = "float32"
         self.int8_rows = False
@@ -90,6 +97,7 @@ class Stage:
             self.logic.breaks(step.failure.message)
             return StageResult(replace(step, hidden=None), None, 0)
         started = self.clock_ns()
+        self._turns.uses("forward", sum(row.length for row in step.rows))
         try:
             plan = self.logic.plan(step)
             activation, hidden = self._compute(step, plan, tokens, export)
@@ -118,14 +126,17 @@ class Stage:
 
     def logits(self, activation: Any | Hidden, outputs: Sequence[int] | None = None) -> Any:
         """Head only: float32 [outputs, vocab] of what came home."""
+        self._turns.uses("logits", 1 if outputs is None else len(outputs))
         return self._engine.logits(activation, outputs)
 
     def scores(self, activation: Any | Hidden, outputs: range) -> Any:
         """Head only: see `ShardEngine.scores`."""
+        self._turns.uses("scores", len(outputs))
         return self._engine.scores(activation, outputs)
 
     def states(self, activation: Any | Hidden, outputs: range) -> Any:
         """Head only: see `ShardEngine.states`."""
+        self._turns.uses("states", len(outputs))
         return self._engine.states(activation, outputs)
 
     def _compute(

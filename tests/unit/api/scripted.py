@@ -19,6 +19,7 @@ from exo_node.api.server import Patience, ServerSite
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound, NoCapacity
 from exo_node.store import Store, store_path
+from exo_node.store_audit import AuditTable
 from exo_node.types import (
     Backend,
     EmbeddingRequest,
@@ -270,7 +271,7 @@ async def serve_api(
         chosen = Settings(**{"home": Path(folder), **settings})
         store = Store(store_path(chosen.home))
         routing = routing or ScriptedRouting(backend, chosen)
-        api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store)
+        api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store, AuditTable(store))
         runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
         await runner.setup()
         try:

@@ -117,3 +117,29 @@ def test_what_follows_a_lost_instance_is_packed_alike() -> None:
     late = registry(Peers(THEIRS), Host(MINE))
     late.lose(dataclasses.replace(MINE, quantize=4))  # when another is there already
     assert late.bits({"m"}) == 0
+
+
+def test_an_instance_without_its_heads_node_falls_to_the_first_that_is_left() -> None:
+    """Unless its owner took it down, or somebody has brought it back already."""
+    orphan = dataclasses.replace(
+        MINE, instance_id="o", assignments=(Assignment("z", Shard("m", 0, 1, 2), "mlx", "CPU"),
+                                            Assignment("a", Shard("m", 1, 2, 2), "mlx", "CPU")),
+    )  # fmt: skip
+    behind = dataclasses.replace(orphan, assignments=orphan.assignments[:1] + THEIRS.assignments + MINE.assignments)
+    assert ids(registry(Peers(), Host(MINE, orphan)).orphans()) == ["o"]
+    assert registry(Peers(), Host(behind)).orphans() == []
+    assert registry(Peers(dataclasses.replace(orphan, epoch=2)), Host(orphan)).orphans() == []
+    one = registry(Peers(), Host(orphan))
+    one.removed.append("o")
+    assert one.orphans() == []
+
+
+def test_a_ring_that_others_have_brought_back_without_us_is_given_up() -> None:
+    """Once its new epoch serves; an older telling means nothing."""
+    new = dataclasses.replace(THEIRS, instance_id="mine", epoch=2)
+    one = registry(Peers(new), Host(MINE))
+    assert ids(one.superseded()) == ["mine"]
+    assert one.owned() == []
+    assert [found.epoch for found in one.all()] == [2]
+    assert registry(Peers(dataclasses.replace(new, state="loading")), Host(MINE)).superseded() == []
+    assert registry(Peers(dataclasses.replace(new, epoch=1)), Host(MINE)).superseded() == []
