@@ -102,7 +102,7 @@ async def demo_ring(engines: list[str]) -> AsyncIterator[tuple[Ring, list[dict[s
 @pytest.mark.engine_mlx
 @pytest.mark.parametrize(
     "engines",
-    [["mlx", "mlx", "mlx"], pytest.param(["tinygrad", "mlx", "tinygrad"], marks=pytest.mark.engine_tinygrad)],
+    [["mlx", "mlx", "mlx"], pytest.param(["mlx", "mlx", "tinygrad"], marks=pytest.mark.engine_tinygrad)],
     ids="-".join,
 )
 async def test_answers_go_on_to_the_same_bytes(engines: list[str]) -> None:
@@ -140,15 +140,14 @@ async def test_answers_go_on_to_the_same_bytes(engines: list[str]) -> None:
 
 
 async def test_whichever_stage_is_lost(tmp_path: Path) -> None:
-    """Only a link, a follower, the head, the last stage, one after the other: the texts go on as if nothing had been;
-    and no stage is left with anything, though nobody came back for one of the sequences."""
+    """A follower, the head, the last stage, one after the other: the texts go on as if nothing had been; and no stage
+    is left with anything, though nobody came back for one of the sequences."""
     model = model_folder(tmp_path, fake_step_seconds=0.002)
     async with ring(model, 3) as made:
         whole = await asyncio.gather(*(generate(made.clients[0], request(prompt, 60)) for prompt in PROMPTS))
-        for counter, lost in enumerate((None, 1, 0, 2), 2):
+        for counter, lost in enumerate((1, 0, 2), 2):
             streams = await interrupted(made, 4, 60)
-            if lost is not None:
-                await made.replace(lost, config(model, lost, 3))
+            await made.replace(lost, config(model, lost, 3))
             assert len(await made.recover(counter, lost)) == 4
             for stream in streams:
                 await stream.over
@@ -157,7 +156,7 @@ async def test_whichever_stage_is_lost(tmp_path: Path) -> None:
             for stream, (ids, _) in zip(again, whole, strict=False):
                 await stream.over
                 assert (stream.error, stream.ids) == (None, ids)
-            others = await asyncio.gather(*(generate(made.clients[0], request((one,), 30)) for one in range(5)))
+            others = await asyncio.gather(*(generate(made.clients[0], request((one,), 8)) for one in range(5)))
             assert all(finish == "length" for _, finish in others)
             await made.settled()  # the orphan gave its slot up
 
