@@ -104,7 +104,22 @@ OPTIONS: tuple[Option, ...] = (
         "ORIGIN",
         many=True,
     ),
+    Option(
+        "image_hosts",
+        ("--image-hosts",),
+        values.text,
+        "hosts whose images may be fetched for clients though their addresses are not public (repeatable)",
+        "HOST",
+        many=True,
+    ),
     Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before models are placed (0)", "N"),
+    Option(
+        "peer_timeout",
+        ("--peer-timeout",),
+        values.number(1),
+        "seconds that a node or runner may say nothing before it counts as gone, 1 or more; alike on all nodes (2)",
+        "SECONDS",
+    ),
     Option(
         "response_timeout",
         ("--response-timeout", "--chatgpt-api-response-timeout"),

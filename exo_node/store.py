@@ -10,6 +10,7 @@ keys in the clear.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -72,7 +73,8 @@ class SpendRow:
 
 _SPEND = tuple(one.name for one in fields(SpendRow))
 _PLAIN_SPEND = attrgetter(*_SPEND[:-1])  # `attempts`, the last, are written as JSON
-_KEY = ("id", "name", "hash", "created", "admin", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period")
+_KEY = ("id", "name", "hash", "created", "scopes", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period",
+        "expires")  # fmt: skip
 
 
 def store_path(home: Path) -> Path:
@@ -93,15 +95,17 @@ class Store:
     # -- API keys
 
     async def keys(self) -> list[dict[str, Any]]:
-        """Every key: `id, name, hash, created, admin, models (list), rpm, tpm, user_rpm, user_tpm, budget, period`."""
+        """Every key: `id, name, hash, created, scopes (list), models (list), rpm, tpm, user_rpm, user_tpm, budget,
+        period, expires`."""
         if not self.in_use():
             return []
         rows = await self.ask(lambda db: db.execute(f"SELECT {', '.join(_KEY)} FROM api_keys ORDER BY created"))
-        return [{**row, "admin": bool(row["admin"]), "models": json.loads(row["models"])} for row in rows]
+        return [{**row, "scopes": row["scopes"].split(","), "models": json.loads(row["models"])} for row in rows]
 
     async def add_key(self, row: Mapping[str, Any]) -> None:
         """Write one key (same fields); on disk when this returns."""
-        values = [json.dumps(row["models"]) if name == "models" else row[name] for name in _KEY]
+        written = {**row, "models": json.dumps(row["models"]), "scopes": ",".join(row["scopes"])}
+        values = [written[name] for name in _KEY]
         await self.ask(lambda db: db.execute(f"INSERT INTO api_keys ({', '.join(_KEY)}) {_marks(_KEY)}", values))
 
     async def remove_key(self, key_id: str) -> bool:
@@ -263,7 +267,13 @@ class Store:
 
     def in_use(self) -> bool:
         """Whether there is anything to read: nobody's file is made by looking into it."""
-        return self._database.started or self.path.exists()
+        return self.path.exists() or (self._database.started and self._database.problem is None)
+
+    async def check_room(self, *, thoroughly: bool = False) -> None:
+        """Raises `StoreError` where nothing could be written lately and still cannot; `thoroughly`: where it cannot."""
+        if thoroughly or self._database.problem is not None:
+            sql = "INSERT OR REPLACE INTO profile (node, name, data) VALUES ('', 'room', 'null')"  # no node's row
+            await self.ask(lambda db: db.execute(sql))
 
     async def _count(self, sql: str, values: tuple[Any, ...]) -> int:
         counted: list[int] = await self.ask(lambda db: db.execute(sql, values).rowcount)
@@ -279,11 +289,15 @@ class Store:
 
 
 def _prepare(db: sqlite3.Connection, where: str) -> None:
+    import sqlite3
+
     from exo_node.store_schema import migrate
 
     migrate(db, where)
-    db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
-    db.execute("DELETE FROM spent WHERE period < ?", (time.strftime("%Y-%m", time.gmtime(time.time() - SUMS_KEPT_S)),))
+    old = time.strftime("%Y-%m", time.gmtime(time.time() - SUMS_KEPT_S))
+    with contextlib.suppress(sqlite3.OperationalError):  # it can wait for a disk that takes it
+        db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
+        db.execute("DELETE FROM spent WHERE period < ?", (old,))
 
 
 def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:

@@ -36,16 +36,17 @@ class PlaceRequest:
     stream: bool
     quantize: int = 0
     draft_model: str = ""
+    spares: bool = False
 
 
 def parse_place(body: dict[str, Any]) -> PlaceRequest:
     """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "quantize"?: 4 or 8,
-    "draft_model"?, "reuse"?, "stream"?}`.
+    "draft_model"?, "spares"?, "reuse"?, "stream"?}`.
 
     Other keys are refused. `reuse` takes an instance of the model that is ready already; it goes with no
     wishes about where it runs.
     """
-    known = ("model", "min_nodes", "nodes", "engines", "quantize", "draft_model", "reuse", "stream")
+    known = ("model", "min_nodes", "nodes", "engines", "quantize", "draft_model", "spares", "reuse", "stream")
     for name in body:
         if name not in known:
             raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
@@ -82,6 +83,7 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         stream=fields.boolean("stream") or False,
         quantize=quantize or 0,
         draft_model=draft_model or "",
+        spares=fields.boolean("spares") or False,
     )
 
 
@@ -102,9 +104,11 @@ class ClusterRoutes:
             ("GET", "/instances/{id}", self.instance),
             ("GET", "/instances/{id}/stats", self.stats),
             ("DELETE", "/instances/{id}", self.remove),
+            ("GET", "/recoveries", self.recoveries),
+            ("POST", "/nodes/{id}/drain", self.drain),
         ]
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
@@ -112,22 +116,22 @@ class ClusterRoutes:
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def healthcheck(self, request: web.Request) -> web.Response:
         """The process answers (exo's own path)."""
         return web.json_response({"status": "ok"})  # exo's: the process answers
 
-    @operation("Cluster", answer=answers.Topology)
+    @operation("Cluster", scope="see", answer=answers.Topology)
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
         return web.json_response(visible.topology(self._cluster))
 
-    @operation("Cluster", answer=answers.Instances)
+    @operation("Cluster", scope="see", answer=answers.Instances)
     async def instances(self, request: web.Request) -> web.Response:
         """Models that are placed or being placed."""
         return web.json_response({"object": "list", "data": visible.instances(self._cluster)})
 
-    @operation("Cluster", answer=answers.InstanceView)
+    @operation("Cluster", scope="see", answer=answers.InstanceView)
     async def instance(self, request: web.Request) -> web.Response:
         """One instance."""
         wanted = request.match_info["id"]
@@ -136,7 +140,7 @@ class ClusterRoutes:
                 return web.json_response(instance)
         raise _no_instance(wanted)
 
-    @operation("Cluster", answer=answers.InstanceStats)
+    @operation("Cluster", scope="see", answer=answers.InstanceStats)
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
@@ -146,7 +150,25 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
-    @operation("Cluster", answer=answers.InstanceDeleted)
+    @operation("Cluster", scope="read", answer=answers.Recoveries)
+    async def recoveries(self, request: web.Request) -> web.Response:
+        """The losses of nodes and runners that answers of this node got over of late, oldest first."""
+        may = visible.sees(self._cluster)
+        data = [one for one in self._cluster.recoveries() if may(one["model"])]
+        return web.json_response({"object": "list", "data": data})
+
+    @operation("Cluster", scope="admin", act=True, body=node.DrainRequest, answer=answers.NodeDrained)
+    async def drain(self, request: web.Request) -> web.Response:
+        """Empty a node: it takes no new shards, others take over those that it holds, and running answers go on.
+
+        With `"undo": true` it takes shards again. The admin's."""
+        fields = Fields(await read_object(request) if request.can_read_body else {})
+        undo = fields.boolean("undo") or False
+        node_id = request.match_info["id"]
+        moved = await self._cluster.drain(node_id, undo=undo)
+        return web.json_response({"id": node_id, "object": "node.drained", "draining": not undo, **moved})
+
+    @operation("Cluster", scope="use", act=True, answer=answers.InstanceDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
         wanted = request.match_info["id"]
@@ -155,7 +177,9 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
-    @operation("Cluster", body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE))
+    @operation(
+        "Cluster", scope="use", act=True, body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE)
+    )
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 
@@ -178,6 +202,7 @@ class ClusterRoutes:
             reuse=wanted.reuse,
             quantize=wanted.quantize,
             draft_model=wanted.draft_model,
+            spares=wanted.spares,
             on_progress=on_progress,
         )
 
