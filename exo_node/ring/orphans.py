@@ -63,6 +63,8 @@ class Orphans:
 
     def missing(self, stage: int, account: KvAccount) -> tuple[int, int]:
         """(sequences, tokens) that a stage has less than the account says."""
+        if not self._behind:
+            return 0, 0  # as in nearly every step
         lost = [
             (held, account.length(sequence) - held)
             for sequence, (held, lost_from) in self._behind.items()
