@@ -25,7 +25,8 @@ FREE = 2 * 2**30
 
 def runners(node: NodeProcess) -> list[psutil.Process]:
     """The live runner processes of a node."""
-    return [one for one in psutil.Process(node.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+    children = psutil.Process(node.process.pid).children()
+    return [one for one in children if one.status() != psutil.STATUS_ZOMBIE and "exo_node.ring.runner" in one.cmdline()]
 
 
 def place(node: NodeProcess, **body: Any) -> tuple[int, Any]:
