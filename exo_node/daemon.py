@@ -190,6 +190,7 @@ class Daemon:
         self._backend = LocalBackend(
             self.instances,
             BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
+            self.instances.recovered,
         )
         local = LocalModels(self.instances, catalog, settings.max_context, lambda: bool(self.view.states()))
         self.routing = RoutingView(
@@ -264,6 +265,8 @@ class Daemon:
             links=self.members.links(),
             shards=tuple(self.host.shards()),
             deployments=self.routing.shared(),
+            draining=self.instances.drainer.draining,
+            removed=self.instances.removed(),
         )
 
     async def start(self) -> str:

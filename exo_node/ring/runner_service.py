@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
-from exo_node.ring.events import Cancel, Configure, Event, Lost, StepIn, Submit, Worker
+from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
+from exo_node.ring.keeping import kept_message, read_kept
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Step
 from exo_node.ring.progress import Awaited
 from exo_node.ring.runner_config import RunnerConfig
@@ -75,6 +76,7 @@ class RingServicer(RingServiceServicer):
         self._worker = worker
         self._post = post
         self._epoch = NO_EPOCH
+        self._joined = NO_EPOCH  # the epoch of the last Configure: steps of another are not taken
         self._stage = config.stage
         self._n_stages = 1
         self._silence_s = SILENCE_S
@@ -127,21 +129,34 @@ class RingServicer(RingServiceServicer):
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
+    async def Fence(self, request: ring_pb2.FenceRequest, context: Any) -> ring_pb2.FenceResponse:
+        self._authorize(context)
+        self._check_instance(request.instance_id)
+        epoch = read_epoch(request.epoch)
+        check_newer(epoch, self._epoch)
+        self._epoch = epoch
+        done: Future[Holdings] = Future()
+        old = self._cut_off(epoch)
+        # At once, whatever the engine is busy with.
+        error = RingBroken(f"the ring goes on as epoch {epoch}", code="stale_epoch")
+        for ticket, mailbox in self._mailboxes.items():
+            mailbox.put(Failed(ticket, error))
+        self._post(Fence(epoch, done))
+        if old is not None:
+            await old.close()
+        async with self._configured:
+            self._configured.notify_all()
+        holdings = await asyncio.wrap_future(done)
+        return ring_pb2.FenceResponse(held=[kept_message(one) for one in holdings.held], highest=holdings.highest)
+
     async def Configure(self, request: ring_pb2.ConfigureRequest, context: Any) -> ring_pb2.ConfigureResponse:
         self._authorize(context)
         epoch = self._check(request)
-        # Fence first: from here on nothing of an older epoch gets in or out.
-        self._epoch, self._stage, self._n_stages = epoch, request.stage, request.n_stages
+        # From here on nothing of an older epoch gets in or out.
+        self._epoch = self._joined = epoch
+        self._stage, self._n_stages = request.stage, request.n_stages
         self._silence_s = request.silence_ms / 1000 or SILENCE_S  # an older coordinator says nothing of it
-        error = RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch")
-        if self._inbound is not None:
-            self._inbound.end(error)
-            self._inbound = None
-        old, self._outbound = self._outbound, None
-        if old is not None:
-            await old.close()
-        if self._epoch != epoch:
-            check_newer(epoch, self._epoch)  # another Configure came in meanwhile
+        old = self._cut_off(epoch)
         if request.n_stages > 1:
             self._outbound = Outbound(
                 epoch=epoch,
@@ -156,7 +171,12 @@ class RingServicer(RingServiceServicer):
         if request.n_stages > 1:
             self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
         dtype = parse_dtype(request.wire_dtype)
-        self._post(Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows))
+        kept, kept_from = read_kept(request.kept), request.kept_from
+        self._post(
+            Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows, kept, kept_from)
+        )
+        if old is not None:
+            await old.close()
         await asyncio.wrap_future(done)
         async with self._configured:
             self._configured.notify_all()
@@ -209,8 +229,8 @@ class RingServicer(RingServiceServicer):
                 for notice in await mailbox.take():
                     if isinstance(notice, Failed):
                         failed = notice
-                    else:
-                        deltas.append(notice)
+                        break  # what a step that a Fence found running gave comes later still
+                    deltas.append(notice)
                 finished = failed is not None or deltas[-1].finish is not None
                 if deltas:
                     yield delta_message(mailbox.epoch, deltas)
@@ -234,6 +254,7 @@ class RingServicer(RingServiceServicer):
             weight_bytes=self._loaded.report.weight_bytes,
             kv_bytes=self._loaded.report.kv_bytes,
             kv_bytes_used=self._worker.stage.kv_bytes(),
+            computed_tokens=self._worker.stage.computed_tokens,
             rss_bytes=self._process.memory_info().rss,
             info={**self._loaded.info, "wire": self._wire} if self._wire else dict(self._loaded.info),
         )
@@ -277,8 +298,14 @@ class RingServicer(RingServiceServicer):
     def _check(self, request: ring_pb2.ConfigureRequest) -> Epoch:
         self._check_instance(request.instance_id)
         epoch = read_epoch(request.epoch)
-        check_newer(epoch, self._epoch)
+        if epoch != self._epoch or epoch == self._joined:  # else it is the one that a Fence told of
+            check_newer(epoch, self._epoch)
         parse_dtype(request.wire_dtype)
+        kept = read_kept(request.kept)
+        if kept and request.kept_from > request.n_stages:
+            raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
+        if kept and self._config.is_head and request.next_sequence <= kept[-1].sequence:
+            raise InvalidRequest("next_sequence must be larger than every id that is kept", param="next_sequence")
         if not request.stage < request.n_stages:
             raise InvalidRequest(f"stage {request.stage} of {request.n_stages} does not exist", param="stage")
         if (request.stage == 0) != self._config.is_head:
@@ -292,6 +319,16 @@ class RingServicer(RingServiceServicer):
             if self._config.is_head and not 0 < wanted <= held:
                 raise InvalidRequest(f"{name} is {wanted}; this shard was loaded for 1 to {held}", param=name)
         return epoch
+
+    def _cut_off(self, epoch: Epoch) -> Outbound | None:
+        """End the stream from the stage before, and have the engine begin nothing older than `epoch`; the stream to the
+        next stage is the caller's to close."""
+        self._worker.stage.cutoff = epoch
+        if self._inbound is not None:
+            self._inbound.end(RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch"))
+            self._inbound = None
+        old, self._outbound = self._outbound, None
+        return old
 
     def _setup(self, request: ring_pb2.ConfigureRequest, epoch: Epoch) -> RingSetup:
         width = DTYPE_BYTES[parse_dtype(request.wire_dtype)]
@@ -309,6 +346,9 @@ class RingServicer(RingServiceServicer):
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,
+            kept=read_kept(request.kept),
+            kept_from=request.kept_from if request.kept else 0,
+            next_sequence=request.next_sequence or 1,
         )
 
     async def _open_inbound(self, context: Any) -> _Inbound:
@@ -318,13 +358,13 @@ class RingServicer(RingServiceServicer):
         if not slash or not counter.isdecimal():
             raise RingBroken(f"a step stream without a valid {EPOCH_KEY} in its metadata")
         epoch = Epoch(int(counter), coordinator)
-        if epoch > self._epoch:
+        if epoch >= self._epoch and epoch != self._joined:
             try:
                 async with asyncio.timeout(EPOCH_WAIT_S), self._configured:
-                    await self._configured.wait_for(lambda: self._epoch >= epoch)
+                    await self._configured.wait_for(lambda: self._epoch > epoch or self._joined == epoch)
             except TimeoutError:
                 pass
-        if epoch != self._epoch:
+        if epoch != self._epoch or epoch != self._joined:
             raise RingBroken(f"a step stream of epoch {epoch}; this runner is at {self._epoch}", code="stale_epoch")
         if self._inbound is not None:
             raise RingBroken(f"epoch {epoch} has a step stream already")

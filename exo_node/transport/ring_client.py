@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from exo_node.errors import PeerUnavailable
 from exo_node.transport.client import EOF, SILENCE_S, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
@@ -35,6 +38,17 @@ class RingClient:
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
+    async def fence(
+        self, request: ring_pb2.FenceRequest, timeout: float = CONFIGURE_TIMEOUT_S
+    ) -> ring_pb2.FenceResponse:
+        """End the runner's epoch; it waits for the Configure of `request.epoch` then. Answers with the KV that it
+        holds, once its engine has left the step that runs. A stale epoch raises `RingBroken` (409)."""
+        with calling(self.address):
+            response: ring_pb2.FenceResponse = await self._open().Fence(
+                request, timeout=timeout, metadata=self._metadata
+            )
+        return response
+
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.ConfigureResponse:
@@ -44,6 +58,23 @@ class RingClient:
                 request, timeout=timeout, metadata=self._metadata
             )
         return response
+
+    async def reach(self, timeout: float) -> None:
+        """Wait until the runner answers at all: one that is stopped takes connections and says nothing.
+
+        Raises `PeerUnavailable` after `timeout` seconds.
+        """
+        self._open()
+        channel = self._channel
+        assert channel is not None
+        state = channel.get_state(try_to_connect=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+        if state is not grpc.ChannelConnectivity.READY:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
