@@ -97,7 +97,6 @@ class Stage:
             self.logic.breaks(step.failure.message)
             return StageResult(replace(step, hidden=None), None, 0)
         started = self.clock_ns()
-        self._turns.uses("forward", sum(row.length for row in step.rows))
         try:
             plan = self.logic.plan(step)
             activation, hidden = self._compute(step, plan, tokens, export)
@@ -142,6 +141,8 @@ class Stage:
     def _compute(
         self, step: Step, plan: StepPlan, tokens: Sequence[Sequence[int]] | None, export: bool
     ) -> tuple[Any | None, Hidden | None]:
+        computed = (row.length for row, slot in zip(step.rows, plan.slots, strict=True) if slot >= 0)
+        self._turns.uses("forward", sum(computed))
         for call in plan.calls:
             if isinstance(call, Truncate):
                 self._engine.truncate(call.slot, call.length)
