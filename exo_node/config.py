@@ -58,6 +58,7 @@ class Settings:
     prompt: str | None = None
     max_context: int = 8192
     max_sequences: int = 8
+    max_waiting: int = 256
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True

@@ -141,6 +141,7 @@ class Daemon:
                 reproducible=settings.reproducible,
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
+                max_waiting=settings.max_waiting,
                 wire_int8=settings.wire_int8,
             ),
             free_memory=lambda: self._machine.memory()[1],

@@ -152,6 +152,12 @@ class RateLimited(ExoError):
     status, type, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
 
 
+class Overloaded(ExoError):
+    """As many requests as may wait for a model do; `retry_after` says when those will have had their turn."""
+
+    status, type, code, retryable = 429, "rate_limit_error", "queue_full", True
+
+
 class BudgetExceeded(ExoError):
     """Money for this key, user or provider (or for all) is spent; `retry_after` is the end of the day or month."""
 

@@ -155,6 +155,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_context", ("--max-context",), _positive, "tokens a sequence may hold at most (8192)", "N"),
     Option("max_sequences", ("--max-sequences",), _positive, "sequences in flight at once per model (8)", "N"),
     Option(
+        "max_waiting",
+        ("--max-waiting",),
+        _positive,
+        "requests that may wait for a model whose head is here, half of them of one API key; more get a 429 (256)",
+        "N",
+    ),
+    Option(
         "reproducible",
         ("--reproducible",),
         values.switch,

@@ -29,6 +29,7 @@ PARSE = {"chat": parse_chat, "completion": parse_completion}
 CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
     (errors.DeadlineExceeded, "timeout"),
     (errors.PeerUnavailable, "refused"),  # worth another try: without that peer the ring is placed anew
+    (errors.Overloaded, "rate_limited"),
     (errors.NoCapacity, "unavailable"),
     (errors.DownloadError, "unavailable"),
     (errors.EngineUnavailable, "unavailable"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
+from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, RingBroken
 from exo_node.ring.admission import check_job, finished_already
+from exo_node.ring.backlog import Backlog, check_room
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.flight import Flight
 from exo_node.ring.head_data import Counts, Outgoing, RingSetup
@@ -36,6 +37,7 @@ class Head:
         self.next_deadline = math.inf  # when `expire` is due next
         self.times = RingTimes(setup.n_stages)
         self.residents = Residents(setup)
+        self._backlog = Backlog(setup)
         self._flight = Flight(setup.n_stages)
         self._slots = Slots(setup, self.residents, self.counts)
         self._maker = StepMaker(setup, self._slots, self.residents, self._flight, self.times, self.counts)
@@ -53,10 +55,8 @@ class Head:
         try:
             check_job(job, self.setup.context, self.setup.vocab_size)
             notices = self._replace(job)
-            if len(self._slots.waiting) >= self.setup.max_waiting:
-                raise NoCapacity(
-                    f"{len(self._slots.waiting)} requests wait for this model already: try again later", retry_after=1.0
-                )
+            waiting, running = self._slots.waiting, self._slots.running.values()
+            check_room(job, self.setup.max_waiting, waiting, running, self._backlog, self.times.trip, now)
         except ExoError as error:
             return [Failed(ticket, error)]
         reason = finished_already(job, self.setup.context)
@@ -138,6 +138,7 @@ class Head:
             self.counts.accepted += 1
         finish = generation.finish_after(choice, self.setup.context)
         if finish is not None:
+            self._backlog.ended(generation, now, self.running)
             self._remove(generation)
         elif not right:
             if generation.drafter is not None:
@@ -148,6 +149,7 @@ class Head:
         if not generation.first:
             return Delta(ticket, index, choice, finish), more
         generation.first = False
+        self._backlog.first_token(generation, now)
         admitted = generation.admitted or now
         queue_us, prefill_us = round((admitted - generation.arrived) * 1e6), round((now - admitted) * 1e6)
         return Delta(ticket, index, choice, finish, queue_us, prefill_us, cached=generation.cached), more

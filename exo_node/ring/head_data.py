@@ -20,7 +20,7 @@ class RingSetup(PoolRules):
     n_stages: int
     vocab_size: int
     vector_bytes: int
-    max_waiting: int = 1024  # requests that queue for a slot before new ones are told to come back later
+    max_waiting: int = 256  # requests that queue for a slot before new ones are told to come back later
     speculation: bool = False
 
 

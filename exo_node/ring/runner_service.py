@@ -271,6 +271,7 @@ class RingServicer(RingServiceServicer):
             kv_tokens=request.kv_tokens,
             rollback_depth=None if request.rollback_depth < 0 else request.rollback_depth,
             whole_tokens=request.whole_tokens,
+            max_waiting=self._config.max_waiting,
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,

@@ -41,6 +41,7 @@ class RunnerSettings:
     reproducible: bool
     prefix_cache: bool = True
     speculation: bool = True
+    max_waiting: int = 256
     wire_int8: Literal["off", "auto", "on"] = "off"
 
 
@@ -181,6 +182,7 @@ class ShardHost:
             "reproducible": self._runner_settings.reproducible,
             "prefix_cache": self._runner_settings.prefix_cache,
             "speculation": self._runner_settings.speculation,
+            "max_waiting": self._runner_settings.max_waiting,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,

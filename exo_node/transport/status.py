@@ -35,6 +35,7 @@ STATUS: dict[type[ExoError], grpc.StatusCode] = {
     errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ProtocolMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ClusterMismatch: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DownloadError: grpc.StatusCode.UNAVAILABLE,
     errors.PeerUnavailable: grpc.StatusCode.UNAVAILABLE,

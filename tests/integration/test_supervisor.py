@@ -32,6 +32,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "context": 32,
         "kv_tokens": 64,
         "max_chunk": 16,
+        "max_waiting": 64,
         "reproducible": False,
         "prefix_cache": True,
         "speculation": True,

@@ -26,6 +26,7 @@ GOOD: dict[str, Any] = {
     "context": 64,
     "kv_tokens": 128,
     "max_chunk": 8,
+    "max_waiting": 256,
     "reproducible": False,
     "prefix_cache": True,
     "speculation": True,
