@@ -59,6 +59,8 @@ class Settings:
     max_context: int = 8192
     max_sequences: int = 8
     max_waiting: int = 256
+    send_timeout: float = 60.0
+    shutdown_timeout: float = 10.0
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True

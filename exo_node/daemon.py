@@ -31,6 +31,7 @@ from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
+from exo_node.ending import REST_S, Ending
 from exo_node.errors import ConfigurationError, ExoError
 from exo_node.jobs import lasting
 from exo_node.local_models import LocalModels
@@ -55,7 +56,7 @@ from exo_node.view import NodeView, RoutingView
 log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
-API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
+API_SHUTDOWN_S = 1.0  # for the last words to clients whose answers were not complete in time
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
@@ -286,6 +287,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Everything between the start and the stop signal."""
         async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(lasting(job)) for job in self._api.jobs()]
             tasks = [
                 group.create_task(self.host.expire_leases()),
                 group.create_task(self.instances.watch()),
@@ -293,11 +295,26 @@ class Daemon:
                 group.create_task(self._machine.refresh()),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
+                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
             ]
             await stop.wait()
+            for task in asking:
+                task.cancel()  # what they have asked for is asked again by the next start
+            await self._finish()
             for task in tasks:
                 task.cancel()
+
+    async def _finish(self) -> None:
+        """Take nothing new, and let what runs be completed: leases are renewed and peers answered meanwhile."""
+        self._run_file.remove()
+        for site in list(self._runner.sites):
+            await site.stop()
+        seconds = self.settings.shutdown_timeout
+        if len(self._api.leaving):
+            log.info("stopping; answers that may run for %g s more: %d", seconds, len(self._api.leaving))
+        cut, _ = await asyncio.gather(self._api.leaving.drain(seconds), self.routing.relays.drain(seconds))
+        if cut:
+            log.warning("answers ended before they were complete: %d (--shutdown-timeout %g)", cut, seconds)
 
     async def stop(self) -> None:
         """Leave: first no new requests of clients or peers, then our instances, then a goodbye to the peers."""
@@ -374,8 +391,8 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
     """Run a node until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    ending = Ending(stop, settings.shutdown_timeout + REST_S)
+    ending.listen()
     daemon = Daemon(settings, key, node_id)
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     try:
@@ -385,4 +402,5 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
         await daemon.run(stop)
     finally:
         await daemon.stop()
+        ending.close()
     return 0

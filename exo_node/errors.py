@@ -140,6 +140,12 @@ class DeadlineExceeded(ExoError):
     status, type, code, retryable = 504, "server_error", "deadline_exceeded", True
 
 
+class NodeStopping(ExoError):
+    """This node was told to stop: it takes nothing new, and what was not complete in time was ended."""
+
+    status, type, code, retryable = 503, "server_error", "node_stopping", True
+
+
 class ConfigurationError(ExoError):
     """A flag, variable or file that the user gave is wrong: said at start, exit status 2."""
 

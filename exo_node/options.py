@@ -113,6 +113,20 @@ OPTIONS: tuple[Option, ...] = (
         "SECONDS",
     ),
     Option(
+        "send_timeout",
+        ("--send-timeout",),
+        _seconds,
+        "seconds in which a client must take something of its stream, else it is cut off (60)",
+        "SECONDS",
+    ),
+    Option(
+        "shutdown_timeout",
+        ("--shutdown-timeout",),
+        _seconds,
+        "seconds that answers have to be completed once this node is told to stop (10)",
+        "SECONDS",
+    ),
+    Option(
         "max_generate_tokens",
         ("--max-generate-tokens",),
         _positive,

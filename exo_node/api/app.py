@@ -27,6 +27,7 @@ from exo_node.api.exo.v1 import V1Routes
 from exo_node.api.exo.v2 import V2Routes
 from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
+from exo_node.api.leaving import LEAVING, Leaving, take_no_more
 from exo_node.api.media import MediaRoutes
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.operations import JSON, operation
@@ -34,6 +35,7 @@ from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
 from exo_node.api.schemas.cluster_answers import Welcome
+from exo_node.api.sending import SENDING, Sending
 from exo_node.api.serving import CallServer
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
@@ -89,8 +91,11 @@ class ChatGPTAPI:
         guard = cast(Any, make_guard(settings, routing, origins))
         acts = AuditTable(store)
         auditor = cast(Any, make_auditor(acts, cluster.node_id))
-        self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
-        serving = CallServer(settings, routing)
+        self.leaving, sending = Leaving(), Sending(settings.send_timeout)
+        middlewares = [error_middleware, take_no_more, guard, auditor]
+        self.app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+        self.app[LEAVING], self.app[SENDING] = self.leaving, sending
+        serving = CallServer(settings, routing, self.leaving)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
         answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)

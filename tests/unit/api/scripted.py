@@ -239,7 +239,16 @@ class ScriptedCluster:
 async def serve_api(
     backend: Backend, cluster: ClusterPort | None = None, routing: RoutingPort | None = None, **settings: Any
 ) -> AsyncIterator[str]:
-    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
+    """See `serve_whole`; gives the base URL only."""
+    async with serve_whole(backend, cluster, routing, **settings) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def serve_whole(
+    backend: Backend, cluster: ClusterPort | None = None, routing: RoutingPort | None = None, **settings: Any
+) -> AsyncIterator[tuple[str, ChatGPTAPI]]:
+    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL, and itself.
 
     Without `routing` there is the ring only.
     """
@@ -252,7 +261,7 @@ async def serve_api(
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}", api
         finally:
             await runner.cleanup()
             store.close()
