@@ -163,7 +163,7 @@ class _Sending:
         """Say that this was all."""
         await self.stop()
         if self.response.prepared:
-            await self._drain.within(self.response.write_eof(self._style.done), 0)
+            await self._drain.within(self.response.write_eof(self._style.done), len(self._style.done))
         else:
             await self.send(self._style.done)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from exo_node.types import TokenDelta
 from tests.unit.api.scripted import END, ScriptedBackend, serve_whole, until
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-PATHS = {
+PATHS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": BODY,
     "/v1/completions": {"model": "demo", "prompt": "hi", "max_tokens": 9},
     "/v1/messages": BODY,
@@ -59,7 +60,7 @@ async def test_every_dialect_says_that_the_node_stopped(path: str, stream: bool)
                 return answer.status, await answer.text(), answer.headers.get("Retry-After", "")
 
         asking = asyncio.create_task(ask())
-        await until(lambda: backend.open)
+        await until(lambda: backend.open > 0)
         assert await api.leaving.drain(0.05) == 1
         status, text, retry = await asking
         if not stream:
