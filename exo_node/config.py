@@ -48,6 +48,7 @@ class Settings:
     inference_engine: Literal["auto", "mlx", "tinygrad"] = "auto"
     devices: tuple[str, ...] = ()
     memory_limit: int | None = None
+    min_free_memory: int | None = None
     models_dirs: tuple[Path, ...] = ()
     offline: bool = False
     max_parallel_downloads: int = 8

@@ -36,6 +36,7 @@ from exo_node.errors import ConfigurationError, ExoError
 from exo_node.jobs import lasting
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
+from exo_node.memory_keeper import keep_memory
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.instances import InstanceManager, PoolDefaults
@@ -143,6 +144,7 @@ class Daemon:
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
                 max_waiting=settings.max_waiting,
+                min_free_memory=self._machine.watch.floor,
                 wire_int8=settings.wire_int8,
             ),
             free_memory=lambda: self._machine.memory()[1],
@@ -203,7 +205,9 @@ class Daemon:
             relays=self.routing.relays if settings.enable_litellm else None,
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
+        self._api = ChatGPTAPI(
+            settings, self._backend, self.view, self.routing, self.routing.store, self._machine.watch
+        )
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,
@@ -293,6 +297,7 @@ class Daemon:
                 group.create_task(self.instances.watch()),
                 group.create_task(self.members.run()),
                 group.create_task(self._machine.refresh()),
+                group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
                 *(group.create_task(lasting(job)) for job in self.routing.jobs()),

@@ -141,6 +141,14 @@ OPTIONS: tuple[Option, ...] = (
         "ENGINE",
     ),
     Option("devices", ("--devices",), values.text, "devices to use, e.g. CUDA:0,CUDA:1", "IDS", many=True),
+    Option(
+        "min_free_memory",
+        ("--min-free-memory",),
+        values.size,
+        "memory of the machine that stays free, e.g. 1GiB; below it no request or model is taken, below twice of it "
+        "nothing is kept for later; 0 = no limit (default: 2 %% of it, at most 512MiB)",
+        "SIZE",
+    ),
     Option("memory_limit", ("--memory-limit",), values.size, "memory that models may take here, e.g. 4GiB", "SIZE"),
     Option(
         "models_dirs",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exo_node.errors import ExoError
-from exo_node.ring.head_data import RingSetup
+from exo_node.ring.head_data import Memory, RingSetup
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sampler import Constraint
 from exo_node.ring.sequences import Job, Notice
@@ -63,7 +63,7 @@ class Lost:
     error: ExoError
 
 
-Event = Configure | StepIn | Submit | Cancel | Lost
+Event = Configure | StepIn | Submit | Cancel | Lost | Memory
 
 
 class Outlet(Protocol):

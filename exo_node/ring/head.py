@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, RingBroken
-from exo_node.ring.admission import check_job, finished_already
+from exo_node.ring.admission import check_job, check_memory, finished_already
 from exo_node.ring.backlog import Backlog, check_room
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.flight import Flight
-from exo_node.ring.head_data import Counts, Outgoing, RingSetup
+from exo_node.ring.head_data import Counts, Memory, Outgoing, RingSetup
 from exo_node.ring.messages import Report, Row
 from exo_node.ring.residents import Residents
 from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
@@ -42,6 +42,7 @@ class Head:
         self._slots = Slots(setup, self.residents, self.counts)
         self._maker = StepMaker(setup, self._slots, self.residents, self._flight, self.times, self.counts)
         self._by_request: dict[str, Generation] = {}
+        self._memory = Memory()
 
     # ---- events -------------------------------------------------------------------------------------------------
 
@@ -54,6 +55,7 @@ class Head:
             return [Failed(ticket, self.broken)]
         try:
             check_job(job, self.setup.context, self.setup.vocab_size)
+            check_memory(job, self._memory)
             notices = self._replace(job)
             waiting, running = self._slots.waiting, self._slots.running.values()
             check_room(job, self.setup.max_waiting, waiting, running, self._backlog, self.times.trip, now)
@@ -70,6 +72,12 @@ class Head:
         self._slots.waiting.add(generation)
         self._by_request[job.request_id] = generation
         return notices
+
+    def spare(self, memory: Memory) -> None:
+        """How much memory there is: while it is low nothing of finished requests is kept, and when it runs out nothing
+        new is taken; what runs goes on."""
+        self._memory = memory
+        self.residents.spare(memory.level != "ok")
 
     def cancel(self, ticket: int) -> None:
         """The caller has gone: no more rows."""

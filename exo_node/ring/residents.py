@@ -49,6 +49,7 @@ class Residents:
         self._ops: list[Op] = []
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
         self._pledges = 0  # their sum
+        self._spares = False
 
     @property
     def has_ops(self) -> bool:
@@ -94,6 +95,12 @@ class Residents:
             self.counts.found += generation.sent
         return generation.sent
 
+    def spare(self, spares: bool) -> None:
+        """Whether memory is short: then nothing of finished generations is kept, and what is there goes."""
+        self._spares = spares
+        while spares and self._evict():
+            pass
+
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""
         self._pledged.clear()
@@ -130,7 +137,8 @@ class Residents:
             self.account.reserved -= 1
             return
         kept = min(generation.sent, len(generation.tokens))
-        if self.rules.prefix_cache and not generation.job.reads and kept >= LEAST_MATCH:
+        worth = self.rules.prefix_cache and not self._spares
+        if worth and not generation.job.reads and kept >= LEAST_MATCH:
             generation.sequence = sequence
             self._extend(generation, kept)
             generation.sequence = 0

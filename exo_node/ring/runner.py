@@ -164,6 +164,7 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     thread.start()
     # While the engine loads: these take a tenth of a second.
     from exo_node.ring.runner_service import RingServicer
+    from exo_node.ring.spare import watch_memory
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
     from exo_node.transport.step_stream import add_ring_service
@@ -175,9 +176,11 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     port = bind(server, config.host, 0, flag="runner port")
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
+    sparing = asyncio.create_task(watch_memory(config.min_free_memory, thread.post))
     try:
         await server.wait_for_termination()
     finally:
+        sparing.cancel()
         thread.stop()
         await servicer.close()
 

@@ -42,6 +42,7 @@ class RunnerConfig:
     kv_tokens: int
     max_chunk: int
     max_waiting: int
+    min_free_memory: int  # bytes of the machine's
     reproducible: bool
     prefix_cache: bool
     speculation: bool
@@ -89,6 +90,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         kv_tokens=numbers["kv_tokens"],
         max_chunk=numbers["max_chunk"],
         max_waiting=numbers["max_waiting"],
+        min_free_memory=int(fields["min_free_memory"]),
         reproducible=bool(fields["reproducible"]),
         prefix_cache=bool(fields["prefix_cache"]),
         speculation=bool(fields["speculation"]),
