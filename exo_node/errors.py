@@ -128,6 +128,12 @@ class RingBroken(ExoError):
     status, type, code, retryable = 503, "server_error", "ring_broken", True
 
 
+class AnswerLost(ExoError):
+    """A ring failed in the middle of an answer and no node could go on; the message says after how many tokens."""
+
+    status, type, code, retryable = 503, "server_error", "answer_lost", True
+
+
 class EngineFailed(ExoError):
     """What an engine computed for one request is of no use; the ring goes on with all others."""
 

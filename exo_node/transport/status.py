@@ -38,6 +38,7 @@ STATUS: dict[type[ExoError], grpc.StatusCode] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DownloadError: grpc.StatusCode.UNAVAILABLE,
+    errors.AnswerLost: grpc.StatusCode.ABORTED,
     errors.NodeStopping: grpc.StatusCode.UNAVAILABLE,
     errors.PeerUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.RingBroken: grpc.StatusCode.ABORTED,
