@@ -44,11 +44,13 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     wait_for_peers: int = 0
     response_timeout: float = 900.0
+    send_timeout: float = 60.0
+    shutdown_timeout: float = 10.0
     max_generate_tokens: int = 10_000
     inference_engine: Literal["auto", "mlx", "tinygrad"] = "auto"
     devices: tuple[str, ...] = ()
-    memory_limit: int | None = None
     min_free_memory: int | None = None
+    memory_limit: int | None = None
     models_dirs: tuple[Path, ...] = ()
     offline: bool = False
     max_parallel_downloads: int = 8
@@ -60,8 +62,6 @@ class Settings:
     max_context: int = 8192
     max_sequences: int = 8
     max_waiting: int = 256
-    send_timeout: float = 60.0
-    shutdown_timeout: float = 10.0
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True
