@@ -79,7 +79,7 @@ async def root(request: web.Request) -> web.Response:
 
 class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
-    responses, files and batches. `jobs` run as long as the node does.
+    responses, files and batches, `acts` what changes the node. `jobs` run as long as the node does.
 
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
@@ -92,13 +92,13 @@ class ChatGPTAPI:
         cluster: ClusterPort,
         routing: RoutingPort,
         store: Store,
+        acts: AuditTable,
         memory: MemoryWatch | None = None,
     ) -> None:
         """`memory`: what is known of this machine's, kept up to date by its owner."""
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
-        acts = AuditTable(store)
         auditor = cast(Any, make_auditor(acts, cluster.node_id))
         self.leaving, sending = Leaving(), Sending(settings.send_timeout)
         middlewares = [error_middleware, take_no_more, guard, refuse_without_memory, auditor]
