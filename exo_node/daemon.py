@@ -416,5 +416,4 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
         await daemon.run(stop)
     finally:
         await daemon.stop()
-        ending.close()
     return 0

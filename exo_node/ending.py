@@ -36,7 +36,6 @@ class Ending:
         self._limit_s = limit_s
         self._end = end
         self._since: float | None = None
-        self._watch: threading.Timer | None = None
 
     def listen(self) -> None:
         """Hear signals from now on."""
@@ -49,18 +48,14 @@ class Ending:
         if self._since is None:
             self._since = now
             self._stop.set()
-            # A thread, because it is for an event loop that is stuck, and ends with the process.
-            self._watch = threading.Timer(self._limit_s, self._late)
-            self._watch.daemon = True
-            self._watch.start()
+            # A thread, because it is for an event loop that is stuck, or for threads that this process waits for when
+            # the loop has ended; it ends with the process.
+            watch = threading.Timer(self._limit_s, self._late)
+            watch.daemon = True
+            watch.start()
         elif now - self._since > TWICE_S:
             log.warning("told to stop a second time: ending at once")
             self._end(128 + signum)
-
-    def close(self) -> None:
-        """All is done."""
-        if self._watch is not None:
-            self._watch.cancel()
 
     def _late(self) -> None:
         log.error("not ended %g s after it was told to stop: ending at once", self._limit_s)

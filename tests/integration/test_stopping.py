@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.integration.conftest import CONFIG, KEY
@@ -108,7 +109,8 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
-    """A batch goes on with the next start; a response in the making is known as failed, not forgotten."""
+    """A batch goes on with the next start; a response in the making is known as failed, not forgotten. (And a runner
+    that hangs keeps no node from ending.)"""
     with provider() as behind:
         behind.script = Script(first_s=30.0)
         node = start(tmp_path / "home", behind, "--shutdown-timeout", "0.1")
@@ -125,4 +127,8 @@ def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
         client = node.client()
         wait_until(lambda: client.batches.retrieve(batch.id).status == "completed", 15, node.log)
         assert client.responses.retrieve(made.id).status == "failed"
+        client.completions.create(model="demo", prompt="Hi", max_tokens=1)
+        (runner,) = psutil.Process(node.process.pid).children()
+        runner.suspend()  # it will not end by itself
         assert node.stop() == 0
+        assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE

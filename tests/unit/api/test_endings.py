@@ -12,7 +12,7 @@ from exo_node import errors
 from exo_node.errors import ExoError
 from exo_node.routing.adapter import course
 from exo_node.types import TokenDelta
-from tests.unit.api.scripted import ScriptedBackend, serve_api
+from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 from tests.unit.api.test_leaving import PATHS
 
 WAYS: list[ExoError] = [
@@ -81,3 +81,15 @@ async def test_one_that_had_not_begun_says_what_it_was() -> None:
                     assert answer.status == 503
                     assert "Retry-After" in answer.headers
                     assert (await answer.json())["error"]["code"] == error.code
+
+
+async def test_a_full_queue_is_told_and_is_no_failure() -> None:
+    """A 429 with the queue's length; the ring is not left alone for it: whoever comes next may find room."""
+    backend = ScriptedBackend([errors.Overloaded("9 requests wait for this model already", retry_after=31.2)])
+    async with serve_api(backend) as url, aiohttp.ClientSession(url) as http:
+        for path in ASKS:
+            async with http.post(path, json={**ASKS[path], "stream": True}) as answer:
+                assert (answer.status, answer.headers["Retry-After"]) == (429, "32")
+        backend.script = [*BEGUN, END]
+        async with http.post("/v1/chat/completions", json=ASKS["/v1/chat/completions"]) as answer:
+            assert answer.status == 200
