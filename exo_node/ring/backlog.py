@@ -20,6 +20,7 @@ from exo_node.ring.sequences import Generation, Job, Priority
 from exo_node.ring.waiting import WaitingQueue
 
 KEPT: Final = 64  # of the latest requests: enough for a mean, few enough to follow a change of use
+PACED: Final = 16  # of them tell how fast it goes: a machine that others use too changes that within seconds
 ASSUMED: Final = 256  # tokens of an answer, while none has ended
 SHARE: Final = 2  # one API key may fill one part in so many of the queue
 FRESH_S: Final = 0.25  # 256 that wait take a millisecond to add up
@@ -33,9 +34,11 @@ class Backlog:
         self._pool = pool
         self._memory = KvAccount(pool).kv_tokens
         self._lengths: deque[int] = deque(maxlen=KEPT)  # tokens of answers that ended
-        self._prompts: deque[tuple[float, int]] = deque(maxlen=KEPT)  # (seconds with a slot, tokens) to the first token
+        self._prompts: deque[tuple[float, int]] = deque(
+            maxlen=PACED
+        )  # (seconds with a slot, tokens) to the first token
         self._told: tuple[float, dict[tuple[str, Priority], float | None]] = (-math.inf, {})  # at that time
-        self._answers: deque[tuple[float, int, int]] = deque(maxlen=KEPT)  # (seconds, tokens) after it, in company of
+        self._answers: deque[tuple[float, int, int]] = deque(maxlen=PACED)  # (seconds, tokens) after it, in company of
 
     def first_token(self, generation: Generation, now: float) -> None:
         """The prompt of a generation is done."""
