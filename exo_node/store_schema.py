@@ -70,6 +70,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX audit_at ON audit (at);
     """,
+    "ALTER TABLE api_keys ADD COLUMN concurrency INTEGER",
 )
 
 

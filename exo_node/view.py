@@ -292,5 +292,5 @@ class RoutingView(Front):
                 row["key_name"] = names.get(key_id, "")
         return {"data": data, "total": total[0] if total else dict(NOTHING)}
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        return self.render_metrics(rings)
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        return self.render_metrics(rings, node)

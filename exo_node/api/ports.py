@@ -206,8 +206,8 @@ class RoutingPort(Protocol):
         """Change document 002's run-time defaults (keys and types are checked already); gives all, as they are now."""
         ...
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`."""
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`; `node`: `router.node_facts`."""
         ...
 
     def authenticate(self, token: str) -> Principal | None:

@@ -52,6 +52,7 @@ def ring_setup(
         kv_tokens=request.kv_tokens,
         rollback_depth=None if request.rollback_depth < 0 else request.rollback_depth,
         whole_tokens=request.whole_tokens,
+        max_waiting=config.max_waiting,
         prefix_cache=config.prefix_cache,
         speculation=config.speculation,
         reproducible=config.reproducible,

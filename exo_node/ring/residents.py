@@ -59,6 +59,7 @@ class Residents:
         self.orphans = Orphans(rules.kept, rules.kept_from)
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
         self._pledges = 0  # their sum
+        self._spares = False
         for one in rules.kept:
             self.account.keep(one)
         # The ring may be a smaller one than before.
@@ -126,6 +127,12 @@ class Residents:
             self.counts.found += generation.sent
         return generation.sent
 
+    def spare(self, spares: bool) -> None:
+        """Whether memory is short: then nothing of finished generations is kept, and what is there goes."""
+        self._spares = spares
+        while spares and self._evict():
+            pass
+
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""
         self._pledged.clear()
@@ -168,7 +175,8 @@ class Residents:
         kept = min(generation.sent, len(generation.tokens))
         generation.kept = 0
         whole = not self.orphans.leave(sequence)
-        if self.rules.prefix_cache and not generation.job.reads and whole and kept >= LEAST_MATCH:
+        worth = self.rules.prefix_cache and not self._spares and whole
+        if worth and not generation.job.reads and kept >= LEAST_MATCH:
             generation.sequence = sequence
             self._extend(generation, kept)
             generation.sequence = 0

@@ -167,6 +167,7 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     # While the engine loads: these take a tenth of a second.
     from exo_node.ring.liveness import end_process, watch
     from exo_node.ring.runner_service import RingServicer
+    from exo_node.ring.spare import watch_memory
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
     from exo_node.transport.step_stream import add_ring_service
@@ -178,12 +179,14 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     port = bind(server, config.host, 0, flag="runner port")
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
+    sparing = asyncio.create_task(watch_memory(config.min_free_memory, thread.post))
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch(servicer, turns, end_process))
             await server.wait_for_termination()
             watching.cancel()
     finally:
+        sparing.cancel()
         thread.stop()
         await servicer.close()
 

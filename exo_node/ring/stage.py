@@ -119,6 +119,10 @@ class Stage:
         logic = self.logic
         return Report(logic.stage, queue_us, engine_us, codec_us, logic.sequences, logic.cached_tokens)
 
+    def give_back(self) -> None:
+        """See `ShardEngine.give_back`."""
+        self._engine.give_back()
+
     def kv_bytes(self) -> int:
         """See `ShardEngine.kv_bytes`."""
         return self._engine.kv_bytes()
