@@ -52,6 +52,11 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX batches_status ON batches (status);
     """,
+    """
+    ALTER TABLE responses ADD COLUMN asker TEXT NOT NULL DEFAULT '';
+    ALTER TABLE responses ADD COLUMN term INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE responses ADD COLUMN mirror TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 
