@@ -252,7 +252,9 @@ class RoutingView(Front):
         info = self.verify(token)
         if info is None:
             return None
-        return Principal(info.id, info.admin, info.allows if info.models else any_model)
+        return Principal(
+            info.id, info.admin, info.allows if info.models else any_model, frozenset(info.scopes), info.name
+        )
 
     async def look_for_keys(self) -> None:
         with contextlib.suppress(StoreError):  # the watch says it

@@ -56,13 +56,13 @@ WELCOME = {
 }
 
 
-@operation("Node", answer=Welcome)
+@operation("Node", scope="see", answer=Welcome)
 async def welcome(request: web.Request) -> web.Response:
     """What answers here, for people who try the address in a browser and for clients that look for life."""
     return web.json_response(WELCOME)
 
 
-@operation("Node", answer=Welcome, answers=("text/plain", JSON))
+@operation("Node", scope="open", answer=Welcome, answers=("text/plain", JSON))
 async def root(request: web.Request) -> web.Response:
     """What answers here.
 

@@ -113,12 +113,15 @@ def any_model(name: str) -> bool:
 class Principal:
     """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration).
 
-    `may_ask`: whether it may ask for a model of that name.
+    `may_ask`: whether it may ask for a model of that name. `scopes`: what else it may ("use", "read").
+    An admin may all. `name`: what people call the key.
     """
 
     key_id: str = ""
     admin: bool = False
     may_ask: Callable[[str], bool] = any_model
+    scopes: frozenset[str] = frozenset({"use"})
+    name: str = ""
 
     @property
     def restricted(self) -> bool:

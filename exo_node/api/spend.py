@@ -11,7 +11,6 @@ from aiohttp import web
 
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import bad
-from exo_node.api.guard import require_admin
 from exo_node.api.operations import operation
 from exo_node.api.pages import whole_number
 from exo_node.api.ports import RoutingPort
@@ -32,11 +31,10 @@ class SpendRoutes:
         """(method, path without /v1, handler)."""
         return [("GET", "/spend", self.spend)]
 
-    @operation("Routing", query=node.SpendQuestion, answer=answers.Spend)
+    @operation("Routing", scope="read", query=node.SpendQuestion, answer=answers.Spend)
     async def spend(self, request: web.Request) -> web.Response:
         """Calls, the newest first; with `group_by` their sums. `total` is of all that the question means, whatever
         `limit` cuts off."""
-        require_admin(request)
         query, by = parse_query(request.query, time.time())
         found = await self._routing.spend(query, by)
         asked = {"since": _shown(query.since or None), "until": _shown(query.until), "group_by": by}
