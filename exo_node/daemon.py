@@ -35,6 +35,7 @@ from exo_node.errors import ConfigurationError, ExoError
 from exo_node.jobs import lasting
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
+from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.instances import InstanceManager, PoolDefaults
@@ -55,6 +56,7 @@ from exo_node.view import NodeView, RoutingView
 log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
+ASKER_PURPOSE = b"exo asker v1"  # whose response it is, in words that every node understands
 API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
@@ -199,9 +201,11 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
+            answers=AnswerService(lambda: self._api.responses),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
+        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, peers)
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,

@@ -27,6 +27,7 @@ from exo_node.api.exo.v2 import V2Routes
 from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
 from exo_node.api.media import MediaRoutes
+from exo_node.api.mirroring.ports import Alone, PeersPort
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.operations import JSON, operation
 from exo_node.api.ports import ClusterPort, RoutingPort
@@ -75,12 +76,20 @@ class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
     responses, files and batches. `jobs` run as long as the node does.
 
+    `peers` are the nodes that responses are mirrored on; without them there are none.
+
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
     """
 
     def __init__(
-        self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort, store: Store
+        self,
+        settings: Settings,
+        backend: Backend,
+        cluster: ClusterPort,
+        routing: RoutingPort,
+        store: Store,
+        peers: PeersPort | None = None,
     ) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
@@ -89,7 +98,8 @@ class ChatGPTAPI:
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
-        answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)
+        answers = responses.ResponsesRoutes(serving, backend, settings, store, peers or Alone(cluster.node_id))
+        self.responses = answers.places  # what peers are answered
         calls = [
             *openai.routes(),
             *answers.routes(),
@@ -131,7 +141,7 @@ class ChatGPTAPI:
 
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs beside the serving: coroutine functions for tasks of the daemon's."""
-        return [self._batches.run]
+        return [self._batches.run, *self.responses.jobs()]
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:
