@@ -204,10 +204,9 @@ class ResponsesRoutes:
             no_cache=call.wishes.no_cache,
         )  # fmt: skip
         self._maker.begin(head, asked, begun.encoder, owner, call)
+        queued = web.json_response(begun.encoder.response())
         await self._kept.stored(given.id, owner)  # it is known wherever it is asked for when we say so
-        if asked.stream:
-            return await self._follow(request, given.id, owner, -1)
-        return web.json_response(begun.encoder.response())
+        return await self._follow(request, given.id, owner, -1) if asked.stream else queued
 
     async def _follow(self, request: web.Request, ident: str, owner: Owner, after: int) -> web.StreamResponse:
         job = self._background.get(ident, owner)

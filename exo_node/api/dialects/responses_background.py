@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from exo_node.routing.call import Said
 from exo_node.routing.frames import events_in
 
 MAX_JOBS = 64  # at once: a bound on memory
+MAX_ENDED = 4096  # of which the term is remembered
 Source = AsyncGenerator[tuple[bytes, Said | None], None]  # frames of a chat's stream, and of whom all so far are
 
 
@@ -109,6 +110,7 @@ class Background:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._jobs: dict[str, Job] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()  # terms
 
     def check_room(self) -> None:
         """Raise `RateLimited` while there are too many."""
@@ -130,9 +132,15 @@ class Background:
         return self._jobs.get(ident)
 
     def term(self, ident: str) -> int:
-        """See `ResponseLog.term`; 0 where it is not made here."""
+        """See `ResponseLog.term`; 0 where it is not made here, and was not lately."""
         job = self._jobs.get(ident)
-        return 0 if job is None else job.log.term
+        return self._ended.get(ident, 0) if job is None else job.log.term
+
+    def remember(self, ident: str, term: int) -> None:
+        """It has ended: whoever still makes it is late."""
+        self._ended[ident] = term
+        while len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
 
     def running(self) -> list[tuple[str, Job]]:
         return list(self._jobs.items())
@@ -182,3 +190,4 @@ class Background:
             job.add(job.encoder.fail(internal(e)))
         job.end()
         self._jobs.pop(ident, None)
+        self.remember(ident, job.log.term)

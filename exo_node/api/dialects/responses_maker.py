@@ -16,7 +16,7 @@ from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeptResponses, Owner
 from exo_node.api.dialects.responses_request import Asked, decode
 from exo_node.api.dialects.responses_rows import Head, head_of, packed, unpacked
-from exo_node.api.mirroring.log import Copy, ResponseLog
+from exo_node.api.mirroring.log import Copy, ResponseLog, next_maker
 from exo_node.api.mirroring.sender import Outgoing, Sender
 from exo_node.api.serving import CallServer
 from exo_node.errors import ExoError
@@ -54,7 +54,7 @@ class Maker:
         asked = decode(head.body, head.given)
         asked.chat["model"] = head.model
         record = ResponseLog(
-            head.id, bytes(copy.head), copy.term + 1, bytearray(begun.raw), list(begun.ids), begun.ids_model,
+            head.id, bytes(copy.head), next_maker(copy.term), bytearray(begun.raw), list(begun.ids), begun.ids_model,
             begun.model_id,
         )  # fmt: skip
 
@@ -66,6 +66,7 @@ class Maker:
 
     def keep_copy(self, copy: Copy) -> None:
         """What another node has made to its end."""
+        self._background.remember(copy.id, copy.term)
         self._kept.put_row(unpacked(json.loads(bytes(copy.row))))
 
     async def close(self) -> None:

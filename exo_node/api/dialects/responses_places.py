@@ -72,7 +72,7 @@ class Places:
                     answer = await self._ask(node, ident, owner, act, SETTLE_S + FIND_S)
                     row = unpacked(json.loads(answer.body)) if answer.body else None
                 if row is not None:
-                    return self._kept.judged(row)
+                    return row
                 raise PeerUnavailable(f"the node that had {ident} is gone; try again")
             except _LOST:
                 if clock() > patience:
@@ -119,8 +119,8 @@ class Places:
         for part in parts:
             if why := self._copies.take(part):
                 refused[part.id] = why
-            elif 0 < self._background.term(part.id) < part.term:
-                self._maker.yield_to(part.id)
+            else:
+                self._maker.yield_to(part.id)  # the copy is of somebody newer
         return refused
 
     async def asked(self, question: Question) -> Answered:
@@ -192,14 +192,12 @@ class Places:
         row = await self._kept.stored(ident, owner)
         if row is None:
             return None
-        if job is not None:
-            row = replace(row, response=job.encoder.response())
+        row = self._kept.judged(row) if job is None else replace(row, response=job.encoder.response())
         if act == "cancel":
             if not row.response["background"]:
                 raise InvalidRequest(f"{ident} was not made in the background: hang up to end one that is not")
-            if (judged := self._kept.judged(row)).response["status"] in UNFINISHED:
+            if _unfinished(row):
                 raise InvalidRequest(f"{ident} is made by node {row.node}, which cannot be reached", status=409)
-            return judged
         return row
 
     async def _events_here(self, ident: str, owner: Owner, after: int) -> AsyncGenerator[tuple[int, bytes], None]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from exo_node.api.mirroring.log import Copy, Part
 from exo_node.api.mirroring.ports import PeersPort
+from exo_node.errors import ExoError
 
 log = logging.getLogger("exo.mirror")
 
@@ -92,6 +93,8 @@ class Copies:
             if copy.usable:
                 log.info("node %s is gone: going on with %s", copy.maker, copy.id)
                 await self._take_over(copy)
+        except ExoError as error:
+            log.warning("%s cannot be gone on with: %s", copy.id, error.message)
         finally:
             self._taking.pop(copy.id, None)
             self._drop(copy.id)

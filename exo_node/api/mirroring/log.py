@@ -3,8 +3,8 @@
 The log is the request and the chat's frames that the answer was made of: whoever feeds them to a new encoder has the
 very same events, and a backend can go on after them. Bytes and ids travel in order, each part saying where it belongs.
 
-`term` says who is right when two nodes have an answer: it is raised whenever a node takes an answer over, and whenever
-its maker chooses another mirror, so that a copy that was left behind is known by it.
+`term` says who is right when two nodes have an answer. Its high part counts the nodes that have made it, one after the
+other; its low part the mirrors that its maker chose, so that a copy that was left behind is known by it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ from dataclasses import dataclass, field
 from exo_node.routing.call import Begun, Said
 
 MAX_PART = 512 * 1024  # bytes of one part: a gRPC message takes 4 MB
+_MAKER = 1 << 20
+FIRST_TERM = _MAKER
+
+
+def next_maker(term: int) -> int:
+    """The term of who takes over from `term`, above all that its maker may come to."""
+    return (term // _MAKER + 1) * _MAKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,7 @@ class ResponseLog:
 
     id: str
     head: bytes
-    term: int = 1
+    term: int = FIRST_TERM
     said: bytearray = field(default_factory=bytearray)
     ids: list[int] = field(default_factory=list)
     ids_model: str = ""
