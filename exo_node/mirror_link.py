@@ -12,6 +12,7 @@ from exo_node.api.mirroring.log import Part
 from exo_node.api.mirroring.ports import Act, Answered, Question, ResponseHost
 from exo_node.errors import InvalidRequest
 from exo_node.signals import ChangeSignal
+from exo_node.transport.exchange import Exchange
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.types import NodeState
 
@@ -34,6 +35,7 @@ class PeerLink:
         self.node_id, self.boot_id = node_id, boot_id
         self._view, self._changes = view, changes
         self._signer = AskerSigner(secret)
+        self._exchanges: dict[str, Exchange] = {}
 
     def sign(self, proof: bytes) -> str:
         return self._signer.sign(proof)
@@ -51,7 +53,10 @@ class PeerLink:
         request = pb.MirrorResponsesRequest(
             node_id=self.node_id, boot_id=self.boot_id, parts=[part_to_pb(one) for one in parts]
         )
-        return dict((await self._view.peer(node).call("MirrorResponses", request, timeout)).refused)
+        handle, exchange = self._view.peer(node), self._exchanges.get(node)
+        if exchange is None or exchange.handle is not handle:  # it was lost, and found again
+            exchange = self._exchanges[node] = Exchange(handle, "MirrorResponses")
+        return dict((await exchange.ask(request, timeout)).refused)
 
     async def ask(self, node: str, question: Question, timeout: float) -> Answered:
         request = pb.AskResponseRequest(id=question.id, asker=question.asker, act=question.act)

@@ -167,8 +167,12 @@ class ControlServicer(NodeServiceServicer):
             raise NotFound("this node calls no external models (--no-enable-litellm)")
         return self._relays
 
-    async def MirrorResponses(self, request: pb.MirrorResponsesRequest, context: Context) -> pb.MirrorResponsesResponse:
-        return self._answering().take(request)
+    async def MirrorResponses(
+        self, request_iterator: AsyncIterator[pb.MirrorResponsesRequest], context: Context
+    ) -> AsyncGenerator[pb.MirrorResponsesResponse, None]:
+        host = self._answering()
+        async for request in request_iterator:
+            yield host.take(request)
 
     async def AskResponse(self, request: pb.AskResponseRequest, context: Context) -> pb.AskResponseResponse:
         return await self._answering().asked(request)

@@ -121,7 +121,7 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
                 _registered_method=True)
-        self.MirrorResponses = channel.unary_unary(
+        self.MirrorResponses = channel.stream_stream(
                 '/exo.v1.NodeService/MirrorResponses',
                 request_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.FromString,
@@ -257,8 +257,8 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MirrorResponses(self, request, context):
-        """Maker -> mirror: what has come since the last call of answers that are made in the background. A call at a time.
+    def MirrorResponses(self, request_iterator, context):
+        """Maker -> mirror: what has come of answers that are made in the background. Each message is answered before the next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -366,7 +366,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.SerializeToString,
             ),
-            'MirrorResponses': grpc.unary_unary_rpc_method_handler(
+            'MirrorResponses': grpc.stream_stream_rpc_method_handler(
                     servicer.MirrorResponses,
                     request_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.SerializeToString,
@@ -854,7 +854,7 @@ class NodeService:
             _registered_method=True)
 
     @staticmethod
-    def MirrorResponses(request,
+    def MirrorResponses(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -864,8 +864,8 @@ class NodeService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/exo.v1.NodeService/MirrorResponses',
             exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
