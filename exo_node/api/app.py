@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from exo_node.api.audit import AuditRoutes, make_auditor
 from exo_node.api.batch import BatchRoutes
 from exo_node.api.batches import BatchesRoutes, asker
 from exo_node.api.batching.area import FileArea
@@ -39,6 +40,7 @@ from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.store import Store
+from exo_node.store_audit import AuditTable
 from exo_node.store_batches import BatchTable
 from exo_node.types import Backend
 
@@ -74,7 +76,7 @@ async def root(request: web.Request) -> web.Response:
 
 class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
-    responses, files and batches. `jobs` run as long as the node does.
+    responses, files and batches, `acts` what changes the node. `jobs` run as long as the node does.
 
     `peers` are the nodes that responses are mirrored on; without them there are none.
 
@@ -89,12 +91,14 @@ class ChatGPTAPI:
         cluster: ClusterPort,
         routing: RoutingPort,
         store: Store,
+        acts: AuditTable,
         peers: PeersPort | None = None,
     ) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
-        self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
+        auditor = cast(Any, make_auditor(acts, cluster.node_id))
+        self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
@@ -122,7 +126,7 @@ class ChatGPTAPI:
             *BenchRoutes(serving, backend, cluster).routes(),
         ]
         self.app.on_cleanup.append(downloads.close)
-        self._add([*ClusterRoutes(cluster).routes(), *batches, *exo], PREFIXES)
+        self._add([*ClusterRoutes(cluster).routes(), *AuditRoutes(acts).routes(), *batches, *exo], PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", PREFIX))
         self._add([route for route in openai.routes() if route[0] == "GET"], (f"{PREFIX}/v1",))

@@ -109,7 +109,7 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
     def identify(request: web.Request) -> Principal:
         token = _token(request)
         if settings.api_key is not None and _same(token, settings.api_key):
-            return Principal(admin=True, proof=digest(token))
+            return Principal(admin=True, name="--api-key", proof=digest(token))
         known = routing.authenticate(token)
         if known is not None:
             return known

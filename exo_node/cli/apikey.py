@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from exo_node import values
+from exo_node.cli.audit import note
 from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.table import table
 from exo_node.errors import ConfigurationError
@@ -62,19 +63,24 @@ async def _run(parsed: Parsed, action: str, own: dict[str, Any]) -> int:
     store = Store(store_path(parsed.settings().home))
     try:
         keys = ApiKeys(store)
+        done = ""
         if action == "add":
-            await _add(keys, own)
+            done = await _add(keys, own)
         elif action == "revoke":
             gone = await keys.revoke(own["key"])
+            done = f"{gone.id} {gone.name}"
             print(f"revoked {gone.name or gone.id}; running nodes refuse it within a second")
         else:
             await _list(keys)
+        if done:
+            await asyncio.to_thread(note, parsed.settings().home, f"exo apikey {action}", done)
     finally:
         await asyncio.to_thread(store.close)
     return 0
 
 
-async def _add(keys: ApiKeys, own: dict[str, Any]) -> None:
+async def _add(keys: ApiKeys, own: dict[str, Any]) -> str:
+    """Which key was made."""
     from exo_node.limits.api_keys import KeyInfo
 
     given: dict[str, Any] = {"scopes": _scopes(own)}
@@ -97,6 +103,7 @@ async def _add(keys: ApiKeys, own: dict[str, Any]) -> None:
     print(f"{info.label}: shown only now; clients send it as 'Authorization: Bearer KEY'", file=sys.stderr)
     if len(keys.list()) == 1:
         print("exo: this is the first: from now on this machine's nodes want a key with every request", file=sys.stderr)
+    return f"{info.id} {info.name} ({', '.join(info.scopes)})"
 
 
 def _scopes(own: dict[str, Any]) -> tuple[str, ...]:

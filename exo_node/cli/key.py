@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from exo_node.cli.audit import note
 from exo_node.cli.nodes import run_files
 from exo_node.cli.parser import Parsed, Parser
 
@@ -28,6 +29,7 @@ def run(parsed: Parsed, verb: str) -> int:
         return 0
     key = ClusterKey.from_join_code("".join(parsed.own.code))
     store.save(key)
+    note(settings.home, "exo join", key.fingerprint[:8])
     print(f"joined the cluster {key.fingerprint[:8]}")
     if settings.cluster_key is not None:
         print("exo: a cluster_key is configured here as well, and it wins over this code", file=sys.stderr)

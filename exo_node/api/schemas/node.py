@@ -122,6 +122,12 @@ class SpendQuestion(Struct, kw_only=True):
     group_by: Literal["day", "key", "model", "provider", "user"] | None = None
 
 
+class AuditQuestion(Struct, kw_only=True):
+    since: Annotated[str, Meta(description='A date, a time, or an age such as "7d".')] | None = None
+    until: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+
+
 class BatchRequest(Struct, kw_only=True):
     """`POST /v1/batch/completions`: many chats or completions at once, answered together in order."""
 

@@ -19,6 +19,7 @@ from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
 from exo_node.signals import ChangeSignal
 from exo_node.store import Store, store_path
+from exo_node.store_audit import AuditTable
 from tests.unit.api.dialects.test_responses import Client
 from tests.unit.api.scripted import ScriptedBackend, ScriptedCluster, Step
 from tests.unit.api.scripted_routing import ScriptedRouting
@@ -115,7 +116,7 @@ async def cluster(
                 routing = ScriptedRouting(backend, settings)
                 routing.keys = {} if keys is None else keys.keys
                 peers = WirePeers(wire, name)
-                api = ChatGPTAPI(settings, backend, ScriptedCluster(), routing, store, peers)
+                api = ChatGPTAPI(settings, backend, ScriptedCluster(), routing, store, AuditTable(store), peers)
                 runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
                 await runner.setup()
                 await web.TCPSite(runner, "127.0.0.1", 0).start()
