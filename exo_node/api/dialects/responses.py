@@ -123,7 +123,7 @@ class ResponsesRoutes:
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
         return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
-    @operation("Responses", scope="use", answer=schemas.Response, answers=(JSON, SSE))
+    @operation("Responses", scope="use", query=schemas.RetrieveQuery, answer=schemas.Response, answers=(JSON, SSE))
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
         query = request.query
