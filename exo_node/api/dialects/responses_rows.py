@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from exo_node.api.dialects.responses_items import Item
@@ -50,7 +50,7 @@ class Head:
         return Given(id=self.id, created=self.created, history=self.history, stored=self.stored)
 
     def dumped(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return json.dumps({one.name: getattr(self, one.name) for one in fields(self)}, separators=(",", ":")).encode()
 
 
 def head_of(raw: bytes) -> Head:

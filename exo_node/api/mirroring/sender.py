@@ -85,6 +85,8 @@ class Sender:
 
     async def run(self) -> None:
         """Choose mirrors, again whenever nodes come or go."""
+        for out in self._out.values():
+            out.mirror = ""  # where it begins again, its tasks are gone
         async with asyncio.TaskGroup() as self._group:
             try:
                 while True:

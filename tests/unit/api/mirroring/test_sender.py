@@ -134,6 +134,20 @@ async def test_alone_it_is_shown_at_once() -> None:
     assert not await sender.flush("r2")
 
 
+async def test_it_begins_again(peers: Mirrors) -> None:
+    """After a bug of ours the sending is started once more: nothing stays where it was."""
+    sender, task = await running(peers)
+    one = Sent(sender)
+    await until(lambda: one.shown == [0])
+    await over(task)
+    one.say("a")
+    assert one.shown == [0]
+    task = asyncio.create_task(sender.run())
+    await until(lambda: one.shown[-1] == 1)
+    assert bytes(peers.copies[one.out.mirror, "r"].said) == b"a\n\n"
+    await over(task)
+
+
 async def test_a_lost_mirror(peers: Mirrors) -> None:
     """The next one gets everything from the start, under a higher term."""
     sender, task = await running(peers)
