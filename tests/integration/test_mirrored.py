@@ -33,14 +33,10 @@ class Cluster:
         self._folder = folder
         self._ports = [free_port() for _ in range(3)]
         self.started: list[NodeProcess] = []
-        for number in range(3):
-            self.start(number)
-        self.a, self.b, self.c = self.started
 
-    def wait(self) -> None:
-        """Until all see each other."""
-        for node in self.started:
-            node.wait_ready()
+    def begin(self) -> None:
+        """Start all, until they see each other."""
+        self.a, self.b, self.c = (self.start(number).wait_ready() for number in range(3))
         for node in self.started:
             node.wait_nodes(3)
 
@@ -59,7 +55,7 @@ class Cluster:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
     try:
-        made.wait()
+        made.begin()
         yield made
     except BaseException:
         for node in made.started:
