@@ -146,6 +146,8 @@ class Places:
         owner = Owner(FOREIGN, asker)
         if self._copy(ident, owner) is not None:
             await self._copies.settled(ident)
+            if (await self._has(ident, owner)).state not in ("made", "ended"):
+                raise PeerUnavailable(f"{ident} is made by another node; try again")
         async with aclosing(self._events_here(ident, owner, after)) as events:
             async for one in events:
                 yield one

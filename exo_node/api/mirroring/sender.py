@@ -37,7 +37,6 @@ class Outgoing:
     silent: set[str] = field(default_factory=set)  # nodes that did not take it in time, until they come back
     unwilling: set[str] = field(default_factory=set)  # nodes that would not have it, until something changes
     assigned: bool = False
-    done: asyncio.Event = field(default_factory=asyncio.Event)  # the mirror has all of an answer that has ended
 
 
 class Sender:
@@ -66,7 +65,6 @@ class Sender:
         out = self._out.pop(ident, None)
         if out is not None:
             out.mirror = ""
-            out.done.set()
 
     async def flush(self, ident: str) -> bool:
         """When `run` has ended: whether the mirror has all that there is."""
