@@ -38,6 +38,7 @@ from exo_node.jobs import lasting
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
 from exo_node.memory_keeper import keep_memory
+from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.instances import InstanceManager, PoolDefaults
@@ -60,6 +61,7 @@ from exo_node.whole_file import replace_file
 log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
+ASKER_PURPOSE = b"exo asker v1"  # whose response it is, in words that every node understands
 API_SHUTDOWN_S = 1.0  # for the last words to clients whose answers were not complete in time
 # Times --peer-timeout that a peer may say nothing while its transport answers pings: a machine with too much to do is
 # late with its words, and one that is stopped or cut off answers no ping.
@@ -219,11 +221,13 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
+            answers=AnswerService(lambda: self._api.responses),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
         self._api = ChatGPTAPI(
-            settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch
+            settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch, peers
         )
         self._runner = web.AppRunner(
             self._api.app,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
 from exo_node.errors import ExoError, PeerUnavailable, StoreError
+from exo_node.limits.api_keys import digest
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
@@ -270,7 +271,12 @@ class RoutingView(Front):
         if info is None:
             return None
         return Principal(
-            info.id, info.admin, info.allows if info.models else any_model, frozenset(info.scopes), info.name
+            info.id,
+            info.admin,
+            info.allows if info.models else any_model,
+            frozenset(info.scopes),
+            info.name,
+            digest(token),
         )
 
     async def look_for_keys(self) -> None:

@@ -30,6 +30,7 @@ from exo_node.api.guard import make_guard
 from exo_node.api.leaving import LEAVING, Leaving, take_no_more
 from exo_node.api.media import MediaRoutes
 from exo_node.api.memory_gate import MEMORY, refuse_without_memory
+from exo_node.api.mirroring.ports import Alone, PeersPort
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.operations import JSON, operation
 from exo_node.api.ports import ClusterPort, RoutingPort
@@ -81,6 +82,8 @@ class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
     responses, files and batches, `acts` what changes the node. `jobs` run as long as the node does.
 
+    `peers` are the nodes that responses are mirrored on; without them there are none.
+
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
     """
@@ -94,6 +97,7 @@ class ChatGPTAPI:
         store: Store,
         acts: AuditTable,
         memory: MemoryWatch | None = None,
+        peers: PeersPort | None = None,
     ) -> None:
         """`memory`: what is known of this machine's, kept up to date by its owner."""
         logging.getLogger("aiohttp.server").addFilter(is_ours)
@@ -107,7 +111,8 @@ class ChatGPTAPI:
         serving = CallServer(settings, routing, self.leaving)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
-        answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)
+        answers = responses.ResponsesRoutes(serving, backend, settings, store, peers or Alone(cluster.node_id))
+        self.responses = answers.places  # what peers are answered
         calls = [
             *openai.routes(),
             *answers.routes(),
@@ -149,7 +154,7 @@ class ChatGPTAPI:
 
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs beside the serving: coroutine functions for tasks of the daemon's."""
-        return [self._batches.run]
+        return [self._batches.run, *self.responses.jobs()]
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from exo_node.routing.call import Call, CallKind, Reply
@@ -124,7 +124,7 @@ class Principal:
     """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration).
 
     `may_ask`: whether it may ask for a model of that name. `scopes`: what else it may ("use", "read").
-    An admin may all. `name`: what people call the key.
+    An admin may all. `name`: what people call the key. `proof`: the digest of the key; b"" where none was needed.
     """
 
     key_id: str = ""
@@ -132,6 +132,7 @@ class Principal:
     may_ask: Callable[[str], bool] = any_model
     scopes: frozenset[str] = frozenset({"use"})
     name: str = ""
+    proof: bytes = field(default=b"", repr=False)
 
     @property
     def restricted(self) -> bool:

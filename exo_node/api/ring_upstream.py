@@ -124,6 +124,7 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
         replace(
             one,
             timeout_s=attempt.timeout_s,
+            seed=call.seed if one.seed is None else one.seed,
             prefix=prefix,
             prefix_ids=ids,
             prefilled=prefilled,

@@ -172,7 +172,7 @@ class GRPCPeerHandle:
                         metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
                     )
             except Unauthorized as failure:
-                if stale is not None or not _no_session(failure):
+                if stale is not None or not no_session(failure):
                     raise
                 stale = session
 
@@ -195,11 +195,17 @@ class GRPCPeerHandle:
                 return
             except Unauthorized as failure:
                 # A refused session fails before the first message, so nothing is yielded twice.
-                if stale is not None or not _no_session(failure):
+                if stale is not None or not no_session(failure):
                     raise
                 stale = session
             finally:
                 call.cancel()
+
+    async def open(self, method: str, stale: Session | None, timeout: float) -> tuple[Any, Session]:
+        """A call that streams both ways, and its session; another one than `stale`, which was refused."""
+        session = await self._current(stale, timeout)
+        call = getattr(self._stub, method)(metadata=credentials(session, f"/exo.v1.NodeService/{method}"))
+        return call, session
 
     async def _read(self, call: Any, silence: float | None) -> Any:
         try:
@@ -259,5 +265,6 @@ class GRPCPeerHandle:
         return time.perf_counter() - begun
 
 
-def _no_session(error: ExoError) -> bool:
+def no_session(error: ExoError) -> bool:
+    """Whether the peer has forgotten the session: shake hands again."""
     return isinstance(error, Unauthorized) and error.code == "no_session"

@@ -29,7 +29,7 @@ from exo_node.api.schemas import ollama as schemas
 from exo_node.api.serving import object_of, read_object, whole_of
 from exo_node.config import Settings
 from exo_node.errors import ExoError
-from exo_node.routing.cache.answer_cache import events_in
+from exo_node.routing.frames import events_in
 
 WIRE = Wire(content_type=NDJSON, keep_alive=b"")  # a line that is no answer would be taken for one
 

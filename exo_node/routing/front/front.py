@@ -60,7 +60,7 @@ class Front:
         self._made.prober.requested()
         call = self._made.runtime.applied(call)
         self._made.admissions.check_models(call)
-        key = self._made.answers.key(call)
+        key = None if call.begun is not None else self._made.answers.key(call)
         if key is not None and (kept := await self._made.answers.get(key, call)) is not None:
             return kept
         await self._made.admissions.admit(call)
