@@ -33,6 +33,7 @@ from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError
 from exo_node.jobs import lasting
+from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
 from exo_node.models.catalog import Catalog
@@ -47,6 +48,7 @@ from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
+from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -54,7 +56,6 @@ from exo_node.view import NodeView, RoutingView
 
 log = logging.getLogger("exo")
 
-HANDSHAKE_PURPOSE = b"exo handshake v1"
 API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
@@ -115,8 +116,9 @@ class Daemon:
         self.settings = settings
         self.node_id = node_id
         self.changes = ChangeSignal()
-        self._key = key
         self._boot_id = uuid.uuid4().hex
+        self._identity = NodeIdentity(Party(node_id, self._boot_id, "", exo_node.__version__))
+        self.keys = KeyRing(key, self._identity, KeyStore(settings.home), configured=settings.cluster_key is not None)
         self._machine = Machine(settings)
         self._grpc_port = 0
         self._api_port = 0
@@ -143,26 +145,28 @@ class Daemon:
                 speculation=settings.speculation,
                 wire_int8=settings.wire_int8,
             ),
+            issuer=self.keys,
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,
         )
-        me = Party(node_id, self._boot_id, key.fingerprint, exo_node.__version__)
-        secret = key.subkey(HANDSHAKE_PURPOSE)
         self.members = ClusterMembers(
-            me=me,
-            dial=lambda address, port: GRPCPeerHandle(address, port, me=me, secret=secret, describe=self.describe),
+            me=self._identity,
+            dial=lambda address, port, peer: GRPCPeerHandle(
+                address, port, peer, identity=self._identity, describe=self.describe
+            ),
             changed=self._changed,
             discoveries=discoveries(
                 settings.discovery_module,
                 node_id=node_id,
-                announce=lambda: self._announcement(me),
+                announce=self._announcement,
                 peers=settings.peers,
                 config_path=settings.discovery_config_path,
                 listen=self._listen,
             ),
             listen=self._listen,
         )
-        self.view = NodeView(node_id, self.members, self.describe)
+        self.keys.attach(self.members, self.host.renew_papers)
+        self.view = NodeView(node_id, self.members, self.describe, self._identity.tls)
         self.instances = InstanceManager(
             cluster=self.view,
             host=self.host,
@@ -191,8 +195,8 @@ class Daemon:
         self._servicer = NodeServicer(
             host=self.host,
             instances=self.instances,
-            me=me,
-            secret=secret,
+            rotate=self.keys.take,
+            identity=self._identity,
             describe=self.describe,
             state=self.state,
             topology=self.view.topology_view,
@@ -200,7 +204,9 @@ class Daemon:
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
         )
-        self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
+        self._grpc = create_server(
+            [self.keys.gate, SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL
+        )
         self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
         self._runner = web.AppRunner(
             self._api.app,
@@ -209,7 +215,8 @@ class Daemon:
             access_log=None,
         )
 
-    def _announcement(self, me: Party) -> Announcement:
+    def _announcement(self) -> Announcement:
+        me = self._identity.party
         return Announcement(
             node_id=me.node_id,
             boot_id=me.boot_id,
@@ -252,10 +259,15 @@ class Daemon:
 
     async def start(self) -> str:
         """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
-        self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0)
+        certificate = asyncio.create_task(self.keys.start(), name="certificate")  # a child makes it meanwhile
+        try:
+            await self.routing.start()
+            await self._runner.setup()
+        finally:
+            await certificate
+        credentials = self._identity.tls.server_credentials()
+        self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0, credentials)
         add_NodeServiceServicer_to_server(self._servicer, self._grpc)  # type: ignore[no-untyped-call]
-        await self.routing.start()
-        await self._runner.setup()
         self._api_port = await self._listen_http()
         await self._grpc.start()
         host = self.settings.api_host
@@ -306,6 +318,7 @@ class Daemon:
         await self.instances.close()
         await self._servicer.leave()
         await self.members.close()
+        await self.keys.close()
         await self._grpc.stop(0.2)
         await self.host.close()
 

@@ -19,6 +19,7 @@ from exo_node.routing.front.front import Front
 from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
+from exo_node.transport.tls import TlsIdentity
 from exo_node.types import Instance, NodeInfo, NodeState, PeerLink
 
 LOOPBACK = "127.0.0.1"
@@ -37,8 +38,9 @@ class Members(Protocol):
 class NodeView:
     """Implements `ring.members.ClusterView` and `api.ports.ClusterPort`."""
 
-    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo]) -> None:
+    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo], tls: TlsIdentity) -> None:
         self.node_id = node_id
+        self.tls = tls
         self._members = members
         self._describe = describe
         self._instances: InstanceManager | None = None

@@ -16,6 +16,7 @@ def arguments(parser: Parser, verb: str) -> None:
 
 
 def run(parsed: Parsed, verb: str) -> int:
+    from exo_node.cluster.certificates import fingerprint
     from exo_node.cluster.identity import ClusterKey, KeyStore
 
     settings = parsed.settings()
@@ -28,7 +29,7 @@ def run(parsed: Parsed, verb: str) -> int:
         return 0
     key = ClusterKey.from_join_code("".join(parsed.own.code))
     store.save(key)
-    print(f"joined the cluster {key.fingerprint[:8]}")
+    print(f"joined the cluster {fingerprint(key)[:8]}")
     if settings.cluster_key is not None:
         print("exo: a cluster_key is configured here as well, and it wins over this code", file=sys.stderr)
     for one in run_files(settings.home):

@@ -26,7 +26,7 @@ class MdnsDiscovery:
     """Announces this node and reports the others, on every interface, loopback included.
 
     An announcement's name holds the boot id, so a restarted node is a new announcement and never mixes with what caches
-    remember of its former life. When the machine's addresses change, everything is set up anew.
+    remember of its former life. When the machine's addresses change, or what we announce, everything is set up anew.
     """
 
     def __init__(self, announce: Callable[[], Announcement], *, listen: str = "", poll_s: float = POLL_S) -> None:
@@ -38,6 +38,7 @@ class MdnsDiscovery:
         self._seen: set[str] = set()
         self._resolving: set[asyncio.Task[None]] = set()
         self._zeroconf: AsyncZeroconf | None = None
+        self._announced: Announcement | None = None
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,9 +67,9 @@ class MdnsDiscovery:
         while True:
             await asyncio.sleep(self._poll_s)
             current = interfaces.addresses()
-            if current == found and self._zeroconf is not None:
+            if current == found and self._announced == self._announce() and self._zeroconf is not None:
                 continue
-            log.info("this machine's addresses changed: announcing anew")
+            log.info("this machine's addresses or its cluster's name changed: announcing anew")
             await self._close()
             for name in self._seen:
                 self._queue.put_nowait(PeerGone(source="mdns", key=name))
@@ -89,7 +90,7 @@ class MdnsDiscovery:
             frozenset(versions), IPVersion.All
         )
         self._zeroconf = AsyncZeroconf(interfaces=speak_on, ip_version=version)
-        me = self._announce()
+        me = self._announced = self._announce()
         info = _service_info(me, interfaces.announced(found, self._listen), self._token(me))
         # The name is unique by its boot id: no need to spend 0.5 s and more on probing for it.
         with contextlib.suppress(NonUniqueNameException):

@@ -160,7 +160,7 @@ class InstanceManager:
         """A connection to the instance's head, shared between requests."""
         client = self._clients.get(instance.instance_id)
         if client is None:
-            client = RingClient(self._runner_address(instance, 0), instance.token)
+            client = self._dial(instance, 0)
             self._clients[instance.instance_id] = client
         return client
 
@@ -171,13 +171,18 @@ class InstanceManager:
             return None
 
         async def ask(stage: int, node_id: str) -> tuple[str, ring_pb2.RunnerStats]:
-            client = RingClient(self._runner_address(instance, stage), instance.token)
+            client = self._dial(instance, stage)
             try:
                 return node_id, await client.stats()
             finally:
                 await client.close()
 
         return list(await asyncio.gather(*(ask(i, one.node_id) for i, one in enumerate(instance.assignments))))
+
+    def _dial(self, instance: Instance, stage: int) -> RingClient:
+        return RingClient(
+            self._runner_address(instance, stage), instance.token, self._cluster.tls, instance.instance_id
+        )
 
     def _runner_address(self, instance: Instance, stage: int) -> str:
         """Where this node reaches a runner: our own way to its node, the port that its node told."""

@@ -39,6 +39,7 @@ from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
+from exo_node.transport.tls import TlsIdentity, runner_name
 from exo_node.types import DTYPE_BYTES
 
 # A neighbour may be told its epoch before us and send at once: its stream is read only when ours is here.
@@ -62,9 +63,15 @@ class RingServicer(RingServiceServicer):
     """Serves one shard. `post` hands an event to the engine thread; `worker` is only looked at (for Stats)."""
 
     def __init__(
-        self, config: RunnerConfig, loaded: LoadedShard, worker: Worker, post: Callable[[Event], None]
+        self,
+        config: RunnerConfig,
+        loaded: LoadedShard,
+        worker: Worker,
+        post: Callable[[Event], None],
+        tls: TlsIdentity,
     ) -> None:
         self._config = config
+        self._tls = tls
         self._loaded = loaded
         self._worker = worker
         self._post = post
@@ -117,6 +124,8 @@ class RingServicer(RingServiceServicer):
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                tls=self._tls,
+                name=runner_name(self._config.instance_id),
                 on_lost=self._downstream_lost,
             )
         done: Future[None] = Future()

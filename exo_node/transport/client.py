@@ -15,10 +15,12 @@ from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, Unautho
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_from_pb, topology_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
-from exo_node.transport.handshake import ClientHandshake, Party, Session
-from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, grpc_target, target_of
+from exo_node.transport.handshake import Session
+from exo_node.transport.identity import NodeIdentity
+from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, target_of
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
+from exo_node.transport.tls import explain, node_name
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 CONNECT_TIMEOUT_S = 10.0  # these three as exo has them
@@ -49,17 +51,21 @@ class GRPCPeerHandle:
     Timeouts are seconds; gRPC sends them as the time that remains, never as a clock time.
     """
 
-    def __init__(self, address: str, port: int, *, me: Party, secret: bytes, describe: Callable[[], NodeInfo]) -> None:
+    def __init__(
+        self, address: str, port: int, node_id: str = "", *, identity: NodeIdentity, describe: Callable[[], NodeInfo]
+    ) -> None:
+        """Only node `node_id` is spoken with; "" = any of our cluster."""
         self.address = address
         self.port = port
-        self._me = me
-        self._secret = secret
+        self._node_id = node_id
+        self._identity = identity
         self._describe = describe
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._session: Session | None = None
         self._info: NodeInfo | None = None
         self._lock = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
 
     @property
     def info(self) -> NodeInfo:
@@ -85,26 +91,52 @@ class GRPCPeerHandle:
 
     async def connect(self, timeout: float = CONNECT_TIMEOUT_S) -> NodeInfo:
         """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.addr()), options=channel_options())
-            self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             async with self._lock:
+                if self._channel is None:
+                    self._open()
                 await self._shake_hands(timeout)
+        except PeerUnavailable as error:
+            await self.close()
+            me, papers = self._identity.node_id, self._identity.tls.papers
+            raise await explain(error, self.address, self.port, me=me, wanted=self._node_id, papers=papers) from error
         except BaseException:
             await self.close()
             raise
         return self.info
 
+    async def renew(self, grace: float) -> None:
+        """Go on over a new connection, by our present certificate; calls that run keep the old one for `grace` seconds.
+
+        Closes everything and raises as `connect` does when that fails.
+        """
+        async with self._lock:
+            old = self._channel
+            if old is None:
+                return
+            retiring = asyncio.create_task(old.close(grace), name=f"retire {self.addr()}")
+            self._retired.add(retiring)
+            retiring.add_done_callback(self._retired.discard)
+            self._open()
+        await self.connect()
+
+    def _open(self) -> None:
+        name = node_name(self._node_id or ("" if self._info is None else self._info.node_id))
+        self._channel = self._identity.tls.channel(self.addr(), name, channel_options())
+        self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
     async def close(self) -> None:
         channel, self._channel, self._session = self._channel, None, None
+        for retiring in self._retired:
+            retiring.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
         if channel is not None:
             await channel.close(None)
 
     disconnect = close
 
     async def _shake_hands(self, timeout: float) -> Session:
-        machine = ClientHandshake(self._me, self._secret)
+        machine = self._identity.client_handshake()
         call = self._stub.Handshake(timeout=timeout)
         try:
             with calling(self._name()):
@@ -194,18 +226,24 @@ class GRPCPeerHandle:
 
         Raises `PeerUnavailable` when the stream breaks or the peer is silent for `silence` seconds.
         """
-        stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
-        try:
-            async for message in stream:
-                if not message.HasField("node"):
-                    continue  # a beat
-                state = state_from_pb(message)
-                yield state
-                if state.leaving:
-                    return
-        finally:
-            await stream.aclose()
-        raise PeerUnavailable(f"node {self._name()} closed the control stream")
+        while True:
+            channel = self._channel
+            stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
+            try:
+                async for message in stream:
+                    if not message.HasField("node"):
+                        continue  # a beat
+                    state = state_from_pb(message)
+                    yield state
+                    if state.leaving:
+                        return
+            except ExoError:
+                if self._channel in (channel, None):
+                    raise
+                continue  # the connection was renewed under it
+            finally:
+                await stream.aclose()
+            raise PeerUnavailable(f"node {self._name()} closed the control stream")
 
     async def health_check(self, timeout: float = HEALTH_TIMEOUT_S) -> bool:
         """Whether the peer answers and calls itself healthy; never raises for an unhealthy one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,14 +12,15 @@ import grpc.aio
 from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
-from exo_node.transport.server import grpc_target
 from exo_node.transport.status import calling
+from exo_node.transport.tls import TlsIdentity, runner_name
 
 TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
 MAX_STEP = 128 * 2**20  # a chunk of 2048 rows of 8192 float32 is 64 MiB, and a step has decode rows beside it
 CONFIGURE_TIMEOUT_S = 30.0  # a runner answers once its running step is done, and a long prefill chunk may be running
 STATS_TIMEOUT_S = 5.0
+RETIRE_S = 3600.0
 
 
 class RingClient:
@@ -27,8 +29,13 @@ class RingClient:
     The connection opens with the first call, so a client must be made where an event loop runs.
     """
 
-    def __init__(self, address: str, token: bytes) -> None:
+    def __init__(self, address: str, token: bytes, tls: TlsIdentity, instance_id: str) -> None:
+        """Only a runner of that instance is spoken with."""
         self.address = address
+        self._tls = tls
+        self._name = runner_name(instance_id)
+        self._version = -1
+        self._retired: set[asyncio.Task[None]] = set()
         self._metadata = ((TOKEN_KEY, token.hex()),)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -66,12 +73,22 @@ class RingClient:
 
     async def close(self) -> None:
         """Close the connection; calls that still run are cancelled."""
+        for retiring in self._retired:
+            retiring.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close(None)
             self._channel = self._stub = None
 
     def _open(self) -> Any:
+        if self._channel is not None and self._version != self._tls.version:
+            # Our papers are others now. What runs ends on the old connection, or when the runner no longer takes it.
+            retiring = asyncio.create_task(self._channel.close(RETIRE_S), name=f"retire {self.address}")
+            self._retired.add(retiring)
+            retiring.add_done_callback(self._retired.discard)
+            self._channel = None
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=channel_options(MAX_STEP))
+            self._version = self._tls.version
+            self._channel = self._tls.channel(self.address, self._name, channel_options(MAX_STEP))
             self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
