@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exo_node.ring.runner_config import papers_fields
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
+from exo_node.transport.tls import node_name, runner_name
+from tests.papers import papers, tls
 
 TOKEN = bytes(range(16))
 INSTANCE = "instance-1"
+PAPERS = papers_fields(papers(runner_name(INSTANCE)))
 LAYERS, HIDDEN, VOCAB = 6, 16, 97
 SLOTS, CONTEXT, MAX_CHUNK = 4, 512, 8
 START_TIMEOUT_S = 60.0  # a loaded machine
@@ -51,6 +55,7 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
     return {
         "instance_id": INSTANCE,
         "token": TOKEN.hex(),
+        "papers": PAPERS,
         "model_id": "fake-model",
         "model_path": str(model),
         "shard": {"start_layer": cut[stage], "end_layer": cut[stage + 1], "n_layers": LAYERS},
@@ -89,6 +94,11 @@ async def start(fields: dict[str, Any]) -> Runner:
             if events[-1]["event"] in ("ready", "error"):
                 break
     return Runner(process, events)
+
+
+def dial(address: str, token: bytes = TOKEN) -> RingClient:
+    """A member's client of a runner."""
+    return RingClient(address, token, tls(node_name("test")), INSTANCE)
 
 
 @dataclass
@@ -136,7 +146,7 @@ class Ring:
 async def ring(model: Path, n_stages: int, *, configure: bool = True, **changes: Any) -> AsyncIterator[Ring]:
     """A ring of runner processes, with these `changes` to their configuration; all end with the block."""
     runners = await asyncio.gather(*(start(config(model, stage, n_stages, **changes)) for stage in range(n_stages)))
-    made = Ring(list(runners), [RingClient(runner.address, TOKEN) for runner in runners])
+    made = Ring(list(runners), [dial(runner.address) for runner in runners])
     try:
         if configure:
             await made.configure(1)

@@ -58,7 +58,11 @@ async def member(
     node.own_links = lambda: members[0].links()
     async with node.serving(host, port):
         mine = ClusterMembers(
-            me=me, dial=node.handle, changed=node.changes.notify, discoveries=sources(node), silence_s=silence_s
+            me=node.identity,
+            dial=node.handle,
+            changed=node.changes.notify,
+            discoveries=sources(node),
+            silence_s=silence_s,
         )
         members.append(mine)
         running = asyncio.create_task(mine.run())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.cli.main import dispatch
+from exo_node.cluster.certificates import fingerprint
 from exo_node.cluster.keys import ClusterKey
 from tests.unit.cli.conftest import write_run_file
 
@@ -24,7 +25,7 @@ def test_a_code_carries_the_key_to_another_machine(
     write_run_file(other, "http://127.0.0.1:1")
     assert dispatch(["join", *code.lower().split("-")]) == 0
     captured = capsys.readouterr()
-    assert ClusterKey.from_join_code(code).fingerprint[:8] in captured.out
+    assert fingerprint(ClusterKey.from_join_code(code))[:8] in captured.out
     assert "restart the node node-a" in captured.err
     assert dispatch(["key"]) == 0
     assert capsys.readouterr().out.strip() == code
