@@ -26,11 +26,14 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._tls = tls
         self._lasting = frozenset(lasting)
         self._running: dict[asyncio.Task[Any], bytes] = {}
+        self._swept: set[asyncio.Task[Any]] = set()
 
     def sweep(self) -> int:
         """End every call that an untrusted certificate began; returns how many."""
         ended = [task for task, certificate in self._running.items() if not self._tls.admits(certificate)]
         for task in ended:
+            del self._running[task]
+            self._swept.add(task)
             task.cancel()
         return len(ended)
 
@@ -53,8 +56,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             task = await self._enter(context, lasts)
             try:
                 return await inner(request, context)
+            except asyncio.CancelledError:
+                await self._end(task, context)
+                raise
             finally:
                 self._running.pop(task, None)
+                self._swept.discard(task)
 
         return call
 
@@ -65,8 +72,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             try:
                 async for response in responses:
                     yield response
+            except asyncio.CancelledError:
+                await self._end(task, context)
+                raise
             finally:
                 self._running.pop(task, None)
+                self._swept.discard(task)
                 await responses.aclose()
 
         return call
@@ -74,9 +85,19 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     async def _enter(self, context: grpc.aio.ServicerContext[Any, Any], lasts: bool) -> asyncio.Task[Any]:
         certificate = peer_certificate(context)
         if not self._tls.admits(certificate):
-            await abort_with(context, Unauthorized("this connection's key is trusted no more", code="key_dropped"))
+            await _refuse(context)
         task = asyncio.current_task()
         assert task is not None
         if not lasts:
             self._running[task] = certificate
         return task
+
+    async def _end(self, task: asyncio.Task[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """gRPC sends no status for a handler that is cancelled: its caller would wait for ever."""
+        if task in self._swept:
+            task.uncancel()
+            await _refuse(context)
+
+
+async def _refuse(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    await abort_with(context, Unauthorized("this connection's key is trusted no more", code="key_dropped"))

@@ -100,7 +100,9 @@ def check_speaker(context: grpc.aio.ServicerContext[Any, Any], node_id: str) -> 
     names = context.auth_context().get("x509_subject_alternative_name", ())
     if node_name(node_id).encode() not in names:
         shown = ", ".join(sorted(name.decode(errors="replace") for name in names)) or "none"
-        raise Unauthorized(f"this connection's certificate is not node {node_id!r}'s (it names {shown})", code="not_it")
+        raise Unauthorized(
+            f"this connection's certificate is not of node {node_id!r} (it names {shown})", code="not_it"
+        )
 
 
 def issuer(der: bytes) -> str:
@@ -163,7 +165,7 @@ async def explain(error: ExoError, host: str, port: int, *, me: str, wanted: str
         )
     if wanted and names and wanted not in names:
         return WrongNode(f"at {where} answers node {names[0]!r}, not {wanted!r}")
-    if "CERTIFICATE_VERIFY_FAILED" in error.message:
+    if "handshake failed" in error.message:  # not merely ended: what is shown there is no good
         return ClusterMismatch(f"{who} names our cluster, but cannot prove that it holds this cluster's key")
     return error
 
