@@ -32,6 +32,7 @@ from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError
+from exo_node.http_tls import digest, server_context
 from exo_node.jobs import lasting
 from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
@@ -67,9 +68,12 @@ class RunFile:
     def __init__(self, home: Path) -> None:
         self._path = home / "run" / f"{os.getpid()}.json"
 
-    def write(self, *, node_id: str, api_url: str) -> None:
+    def write(self, *, node_id: str, api_url: str, certificate: Path | None) -> None:
+        """`certificate`: of the API's port, by which those commands know it; None without TLS."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {"pid": os.getpid(), "api_url": api_url, "node_id": node_id, "started": time.time()}
+        if certificate is not None:
+            content["certificate"] = digest(certificate)
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(content))
         temporary.replace(self._path)
@@ -122,6 +126,8 @@ class Daemon:
         self._machine = Machine(settings)
         self._grpc_port = 0
         self._api_port = 0
+        certificate, private = settings.tls_cert, settings.tls_key
+        self._tls = None if certificate is None or private is None else server_context(certificate, private)
         self._run_file = RunFile(settings.home)
         self._may_place = asyncio.Event()
         self._told_to_reload = asyncio.Event()
@@ -166,7 +172,7 @@ class Daemon:
             listen=self._listen,
         )
         self.keys.attach(self.members, self.host.renew_papers)
-        self.view = NodeView(node_id, self.members, self.describe, self._identity.tls)
+        self.view = NodeView(node_id, self.members, self.describe, self.keys)
         self.instances = InstanceManager(
             cluster=self.view,
             host=self.host,
@@ -272,13 +278,13 @@ class Daemon:
         await self._grpc.start()
         host = self.settings.api_host
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{shown}:{self._api_port}"
+        return f"{'http' if self._tls is None else 'https'}://{shown}:{self._api_port}"
 
     async def _listen_http(self) -> int:
         """Bind the API's port: the given one, else 52415, else (only when none was asked for) a free one."""
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            site = web.TCPSite(self._runner, self.settings.api_host, port)
+            site = web.TCPSite(self._runner, self.settings.api_host, port, ssl_context=self._tls)
             try:
                 await site.start()
             except OSError as error:
@@ -324,7 +330,7 @@ class Daemon:
 
     def announce(self, url: str) -> None:
         """Say where we are, to the person and to other commands on this machine."""
-        self._run_file.write(node_id=self.node_id, api_url=url)
+        self._run_file.write(node_id=self.node_id, api_url=url, certificate=self.settings.tls_cert)
         print(f"exo node {self.node_id} ready: API and status on {url} ({self._machine.engines[0]})", flush=True)
 
     async def _open_for_placement(self) -> None:

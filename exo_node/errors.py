@@ -68,6 +68,12 @@ class Unauthorized(ExoError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+class KeyExpired(Unauthorized):
+    """The API key was good until its time was over."""
+
+    code = "key_expired"
+
+
 class UnsupportedModel(ExoError):
     """An architecture, a quantization or a cut that the engine does not run, refused before anything loads."""
 

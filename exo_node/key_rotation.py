@@ -23,7 +23,7 @@ from exo_node.errors import ClusterMismatch, ExoError, InvalidRequest
 from exo_node.transport.gate import Gate
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.identity import NodeIdentity
-from exo_node.transport.tls import ANY_NODE, node_name
+from exo_node.transport.tls import ANY_NODE, TlsIdentity, node_name
 from exo_node.types import Papers
 
 log = logging.getLogger("exo.key")
@@ -79,6 +79,10 @@ class KeyRing:
         await asyncio.gather(*self._later.values(), return_exceptions=True)
 
     # -- certificates for runners (ring/shard_host.py) -----------------------------------------------------------
+
+    @property
+    def tls(self) -> TlsIdentity:
+        return self._identity.tls
 
     @property
     def version(self) -> int:

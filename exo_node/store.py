@@ -72,7 +72,8 @@ class SpendRow:
 
 _SPEND = tuple(one.name for one in fields(SpendRow))
 _PLAIN_SPEND = attrgetter(*_SPEND[:-1])  # `attempts`, the last, are written as JSON
-_KEY = ("id", "name", "hash", "created", "admin", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period")
+_KEY = ("id", "name", "hash", "created", "scopes", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period",
+        "expires")  # fmt: skip
 
 
 def store_path(home: Path) -> Path:
@@ -93,15 +94,17 @@ class Store:
     # -- API keys
 
     async def keys(self) -> list[dict[str, Any]]:
-        """Every key: `id, name, hash, created, admin, models (list), rpm, tpm, user_rpm, user_tpm, budget, period`."""
+        """Every key: `id, name, hash, created, scopes (list), models (list), rpm, tpm, user_rpm, user_tpm, budget,
+        period, expires`."""
         if not self.in_use():
             return []
         rows = await self.ask(lambda db: db.execute(f"SELECT {', '.join(_KEY)} FROM api_keys ORDER BY created"))
-        return [{**row, "admin": bool(row["admin"]), "models": json.loads(row["models"])} for row in rows]
+        return [{**row, "scopes": row["scopes"].split(","), "models": json.loads(row["models"])} for row in rows]
 
     async def add_key(self, row: Mapping[str, Any]) -> None:
         """Write one key (same fields); on disk when this returns."""
-        values = [json.dumps(row["models"]) if name == "models" else row[name] for name in _KEY]
+        written = {**row, "models": json.dumps(row["models"]), "scopes": ",".join(row["scopes"])}
+        values = [written[name] for name in _KEY]
         await self.ask(lambda db: db.execute(f"INSERT INTO api_keys ({', '.join(_KEY)}) {_marks(_KEY)}", values))
 
     async def remove_key(self, key_id: str) -> bool:

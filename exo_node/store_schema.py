@@ -52,6 +52,24 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX batches_status ON batches (status);
     """,
+    """
+    CREATE TABLE new_keys (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created REAL NOT NULL,
+        scopes TEXT NOT NULL, models TEXT NOT NULL,
+        rpm INTEGER, tpm INTEGER, user_rpm INTEGER, user_tpm INTEGER, budget REAL, period TEXT, expires REAL
+    );
+    INSERT INTO new_keys
+        SELECT id, name, hash, created, CASE WHEN admin THEN 'admin' ELSE 'use' END, models,
+        rpm, tpm, user_rpm, user_tpm, budget, period, NULL FROM api_keys;
+    DROP TABLE api_keys;
+    ALTER TABLE new_keys RENAME TO api_keys;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, node TEXT NOT NULL, key_id TEXT NOT NULL,
+        key_name TEXT NOT NULL, address TEXT NOT NULL, act TEXT NOT NULL, what TEXT NOT NULL, status INTEGER NOT NULL,
+        error_code TEXT NOT NULL
+    );
+    CREATE INDEX audit_at ON audit (at);
+    """,
 )
 
 

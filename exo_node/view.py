@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
+from exo_node.cluster.keys import ClusterKey
 from exo_node.errors import ExoError, PeerUnavailable, StoreError
+from exo_node.key_rotation import KeyRing
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
@@ -38,9 +40,9 @@ class Members(Protocol):
 class NodeView:
     """Implements `ring.members.ClusterView` and `api.ports.ClusterPort`."""
 
-    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo], tls: TlsIdentity) -> None:
+    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo], keys: KeyRing) -> None:
         self.node_id = node_id
-        self.tls = tls
+        self._keys = keys
         self._members = members
         self._describe = describe
         self._instances: InstanceManager | None = None
@@ -50,6 +52,10 @@ class NodeView:
         self._instances = instances
 
     # -- ring.members.ClusterView --------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> TlsIdentity:
+        return self._keys.tls
 
     def nodes(self) -> Mapping[str, NodeInfo]:
         return {self.node_id: self._describe(), **{one: state.node for one, state in self.states().items()}}
@@ -94,6 +100,10 @@ class NodeView:
     def instances(self) -> list[dict[str, Any]]:
         assert self._instances is not None
         return [instance_view(one) for one in self._instances.all()]
+
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        key = None if phrase is None else await asyncio.to_thread(ClusterKey.from_phrase, phrase)
+        return await self._keys.rotate(key, without=without, patience_s=patience_s)
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         assert self._instances is not None
@@ -254,7 +264,9 @@ class RoutingView(Front):
         info = self.verify(token)
         if info is None:
             return None
-        return Principal(info.id, info.admin, info.allows if info.models else any_model)
+        return Principal(
+            info.id, info.admin, info.allows if info.models else any_model, frozenset(info.scopes), info.name
+        )
 
     async def look_for_keys(self) -> None:
         with contextlib.suppress(StoreError):  # the watch says it

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exo_node.models.template_sandbox import TemplateSandbox
+
+SANDBOX = TemplateSandbox()  # for all tests of a process: starting one takes a tenth of a second
+
 _OPEN = "{% for m in messages %}"
 _CHATML_END = "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from exo_node.api.audit import AuditRoutes, make_auditor
 from exo_node.api.batch import BatchRoutes
 from exo_node.api.batches import BatchesRoutes, asker
 from exo_node.api.batching.area import FileArea
@@ -38,6 +39,7 @@ from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
 from exo_node.store import Store
+from exo_node.store_audit import AuditTable
 from exo_node.store_batches import BatchTable
 from exo_node.types import Backend
 
@@ -56,13 +58,13 @@ WELCOME = {
 }
 
 
-@operation("Node", answer=Welcome)
+@operation("Node", scope="see", answer=Welcome)
 async def welcome(request: web.Request) -> web.Response:
     """What answers here, for people who try the address in a browser and for clients that look for life."""
     return web.json_response(WELCOME)
 
 
-@operation("Node", answer=Welcome, answers=("text/plain", JSON))
+@operation("Node", scope="open", answer=Welcome, answers=("text/plain", JSON))
 async def root(request: web.Request) -> web.Response:
     """What answers here.
 
@@ -85,7 +87,9 @@ class ChatGPTAPI:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
-        self.app = web.Application(middlewares=[error_middleware, guard], client_max_size=MAX_BODY)
+        acts = AuditTable(store)
+        auditor = cast(Any, make_auditor(acts, cluster.node_id))
+        self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
@@ -112,7 +116,7 @@ class ChatGPTAPI:
             *BenchRoutes(serving, backend, cluster).routes(),
         ]
         self.app.on_cleanup.append(downloads.close)
-        self._add([*ClusterRoutes(cluster).routes(), *batches, *exo], PREFIXES)
+        self._add([*ClusterRoutes(cluster).routes(), *AuditRoutes(acts).routes(), *batches, *exo], PREFIXES)
         self._add(calls, PREFIXES + LAS_PREFIXES)
         self._add(anthropic.AnthropicRoutes(serving, backend, settings).routes(), ("", PREFIX))
         self._add([route for route in openai.routes() if route[0] == "GET"], (f"{PREFIX}/v1",))

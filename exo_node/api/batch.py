@@ -59,7 +59,7 @@ class BatchRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/batch/completions", self.batch)]
 
-    @operation("OpenAI", body=node.BatchRequest, answer=answers.BatchResults)
+    @operation("OpenAI", scope="use", body=node.BatchRequest, answer=answers.BatchResults)
     async def batch(self, request: web.Request) -> web.Response:
         """Answers when all are done; who hangs up cancels all of them."""
         batch = parse_batch(await read_object(request))

@@ -55,7 +55,7 @@ class BatchesRoutes:
             ("POST", "/batches/{id}/cancel", self.cancel),
         ]
 
-    @operation("Batches", body=BatchRequest, answer=Batch, checked_later=True)
+    @operation("Batches", scope="use", body=BatchRequest, answer=Batch, checked_later=True)
     async def create(self, request: web.Request) -> web.Response:
         """Have the requests of an uploaded file answered, within a day."""
         row = batch_row(await read_object(request), caller_id(), time.time())
@@ -68,7 +68,7 @@ class BatchesRoutes:
         self._worker.notice(row.id)
         return web.json_response(batch_view(row))
 
-    @operation("Batches", answer=BatchList, query=BatchQuery)
+    @operation("Batches", scope="use", answer=BatchList, query=BatchQuery)
     async def list(self, request: web.Request) -> web.Response:
         """Batches of this key, the newest first."""
         refuse_unknown(request.query, ("limit", "after"))
@@ -76,12 +76,12 @@ class BatchesRoutes:
         rows = await self._table.batches(caller_id(), after=request.query.get("after"), limit=limit + 1)
         return web.json_response(page([batch_view(row) for row in rows], limit))
 
-    @operation("Batches", answer=Batch)
+    @operation("Batches", scope="use", answer=Batch)
     async def retrieve(self, request: web.Request) -> web.Response:
         """A batch, and how far it is."""
         return web.json_response(batch_view(await self._batch(request)))
 
-    @operation("Batches", answer=Batch)
+    @operation("Batches", scope="use", answer=Batch)
     async def cancel(self, request: web.Request) -> web.Response:
         """End a batch: what was answered until now stays, requests under way end."""
         row = await self._batch(request)

@@ -19,6 +19,7 @@ from exo_node.api.schemas import node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 from exo_node.packing import BITS
+from exo_node.values import is_loopback
 
 # Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
 PLACE_TIMEOUT_S = 24 * 3600.0
@@ -97,6 +98,7 @@ class ClusterRoutes:
             ("GET", "/health", self.health),
             ("GET", "/healthcheck", self.healthcheck),
             ("GET", "/topology", self.topology),
+            ("POST", "/cluster/key", self.rotate_key),
             ("GET", "/instances", self.instances),
             ("POST", "/instances", self.place),
             ("GET", "/instances/{id}", self.instance),
@@ -104,7 +106,7 @@ class ClusterRoutes:
             ("DELETE", "/instances/{id}", self.remove),
         ]
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
@@ -112,22 +114,37 @@ class ClusterRoutes:
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
 
-    @operation("Node", answer=node.Health)
+    @operation("Node", scope="open", answer=node.Health)
     async def healthcheck(self, request: web.Request) -> web.Response:
         """The process answers (exo's own path)."""
         return web.json_response({"status": "ok"})  # exo's: the process answers
 
-    @operation("Cluster", answer=answers.Topology)
+    @operation("Cluster", scope="see", answer=answers.Topology)
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
         return web.json_response(visible.topology(self._cluster))
 
-    @operation("Cluster", answer=answers.Instances)
+    @operation("Cluster", scope="admin", act=True, body=node.RotateRequest, answer=answers.KeyRotated)
+    async def rotate_key(self, request: web.Request) -> web.Response:
+        """Change the cluster's key on every live member, while everything runs on.
+
+        `configured` are nodes whose `--cluster-key` is to be changed by hand, `failed` those that need `exo join`.
+        """
+        body = await read_object(request)
+        fields = Fields(body)
+        phrase, without = fields.text("phrase"), fields.texts("without")
+        patience = fields.number("patience_s", 0, 3600)
+        if phrase is not None and not (request.secure or is_loopback(request.remote or "")):
+            raise bad("phrase", "would cross the network in plain text: ask the node from its own machine")
+        done = await self._cluster.rotate_key(phrase, without, 30.0 if patience is None else patience)
+        return web.json_response({"object": "cluster.key", **done})
+
+    @operation("Cluster", scope="see", answer=answers.Instances)
     async def instances(self, request: web.Request) -> web.Response:
         """Models that are placed or being placed."""
         return web.json_response({"object": "list", "data": visible.instances(self._cluster)})
 
-    @operation("Cluster", answer=answers.InstanceView)
+    @operation("Cluster", scope="see", answer=answers.InstanceView)
     async def instance(self, request: web.Request) -> web.Response:
         """One instance."""
         wanted = request.match_info["id"]
@@ -136,7 +153,7 @@ class ClusterRoutes:
                 return web.json_response(instance)
         raise _no_instance(wanted)
 
-    @operation("Cluster", answer=answers.InstanceStats)
+    @operation("Cluster", scope="see", answer=answers.InstanceStats)
     async def stats(self, request: web.Request) -> web.Response:
         """What the runners of an instance hold now, the head first."""
         wanted = request.match_info["id"]
@@ -146,7 +163,7 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
-    @operation("Cluster", answer=answers.InstanceDeleted)
+    @operation("Cluster", scope="use", act=True, answer=answers.InstanceDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
         wanted = request.match_info["id"]
@@ -155,7 +172,9 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.deleted", "deleted": True})
 
-    @operation("Cluster", body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE))
+    @operation(
+        "Cluster", scope="use", act=True, body=node.PlaceRequest, answer=answers.InstanceView, answers=(JSON, SSE)
+    )
     async def place(self, request: web.Request) -> web.StreamResponse:
         """Answers when the instance is ready; with `"stream": true` events tell the progress until then.
 

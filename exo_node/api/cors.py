@@ -25,12 +25,17 @@ class Origins:
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._allowed = frozenset(one.rstrip("/").lower() for one in allowed)
+        self._hosts = frozenset(urlsplit(one).hostname for one in self._allowed if "://" in one)
 
     def allows(self, origin: str) -> bool:
         """Whether pages of `origin` may read. "null" is what any page can make of itself: never."""
         if "*" in self._allowed or origin.lower() in self._allowed:
             return True
         return _is_at_home(origin)
+
+    def names(self, host: str) -> bool:
+        """Whether one of the allowed origins is on that host."""
+        return bool(host) and host.lower() in self._hosts
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """For `on_response_prepare`."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad, checked_object
-from exo_node.api.guard import principal, require_admin
+from exo_node.api.guard import principal
 from exo_node.api.operations import operation
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas import node
@@ -31,12 +31,12 @@ class DeploymentRoutes:
             ("DELETE", "/deployments/{id:.+}", self.remove),
         ]
 
-    @operation("Routing", answer=answers.Deployments)
+    @operation("Routing", scope="see", answer=answers.Deployments)
     async def deployments(self, request: web.Request) -> web.Response:
         """Deployments of the configuration and added ones."""
         return web.json_response({"object": "list", "data": self._rows()})
 
-    @operation("Routing", answer=answers.DeploymentView)
+    @operation("Routing", scope="see", answer=answers.DeploymentView)
     async def deployment(self, request: web.Request) -> web.Response:
         """One deployment, or all of one name."""
         wanted = request.match_info["id"]
@@ -50,11 +50,10 @@ class DeploymentRoutes:
         rows, caller = self._routing.deployments(), principal()
         return [row for row in rows if caller is None or caller.may_ask(row["model_name"])]
 
-    @operation("Routing", body=node.DeploymentRequest, answer=answers.DeploymentView)
+    @operation("Routing", scope="admin", act=True, body=node.DeploymentRequest, answer=answers.DeploymentView)
     async def add(self, request: web.Request) -> web.Response:
         """A `model_list` entry: `{"model_name", "litellm_params": {"model", ...}}`, or document 001's custom model:
         `{"model_name", "pricing", "rate_limits", "metadata"}`."""
-        require_admin(request)
         record = entry_of(await read_object(request))
         for name in ("model_name", "litellm_params"):
             if record.get(name) in (None, "", {}):
@@ -62,10 +61,9 @@ class DeploymentRoutes:
         checked_object(record["litellm_params"], "litellm_params")
         return web.json_response(await self._routing.add_deployment(record))
 
-    @operation("Routing", answer=answers.DeploymentDeleted)
+    @operation("Routing", scope="admin", act=True, answer=answers.DeploymentDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Take a deployment away until the node ends."""
-        require_admin(request)
         wanted = request.match_info["id"]
         if not await self._routing.remove_deployment(wanted):
             raise _none(wanted)

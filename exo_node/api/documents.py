@@ -33,12 +33,12 @@ class DocumentRoutes:
     def routes(self) -> list[tuple[str, str, Any]]:
         return [("GET", "/openapi.json", self.openapi), ("GET", "/docs", self.docs)]
 
-    @operation("Node", answer=OpenAPI)
+    @operation("Node", scope="see", answer=OpenAPI)
     async def openapi(self, request: web.Request) -> web.Response:
         """This API as an OpenAPI 3.1 document."""
         return web.Response(body=orjson.dumps(self.document()), content_type="application/json")
 
-    @operation("Node", answers=("text/html",))
+    @operation("Node", scope="see", answers=("text/html",))
     async def docs(self, request: web.Request) -> web.Response:
         """This API as a page to read."""
         from exo_node.api import docs_page

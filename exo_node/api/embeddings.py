@@ -31,7 +31,7 @@ class EmbeddingRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/embeddings", self.embeddings), ("POST", "/rerank", self.rerank)]
 
-    @operation("OpenAI", body=schemas.EmbeddingRequest, answer=answers.Embeddings, checked_later=True)
+    @operation("OpenAI", scope="use", body=schemas.EmbeddingRequest, answer=answers.Embeddings, checked_later=True)
     async def embeddings(self, request: web.Request) -> web.Response:
         """Texts as vectors."""
         call = self._serving.call(request, "embedding", await read_object(request))
@@ -39,7 +39,7 @@ class EmbeddingRoutes:
         whole = encoded(whole_of(reply), call.body.get("encoding_format") or "float")
         return respond_whole(whole, reply.headers)
 
-    @operation("OpenAI", body=schemas.RerankRequest, answer=answers.Reranked, checked_later=True)
+    @operation("OpenAI", scope="use", body=schemas.RerankRequest, answer=answers.Reranked, checked_later=True)
     async def rerank(self, request: web.Request) -> web.Response:
         """Documents by how well they answer a query."""
         call = self._serving.call(request, "rerank", await read_object(request))

@@ -62,7 +62,7 @@ class FileRoutes:
             ("DELETE", "/files/{id}", self.delete),
         ]
 
-    @operation("Batches", body=UploadForm, answer=FileObject, form=True, checked_later=True)
+    @operation("Batches", scope="use", body=UploadForm, answer=FileObject, form=True, checked_later=True)
     async def upload(self, request: web.Request) -> web.Response:
         """Upload a file: `file`, `purpose`, `expires_after[anchor]` and `[seconds]`."""
         if request.content_type != "multipart/form-data":
@@ -80,7 +80,7 @@ class FileRoutes:
         await self._table.add_file(row)
         return web.json_response(file_view(row))
 
-    @operation("Batches", answer=FileList, query=FileQuery)
+    @operation("Batches", scope="use", answer=FileList, query=FileQuery)
     async def list(self, request: web.Request) -> web.Response:
         """Files of this key."""
         query = request.query
@@ -98,18 +98,18 @@ class FileRoutes:
         )
         return web.json_response(page([file_view(row) for row in rows], limit))
 
-    @operation("Batches", answer=FileObject)
+    @operation("Batches", scope="use", answer=FileObject)
     async def retrieve(self, request: web.Request) -> web.Response:
         """What is known of a file."""
         return web.json_response(file_view(await self._file(request)))
 
-    @operation("Batches", answers=(BYTES,))
+    @operation("Batches", scope="use", answers=(BYTES,))
     async def content(self, request: web.Request) -> web.StreamResponse:
         """A file's bytes."""
         row = await self._file(request)
         return web.FileResponse(self._area.path(row.id), headers={"Content-Type": "application/octet-stream"})
 
-    @operation("Batches", answer=FileDeleted)
+    @operation("Batches", scope="use", answer=FileDeleted)
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file."""
         row = await self._file(request)

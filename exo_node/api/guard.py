@@ -1,20 +1,25 @@
-"""Who may call: the API key, and while there is none, no web page of another site.
+"""Who may call: the API key and its scopes, and while there is none, no web page of another site.
 
-A node without a key listens on loopback, where any page in the user's browser can send it requests. Two checks stop
-that: `Host` must name this machine (DNS rebinding), and an `Origin`, when a browser sends one, must too.
+A node without a key can be reached by any page in a browser on its machine, with --open in its network. Two checks stop
+that: `Host` must be a name that nobody else can own (DNS rebinding): this machine's, with --open an address or a name
+of a private network; and an `Origin`, when a browser sends one, must be this machine's, the node's own or an allowed
+one.
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from exo_node.api.cors import Origins
 from exo_node.api.errors import Handler
+from exo_node.api.operations import of_request
 from exo_node.api.ports import Principal, RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotAllowed, Unauthorized
@@ -23,7 +28,8 @@ from exo_node.values import is_loopback
 _PRINCIPAL: ContextVar[Principal | None] = ContextVar(
     "principal", default=None
 )  # of the request that this task handles
-OPEN_PATHS = ("/", "/health", "/v1/health", "/healthcheck", "/v1/healthcheck")  # probes carry no keys
+_PRIVATE = (".local", ".localhost", ".internal", ".home.arpa", ".lan")
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")  # what proxies add
 
 
 class Forbidden(ExoError):
@@ -61,14 +67,25 @@ def check_allowed(model: str) -> None:
         raise ModelNotAllowed(f"this API key may not ask for {model[:80]!r}", param="model")
 
 
-def require_admin(request: web.Request) -> None:
-    """Raise `Forbidden` unless the caller may change what this node does."""
-    if not is_admin():
+def _check_scope(request: web.Request, caller: Principal) -> None:
+    """Raise `Forbidden` unless the caller may ask for what the request's route does. A route that says nothing of it is
+    the admin's."""
+    if request.match_info.http_exception is not None:  # no such route
+        return
+    said = of_request(request)
+    scope = "admin" if said is None or said.scope is None else said.scope
+    if caller.admin or scope in ("open", "see") or scope in caller.scopes:
+        return
+    if scope == "admin":
         raise Forbidden(
             f"{request.method} {request.path} needs the admin key (--api-key, master_key or an admin key of "
             "'exo apikey'); a node without any key takes it from its own machine only",
             code="admin_only",
         )
+    raise Forbidden(
+        f"{request.method} {request.path} needs a key with the scope {scope!r} (exo apikey add --scope {scope})",
+        code="missing_scope",
+    )
 
 
 def require_all_models(request: web.Request) -> None:
@@ -91,7 +108,7 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
     def identify(request: web.Request) -> Principal:
         token = _token(request)
         if settings.api_key is not None and _same(token, settings.api_key):
-            return Principal(admin=True)
+            return Principal(admin=True, name="--api-key")
         known = routing.authenticate(token)
         if known is not None:
             return known
@@ -99,10 +116,8 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
             raise Unauthorized(
                 "Incorrect API key provided, or none: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
-        if loopback:
-            _check_local(request, origins)
-            return Principal(admin=True)
-        return Principal(admin=_is_from_here(request, origins))  # --open
+        _check_site(request, origins, names_this_machine if loopback else names_no_strangers_host)
+        return Principal(admin=_is_from_here(request))
 
     async def identify_anew(request: web.Request) -> Principal:
         try:
@@ -118,11 +133,15 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
         if request.method == "OPTIONS" and (answer := origins.options(request)) is not None:
             return answer
         _PRINCIPAL.set(None)
+        said = of_request(request)
         try:
-            _PRINCIPAL.set(await identify_anew(request))
+            caller = await identify_anew(request)
         except Unauthorized:
-            if request.path not in OPEN_PATHS:
+            if said is None or said.scope != "open":  # probes carry no keys
                 raise
+        else:
+            _PRINCIPAL.set(caller)
+            _check_scope(request, caller)
         return await handler(request)
 
     return guard
@@ -137,36 +156,51 @@ def _same(sent: str, key: str) -> bool:
     return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), key.encode())
 
 
-def _is_from_here(request: web.Request, origins: Origins) -> bool:
-    """Sent by a program on this machine, and by no web page of another site."""
-    try:
-        _check_local(request, origins)
-    except Forbidden:
-        return False
-    return is_loopback(request.remote or "")
+def _is_from_here(request: web.Request) -> bool:
+    """Sent by a program on this machine, which does not say that it passes on what another has sent."""
+    local = is_loopback(request.remote or "") and names_this_machine(_host(request))
+    return local and not any(name in request.headers for name in _FORWARDED)
 
 
-def _check_local(request: web.Request, origins: Origins) -> None:
+def _check_site(request: web.Request, origins: Origins, ours: Callable[[str], bool]) -> None:
+    """Raise `Forbidden` for what a web page of another site may have sent."""
     host = request.headers.get("Host", "")
-    if not _names_this_machine(f"//{host}"):
+    if not ours(_host(request)) and not origins.names(_host(request)):
         raise Forbidden(
-            f"Host {host[:80]!r} is not this machine; a node without an API key answers only to localhost "
-            "(set --api-key)",
+            f"Host {host[:80]!r} may be a name of somebody else's; a node without an API key answers to localhost, "
+            "with --open to addresses and private names too (set --api-key, or name it: --allowed-origins)",
             code="forbidden_host",
         )
     origin = request.headers.get("Origin", "")
     # Only web pages: editors and desktop apps send schemes of their own (vscode-webview:, app:, file:). "null" is what
     # a sandboxed frame sends, which any page can make.
     web_page = origin and origin.partition(":")[0].lower() in ("http", "https", "null")
-    if web_page and not origins.allows(origin):
+    if web_page and not origins.allows(origin) and origin.lower() not in (f"http://{host}", f"https://{host}"):
         raise Forbidden("web pages of other sites may not call this node (--allowed-origins)", code="forbidden_origin")
 
 
+def names_this_machine(host: str) -> bool:
+    return is_loopback(host)
+
+
+def names_no_strangers_host(host: str) -> bool:
+    """Whether a stranger cannot make this name lead here: an address, a name without a domain, or below a domain that
+    is kept for private networks (RFC 6762, RFC 8375, ICANN's .internal)."""
+    host = host.rstrip(".").lower()
+    if not host:
+        return False
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE)
+    return True
+
+
+def _host(request: web.Request) -> str:
+    return _hostname(f"//{request.headers.get('Host', '')}")
+
+
 @lru_cache(256)  # the same few come again and again
-def _names_this_machine(url: str) -> bool:
-    return is_loopback(_hostname(url))
-
-
 def _hostname(url: str) -> str:
     """The host that `url` names; "" where it names none or is no URL at all (`//[bad`)."""
     try:

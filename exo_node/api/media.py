@@ -39,23 +39,24 @@ class MediaRoutes:
             ("POST", "/moderations", self.moderations),
         ]
 
-    @operation("OpenAI", body=schemas.ImageRequest, answer=answers.Images, checked_later=True)
+    @operation("OpenAI", scope="use", body=schemas.ImageRequest, answer=answers.Images, checked_later=True)
     async def images(self, request: web.Request) -> web.StreamResponse:
         """Images from a prompt."""
         return await self._serving.answer(request, "image", await read_object(request))
 
-    @operation("OpenAI", body=schemas.SpeechRequest, answers=("audio/*",), checked_later=True)
+    @operation("OpenAI", scope="use", body=schemas.SpeechRequest, answers=("audio/*",), checked_later=True)
     async def speech(self, request: web.Request) -> web.StreamResponse:
         """A text spoken."""
         return await self._serving.answer(request, "speech", await read_object(request))
 
-    @operation("OpenAI", body=schemas.ModerationRequest, answer=answers.Moderations, checked_later=True)
+    @operation("OpenAI", scope="use", body=schemas.ModerationRequest, answer=answers.Moderations, checked_later=True)
     async def moderations(self, request: web.Request) -> web.StreamResponse:
         """Whether texts are harmful."""
         return await self._serving.answer(request, "moderation", await read_object(request))
 
     @operation(
         "OpenAI",
+        scope="use",
         body=schemas.TranscriptionRequest,
         answer=answers.Transcription,
         answers=(JSON, "text/*"),

@@ -38,20 +38,30 @@ class OpenAIRoutes:
         ]
 
     @operation(
-        "OpenAI", body=schemas.ChatRequest, answer=answers.ChatCompletion, answers=(JSON, SSE), checked_later=True
+        "OpenAI",
+        scope="use",
+        body=schemas.ChatRequest,
+        answer=answers.ChatCompletion,
+        answers=(JSON, SSE),
+        checked_later=True,
     )
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """An answer to a chat, whole or streamed."""
         return await self._serving.answer(request, "chat", await read_object(request))
 
     @operation(
-        "OpenAI", body=schemas.CompletionRequest, answer=answers.Completion, answers=(JSON, SSE), checked_later=True
+        "OpenAI",
+        scope="use",
+        body=schemas.CompletionRequest,
+        answer=answers.Completion,
+        answers=(JSON, SSE),
+        checked_later=True,
     )
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """A text that goes on after a prompt, whole or streamed."""
         return await self._serving.answer(request, "completion", await read_object(request))
 
-    @operation("OpenAI", answer=answers.Models)
+    @operation("OpenAI", scope="see", answer=answers.Models)
     async def models(self, request: web.Request) -> web.Response:
         """Local models first, then the external ones, as far as the key may ask for them; `?provider=` keeps one
         provider's ("exo": the local ones)."""
@@ -60,7 +70,7 @@ class OpenAIRoutes:
             return web.json_response(models_page(rows, request.query))
         return web.json_response({"object": "list", "data": rows})
 
-    @operation("OpenAI", answer=answers.ModelRow)
+    @operation("OpenAI", scope="see", answer=answers.ModelRow)
     async def model(self, request: web.Request) -> web.Response:
         """One model."""
         wanted = request.match_info["id"]

@@ -28,6 +28,10 @@ class ClusterPort(Protocol):
 
     def instances(self) -> list[dict[str, Any]]: ...
 
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        """Give every member another cluster key (None: a random one), but those in `without`: `KeyRing.rotate`."""
+        ...
+
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
         ...
@@ -113,12 +117,15 @@ def any_model(name: str) -> bool:
 class Principal:
     """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration).
 
-    `may_ask`: whether it may ask for a model of that name.
+    `may_ask`: whether it may ask for a model of that name. `scopes`: what else it may ("use", "read").
+    An admin may all. `name`: what people call the key.
     """
 
     key_id: str = ""
     admin: bool = False
     may_ask: Callable[[str], bool] = any_model
+    scopes: frozenset[str] = frozenset({"use"})
+    name: str = ""
 
     @property
     def restricted(self) -> bool:

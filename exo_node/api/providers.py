@@ -36,12 +36,12 @@ class ProviderRoutes:
             ("POST", "/cost/estimate", self.estimate),
         ]
 
-    @operation("Routing", answer=answers.Providers)
+    @operation("Routing", scope="see", answer=answers.Providers)
     async def providers(self, request: web.Request) -> web.Response:
         """Every known provider, and whether a key for it is here."""
         return web.json_response({"object": "list", "data": self._routing.providers()})
 
-    @operation("Routing", answer=answers.ProviderView)
+    @operation("Routing", scope="see", answer=answers.ProviderView)
     async def provider(self, request: web.Request) -> web.Response:
         """One provider."""
         wanted = request.match_info["name"]
@@ -52,12 +52,12 @@ class ProviderRoutes:
         there = ", ".join(dict.fromkeys(row["id"] for row in rows)) or "none"
         raise NotFound(f"no provider {wanted!r}; there are: {there}", param="name")
 
-    @operation("Routing", answer=answers.ProviderCheck)
+    @operation("Routing", scope="use", answer=answers.ProviderCheck)
     async def check(self, request: web.Request) -> web.Response:
         """Whether the provider answers and takes the key; the answer is 200 either way and says which."""
         return web.json_response(await self._routing.check_provider(request.match_info["name"].lower()))
 
-    @operation("Routing", query=node.CostQuery, body=node.CostRequest, answer=answers.Cost)
+    @operation("Routing", scope="see", query=node.CostQuery, body=node.CostRequest, answer=answers.Cost)
     async def estimate(self, request: web.Request) -> web.Response:
         """One model: its costs. Several: all, cheapest first, those without a known price last."""
         body = _query(request) if request.method != "POST" else await read_object(request)

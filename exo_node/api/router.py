@@ -10,7 +10,7 @@ from aiohttp import web
 from exo_node.api import visible
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import principal, require_admin, require_all_models
+from exo_node.api.guard import principal, require_all_models
 from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import node
@@ -35,7 +35,7 @@ class RouterRoutes:
             ("POST", "/config/reload", self.reload),
         ]
 
-    @operation("Routing", answer=answers.RouterStats)
+    @operation("Routing", scope="see", answer=answers.RouterStats)
     async def stats(self, request: web.Request) -> web.Response:
         """Backends, breakers, latency profile, limits and cache, as they are now."""
         found = self._routing.stats()
@@ -44,7 +44,7 @@ class RouterRoutes:
             found = visible.stats(found, self._routing.deployments(), caller)
         return web.json_response(found)
 
-    @operation("Routing", answer=answers.Plan)
+    @operation("Routing", scope="see", answer=answers.Plan)
     async def explain(self, request: web.Request) -> web.Response:
         """Takes any route's body; `?kind=` says which one where its fields do not (speech, image, moderation)."""
         body = await read_object(request)
@@ -58,19 +58,17 @@ class RouterRoutes:
             kind = guess_kind(body)
         return web.json_response(await self._routing.explain(self._serving.call(request, kind, body)))
 
-    @operation("Routing", body=node.Defaults, answer=node.Defaults)
+    @operation("Routing", scope="admin", act=True, body=node.Defaults, answer=node.Defaults)
     async def update(self, request: web.Request) -> web.Response:
         """Change defaults until the node ends."""
-        require_admin(request)
         return web.json_response(await self._routing.update_config(parse_defaults(await read_object(request))))
 
-    @operation("Routing", answer=answers.Reloaded)
+    @operation("Routing", scope="admin", act=True, answer=answers.Reloaded)
     async def reload(self, request: web.Request) -> web.Response:
         """What SIGHUP does. A wrong configuration changes nothing and is told with file and line."""
-        require_admin(request)
         return web.json_response(await self._routing.reload())
 
-    @operation("Node", answers=("text/plain",))
+    @operation("Node", scope="see", answers=("text/plain",))
     async def metrics(self, request: web.Request) -> web.Response:
         """Metrics for Prometheus. A key for some models only does not get them: they name every backend."""
         require_all_models(request)

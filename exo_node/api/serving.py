@@ -27,11 +27,12 @@ from exo_node.types import Priority
 # What is left of a request's time when its call's is over: who waits for a backend then says itself which one was late,
 # and the backend is blamed for it; the request's own limit is for all else.
 MARGIN_S, MARGIN = 0.5, 0.05
+BODY = web.RequestKey("body", dict)  # of a request, once it was read
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The JSON object in the request's body, decompressed if need be, and as the route's operation declares it."""
-    body = parse_object(await read_body(request))
+    body = request[BODY] = parse_object(await read_body(request))
     said = of_request(request)
     if said is not None and said.body is not None and not said.checked_later:
         check(body, said.body)

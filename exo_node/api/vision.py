@@ -27,7 +27,7 @@ class VisionRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/vision", self.vision)]
 
-    @operation("OpenAI", body=node.VisionRequest, answer=answers.ChatCompletion, answers=(JSON, SSE))
+    @operation("OpenAI", scope="use", body=node.VisionRequest, answer=answers.ChatCompletion, answers=(JSON, SSE))
     async def vision(self, request: web.Request) -> web.StreamResponse:
         """A question about pictures."""
         return await self._serving.answer(request, "chat", as_chat(await read_object(request)))

@@ -30,6 +30,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "unload": ("load", "take a model or an instance off the cluster"),
     "apikey": ("apikey", "API keys of this machine's nodes: add, list, revoke"),
     "spend": ("spend", "what calls have cost, by day, key, model, provider or user"),
+    "audit": ("audit", "who changed what: keys, models, deployments, configuration"),
     "key": ("key", "show the code that lets another machine join this cluster"),
     "join": ("key", "make this machine a member: exo join CODE"),
     "secrets": ("secrets", "keys of providers, encrypted on this machine: set, list, remove, import"),

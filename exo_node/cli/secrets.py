@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from exo_node.cli.audit import note
 from exo_node.cli.parser import Parsed, Parser
 from exo_node.errors import ConfigurationError
 
@@ -55,6 +56,7 @@ def run(parsed: Parsed, verb: str) -> int:
 
         count = import_file(Path(names[0]).expanduser(), store)
         print(f"{names[0]}: {count} secrets encrypted" if count else f"{names[0]}: nothing to encrypt")
+    note(parsed.settings().home, f"exo secrets {action}", names[0])
     return 0
 
 

@@ -12,22 +12,23 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, StoreError, Unauthorized
+from exo_node.errors import InvalidRequest, KeyExpired, ModelNotAllowed, NotFound, StoreError, Unauthorized
 from exo_node.limits.budgets import Period
 
 log = logging.getLogger("exo.limits")
 
 PREFIX = "sk-exo-"
 WATCH_S = 1.0  # how soon a key that was added or revoked counts in a running node
+SCOPES = ("use", "read", "admin")  # ask models; see what was spent too; everything
 ADMIN_ID = "admin"  # what the key of --api-key and master_key is called in spend and limits
 
 
 class KeyRows(Protocol):
-    """Where keys are kept (the store). Rows: `id, name, hash, created, admin, models, rpm, tpm, ...`."""
+    """Where keys are kept (the store). Rows: `id, name, hash, created, scopes, models, rpm, tpm, ...`."""
 
     async def keys(self) -> list[dict[str, Any]]: ...
 
@@ -43,13 +44,13 @@ class KeyInfo:
     """What a key may do; nothing of it is secret. Limits are per minute, `budget` USD per `period`; None: no limit.
 
     `models` are names and patterns ("gpt-*"); empty: all. `user_rpm` and `user_tpm` hold for each `user` that
-    requests with this key name.
+    requests with this key name. `scopes` are of `SCOPES`. `expires`: wall-clock, from when on it is refused.
     """
 
     id: str
     name: str = ""
     created: float = 0.0
-    admin: bool = False
+    scopes: tuple[str, ...] = ("use",)
     models: tuple[str, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
@@ -57,6 +58,11 @@ class KeyInfo:
     user_tpm: int | None = None
     budget: float | None = None
     period: Period = "month"
+    expires: float | None = None
+
+    @property
+    def admin(self) -> bool:
+        return "admin" in self.scopes
 
     @property
     def label(self) -> str:
@@ -80,8 +86,11 @@ def digest(secret: str) -> bytes:
 class ApiKeys:
     """The keys as of the last look at the store. `admin_secrets`: --api-key and the configuration's master_key."""
 
-    def __init__(self, rows: KeyRows, admin_secrets: Iterable[str | None] = ()) -> None:
+    def __init__(
+        self, rows: KeyRows, admin_secrets: Iterable[str | None] = (), *, wall: Callable[[], float] = time.time
+    ) -> None:
         self._rows = rows
+        self._wall = wall
         self._stamp: tuple[int, ...] | None = None
         self._reading = asyncio.Lock()  # one at a time: many callers may ask at once
         self._by_id: dict[str, KeyInfo] = {}
@@ -95,11 +104,11 @@ class ApiKeys:
 
     @property
     def required(self) -> bool:
-        """Whether there is any key, so that requests must carry one."""
+        """Whether there is any key, so that requests must carry one. One that has expired opens nothing."""
         return bool(self._admins or self._by_digest)
 
     def verify(self, secret: str) -> KeyInfo | None:
-        """Whose key this is; None while there is no key at all. Raises `Unauthorized`. Never waits.
+        """Whose key this is; None while there is no key at all. Raises `Unauthorized`, `KeyExpired`. Never waits.
 
         What is compared are hashes: the time tells nothing of the keys.
         """
@@ -107,12 +116,14 @@ class ApiKeys:
             return None
         found = digest(secret)
         if any([hmac.compare_digest(found, admin) for admin in self._admins]):  # all of them, always
-            return KeyInfo(id=ADMIN_ID, name=ADMIN_ID, admin=True)
+            return KeyInfo(id=ADMIN_ID, name=ADMIN_ID, scopes=("admin",))
         info = self._by_digest.get(found)
         if info is None:
             raise Unauthorized(
                 "Incorrect API key provided, or none: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
+        if self._is_over(info):
+            raise KeyExpired(f"{info.label} has expired; ask this node's admin for another one")
         return info
 
     def info(self, key_id: str) -> KeyInfo | None:
@@ -120,8 +131,14 @@ class ApiKeys:
         return self._by_id.get(key_id)
 
     def has(self, key_id: str) -> bool:
-        """Whether that key is still there; so are "" (no key was needed, or --api-key) and the admin's."""
-        return key_id in ("", ADMIN_ID) or key_id in self._by_id
+        """Whether that key is still good; so are "" (no key was needed, or --api-key) and the admin's."""
+        if key_id in ("", ADMIN_ID):
+            return True
+        info = self._by_id.get(key_id)
+        return info is not None and not self._is_over(info)
+
+    def _is_over(self, info: KeyInfo) -> bool:
+        return info.expires is not None and info.expires <= self._wall()
 
     def list(self) -> tuple[KeyInfo, ...]:
         """Oldest first."""
@@ -163,7 +180,8 @@ class ApiKeys:
             raise InvalidRequest(f"there is an API key named {info.name!r} already; revoke it or choose another name")
         secret = PREFIX + secrets.token_urlsafe(32)
         row = {name: getattr(info, name) for name in KeyInfo.__slots__}
-        row |= {"id": f"key-{secrets.token_hex(4)}", "created": time.time(), "models": list(info.models)}
+        row |= {"id": f"key-{secrets.token_hex(4)}", "created": self._wall()}
+        row |= {"models": list(info.models), "scopes": list(info.scopes)}
         await self._rows.add_key({**row, "hash": digest(secret)})
         await self.refresh()
         return self._by_id[row["id"]], secret
@@ -182,4 +200,5 @@ class ApiKeys:
 
 def _info(row: Mapping[str, Any]) -> KeyInfo:
     values = {name: row[name] for name in KeyInfo.__slots__}
-    return KeyInfo(**{**values, "models": tuple(row["models"]), "period": row["period"] or "month"})
+    lists = {name: tuple(row[name]) for name in ("models", "scopes")}
+    return KeyInfo(**{**values, **lists, "period": row["period"] or "month"})

@@ -1,33 +1,27 @@
 """Chat templates in the Jinja environment that they are written for (transformers' `apply_chat_template`).
 
-A template is code that came with a model: it runs in Jinja's immutable sandbox, sees plain data only, and its output
-and time are bounded. jinja2 is imported when the first template is compiled.
+A template is code that came with a model: it runs in Jinja's immutable sandbox, in a process of its own
+(template_sandbox.py), sees plain data only, and its output, time and memory are bounded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exo_node.errors import CheckpointError, InvalidRequest
 from exo_node.models.chat_format import ChatFormat
 from exo_node.models.headers import read_json
+from exo_node.models.template_sandbox import TemplateSandbox
 from exo_node.types import ToolUse
 
-if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-_RENDER_SECONDS = 5.0  # a real template takes milliseconds
 _GROWTH, _FLOOR = 8, 1 << 20  # characters out per character in, plus a floor for long built-in system prompts
 _FILE_LIMIT = 4 << 20  # bytes; the longest known templates are about 20 KB
-_CONTENT_NAMES = ("content",)
 
 
 def read_template(folder: Path, tokenizer_config: Mapping[str, Any], names: Sequence[str] = ("default",)) -> str | None:
@@ -52,26 +46,24 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any], names: Sequ
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list):
-        value = {one.get("name"): one.get("template") for one in value if isinstance(one, Mapping)}
+        value = {str(one.get("name")): one.get("template") for one in value if isinstance(one, Mapping)}
     if isinstance(value, Mapping) and isinstance(value.get("default"), str):
         return str(next(value[name] for name in (*names, "default") if isinstance(value.get(name), str)))
     raise CheckpointError(f"{where}: field 'chat_template' is neither a text nor named templates with a 'default'")
 
 
 class ChatTemplate:
-    """One compiled template. `special_tokens` (bos_token, eos_token, ...) are visible to it by name."""
+    """One template. `special_tokens` (bos_token, eos_token, ...) are visible to it by name. Blocking, as making it is:
+    `sandbox` runs it (one of its own where none is given). Raises `CheckpointError` where it does not compile.
+    """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        import jinja2
-
+    def __init__(self, source: str, special_tokens: Mapping[str, str], sandbox: TemplateSandbox | None = None) -> None:
+        self._source = source
         self._special_tokens = dict(special_tokens)
-        environment = _environment()
-        try:
-            self._template = environment.from_string(source)
-            self.takes_parts = _walks_content(environment, source)
-            self.format = ChatFormat(source, _variables(environment, source))
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise CheckpointError(f"the model's chat template does not compile ({_line(error)})") from error
+        self._sandbox = sandbox or TemplateSandbox()
+        facts = self._sandbox.facts(source)
+        self.takes_parts = facts.takes_parts
+        self.format = ChatFormat(source, facts.variables)
 
     def render(
         self,
@@ -122,36 +114,16 @@ class ChatTemplate:
     def _render(
         self, plain: list[dict[str, Any]], tools: Any, add_generation_prompt: bool, options: Mapping[str, Any]
     ) -> str:
-        import jinja2
-
+        given = {
+            **self._special_tokens,
+            **options,
+            "messages": plain,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         limit = _FLOOR + _GROWTH * len(json.dumps([plain, tools]))
-        deadline = time.monotonic() + _RENDER_SECONDS
-        pieces: list[str] = []
-        size = 0
-        try:
-            for piece in self._template.generate(
-                **{
-                    **self._special_tokens,
-                    **options,
-                    "messages": plain,
-                    "tools": tools,
-                    "documents": None,
-                    "add_generation_prompt": add_generation_prompt,
-                }
-            ):
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit or time.monotonic() > deadline:
-                    raise InvalidRequest("the model's chat template does not come to an end; use /v1/completions")
-        except jinja2.TemplateError as error:
-            raise InvalidRequest(
-                f"the model's chat template refused the messages: {_line(error)}", param="messages"
-            ) from error
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise InvalidRequest(
-                f"the model's chat template cannot render these messages: {_line(error)}", param="messages"
-            ) from error
-        return "".join(pieces)
+        return self._sandbox.render(self._source, given, limit)
 
     def _message(self, index: int, message: Mapping[str, Any], style: _CallStyle) -> dict[str, Any]:
         where = f"messages[{index}]"
@@ -211,86 +183,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     raise InvalidRequest(f"messages hold a value of type {type(value).__name__}, want JSON data", param="messages")
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(Extension):
-        """`{% generation %} ... {% endgeneration %}` marks the assistant's part for training; here it only passes."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    class PlainNamespace(Namespace):
-        """A namespace whose attributes cannot reach the interpreter's own."""
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            if name.startswith("_"):
-                raise jinja2.exceptions.SecurityError(f"attribute {name!r} may not be set on a namespace")
-            super().__setitem__(name, value)
-
-    def make_namespace(*args: Any, **kwargs: Any) -> PlainNamespace:
-        given = dict(*args, **kwargs)
-        if any(str(name).startswith("_") for name in given):
-            raise jinja2.exceptions.SecurityError("a namespace may not hold names that start with '_'")
-        return PlainNamespace(given)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        # Jinja's own filter escapes HTML; templates are written for plain JSON.
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def strftime_now(layout: str) -> str:
-        return datetime.now().strftime(layout)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    environment.globals["namespace"] = make_namespace
-    return environment
-
-
-def _variables(environment: ImmutableSandboxedEnvironment, source: str) -> frozenset[str]:
-    """Names that the template reads and does not set itself."""
-    from jinja2 import meta
-
-    return frozenset(meta.find_undeclared_variables(environment.parse(source)))
-
-
-def _walks_content(environment: ImmutableSandboxedEnvironment, source: str) -> bool:
-    """Whether the template loops over a message's content, that is, takes a list of parts."""
-    from jinja2 import nodes
-
-    for loop in environment.parse(source).find_all(nodes.For):
-        target = loop.iter
-        if isinstance(target, nodes.Getattr) and target.attr in _CONTENT_NAMES:
-            return True
-        if (
-            isinstance(target, nodes.Getitem)
-            and isinstance(target.arg, nodes.Const)
-            and target.arg.value in _CONTENT_NAMES
-        ):
-            return True
-        if isinstance(target, nodes.Name) and target.name in _CONTENT_NAMES:
-            return True
-    return False
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

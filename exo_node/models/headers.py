@@ -86,7 +86,7 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     for file in sorted({str(file) for file in weight_map.values()}):
         if Path(file).name != file or file in ("", ".", ".."):
             raise CheckpointError(f"{index_path}: {file!r} is not a plain file name; {_AGAIN}")
-        if not (folder / file).is_file():
+        if not _is_there(folder / file):
             raise CheckpointError(f"{folder / file} is missing (named in {INDEX}); {_AGAIN}")
         headers[file] = read_header(folder / file)
     chosen: dict[str, TensorEntry] = {}
@@ -98,6 +98,13 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     if unlisted:
         raise CheckpointError(f"{index_path} has no entry for tensor {unlisted[0]!r} ({len(unlisted)} such); {_AGAIN}")
     return _by_canonical_name(chosen)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _by_canonical_name(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:

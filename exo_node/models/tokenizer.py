@@ -15,6 +15,7 @@ from exo_node.models.fim import Fim, fim_of
 from exo_node.models.generation_config import eos_ids
 from exo_node.models.headers import optional_json
 from exo_node.models.pieces import piece_rule
+from exo_node.models.template_sandbox import TemplateSandbox
 from exo_node.models.token_bound import TokenBound, part_state
 from exo_node.types import ToolUse
 
@@ -40,7 +41,9 @@ class Tokenizer:
         tool_template: str | None = None,
         eos_ids: frozenset[int],
         add_bos: bool,
+        sandbox: TemplateSandbox | None = None,
     ) -> None:
+        self._sandbox = sandbox
         self._backend = backend
         self._special_tokens = dict(special)
         self._template_source = template
@@ -59,8 +62,11 @@ class Tokenizer:
             self.bos_id = self._prefix[0]
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
-        """The tokenizer of the model folder `path`. Blocking. Raises `CheckpointError` for missing or broken files."""
+    def load(cls, path: Path, sandbox: TemplateSandbox | None = None) -> Tokenizer:
+        """The tokenizer of the model folder `path`. Blocking. Raises `CheckpointError` for missing or broken files.
+
+        `sandbox` runs its chat template; None: one of its own, once it is asked for a chat.
+        """
         import tokenizers
 
         file = path / "tokenizer.json"
@@ -84,6 +90,7 @@ class Tokenizer:
             tool_template=read_template(path, config, ("tool_use",)),
             eos_ids=eos_ids(path),
             add_bos=config.get("add_bos_token") is True,
+            sandbox=sandbox,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -160,7 +167,7 @@ class Tokenizer:
         use: ToolUse | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text that the model's chat template makes of `messages`; see `ChatTemplate.render`."""
+        """The prompt text that the model's chat template makes of `messages`; see `ChatTemplate.render`. Blocking."""
         template = self._template_of(use)
         return template.render(messages, add_generation_prompt=add_generation_prompt, use=use, options=options)
 
@@ -177,7 +184,7 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False)
 
     def chat_format(self, use: ToolUse | None = None) -> ChatFormat:
-        """How the model speaks, as its template shows it."""
+        """How the model speaks, as its template shows it. Blocking at the first time."""
         return self._template_of(use).format
 
     def _template_of(self, use: ToolUse | None) -> ChatTemplate:
@@ -188,7 +195,7 @@ class Tokenizer:
                 "this model has no chat template; send the text to /v1/completions instead", param="messages"
             )
         if source not in self._templates:
-            self._templates[source] = ChatTemplate(source, self._special_tokens)
+            self._templates[source] = ChatTemplate(source, self._special_tokens, self._sandbox)
         return self._templates[source]
 
     @cached_property

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFound, UnsupportedModel
+from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFound, ProtocolMismatch, UnsupportedModel
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
 from exo_node.models.digest import compute_digest
 from exo_node.models.download import ShardDownloader
@@ -25,6 +25,7 @@ from exo_node.models.generation_config import generation_defaults
 from exo_node.models.pooling import MODULES, POOLING, ModelPooling, read_pooling
 from exo_node.models.quantization import quantized_digest
 from exo_node.models.spec import read_spec
+from exo_node.models.template_sandbox import TemplateSandbox
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.types import ModelCard, ModelSpec
 
@@ -80,6 +81,7 @@ class ModelLibrary:
         self._specs: dict[Path, tuple[tuple[Any, ...], ModelSpec]] = {}
         self._tokenizers: dict[tuple[Any, ...], LoadedTokenizer] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._sandbox = TemplateSandbox()
 
     def cards(self, loaded: set[str]) -> list[ModelCard]:
         """Rows of `/v1/models` that this node's disk holds."""
@@ -157,9 +159,7 @@ class ModelLibrary:
             key = (model_id, digest, folder, await asyncio.to_thread(_signature, folder))
             loaded = self._tokenizers.pop(key, None)
             if loaded is None:
-                loaded = await asyncio.to_thread(
-                    lambda: LoadedTokenizer(Tokenizer.load(folder), generation_defaults(folder), read_pooling(folder))
-                )
+                loaded = await asyncio.to_thread(_load, folder, self._sandbox)
                 while len(self._tokenizers) >= TOKENIZERS_KEPT:
                     del self._tokenizers[next(iter(self._tokenizers))]
             self._tokenizers[key] = loaded  # last = most recently used
@@ -176,6 +176,10 @@ class ModelLibrary:
         for name, data in sorted(files.items()):
             content.update(f"{name} {len(data)}\n".encode() + data)
         return self._tokenizer_folder / content.hexdigest()
+
+
+def _load(folder: Path, sandbox: TemplateSandbox) -> LoadedTokenizer:
+    return LoadedTokenizer(Tokenizer.load(folder, sandbox), generation_defaults(folder), read_pooling(folder))
 
 
 def _unknown(error: ExoError) -> Description:
@@ -209,9 +213,14 @@ def spec_to_json(spec: ModelSpec) -> str:
 
 
 def spec_from_json(text: str) -> ModelSpec:
-    """Inverse of `spec_to_json`."""
-    fields = json.loads(text)
-    return ModelSpec(**{**fields, **{name: tuple(fields[name]) for name in ("layer_bytes", "layer_packed")}})
+    """Inverse of `spec_to_json`. Raises `ProtocolMismatch` for what no node of this version writes."""
+    try:
+        fields = json.loads(text)
+        return ModelSpec(**{**fields, **{name: tuple(fields[name]) for name in ("layer_bytes", "layer_packed")}})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolMismatch(
+            "another node's description of a model cannot be read; run the same exo version everywhere"
+        ) from error
 
 
 def _signature(path: Path) -> tuple[Any, ...]:

@@ -181,13 +181,9 @@ class LocalBackend:
         if at_least > instance.context:
             raise too_long(field, f"at least {at_least}", instance.context)
         if request.messages is not None:
-            use = request.tool_use
-            options = {**tokenizer.chat_format(use).hinted(request.template_hints), **request.template_options}
-            if use is not None:
-                texts = [*texts, *map(str, use.tools)]
-            text = await _in_thread(lambda: tokenizer.chat_text(messages, use=use, options=options), texts)
+            text = await asyncio.to_thread(_chat_text, tokenizer, messages, request)
             ids = await _in_thread(lambda: tokenizer.encode(text, add_special_tokens=False), [text])
-            stage = tokenizer.chat_format(use).stage(text)
+            stage = tokenizer.chat_format(request.tool_use).stage(text)
         else:
             prompt = request.prompt
             assert prompt is not None
@@ -304,6 +300,12 @@ def _refuse_uncountable(request: GenerationRequest) -> None:
         field, texts = "messages", [text for one in request.messages for text in _texts(one.get("content"))]
     if (characters := sum(map(len, texts))) > COUNTED_CHARACTERS:
         raise InvalidRequest(f"{field}: {characters} characters; at most {COUNTED_CHARACTERS} are counted", param=field)
+
+
+def _chat_text(tokenizer: Tokenizer, messages: list[Any], request: GenerationRequest) -> str:
+    """Waits for another process: not for the event loop."""
+    hinted = tokenizer.chat_format(request.tool_use).hinted(request.template_hints)
+    return tokenizer.chat_text(messages, use=request.tool_use, options={**hinted, **request.template_options})
 
 
 async def _in_thread(work: Callable[[], T], texts: Sequence[str]) -> T:

@@ -74,7 +74,7 @@ def decode_error(data: bytes) -> ExoError | None:
         error.code, error.status = fields.get("code"), int(fields["status"])
         if cls is ExoError:
             error.type, error.retryable = str(fields["type"]), bool(fields["retryable"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return error
 

@@ -21,8 +21,8 @@ from exo_node.store_spend import SpendQuery
 from exo_node.store_thread import DatabaseThread
 
 KEY = {
-    "id": "key-1", "name": "ci", "hash": b"h" * 32, "created": 1.0, "admin": False, "models": ["gpt-*"], "rpm": 5,
-    "tpm": None, "user_rpm": None, "user_tpm": 9, "budget": 1.5, "period": "day",
+    "id": "key-1", "name": "ci", "hash": b"h" * 32, "created": 1.0, "scopes": ["use", "read"], "models": ["gpt-*"],
+    "rpm": 5, "tpm": None, "user_rpm": None, "user_tpm": 9, "budget": 1.5, "period": "day", "expires": 9.5,
 }  # fmt: skip
 
 
@@ -66,6 +66,22 @@ async def test_keys_come_back(store: Store) -> None:
     assert await store.remove_key("key-1") is False
     assert await store.keys() == []
     assert store.stamp() != before
+
+
+async def test_keys_of_the_first_versions_stay_valid(store: Store) -> None:
+    """Before there were scopes a key was an admin's or not: that is what it is then."""
+    store.path.parent.mkdir()
+    with sqlite3.connect(store.path) as db:
+        for step in MIGRATIONS[:4]:
+            db.executescript(step)
+        sql = (
+            "INSERT INTO api_keys (id, name, hash, created, admin, models, rpm) VALUES (?, ?, ?, 1.0, ?, '[\"m\"]', 7)"
+        )
+        db.executemany(sql, [("k1", "user", b"1", 0), ("k2", "boss", b"2", 1)])
+        db.execute("PRAGMA user_version = 4")
+    db.close()
+    told = [(row["id"], row["scopes"], row["hash"], row["rpm"], row["expires"]) for row in await store.keys()]
+    assert told == [("k1", ["use"], b"1", 7, None), ("k2", ["admin"], b"2", 7, None)]
 
 
 async def test_the_same_key_twice_is_an_error(store: Store) -> None:

@@ -48,7 +48,9 @@ class AnthropicRoutes:
         """(method, path, handler)."""
         return [("POST", MESSAGES, self.messages), ("POST", f"{MESSAGES}/count_tokens", self.count_tokens)]
 
-    @operation("Anthropic", body=schemas.MessagesRequest, answer=schemas.AnthropicMessage, answers=(JSON, SSE))
+    @operation(
+        "Anthropic", scope="use", body=schemas.MessagesRequest, answer=schemas.AnthropicMessage, answers=(JSON, SSE)
+    )
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """An answer to a chat as Anthropic gives it, whole or streamed."""
         body, ignored = await _read(request)
@@ -56,7 +58,7 @@ class AnthropicRoutes:
         with naming(ORIGINS):
             return await self._server.answer(request, replace(decoded, headers=ignored), WIRE)
 
-    @operation("Anthropic", body=schemas.CountTokensRequest, answer=schemas.TokenCount)
+    @operation("Anthropic", scope="use", body=schemas.CountTokensRequest, answer=schemas.TokenCount)
     async def count_tokens(self, request: web.Request) -> web.Response:
         """A header says where they are an estimate."""
         serving = self._server.serving

@@ -43,7 +43,7 @@ class OllamaAPI:
         await self._idle.close()
 
 
-@operation("Ollama", answers=("text/plain",))
+@operation("Ollama", scope="see", answers=("text/plain",))
 async def is_running(request: web.Request) -> web.Response:
     """What Ollama answers at its address."""
     return web.Response(text=RUNNING)

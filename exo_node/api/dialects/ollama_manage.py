@@ -20,7 +20,7 @@ from exo_node.api.dialects.ollama_idle import IdleUnloader
 from exo_node.api.dialects.ollama_known import KnownModels
 from exo_node.api.dialects.ollama_models import FOR_EVER_NS, remote_show, remote_tag, running, show, tag
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import check_allowed, may_ask, require_admin
+from exo_node.api.guard import check_allowed, may_ask
 from exo_node.api.operations import JSON, NDJSON, operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import ollama as schemas
@@ -66,12 +66,12 @@ class OllamaModelRoutes:
             ("POST", "/api/blobs/{digest}", blobs),
         ]
 
-    @operation("Ollama", answer=schemas.OllamaVersion)
+    @operation("Ollama", scope="see", answer=schemas.OllamaVersion)
     async def version(self, request: web.Request) -> web.Response:
         """The version of Ollama whose API this is, and ours."""
         return web.json_response({"version": VERSION, "exo_version": exo_node.__version__})
 
-    @operation("Ollama", answer=schemas.OllamaModels)
+    @operation("Ollama", scope="see", answer=schemas.OllamaModels)
     async def tags(self, request: web.Request) -> web.Response:
         """The cluster's models first, then the providers', as far as the key may ask for them."""
         cards, rows = await self._known.lists(fresh=True)
@@ -86,7 +86,7 @@ class OllamaModelRoutes:
         found += [remote_tag(row) for row in rows if row["id"] not in seen and may_ask(row["id"])]
         return web.json_response({"models": found})
 
-    @operation("Ollama", body=schemas.OllamaNamed, answer=schemas.OllamaModel)
+    @operation("Ollama", scope="see", body=schemas.OllamaNamed, answer=schemas.OllamaModel)
     async def show(self, request: web.Request) -> web.Response:
         """What is known of a model."""
         found = await self._known.of_cluster(model_name(await read_object(request)))
@@ -95,7 +95,7 @@ class OllamaModelRoutes:
         assert found.row is not None
         return web.json_response(remote_show(found.row))
 
-    @operation("Ollama", answer=schemas.OllamaModels)
+    @operation("Ollama", scope="see", answer=schemas.OllamaModels)
     async def ps(self, request: web.Request) -> web.Response:
         """What is loaded anywhere in the cluster; sizes as its runners report them."""
         cards, _ = await self._known.lists()
@@ -114,7 +114,14 @@ class OllamaModelRoutes:
             rows.append(running(one, facts, stages or (), expires))
         return web.json_response({"models": rows})
 
-    @operation("Ollama", body=schemas.OllamaPullRequest, answer=schemas.OllamaStatus, answers=(JSON, NDJSON))
+    @operation(
+        "Ollama",
+        scope="use",
+        act=True,
+        body=schemas.OllamaPullRequest,
+        answer=schemas.OllamaStatus,
+        answers=(JSON, NDJSON),
+    )
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Fetches a model onto this node. A stream of how far it is, unless `stream` is false."""
         body = await read_object(request)
@@ -163,13 +170,12 @@ class OllamaModelRoutes:
                 await asyncio.gather(task, return_exceptions=True)
         yield _line({"status": "success"})
 
-    @operation("Ollama", body=schemas.OllamaCopyRequest, answers=())
+    @operation("Ollama", scope="admin", act=True, body=schemas.OllamaCopyRequest, answers=())
     async def copy(self, request: web.Request) -> web.Response:
         """Give a model of this node one more name, kept in model_aliases.toml; needs the admin's key.
 
         A copy of that name is replaced; the name of a model or of the configuration is refused with 409.
         """
-        require_admin(request)
         fields = Fields(await read_object(request))
         source, name = _required(fields, "source"), _required(fields, "destination").removesuffix(":latest")
         await self._known.lists(fresh=True)
@@ -191,10 +197,9 @@ class OllamaModelRoutes:
         await self._known.lists(fresh=True)
         return web.Response()
 
-    @operation("Ollama", body=schemas.OllamaNamed, answer=schemas.OllamaNothing)
+    @operation("Ollama", scope="admin", act=True, body=schemas.OllamaNamed, answer=schemas.OllamaNothing)
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a fetched model's files on this node, or a copy's name; needs the admin's key."""
-        require_admin(request)
         found = await self._known.find(model_name(await read_object(request)))
         check_allowed(found.name)
         if found.row is not None:
@@ -209,7 +214,7 @@ class OllamaModelRoutes:
 def not_here(name: str, why: str) -> Any:
     """A handler that answers 501."""
 
-    @operation("Ollama", status=501)
+    @operation("Ollama", scope="see", status=501)
     async def refuse(request: web.Request) -> web.Response:
         """Not done here."""
         raise NotDone(f"{request.path} is not done by exo-node: {why}")

@@ -71,21 +71,27 @@ class OllamaRoutes:
             ("POST", "/api/embeddings", self.embeddings),
         ]
 
-    @operation("Ollama", body=schemas.OllamaChatRequest, answer=schemas.OllamaChat, answers=(JSON, NDJSON))
+    @operation("Ollama", scope="use", body=schemas.OllamaChatRequest, answer=schemas.OllamaChat, answers=(JSON, NDJSON))
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Chat as Ollama does it."""
         asked = decode_chat(await read_object(request))
         with naming(ORIGINS):
             return await self._answer(request, asked, OllamaEncoder("chat", asked.model))
 
-    @operation("Ollama", body=schemas.OllamaGenerateRequest, answer=schemas.OllamaGenerated, answers=(JSON, NDJSON))
+    @operation(
+        "Ollama",
+        scope="use",
+        body=schemas.OllamaGenerateRequest,
+        answer=schemas.OllamaGenerated,
+        answers=(JSON, NDJSON),
+    )
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Answer one prompt as Ollama does it."""
         asked = decode_generate(await read_object(request), self._no_limit)
         with naming(ORIGINS):
             return await self._answer(request, asked, OllamaEncoder("generate", asked.model))
 
-    @operation("Ollama", body=schemas.OllamaEmbedRequest, answer=schemas.OllamaEmbeddings)
+    @operation("Ollama", scope="use", body=schemas.OllamaEmbedRequest, answer=schemas.OllamaEmbeddings)
     async def embed(self, request: web.Request) -> web.Response:
         """Vectors of a text or of several.
 
@@ -101,7 +107,7 @@ class OllamaRoutes:
         counted = {} if found.tokens is None else {"prompt_eval_count": found.tokens}
         return web.json_response({**made, **counted}, headers=found.headers)
 
-    @operation("Ollama", body=schemas.OllamaEmbeddingsRequest, answer=schemas.OllamaEmbedding)
+    @operation("Ollama", scope="use", body=schemas.OllamaEmbeddingsRequest, answer=schemas.OllamaEmbedding)
     async def embeddings(self, request: web.Request) -> web.Response:
         """The older route: one `prompt`, one vector."""
         body = await read_object(request)

@@ -81,7 +81,7 @@ class ResponsesRoutes:
         """Ends what is made in the background; aiohttp's `on_cleanup`."""
         await self._background.close()
 
-    @operation("Responses", body=schemas.ResponseRequest, answer=schemas.Response, answers=(JSON, SSE))
+    @operation("Responses", scope="use", body=schemas.ResponseRequest, answer=schemas.Response, answers=(JSON, SSE))
     async def create(self, request: web.Request) -> web.StreamResponse:
         """A response, whole or as its events, stored unless `store` is false."""
         begun = await self._begin(await read_object(request), caller_id())
@@ -101,7 +101,7 @@ class ResponsesRoutes:
         response: dict[str, Any] = self._encoder(begun).whole(answer_of(reply, call))
         return response
 
-    @operation("Responses", body=schemas.ResponseInput, answer=schemas.InputTokens)
+    @operation("Responses", scope="use", body=schemas.ResponseInput, answer=schemas.InputTokens)
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
         begun = await self._begin(await read_object(request), caller_id())
@@ -111,7 +111,7 @@ class ResponsesRoutes:
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
         return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
-    @operation("Responses", answer=schemas.Response, answers=(JSON, SSE))
+    @operation("Responses", scope="use", answer=schemas.Response, answers=(JSON, SSE))
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
         query = request.query
@@ -131,7 +131,7 @@ class ResponsesRoutes:
             raise bad("stream", problem, code="unsupported_parameter")
         return await sse.respond(request, _replay(row.events, after), self._serving.timeout_s, style=_style(0))
 
-    @operation("Responses", answer=schemas.Deleted)
+    @operation("Responses", scope="use", answer=schemas.Deleted)
     async def delete(self, request: web.Request) -> web.Response:
         """Forget the response; one in the making ends."""
         ident, owner = request.match_info["id"], caller_id()
@@ -141,7 +141,7 @@ class ResponsesRoutes:
         await self._kept.remove(ident, owner)
         return web.json_response({"id": ident, "object": "response", "deleted": True})
 
-    @operation("Responses", answer=schemas.Response)
+    @operation("Responses", scope="use", answer=schemas.Response)
     async def cancel(self, request: web.Request) -> web.Response:
         """End a response in the background; one that has ended is as it is."""
         ident, owner = request.match_info["id"], caller_id()
@@ -156,7 +156,7 @@ class ResponsesRoutes:
             raise InvalidRequest(f"{ident} is made by node {row.node}: cancel it there", status=409)
         return web.json_response(row.response)
 
-    @operation("Responses", answer=listed.Listing)
+    @operation("Responses", scope="use", answer=listed.Listing)
     async def input_items(self, request: web.Request) -> web.Response:
         """All that the response was made from, earlier responses' items too; the newest first unless `order=asc`."""
         query = request.query

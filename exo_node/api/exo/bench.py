@@ -41,7 +41,7 @@ class BenchRoutes:
         """(method, path without /v1, handler)."""
         return [("POST", "/bench/chat/completions", self.chat)]
 
-    @operation("exo", body=ChatRequest, answer=BenchCompletion, answers=(JSON, SSE), checked_later=True)
+    @operation("exo", scope="use", body=ChatRequest, answer=BenchCompletion, answers=(JSON, SSE), checked_later=True)
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """OpenAI's chat with `generation_stats`; as the comment before `[DONE]` where it is streamed."""
         body = await read_object(request)

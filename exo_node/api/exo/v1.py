@@ -13,7 +13,7 @@ from exo_node.api import sse
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.exo.downloads import Download, Downloads
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import check_allowed, may_ask, require_admin
+from exo_node.api.guard import check_allowed, may_ask
 from exo_node.api.openai_request import parse_chat
 from exo_node.api.operations import SSE, operation
 from exo_node.api.ports import ClusterPort
@@ -46,7 +46,7 @@ class V1Routes:
             ("POST", "/quit", self.quit),
         ]
 
-    @operation("exo", body=ChatRequest, answer=answers.Encoded, checked_later=True)
+    @operation("exo", scope="use", body=ChatRequest, answer=answers.Encoded, checked_later=True)
     async def encode(self, request: web.Request) -> web.Response:
         """A chat's prompt as a local model would read it: `encoded_tokens`, `encoded_prompt`, `num_tokens`, `length`
         (characters)."""
@@ -58,12 +58,12 @@ class V1Routes:
             {"length": len(text), "num_tokens": len(ids), "encoded_tokens": ids, "encoded_prompt": text}
         )
 
-    @operation("exo", answer=answers.PoolRows)
+    @operation("exo", scope="see", answer=answers.PoolRows)
     async def initial_models(self, request: web.Request) -> web.Response:
         """Every local model that the key may ask for, by name."""
         return web.json_response(await self._pool())
 
-    @operation("exo", answers=(SSE,))
+    @operation("exo", scope="see", answers=(SSE,))
     async def modelpool(self, request: web.Request) -> web.StreamResponse:
         """The same as events, one a model."""
 
@@ -75,14 +75,14 @@ class V1Routes:
 
         return await sse.respond(request, frames(), self._settings.response_timeout)
 
-    @operation("exo", answer=answers.Downloading)
+    @operation("exo", scope="see", answer=answers.Downloading)
     async def progress(self, request: web.Request) -> web.Response:
         """By node: the download that runs there, the latest where there are several."""
         now = time.monotonic()
         running = [one for one in self._downloads.all() if one.state == "running"]
         return web.json_response({one.node_id: progress_view(one, now) for one in running})
 
-    @operation("exo", body=schemas.ModelNamed, answer=answers.Done)
+    @operation("exo", scope="use", act=True, body=schemas.ModelNamed, answer=answers.Done)
     async def download(self, request: web.Request) -> web.Response:
         """Begin to fetch a model to this node; `/v1/download/progress` tells how far it is."""
         model = model_named(await read_object(request))
@@ -90,17 +90,15 @@ class V1Routes:
         self._downloads.start(model, self._cluster.node_id)
         return web.json_response({"status": "success", "message": f"Download started for model: {model}"})
 
-    @operation("exo", answer=answers.Done)
+    @operation("exo", scope="admin", act=True, answer=answers.Done)
     async def delete(self, request: web.Request) -> web.Response:
         """Delete the files of a model that was fetched."""
-        require_admin(request)
         model = await self._cluster.delete_model(request.match_info["name"])
         return web.json_response({"status": "success", "message": f"Model {model} deleted successfully"})
 
-    @operation("exo", answer=answers.Detail)
+    @operation("exo", scope="admin", act=True, answer=answers.Detail)
     async def quit(self, request: web.Request) -> web.Response:
         """End this node in order."""
-        require_admin(request)
         self._cluster.quit()
         return web.json_response({"detail": "Quit signal received"})
 

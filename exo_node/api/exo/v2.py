@@ -22,7 +22,7 @@ from exo_node.api.exo import shapes
 from exo_node.api.exo.downloads import Downloads
 from exo_node.api.exo.v1 import model_named
 from exo_node.api.fields import Fields, bad
-from exo_node.api.guard import check_allowed, require_admin
+from exo_node.api.guard import check_allowed
 from exo_node.api.operations import operation
 from exo_node.api.pages import whole_number
 from exo_node.api.ports import ClusterPort
@@ -76,17 +76,17 @@ class V2Routes:
             *((method, path, _refuse(instead)) for (method, path), instead in _INSTEAD.items()),
         ]
 
-    @operation("exo", answer=str)
+    @operation("exo", scope="see", answer=str)
     async def node_id(self, request: web.Request) -> web.Response:
         """This node's id."""
         return web.json_response(self._cluster.node_id)
 
-    @operation("exo", answer=answers.State)
+    @operation("exo", scope="see", answer=answers.State)
     async def state(self, request: web.Request) -> web.Response:
         """Instances, runners, nodes; disk and downloads of this node only."""
         return web.json_response(await self._state())
 
-    @operation("exo", answer=answers.Part)
+    @operation("exo", scope="see", answer=answers.Part)
     async def state_at(self, request: web.Request) -> web.Response:
         """A part of the state, by its keys. 404 where there is none."""
         found: Any = await self._state()
@@ -96,7 +96,7 @@ class V2Routes:
             found = found[key]
         return web.json_response(found)
 
-    @operation("exo", answer=answers.Held)
+    @operation("exo", scope="see", answer=answers.Held)
     async def held(self, request: web.Request) -> web.Response:
         """The downloads of a node. A peer is asked for the models that a preview or a download has named here."""
         node = request.match_info["node"]
@@ -109,7 +109,7 @@ class V2Routes:
         found = await asyncio.gather(*(self._completed_at(node, model) for model in self._named if may(model)))
         return web.json_response([row for row in (*found, *rows) if row is not None])
 
-    @operation("exo", answer=answers.Previews)
+    @operation("exo", scope="see", answer=answers.Previews)
     async def previews(self, request: web.Request) -> web.Response:
         """Where a model would go: one row for each number of nodes, with its reason where that cannot be."""
         model = _asked(request.query, ("model_id",))
@@ -132,7 +132,7 @@ class V2Routes:
                 rows.append(shapes.preview(planned["model"], planned, str(uuid.uuid4())))
         return web.json_response({"previews": rows})
 
-    @operation("exo", answer=answers.TaggedInstance)
+    @operation("exo", scope="see", answer=answers.TaggedInstance)
     async def placement(self, request: web.Request) -> web.Response:
         """The instance that would be placed."""
         model = _asked(request.query, ("model_id", "sharding", "instance_meta", "min_nodes"))
@@ -140,12 +140,12 @@ class V2Routes:
         planned = await self._cluster.preview(model, min_nodes=count)
         return web.json_response(shapes.instance({**planned, "id": str(uuid.uuid4())}))
 
-    @operation("exo", answer=answers.TaggedInstance)
+    @operation("exo", scope="see", answer=answers.TaggedInstance)
     async def instance(self, request: web.Request) -> web.Response:
         """An instance in exo's shape."""
         return web.json_response(shapes.instance(self._find(request.match_info["id"])))
 
-    @operation("exo", body=schemas.InstanceGiven, answer=answers.Placed)
+    @operation("exo", scope="use", act=True, body=schemas.InstanceGiven, answer=answers.Placed)
     async def create(self, request: web.Request) -> web.Response:
         """Place a preview's instance under its id; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -155,7 +155,7 @@ class V2Routes:
         made = await self._cluster.place(model, min_nodes=1, nodes=nodes, engines=(), instance_id=ident)
         return web.json_response(_placed(made))
 
-    @operation("exo", body=schemas.ModelPlaced, answer=answers.Placed)
+    @operation("exo", scope="use", act=True, body=schemas.ModelPlaced, answer=answers.Placed)
     async def place(self, request: web.Request) -> web.Response:
         """Place a model; answers when it is ready. Disconnecting cancels."""
         body = await read_object(request)
@@ -169,7 +169,7 @@ class V2Routes:
         count = fields.integer("min_nodes", 1, MAX_MIN_NODES) or 1
         return web.json_response(_placed(await self._cluster.place(model, min_nodes=count, nodes=(), engines=())))
 
-    @operation("exo", answer=answers.Removed)
+    @operation("exo", scope="use", act=True, answer=answers.Removed)
     async def remove(self, request: web.Request) -> web.Response:
         """Take an instance down."""
         ident = request.match_info["id"]
@@ -178,7 +178,7 @@ class V2Routes:
             raise _no_instance(ident)
         return web.json_response({"message": "Instance deleted", "command_id": ident, "instance_id": ident})
 
-    @operation("exo", body=schemas.ModelIdNamed, answer=ModelRow)
+    @operation("exo", scope="use", act=True, body=schemas.ModelIdNamed, answer=ModelRow)
     async def add_model(self, request: web.Request) -> web.Response:
         """Fetch a model of the hub's to this node; answers when it is here. Disconnecting cancels."""
         asked = model_named(await read_object(request), "model_id")
@@ -186,7 +186,7 @@ class V2Routes:
         model = await self._cluster.fetch_model(asked, _ignore)
         return web.json_response(model_view(await self._card(model)))
 
-    @operation("exo", body=schemas.DownloadWanted, answer=answers.Commanded)
+    @operation("exo", scope="use", act=True, body=schemas.DownloadWanted, answer=answers.Commanded)
     async def start_download(self, request: web.Request) -> web.Response:
         """Have a node fetch a model, if it has not; `/state/downloads/{node}` tells how far it is."""
         body = await read_object(request)
@@ -200,7 +200,7 @@ class V2Routes:
         self._downloads.start(model, node)
         return web.json_response({"command_id": str(uuid.uuid4())})
 
-    @operation("exo", body=schemas.DownloadEnded, answer=answers.Commanded)
+    @operation("exo", scope="use", act=True, body=schemas.DownloadEnded, answer=answers.Commanded)
     async def cancel_download(self, request: web.Request) -> web.Response:
         """End a download; what came is kept."""
         body = await read_object(request)
@@ -211,10 +211,9 @@ class V2Routes:
             raise NotFound(f"no download of {model[:80]!r} runs on node {node[:80]!r}")
         return web.json_response({"command_id": str(uuid.uuid4())})
 
-    @operation("exo", answer=answers.Commanded)
+    @operation("exo", scope="admin", act=True, answer=answers.Commanded)
     async def delete_download(self, request: web.Request) -> web.Response:
         """Delete the files of a model that was fetched to this node."""
-        require_admin(request)
         node = request.match_info["node"]
         if node != self._cluster.node_id:
             raise bad("node", f"is {self._cluster.node_id} here: a node deletes its own files only")
@@ -310,7 +309,7 @@ def _existing(path: Any) -> Any:
 
 
 def _refuse(instead: str) -> Any:
-    @operation("exo", status=501)
+    @operation("exo", scope="see", status=501)
     async def refuse(request: web.Request) -> Never:
         """Not done here."""
         raise NotFound(f"{request.path} is not done by this node: {instead}", status=501, code="not_implemented")

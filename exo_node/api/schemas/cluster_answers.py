@@ -62,6 +62,15 @@ class Instances(Struct, kw_only=True):
     data: list[InstanceView]
 
 
+class KeyRotated(Struct, kw_only=True):
+    object: Literal["cluster.key"]
+    fingerprint: str
+    nodes: list[str]
+    configured: list[str]
+    failed: dict[str, str]
+    patience_s: float
+
+
 class InstanceDeleted(Struct, kw_only=True):
     id: str
     object: Literal["instance.deleted"]

@@ -31,6 +31,18 @@ class PlaceRequest(Struct, kw_only=True):
     stream: bool | None = None
 
 
+class RotateRequest(Struct, kw_only=True):
+    """`POST /v1/cluster/key`."""
+
+    phrase: (
+        Annotated[str, Meta(min_length=1, description="As of --cluster-key; without it the key is random.")] | None
+    ) = None
+    without: (
+        Annotated[list[str], Meta(description="Members that are not told the new key, and so shut out.")] | None
+    ) = None
+    patience_s: Annotated[float, Meta(ge=0, le=3600, description="For calls in progress (30).")] | None = None
+
+
 class DeploymentRequest(Struct, kw_only=True):
     """An entry of LiteLLM's `model_list`; `id` may name it."""
 
@@ -120,6 +132,12 @@ class SpendQuestion(Struct, kw_only=True):
     model: str | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     group_by: Literal["day", "key", "model", "provider", "user"] | None = None
+
+
+class AuditQuestion(Struct, kw_only=True):
+    since: Annotated[str, Meta(description='A date, a time, or an age such as "7d".')] | None = None
+    until: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] | None = None
 
 
 class BatchRequest(Struct, kw_only=True):

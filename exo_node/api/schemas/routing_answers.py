@@ -192,6 +192,26 @@ class Spend(Struct, kw_only=True):
     total: SpendTotal
 
 
+class Act(Struct, kw_only=True):
+    """`key_id`, `key_name` and `address` say who: empty where no key was needed, and for the command line."""
+
+    at: Annotated[float, Meta(description="Seconds since 1970.")]
+    time: str
+    node: str
+    key_id: str
+    key_name: str
+    address: str
+    act: Annotated[str, Meta(description="A route, or a verb of the command line.")]
+    what: Annotated[str, Meta(description="What it was done to.")]
+    status: int
+    error_code: str
+
+
+class Audit(Struct, kw_only=True):
+    object: Literal["list"]
+    data: list[Act]
+
+
 class BatchCounts(Struct, kw_only=True):
     total: int
     succeeded: int

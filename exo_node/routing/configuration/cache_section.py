@@ -36,7 +36,7 @@ def read_cache(section: Section, draft: Draft, *, ttl: bool = True) -> None:
 
 
 def _cache_kind(raw: Any) -> str:
-    if raw not in CACHE_KINDS:
+    if not isinstance(raw, str) or raw not in CACHE_KINDS:
         raise ValueError(f"wants memory, sqlite or redis, got {raw!r}")
     return CACHE_KINDS[raw]
 

@@ -19,6 +19,7 @@ from exo_node.errors import ConfigurationError
 Keys = tuple[str | int, ...]
 MAX_DEPTH = 64  # the documents nest 7 deep; a file that nests more is an accident or an attack
 MAX_VALUES = 100_000  # a YAML alias that names itself many times over multiplies
+HALF = "a text holds half of a surrogate pair, which is not a character"
 _PLACE = re.compile(r"(.*?):([0-9]+): ")
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
@@ -74,6 +75,15 @@ class Problems:
             files = {name: i for i, name in reversed([*enumerate(place and place[1] for place in places)])}
             order = [(files[place[1]], int(place[2])) if place else (files[None], 0) for place in places]
             raise FileProblems([self.lines[i] for i in sorted(range(len(order)), key=order.__getitem__)])
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written anywhere: no halves of surrogate pairs, which escapes can make."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def dotted(keys: Keys) -> str:
@@ -179,7 +189,10 @@ class _Json:
 
     def _scalar(self, at: int) -> tuple[Any, int]:
         try:
-            return self.scalars.raw_decode(self.text, at)
+            value, end = self.scalars.raw_decode(self.text, at)
+            if isinstance(value, str) and not is_text(value):
+                self._fail(HALF, at)
+            return value, end
         except JSONDecodeError as e:  # its message has no content of the file
             self._fail(e.msg if e.msg != "Expecting value" else "a value is expected here", e.pos)
         except _Constant:

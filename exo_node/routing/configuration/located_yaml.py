@@ -6,7 +6,16 @@ from typing import Any, NoReturn
 
 import yaml
 
-from exo_node.routing.configuration.located import MAX_DEPTH, MAX_VALUES, FileProblems, Keys, Mark, Source
+from exo_node.routing.configuration.located import (
+    HALF,
+    MAX_DEPTH,
+    MAX_VALUES,
+    FileProblems,
+    Keys,
+    Mark,
+    Source,
+    is_text,
+)
 
 _STRING, _DATE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"
 
@@ -52,6 +61,8 @@ class _Walk:
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*keys, i), None) for i, item in enumerate(node.value)]
+        if not is_text(node.value):
+            self._fail(HALF, node)
         if node.tag == _DATE:
             return node.value
         try:
@@ -64,6 +75,8 @@ class _Walk:
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._fail("a key must be a text", key_node)
+            if not is_text(key_node.value):
+                self._fail(HALF, key_node)
             if key_node.value in own:
                 self._fail(f"the key {key_node.value!r} is given twice", key_node)
             own.add(key_node.value)

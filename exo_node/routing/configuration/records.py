@@ -144,7 +144,8 @@ def _accounts(made: list[DeploymentDraft]) -> list[DeploymentDraft]:
     found: dict[tuple[Any, ...], DeploymentDraft] = {}
     for one in made:
         params = one.params
-        account = (one.litellm_model.partition("/")[0], params.get("api_base"), params.get("api_key"))
+        # As texts: what is none was complained of when it was read.
+        account = (one.litellm_model.partition("/")[0], str(params.get("api_base")), str(params.get("api_key")))
         found.setdefault(account, one)
     return list(found.values())
 

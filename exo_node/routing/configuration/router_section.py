@@ -138,7 +138,7 @@ def fallback_lists(section: Section, key: str, draft: Draft) -> dict[str, tuple[
 def budget_period(raw: Any) -> str:
     """LiteLLM's durations, as far as budgets have them here."""
     known = {"1d": "day", "24h": "day", "day": "day", "30d": "month", "1mo": "month", "month": "month"}
-    if raw not in known:
+    if not isinstance(raw, str) or raw not in known:
         raise ValueError(f"budgets are per day (1d) or per month (30d, 1mo) here, got {raw!r}")
     return known[raw]
 

@@ -140,8 +140,10 @@ def attempt_of(request: pb.RelayRequest, seconds: float | None) -> Attempt:
         raise InvalidRequest(f"unknown kind of call {request.kind!r}", param="kind")
     try:
         body = json.loads(request.body_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the relayed body is no JSON: {error}", param="body_json") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("the relayed body is no JSON object", param="body_json")
     timeout_s = seconds if seconds is not None else NO_DEADLINE_S
     kind: Any = request.kind
     call = Call(

@@ -144,6 +144,10 @@ class ScriptedCluster:
     def instances(self) -> list[dict[str, Any]]:
         return self.placed
 
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        self.calls.append({"phrase": phrase, "without": without, "patience_s": patience_s})
+        return {"fingerprint": "f" * 32, "nodes": ["node-a"], "configured": [], "failed": {}, "patience_s": patience_s}
+
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         known = any(instance["id"] == instance_id for instance in self.placed)
         scheduling = {

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from pathlib import Path
+
 import aiohttp
 import pytest
 
-from tests.unit.api.scripted import END, ScriptedBackend, serve_api
+from exo_node.api.app import ChatGPTAPI
+from exo_node.api.operations import operation_of
+from exo_node.config import Settings
+from exo_node.store import Store, store_path
+from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve_api
+from tests.unit.api.scripted_routing import ScriptedRouting
 
 CALLS = ["/models", "/models/demo", "/providers", "/providers/openai", "/router/stats", "/deployments", "/spend"]
 CLUSTER = ["/health", "/healthcheck", "/topology", "/instances"]
@@ -43,6 +52,40 @@ async def test_every_route_with_and_without_v1(prefix: str) -> None:
                 assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")
         async with http.delete(prefix + "/instances/x") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
+
+
+# What changes the node, or tells of all of its callers: nobody else's than the admin's.
+ADMINS = {
+    "POST /v1/deployments", "DELETE /v1/deployments/{id}", "POST /v1/config", "POST /v1/config/reload", "POST /quit",
+    "DELETE /models/{name}", "DELETE /download/{node}/{model}", "POST /api/copy", "DELETE /api/delete",
+}  # fmt: skip
+READERS = {"GET /v1/spend"}
+ANYBODYS = {"GET /", "GET /health", "GET /v1/health", "GET /healthcheck", "GET /v1/healthcheck"}
+# What costs nothing and changes nothing though it is a POST.
+SEEN = {"POST /v1/route/explain", "POST /v1/cost/estimate", "POST /api/show"}
+
+
+async def test_every_route_says_who_may_ask() -> None:
+    """Each route has a scope: the named ones those above, every other POST and DELETE at least `use`; and what changes
+    the node is marked for the audit log. (Issue 6, 5: scopes, audit log.)"""
+    found: dict[str, set[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(home=Path(folder))
+        store, backend = Store(store_path(settings.home)), ScriptedBackend([END])
+        app = ChatGPTAPI(settings, backend, ScriptedCluster(), ScriptedRouting(backend, settings), store).app
+        for route in app.router.routes():
+            said = operation_of(route.handler)
+            name = f"{route.method} {route.resource.canonical if route.resource else ''}"
+            assert said is not None and said.scope is not None, f"{name} says no scope"
+            if route.method == "HEAD" or said.status == 501:
+                continue
+            found.setdefault(said.scope, set()).add(name)
+            assert said.act or said.scope != "admin" or route.method == "GET", f"{name} is not in the audit log"
+        store.close()
+    assert found["admin"] >= ADMINS and found["read"] >= READERS and found["see"] >= SEEN
+    assert found["open"] == ANYBODYS
+    writing = {re.sub("^POST (/api/v1/litellm|/ollama)?(/v1)?", "POST ", one) for one in found["see"]}
+    assert {one for one in writing if not one.startswith("GET ")} == {one.replace("/v1", "") for one in SEEN}
 
 
 async def test_the_address_alone() -> None:

@@ -116,14 +116,73 @@ async def test_the_nodes_own_key_is_an_admins() -> None:
                 assert answer.status == status, key
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, 200), ({"Origin": "https://evil.example"}, 403)])
-async def test_an_open_node_is_administered_from_its_own_machine(headers: dict[str, str], status: int) -> None:
-    """With --open anyone may ask, but only this machine's programs (no web pages) may change the node."""
+@pytest.mark.parametrize(
+    ("headers", "asks", "changes"),
+    [
+        ({}, 200, 200),
+        ({"Host": "192.168.1.7:52415"}, 200, 403),  # a program elsewhere, as far as we know
+        ({"Host": "[fe80::1%25eth0]:52415"}, 200, 403),
+        ({"Host": "gpu-box"}, 200, 403),
+        ({"Host": "gpu-box.local."}, 200, 403),
+        ({"Host": "host.docker.internal"}, 200, 403),
+        ({"Host": "chat.example.com"}, 200, 403),  # allowed by its origin
+        ({"X-Forwarded-For": "203.0.113.5"}, 200, 403),  # a proxy on this machine passes it on
+        ({"Host": "192.168.1.7:52415", "Origin": "http://192.168.1.7:52415"}, 200, 403),  # a page of the node's own
+        ({"Host": "192.168.1.7:52415", "Origin": "http://192.168.1.7:3000"}, 403, 403),
+        ({"Host": "rebound.evil.example"}, 403, 403),
+        ({"Host": "192.168.1.7.evil.example"}, 403, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403, 403),
+        ({"Host": ""}, 403, 403),
+        ({"Origin": "https://evil.example"}, 403, 403),
+        ({"Origin": "null"}, 403, 403),
+    ],
+)
+async def test_an_open_node_is_administered_from_its_own_machine(
+    headers: dict[str, str], asks: int, changes: int
+) -> None:
+    """With --open any program of the network may ask, but no web page of another site, not even one whose name was
+    made to lead here; and only this machine's programs may change the node. (Issue 6, 5: Host and Origin checks.)"""
+    origins = ("https://chat.example.com",)
     async with (
-        serve_api(ScriptedBackend([END]), routing=ScriptedRouting(), api_host="0.0.0.0", open=True) as url,
+        serve_api(ScriptedBackend([END]), api_host="0.0.0.0", open=True, allowed_origins=origins) as url,
         aiohttp.ClientSession(url) as http,
     ):
         async with http.get("/v1/models", headers=headers) as answer:
-            assert answer.status == 200
+            assert answer.status == asks
         async with http.post("/v1/config/reload", headers=headers) as answer:
-            assert answer.status == status
+            assert answer.status == changes
+
+
+SCOPES = {
+    "open": ("GET", "/health"),
+    "see": ("GET", "/v1/models"),
+    "use": ("POST", "/v1/audio/speech"),
+    "read": ("GET", "/v1/spend"),
+    "admin": ("POST", "/v1/config/reload"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [
+        ("", {"open"}),
+        ("use", {"open", "see", "use"}),
+        ("read", {"open", "see", "read"}),
+        ("use,read", {"open", "see", "use", "read"}),
+        ("admin", set(SCOPES)),
+    ],
+)
+async def test_scopes(key: str, may: set[str]) -> None:
+    """A key gets what its scopes are for, and a 403 that names the missing one elsewhere. (Issue 6, 5: scopes.)"""
+    routing = ScriptedRouting()
+    scopes = frozenset(key.split(","))
+    routing.keys = {"k": Principal("k1", admin="admin" in scopes, scopes=scopes)}
+    routing.replies = [whole({})]
+    headers = {"x-api-key": "k"} if key else {}
+    body = {"model": "m", "input": "x", "voice": "v"}
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        for scope, (method, path) in SCOPES.items():
+            async with http.request(method, path, json=body if method == "POST" else None, headers=headers) as answer:
+                refused = None if answer.status < 400 else (await answer.json())["error"]["code"]
+            wanted = None if scope in may else "invalid_api_key" if not key else "missing_scope"
+            assert refused == ("admin_only" if wanted == "missing_scope" and scope == "admin" else wanted), scope

@@ -64,9 +64,10 @@ def test_refused(query: dict[str, str], param: str) -> None:
 
 
 async def test_the_admin_reads_it() -> None:
-    """The question reaches the log, under all paths; other keys get a 403."""
+    """The question reaches the log, under all paths, from admins and readers; other keys get a 403."""
     routing = ScriptedRouting()
     routing.keys = {"boss": Principal("admin", admin=True), "user": Principal("key-1")}
+    routing.keys["reader"] = Principal("key-2", scopes=frozenset({"read"}))
     routing.spent = [{"day": "2026-11-21", "requests": 3}]
     async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
         for path in ("/v1/spend", "/spend", "/api/v1/litellm/spend"):
@@ -75,7 +76,9 @@ async def test_the_admin_reads_it() -> None:
                 told = await answer.json()
                 assert (answer.status, told["data"], told["total"]["requests"]) == (200, routing.spent, 1)
                 assert (told["since"], told["until"], told["group_by"]) == ("2026-11-01T00:00:00+00:00", None, "day")
+            async with http.get(asked, headers={"x-api-key": "reader"}) as answer:
+                assert answer.status == 200
             async with http.get(asked, headers={"x-api-key": "user"}) as answer:
-                assert (answer.status, (await answer.json())["error"]["code"]) == (403, "admin_only")
+                assert (answer.status, (await answer.json())["error"]["code"]) == (403, "missing_scope")
     asked_for = (SpendQuery(since=seconds(2026, 11, 1), key_id="ci", model="m", limit=7), "day")
-    assert routing.asked == [asked_for] * 3
+    assert routing.asked == [asked_for] * 6

@@ -27,7 +27,7 @@ def test_set_list_remove(exo_home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert SecretStore(exo_home, {}).names() == ["azure_key"]
     captured = capsys.readouterr()
     assert PLANTED not in captured.out + captured.err
-    assert PLANTED not in "".join(path.read_text() for path in exo_home.iterdir() if path.is_file())
+    assert PLANTED not in "".join(path.read_text("latin-1") for path in exo_home.iterdir() if path.is_file())
 
 
 def test_none(exo_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_node.errors import InvalidRequest, ModelNotAllowed, NotFound, Unauthorized
+from exo_node.errors import InvalidRequest, KeyExpired, ModelNotAllowed, NotFound, Unauthorized
 from exo_node.limits.api_keys import ApiKeys, KeyInfo
 from exo_node.store import Store
 
@@ -42,6 +42,22 @@ async def test_a_key_is_told_once_and_kept_as_a_hash(store: Store) -> None:
     await store.flush()
     held = b"".join(path.read_bytes() for path in store.path.parent.iterdir())
     assert secret.encode() not in held and secret.removeprefix("sk-exo-").encode() not in held
+
+
+async def test_an_expired_key_is_refused_and_opens_nothing(store: Store) -> None:
+    """From its time on a key is refused as expired, for batches too; a node whose only key it is stays closed.
+    (Issue 6, 5: expiry.)"""
+    now = 1000.0
+    keys = ApiKeys(store, wall=lambda: now)
+    info, secret = await keys.add(KeyInfo(id="", name="guest", scopes=("read",), expires=1060.0))
+    assert keys.verify(secret) == info and keys.has(info.id)
+    now = 1060.0
+    with pytest.raises(KeyExpired, match="'guest' has expired") as caught:
+        keys.verify(secret)
+    assert (caught.value.status, caught.value.code) == (401, "key_expired")
+    assert not keys.has(info.id) and keys.required
+    with pytest.raises(Unauthorized):
+        keys.verify("")
 
 
 async def test_another_process_changes_the_keys(store: Store) -> None:

@@ -21,6 +21,7 @@ from tests.chat_templates import (
     QWEN,
     QWEN3,
     R1,
+    SANDBOX,
     TEMPLATES,
 )
 from tests.unit.models.toolformats.reading import Words
@@ -41,7 +42,7 @@ CHAT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_round_of_tools_is_told(name: str) -> None:
     """Every template tells the tool, the call with its argument as JSON (or its own notation), and the result."""
-    text = ChatTemplate(TEMPLATES[name][0], {}).render(CHAT, use=USE)
+    text = ChatTemplate(TEMPLATES[name][0], {}, SANDBOX).render(CHAT, use=USE)
     for word in ("get_weather", "Paris", "Sunny.", "Weather?"):
         assert word in text
     assert "{'" not in text
@@ -53,7 +54,7 @@ def test_a_round_of_tools_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_no_tools_are_told_where_none_may_be_called(name: str) -> None:
     """tool_choice none: the model hears of calls that were made, not of tools."""
-    template = ChatTemplate(TEMPLATES[name][0], {})
+    template = ChatTemplate(TEMPLATES[name][0], {}, SANDBOX)
     plain = template.render(CHAT[:1])
     assert template.render(CHAT[:1], use=ToolUse(tools=(TOOL,), choice="none")) == plain
     assert "get_weather" not in plain
@@ -69,14 +70,14 @@ def test_roles_alternate_where_they_must() -> None:
         {"role": "tool", "tool_call_id": "call_2", "content": "Rain."},
         {"role": "user", "content": "And?"},
     ]
-    text = ChatTemplate(GEMMA, {}).render(two, use=USE)
+    text = ChatTemplate(GEMMA, {}, SANDBOX).render(two, use=USE)
     assert text.startswith("<start_of_turn>user\nYou can call these functions.")
     assert text.count("<start_of_turn>user") == 2
 
 
 def test_mistral_ids_have_nine_letters() -> None:
     """Any id becomes one of nine letters and digits, the same for a call and its result."""
-    text = ChatTemplate(MAGISTRAL, {}).render(CHAT, use=USE)
+    text = ChatTemplate(MAGISTRAL, {}, SANDBOX).render(CHAT, use=USE)
     assert nine("call_1") in text
     assert nine("call_1") == nine("call_1") != nine("call_2")
     assert len(nine("x")) == 9
@@ -86,7 +87,7 @@ def test_mistral_ids_have_nine_letters() -> None:
 def test_a_broken_call_is_told_as_it_stands() -> None:
     """Arguments that are no JSON come back to the model as text."""
     broken = {**CALL, "function": {"name": "get_weather", "arguments": '{"city": "Par'}}
-    text = ChatTemplate(QWEN, {}).render([CHAT[0], {**CHAT[1], "tool_calls": [broken]}, CHAT[2]])
+    text = ChatTemplate(QWEN, {}, SANDBOX).render([CHAT[0], {**CHAT[1], "tool_calls": [broken]}, CHAT[2]])
     assert '{"city": "Par' in text
 
 
@@ -106,7 +107,7 @@ def test_a_broken_call_is_told_as_it_stands() -> None:
 )
 def test_options(template: str, asked: dict[str, Any], made: dict[str, Any]) -> None:
     """Effort and switches become the template's own variables; what changes nothing is taken."""
-    assert ChatTemplate(template, {}).format.options(asked) == made
+    assert ChatTemplate(template, {}, SANDBOX).format.options(asked) == made
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_options(template: str, asked: dict[str, Any], made: dict[str, Any]) -> 
 )
 def test_options_that_would_do_nothing(template: str, asked: dict[str, Any]) -> None:
     """They are refused by name; as a hint they are left out."""
-    speech = ChatTemplate(template, {}).format
+    speech = ChatTemplate(template, {}, SANDBOX).format
     with pytest.raises(InvalidRequest) as caught:
         speech.options(asked)
     name = next(iter(asked))
@@ -142,7 +143,7 @@ def test_where_an_answer_begins() -> None:
         (PLAIN, {}, "before", "Hi"),
     )
     for source, options, stage, lead in cases:
-        template = ChatTemplate(source, {})
+        template = ChatTemplate(source, {}, SANDBOX)
         prompt = template.render(messages, options=options)
         assert template.format.stage(prompt) == stage
         assert template.format.lead("Hi", stage=stage) == lead
@@ -154,7 +155,7 @@ def test_where_an_answer_begins() -> None:
 )
 def test_only_what_must_be_split_is(template: str, use: ToolUse | None, splits: bool) -> None:
     """A plain answer of a model without thoughts goes past all of this."""
-    reader = ChatTemplate(template, {}).format.reader(lambda: Words(), use, stage="before")
+    reader = ChatTemplate(template, {}, SANDBOX).format.reader(lambda: Words(), use, stage="before")
     assert (reader is not None) == splits
 
 
@@ -162,7 +163,7 @@ def test_grammars() -> None:
     """Calls after free thoughts; a schema after them; either where both are possible."""
     schema = Grammar("json_schema", json.dumps({"type": "object"}), "response_format")
     forced = ToolUse(tools=(TOOL,), choice="required")
-    plain, thinking, oss, llama = (ChatTemplate(one, {}).format for one in (PLAIN, QWEN3, GPT_OSS, LLAMA))
+    plain, thinking, oss, llama = (ChatTemplate(one, {}, SANDBOX).format for one in (PLAIN, QWEN3, GPT_OSS, LLAMA))
     assert plain.grammar(schema, None, {}, stage="before") is schema
     for speech in (plain, thinking, oss, llama):
         made = speech.grammar(None, forced, {}, stage="before")
@@ -180,11 +181,11 @@ def test_grammars() -> None:
 
 def test_what_may_be_called_is_bound() -> None:
     """Where a call has a mark of its own and is JSON, told in words or by the template; not else, not for none."""
-    bound = {name for name, (source, _) in TEMPLATES.items() if ChatTemplate(source, {}).format.binds}
+    bound = {name for name, (source, _) in TEMPLATES.items() if ChatTemplate(source, {}, SANDBOX).format.binds}
     assert bound == {"qwen", "qwen3", "r1", "mistral", "magistral", "phi", "granite", "gemma", "plain"}
-    assert not ChatTemplate(QWEN + "{# <function=NAME> #}", {}).format.binds
-    assert ChatTemplate(PLAIN + "{# <function=NAME> #}", {}).format.binds
-    plain, llama, r1 = (ChatTemplate(one, {}).format for one in (PLAIN, LLAMA, R1))
+    assert not ChatTemplate(QWEN + "{# <function=NAME> #}", {}, SANDBOX).format.binds
+    assert ChatTemplate(PLAIN + "{# <function=NAME> #}", {}, SANDBOX).format.binds
+    plain, llama, r1 = (ChatTemplate(one, {}, SANDBOX).format for one in (PLAIN, LLAMA, R1))
     made = plain.grammar(None, USE, {}, stage="before")
     assert made is not None
     assert (made.kind, made.field) == ("may_call", "tools")

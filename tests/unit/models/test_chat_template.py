@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from exo_node.errors import CheckpointError, InvalidRequest
-from exo_node.models import chat_template
 from exo_node.models.chat_template import ChatTemplate, read_template
 from exo_node.models.tokenizer import Tokenizer
+from tests.chat_templates import SANDBOX
 from tests.tiny_models import write_byte_level, write_metaspace
 
 # The shapes of well-known families, in words of our own.
@@ -90,15 +90,15 @@ def test_renders_and_tokenizes_as_transformers(family: str, add: bool, tmp_path:
 
 
 def render(source: str, messages: Any, **special: str) -> str:
-    return ChatTemplate(source, special).render(messages)
+    return ChatTemplate(source, special, SANDBOX).render(messages)
 
 
 def test_text_parts_are_joined_unless_the_template_walks_them() -> None:
     """A list of text parts reaches a plain template as one string, a template for parts as parts."""
     parts = [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}]
     assert "a b<|im_end|>" in render(CHATML, parts)
-    assert not ChatTemplate(CHATML, {}).takes_parts
-    assert ChatTemplate(GEMMA, {}).takes_parts
+    assert not ChatTemplate(CHATML, {}, SANDBOX).takes_parts
+    assert ChatTemplate(GEMMA, {}, SANDBOX).takes_parts
     assert "user\nab" in render(GEMMA, parts, bos_token="")
 
 
@@ -158,17 +158,10 @@ def test_endless_output_is_cut_off(source: str) -> None:
         render(source, [{"role": "user", "content": "x"}])
 
 
-def test_endless_time_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering that takes too long ends."""
-    monkeypatch.setattr(chat_template, "_RENDER_SECONDS", 0.0)
-    with pytest.raises(InvalidRequest, match="come to an end"):
-        render(CHATML, [{"role": "user", "content": "x"}])
-
-
 def test_a_template_that_does_not_compile() -> None:
     """Broken syntax is the model's fault."""
     with pytest.raises(CheckpointError, match="compile"):
-        ChatTemplate("{% if %}", {})
+        ChatTemplate("{% if %}", {}, SANDBOX)
 
 
 def test_helpers_of_the_environment() -> None:
