@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import select
+import ssl
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from exo_node.errors import ExoError, PeerUnavailable, Unauthorized
@@ -55,7 +56,7 @@ class Client:
         except OSError as e:
             raise PeerUnavailable(f"no node answers at {self.url}: {e.strerror or e}") from e
         if self._digest:
-            check_digest(self._connection.sock, self._digest, self.url)
+            check_digest(cast(ssl.SSLSocket, self._connection.sock), self._digest, self.url)
 
     def close(self) -> None:
         self._connection.close()

@@ -19,7 +19,12 @@ def arguments(parser: Parser, verb: str) -> None:
         parser.add_argument("code", nargs="+", metavar="CODE", help="what `exo key` shows on a member")
         return
     parser.add_argument(
-        "action", nargs="?", choices=("rotate",), metavar="rotate", help="change the key of the whole running cluster"
+        "action",
+        nargs="?",
+        choices=("rotate",),
+        default=None,
+        metavar="rotate",
+        help="change the key of the whole running cluster",
     )
     parser.add_argument(
         "--without", action="append", metavar="NODE", help="a member that is not told the new key (rotate; repeatable)"
@@ -70,14 +75,12 @@ def _rotate(settings: Settings, own: Mapping[str, Any], phrase: str | None) -> i
             raise ConfigurationError(f"--patience: {e}") from e
     client = local_node(settings)
     if client is None:
-        raise PeerUnavailable(
-            "no node is running here: a key is changed where the cluster runs (or use: exo join CODE)"
-        )
-    body = {"phrase": phrase, "without": own.get("without") or [], "patience_s": patience}
+        raise PeerUnavailable("no node is running here: a key is changed where the cluster runs (or: exo join CODE)")
+    body: dict[str, Any] = {"without": own.get("without") or [], "patience_s": patience}
+    if phrase is not None:
+        body["phrase"] = phrase
     try:
-        done = client.call(
-            "POST", "/v1/cluster/key", {name: value for name, value in body.items() if value is not None}
-        )
+        done = client.call("POST", "/v1/cluster/key", body)
     finally:
         client.close()
     print(f"the cluster's key is {done['fingerprint'][:8]} now, on {', '.join(done['nodes'])}")

@@ -201,9 +201,9 @@ def _spelled(parsed: Parsed, fields: Sequence[str]) -> list[str]:
 
 
 def _client(node: RunFile | str, settings: Settings) -> Client:
-    """Of a node of this machine, or of what is at `host:port`: by https where this machine's settings name certificates.
+    """Of a node of this machine, or of what is at `host:port`: by https where the settings name certificates.
 
-    A certificate that nobody vouches for is refused: without --cacert it must be the one of --tls-cert.
+    Without --cacert that node must show the certificate of --tls-cert.
     """
     wait_s = settings.response_timeout
     if isinstance(node, RunFile):
