@@ -30,7 +30,6 @@ log = logging.getLogger("exo.key")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
 PATIENCE_S = 30.0  # for calls that run when the key changes
-RENEWING = 0.8  # of the patience: we leave our old connections before others stop answering on them
 COMMIT_WITHIN_S = 120.0
 CALL_TIMEOUT_S = 30.0  # a member makes a certificate for itself and each of its runners
 
@@ -42,7 +41,7 @@ class Peers(Protocol):
 
     def peer(self, node_id: str) -> Any: ...
 
-    async def renew(self, grace: float) -> None: ...
+    async def renew(self) -> None: ...
 
 
 class KeyRing:
@@ -131,7 +130,7 @@ class KeyRing:
             self._key, self._next = key, None
             await self._trust(papers, {**self._identity.tls.papers.roots, **papers.roots})
             assert self._peers is not None
-            await self._peers.renew(patience_s * RENEWING)
+            await self._peers.renew()
             self._keep(fingerprint)
             self._forget_later(old, patience_s)
         log.warning("this cluster's key is %s now, it was %s", fingerprint[:8], old[:8])
@@ -146,6 +145,8 @@ class KeyRing:
             roots = {name: root for name, root in papers.roots.items() if name != fingerprint}
             await self._trust(papers, roots)
             ended = self.gate.sweep()
+            assert self._peers is not None
+            await self._peers.renew()  # over connections that would believe the old key, if it answered
         log.info("key %s is trusted no more: %d calls ended", fingerprint[:8], ended)
 
     def _forget_later(self, fingerprint: str, seconds: float) -> None:

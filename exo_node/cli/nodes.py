@@ -68,9 +68,8 @@ def find_node(parsed: Parsed, settings: Settings) -> Client | None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)
         port = DEFAULT_API_PORT if settings.api_port is None else settings.api_port
         place = f"{f'[{host}]' if ':' in host else host}:{port}"
-        client = _client(
-            next((one for one in run_files(settings.home) if one.api_url == f"https://{place}"), place), settings
-        )
+        ours = (one for one in run_files(settings.home) if one.api_url == f"https://{place}")
+        client = _client(next(ours, place), settings)
         client.connect()
         return client
     return local_node(settings)

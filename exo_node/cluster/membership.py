@@ -182,13 +182,13 @@ class ClusterMembers:
             self._group = None
             await asyncio.gather(*(discovery.stop() for discovery in started))
 
-    async def renew(self, grace: float) -> None:
-        """Replace every connection by one with our present certificate; running calls have `grace` seconds to end."""
+    async def renew(self) -> None:
+        """Replace every connection by one with our present papers; calls that run may end on the old ones."""
 
         async def one(keeper: PeerKeeper) -> None:
             try:
                 if keeper.handle is not None:
-                    await keeper.handle.renew(grace)
+                    await keeper.handle.renew()
             except ExoError as error:  # it closed itself; its keeper dials anew
                 log.warning("node %s has not taken the new key: %s", keeper.node_id, error.message)
 

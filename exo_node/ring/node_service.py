@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from exo_node.ring.instances import InstanceManager
@@ -15,17 +15,9 @@ from exo_node.transport.node_servicer import Context, ControlServicer
 class NodeServicer(ControlServicer):
     """Everything that a daemon answers to its peers. `attach` what it serves before the server starts."""
 
-    def __init__(
-        self,
-        *,
-        host: ShardHost,
-        instances: InstanceManager,
-        rotate: Callable[[node_pb2.RotateKeyRequest], Awaitable[node_pb2.RotateKeyResponse]],
-        **control: Any,
-    ) -> None:
-        """`control` are the arguments of `ControlServicer`, `rotate` takes a step of a change of key."""
+    def __init__(self, *, host: ShardHost, instances: InstanceManager, **control: Any) -> None:
+        """`control` are the arguments of `ControlServicer`."""
         super().__init__(**control)
-        self._rotate = rotate
         self._host = host
         self._instances = instances
 
@@ -63,9 +55,6 @@ class NodeServicer(ControlServicer):
         async with contextlib.aclosing(self._instances.coordinate(request)) as updates:
             async for update in updates:
                 yield update
-
-    async def RotateKey(self, request: node_pb2.RotateKeyRequest, context: Context) -> node_pb2.RotateKeyResponse:
-        return await self._rotate(request)
 
     async def RemoveInstance(
         self, request: node_pb2.RemoveInstanceRequest, context: Context

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
@@ -20,7 +21,7 @@ from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, target_of
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
-from exo_node.transport.tls import explain, node_name
+from exo_node.transport.tls import Line, explain, node_name
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 CONNECT_TIMEOUT_S = 10.0  # these three as exo has them
@@ -60,12 +61,12 @@ class GRPCPeerHandle:
         self._node_id = node_id
         self._identity = identity
         self._describe = describe
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._line: Line | None = None
+        self._retired: list[Line] = []
+        self._watching: Any = None  # the call of the control stream
         self._session: Session | None = None
         self._info: NodeInfo | None = None
         self._lock = asyncio.Lock()
-        self._retired: set[asyncio.Task[None]] = set()
 
     @property
     def info(self) -> NodeInfo:
@@ -93,8 +94,8 @@ class GRPCPeerHandle:
         """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
         try:
             async with self._lock:
-                if self._channel is None:
-                    self._open()
+                if self._line is None:
+                    self._line = self._open()
                 await self._shake_hands(timeout)
         except PeerUnavailable as error:
             await self.close()
@@ -105,48 +106,48 @@ class GRPCPeerHandle:
             raise
         return self.info
 
-    async def renew(self, grace: float) -> None:
-        """Go on over a new connection, by our present certificate; calls that run keep the old one for `grace` seconds.
+    async def renew(self) -> None:
+        """Go on over a new connection, by our present papers; calls that run end on the old one, the watch moves.
 
         Closes everything and raises as `connect` does when that fails.
         """
         async with self._lock:
-            old = self._channel
+            old = self._line
             if old is None:
                 return
-            retiring = asyncio.create_task(old.close(grace), name=f"retire {self.addr()}")
-            self._retired.add(retiring)
-            retiring.add_done_callback(self._retired.discard)
-            self._open()
+            self._retired.append(old)
+            self._line = self._open()
         await self.connect()
+        if self._watching is not None:
+            self._watching.cancel()
+        await old.retire()
 
-    def _open(self) -> None:
+    def _open(self) -> Line:
         name = node_name(self._node_id or ("" if self._info is None else self._info.node_id))
-        self._channel = self._identity.tls.channel(self.addr(), name, channel_options())
-        self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        channel = self._identity.tls.channel(self.addr(), name, channel_options())
+        return Line(channel, NodeServiceStub(channel))  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
-        channel, self._channel, self._session = self._channel, None, None
-        for retiring in self._retired:
-            retiring.cancel()
-        await asyncio.gather(*self._retired, return_exceptions=True)
-        if channel is not None:
-            await channel.close(None)
+        lines = [*self._retired, *([] if self._line is None else [self._line])]
+        self._line, self._session, self._retired = None, None, []
+        for line in lines:
+            await line.close()
 
     disconnect = close
 
     async def _shake_hands(self, timeout: float) -> Session:
         machine = self._identity.client_handshake()
-        call = self._stub.Handshake(timeout=timeout)
-        try:
-            with calling(self._name()):
-                challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
-                proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
-                welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
-            session = machine.finish(welcome)
-            info = node_from_pb(welcome.node)
-        finally:
-            call.cancel()
+        async with self._use() as stub:
+            call = stub.Handshake(timeout=timeout)
+            try:
+                with calling(self._name()):
+                    challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
+                    proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
+                    welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
+                session = machine.finish(welcome)
+                info = node_from_pb(welcome.node)
+            finally:
+                call.cancel()
         if self._info is not None and (info.node_id, info.boot_id) != (self._info.node_id, self._info.boot_id):
             raise PeerUnavailable(f"node {self._name()} restarted, or another node has its address {self.addr()} now")
         self._session, self._info = session, info
@@ -160,6 +161,11 @@ class GRPCPeerHandle:
         if kind != expected:
             raise PeerUnavailable(f"node {self._name()} answered the handshake with {kind}, not {expected}")
         return getattr(reply, expected)
+
+    def _use(self) -> AbstractAsyncContextManager[Any]:
+        if self._line is None:
+            raise PeerUnavailable(f"node {self._name()} is not connected")
+        return self._line.use()
 
     async def _current(self, stale: Session | None, timeout: float) -> Session:
         """The session to use; a new one when `stale` was refused. Concurrent callers share one handshake."""
@@ -177,12 +183,13 @@ class GRPCPeerHandle:
         while True:
             session = await self._current(stale, timeout)
             try:
-                with calling(self._name()):
-                    return await getattr(self._stub, method)(
-                        request,
-                        timeout=max(0.0, deadline - time.monotonic()),
-                        metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
-                    )
+                async with self._use() as stub:
+                    with calling(self._name()):
+                        return await getattr(stub, method)(
+                            request,
+                            timeout=max(0.0, deadline - time.monotonic()),
+                            metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
+                        )
             except Unauthorized as failure:
                 if stale is not None or not _no_session(failure):
                     raise
@@ -198,20 +205,23 @@ class GRPCPeerHandle:
         stale: Session | None = None
         while True:
             session = await self._current(stale, timeout or CONNECT_TIMEOUT_S)
-            call = getattr(self._stub, method)(
-                request, timeout=timeout, metadata=credentials(session, f"/exo.v1.NodeService/{method}")
-            )
-            try:
-                while (message := await self._read(call, silence)) is not EOF:
-                    yield message
-                return
-            except Unauthorized as failure:
-                # A refused session fails before the first message, so nothing is yielded twice.
-                if stale is not None or not _no_session(failure):
-                    raise
-                stale = session
-            finally:
-                call.cancel()
+            async with self._use() as stub:
+                call = getattr(stub, method)(
+                    request, timeout=timeout, metadata=credentials(session, f"/exo.v1.NodeService/{method}")
+                )
+                if method == "Watch":
+                    self._watching = call
+                try:
+                    while (message := await self._read(call, silence)) is not EOF:
+                        yield message
+                    return
+                except Unauthorized as failure:
+                    # A refused session fails before the first message, so nothing is yielded twice.
+                    if stale is not None or not _no_session(failure):
+                        raise
+                    stale = session
+                finally:
+                    call.cancel()
 
     async def _read(self, call: Any, silence: float | None) -> Any:
         try:
@@ -227,7 +237,7 @@ class GRPCPeerHandle:
         Raises `PeerUnavailable` when the stream breaks or the peer is silent for `silence` seconds.
         """
         while True:
-            channel = self._channel
+            line = self._line
             stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
             try:
                 async for message in stream:
@@ -238,7 +248,7 @@ class GRPCPeerHandle:
                     if state.leaving:
                         return
             except ExoError:
-                if self._channel in (channel, None):
+                if self._line in (line, None):
                     raise
                 continue  # the connection was renewed under it
             finally:

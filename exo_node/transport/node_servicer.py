@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -51,7 +51,8 @@ class ControlServicer(NodeServiceServicer):
     """`describe` and `state` are read whenever they are needed; call `changes.notify()` when they changed.
 
     `topology` gives what this node knows of the cluster. `health` returns "" or what is wrong. `on_peer` hears of every
-    member that shook hands, so that two nodes find each other when only one of them sees the other.
+    member that shook hands, so that two nodes find each other when only one of them sees the other. `rotate` takes a
+    step of a change of the cluster's key.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ControlServicer(NodeServiceServicer):
         topology: Callable[[], TopologyView],
         changes: ChangeSignal,
         on_peer: OnPeer,
+        rotate: Callable[[pb.RotateKeyRequest], Awaitable[pb.RotateKeyResponse]],
         relays: RelayHost | None = None,
         health: Callable[[], str] = lambda: "",
         beat_s: float = BEAT_S,
@@ -74,6 +76,7 @@ class ControlServicer(NodeServiceServicer):
         self._topology = topology
         self._changes = changes
         self._on_peer = on_peer
+        self._rotate = rotate
         self._relays = relays
         self._health = health
         self._beat_s = beat_s
@@ -150,6 +153,9 @@ class ControlServicer(NodeServiceServicer):
 
     async def CollectProfile(self, request: pb.CollectProfileRequest, context: Context) -> pb.CollectProfileResponse:
         return pb.CollectProfileResponse(rows_json=self._relaying().profile())
+
+    async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> pb.RotateKeyResponse:
+        return await self._rotate(request)
 
     def _relaying(self) -> RelayHost:
         if self._relays is None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
-
-import grpc
-import grpc.aio
 
 from exo_node.transport.client import EOF, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.status import calling
-from exo_node.transport.tls import TlsIdentity, runner_name
+from exo_node.transport.tls import Line, TlsIdentity, runner_name
 
 TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
 MAX_STEP = 128 * 2**20  # a chunk of 2048 rows of 8192 float32 is 64 MiB, and a step has decode rows beside it
 CONFIGURE_TIMEOUT_S = 30.0  # a runner answers once its running step is done, and a long prefill chunk may be running
 STATS_TIMEOUT_S = 5.0
-RETIRE_S = 3600.0
 
 
 class RingClient:
@@ -35,60 +31,61 @@ class RingClient:
         self._tls = tls
         self._name = runner_name(instance_id)
         self._version = -1
-        self._retired: set[asyncio.Task[None]] = set()
+        self._line: Line | None = None
+        self._retired: list[Line] = []
         self._metadata = ((TOKEN_KEY, token.hex()),)
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
 
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.ConfigureResponse:
         """Start an epoch on this runner: followers first, the head last. A stale epoch raises `RingBroken` (409)."""
-        with calling(self.address):
-            response: ring_pb2.ConfigureResponse = await self._open().Configure(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        async with self._use() as stub:
+            with calling(self.address):
+                response: ring_pb2.ConfigureResponse = await stub.Configure(
+                    request, timeout=timeout, metadata=self._metadata
+                )
         return response
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
-        call = self._open().Generate(request, metadata=self._metadata)
-        try:
-            while True:
-                with calling(self.address):
-                    delta = await call.read()
-                if delta is EOF:
-                    return
-                yield delta
-        finally:
-            call.cancel()
+        async with self._use() as stub:
+            call = stub.Generate(request, metadata=self._metadata)
+            try:
+                while True:
+                    with calling(self.address):
+                        delta = await call.read()
+                    if delta is EOF:
+                        return
+                    yield delta
+            finally:
+                call.cancel()
 
     async def stats(self, timeout: float = STATS_TIMEOUT_S) -> ring_pb2.RunnerStats:
         """What the runner holds and has done; on the head also the last round trips."""
-        with calling(self.address):
-            stats: ring_pb2.RunnerStats = await self._open().Stats(
-                ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
-            )
+        async with self._use() as stub:
+            with calling(self.address):
+                stats: ring_pb2.RunnerStats = await stub.Stats(
+                    ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
+                )
         return stats
 
     async def close(self) -> None:
         """Close the connection; calls that still run are cancelled."""
-        for retiring in self._retired:
-            retiring.cancel()
-        await asyncio.gather(*self._retired, return_exceptions=True)
-        if self._channel is not None:
-            await self._channel.close(None)
-            self._channel = self._stub = None
+        lines = [*self._retired, *([] if self._line is None else [self._line])]
+        self._line, self._retired = None, []
+        for line in lines:
+            await line.close()
 
-    def _open(self) -> Any:
-        if self._channel is not None and self._version != self._tls.version:
-            # Our papers are others now. What runs ends on the old connection, or when the runner no longer takes it.
-            retiring = asyncio.create_task(self._channel.close(RETIRE_S), name=f"retire {self.address}")
-            self._retired.add(retiring)
-            retiring.add_done_callback(self._retired.discard)
-            self._channel = None
-        if self._channel is None:
+    @contextlib.asynccontextmanager
+    async def _use(self) -> AsyncGenerator[Any, None]:
+        """The stub of a connection that shows our present papers; what runs on an older one may end there."""
+        if self._line is not None and self._version != self._tls.version:
+            old, self._line = self._line, None
+            self._retired.append(old)
+            await old.retire()
+        if self._line is None:
             self._version = self._tls.version
-            self._channel = self._tls.channel(self.address, self._name, channel_options(MAX_STEP))
-            self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        return self._stub
+            channel = self._tls.channel(self.address, self._name, channel_options(MAX_STEP))
+            self._line = Line(channel, RingServiceStub(channel))  # type: ignore[no-untyped-call]
+        async with self._line.use() as stub:
+            yield stub

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -79,6 +80,38 @@ class TlsIdentity:
 
         make: Callable[..., grpc.ServerCredentials] = vars(grpc)["dynamic_ssl_server_credentials"]  # not in the stubs
         return make(_server_configuration(self.papers), present, require_client_authentication=True)
+
+
+class Line:
+    """A channel and its stub. Once retired it is closed as soon as no call runs on it."""
+
+    def __init__(self, channel: grpc.aio.Channel, stub: Any) -> None:
+        self._channel = channel
+        self._stub = stub
+        self._calls = 0
+        self._retired = False
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncGenerator[Any, None]:
+        """The stub, for one call."""
+        self._calls += 1
+        try:
+            yield self._stub
+        finally:
+            self._calls -= 1
+            await self._tidy()
+
+    async def retire(self) -> None:
+        self._retired = True
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        if self._retired and not self._calls:
+            await self.close()
+
+    async def close(self) -> None:
+        """Now; calls that run are cancelled."""
+        await self._channel.close(None)
 
 
 def _roots(papers: Papers) -> bytes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
-from exo_node.cluster.keys import ClusterKey
+from exo_node.cluster.identity import ClusterKey, KeyStore
+from exo_node.key_rotation import KeyRing
 from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.convert import TopologyView
-from exo_node.transport.gate import Gate
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
 from exo_node.transport.node_servicer import ControlServicer
@@ -61,7 +63,8 @@ class ControlNode:
 
     def __post_init__(self) -> None:
         self.identity = identity(self.me, self.key)
-        self.gate = Gate(self.identity.tls)
+        self.keys = KeyRing(self.key, self.identity, KeyStore(Path(os.environ["EXO_HOME"]) / self.me.node_id))
+        self.gate = self.keys.gate
 
     def info(self) -> NodeInfo:
         return node_info(self.me, self.port)
@@ -91,6 +94,7 @@ class ControlNode:
             topology=self.topology,
             changes=self.changes,
             on_peer=self.greeted,
+            rotate=self.keys.take,
             beat_s=self.beat_s,
         )
         server = create_server([self.gate, SessionInterceptor(servicer.sessions)])
