@@ -100,7 +100,8 @@ FORGERIES = ("our name", "our key's other name", "expired", "by a runner", "by a
 
 @pytest.mark.parametrize("attack", FORGERIES)
 async def test_forged_certificates(genuine: Papers, attack: str) -> None:
-    """Guards: the signature, the issuer's name, the end of validity, and `ca=False` of all that we issue."""
+    """Guards: signature, issuer's name, end of validity; against who signs with a runner's key `ca=False` and
+    the authority's path length, each of which is enough."""
     runner = papers(runner_name(INSTANCE))
     past = datetime.datetime(2020, 1, 1)
     between = dataclasses.replace(member(runner), name=name(FINGERPRINT))
