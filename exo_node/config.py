@@ -45,6 +45,7 @@ class Settings:
     discovery_config_path: Path | None = None
     peers: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    image_hosts: tuple[str, ...] = ()
     wait_for_peers: int = 0
     response_timeout: float = 900.0
     max_generate_tokens: int = 10_000

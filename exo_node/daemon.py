@@ -25,8 +25,9 @@ from aiohttp import web
 import exo_node
 from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ring_upstream import RingUpstream
+from exo_node.api.server import ServerSite
 from exo_node.cluster.discovery import Announcement
-from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot
+from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot, NoRoom
 from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
@@ -46,6 +47,7 @@ from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.routing.front.surroundings import Surroundings
 from exo_node.signals import ChangeSignal
+from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
@@ -54,6 +56,7 @@ from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
 from exo_node.view import NodeView, RoutingView
+from exo_node.whole_file import replace_file
 
 log = logging.getLogger("exo")
 
@@ -70,16 +73,18 @@ class RunFile:
 
     def write(self, *, node_id: str, api_url: str, certificate: Path | None) -> None:
         """`certificate`: of the API's port, by which those commands know it; None without TLS."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {"pid": os.getpid(), "api_url": api_url, "node_id": node_id, "started": time.time()}
         if certificate is not None:
             content["certificate"] = digest(certificate)
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps(content))
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, json.dumps(content).encode())
+        except OSError as error:
+            log.warning("%s: cannot be written (%s): commands will not find this node", self._path, error.strerror)
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that has become read-only; the process that it names will be gone
+            self._path.unlink(missing_ok=True)
 
 
 def run(settings: Settings) -> int:
@@ -105,12 +110,15 @@ def configure_logging(settings: Settings) -> None:
 def cluster_key(settings: Settings) -> ClusterKey:
     """The key of `--cluster-key`, kept for the next start too, else the machine's own."""
     store = KeyStore(settings.home)
-    if settings.cluster_key is None:
-        return store.load_or_create()
-    key = ClusterKey.from_phrase(settings.cluster_key)
-    if store.load() != key:
-        store.replace(key)
-    return key
+    key = None if settings.cluster_key is None else ClusterKey.from_phrase(settings.cluster_key)
+    try:
+        if key is None:
+            return store.load_or_create()
+        if store.load() != key:
+            store.replace(key)
+    except NoRoom as error:
+        log.warning("%s; the key is kept for this run only", error.message)
+    return key or ClusterKey.generate()
 
 
 class Daemon:
@@ -210,10 +218,10 @@ class Daemon:
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
         )
-        self._grpc = create_server(
-            [self.keys.gate, SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL
-        )
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store)
+        guards = [self.keys.gate, SessionInterceptor(self._servicer.sessions)]
+        self._grpc = create_server(guards, max_receive=MAX_CONTROL)
+        acts = AuditTable(self.routing.key_store)
+        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, acts)
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,
@@ -284,7 +292,7 @@ class Daemon:
         """Bind the API's port: the given one, else 52415, else (only when none was asked for) a free one."""
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            site = web.TCPSite(self._runner, self.settings.api_host, port, ssl_context=self._tls)
+            site = ServerSite(self._runner, self.settings.api_host, port, ssl_context=self._tls)
             try:
                 await site.start()
             except OSError as error:

@@ -208,8 +208,8 @@ class KeyRing:
             except ExoError as error:
                 failed[node_id] = error.message
 
+        await self.commit(fingerprint, patience_s)  # if our disk is full it changes nowhere
         await asyncio.gather(*(commit(one) for one in prepared))
-        await self.commit(fingerprint, patience_s)
         configured = [one for one, fixed in prepared.items() if fixed]
         return {
             "fingerprint": fingerprint,

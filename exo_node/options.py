@@ -119,6 +119,14 @@ OPTIONS: tuple[Option, ...] = (
         "ORIGIN",
         many=True,
     ),
+    Option(
+        "image_hosts",
+        ("--image-hosts",),
+        values.text,
+        "hosts whose images may be fetched for clients though their addresses are not public (repeatable)",
+        "HOST",
+        many=True,
+    ),
     Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before models are placed (0)", "N"),
     Option(
         "response_timeout",

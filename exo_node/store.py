@@ -10,6 +10,7 @@ keys in the clear.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -266,7 +267,13 @@ class Store:
 
     def in_use(self) -> bool:
         """Whether there is anything to read: nobody's file is made by looking into it."""
-        return self._database.started or self.path.exists()
+        return self.path.exists() or (self._database.started and self._database.problem is None)
+
+    async def check_room(self, *, thoroughly: bool = False) -> None:
+        """Raises `StoreError` where nothing could be written lately and still cannot; `thoroughly`: where it cannot."""
+        if thoroughly or self._database.problem is not None:
+            sql = "INSERT OR REPLACE INTO profile (node, name, data) VALUES ('', 'room', 'null')"  # no node's row
+            await self.ask(lambda db: db.execute(sql))
 
     async def _count(self, sql: str, values: tuple[Any, ...]) -> int:
         counted: list[int] = await self.ask(lambda db: db.execute(sql, values).rowcount)
@@ -282,11 +289,15 @@ class Store:
 
 
 def _prepare(db: sqlite3.Connection, where: str) -> None:
+    import sqlite3
+
     from exo_node.store_schema import migrate
 
     migrate(db, where)
-    db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
-    db.execute("DELETE FROM spent WHERE period < ?", (time.strftime("%Y-%m", time.gmtime(time.time() - SUMS_KEPT_S)),))
+    old = time.strftime("%Y-%m", time.gmtime(time.time() - SUMS_KEPT_S))
+    with contextlib.suppress(sqlite3.OperationalError):  # it can wait for a disk that takes it
+        db.execute("DELETE FROM spend WHERE at < ?", (time.time() - SPEND_KEPT_S,))
+        db.execute("DELETE FROM spent WHERE period < ?", (old,))
 
 
 def _trim_cache(db: sqlite3.Connection, now: float, max_bytes: int) -> None:

@@ -55,6 +55,10 @@ class ResponseTable:
             self._store.tell(lambda db: _trim(db, now, self._max_bytes))
         self._puts += 1
 
+    async def check_room(self, *, thoroughly: bool) -> None:
+        """`Store.check_room`."""
+        await self._store.check_room(thoroughly=thoroughly)
+
     async def get(self, ident: str, owner: str) -> ResponseRow | None:
         """None for another owner's, too."""
         sql = f"SELECT {_COLUMNS} FROM responses WHERE id = ? AND owner = ? AND created > ?"

@@ -78,13 +78,14 @@ def migrate(connection: sqlite3.Connection, where: str) -> None:
 
     Raises `StoreError` for one that a newer exo-node wrote.
     """
-    if _version(connection) == len(MIGRATIONS):
+    version = _version(connection)
+    if version == len(MIGRATIONS):
         return
+    if version > len(MIGRATIONS):
+        raise StoreError(f"{where}: written by a newer exo-node (version {version}); update this one")
     connection.execute("BEGIN EXCLUSIVE")
     try:
         version = _version(connection)  # another process may have been here while we waited
-        if version > len(MIGRATIONS):
-            raise StoreError(f"{where}: written by a newer exo-node (version {version}); update this one")
         for step in MIGRATIONS[version:]:
             for statement in step.split(";"):
                 if statement.strip():

@@ -1,10 +1,13 @@
-"""An SQLite file with a thread of its own: reads are awaited, writes are committed together and never waited for."""
+"""An SQLite file with a thread of its own: reads are awaited, writes are committed together and never waited for.
+
+Where nothing can be written (a full or a read-only disk) reads go on, what is told is lost and that is said once, and
+every second the next job tries whether there is room again. A file that is damaged is left as it is.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
-import os
 import queue
 import threading
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_node.errors import StoreError
+from exo_node.store_file import Prepare, explained, open_readable, open_writable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,7 +25,8 @@ log = logging.getLogger("exo.store")
 
 BATCH_S = 0.1  # how long a write may wait for others to be committed with
 MAX_BATCH = 1000
-BUSY_S = 5.0  # how long we wait for another process that is writing
+RETRY_S = 1.0  # between two attempts to write where it failed
+SAY_S = 600.0  # between two warnings of a disk that has room and has none by turns
 
 # Gets the connection, inside a transaction; returns a cursor, a number, or nothing.
 Job = Callable[["sqlite3.Connection"], Any]
@@ -32,17 +37,23 @@ _Item = tuple[Job, _Future | None, Callable[[], None] | None]
 class DatabaseThread:
     """Runs jobs on the database at `path`, in order. The thread starts and the file is made with the first job.
 
-    `prepare(connection, name of the file)` is called once on a new connection.
+    `prepare(connection, name of the file)` is called on every new connection that may write.
     """
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection, str], None]) -> None:
+    def __init__(self, path: Path, prepare: Prepare) -> None:
         self._path = path
         self._prepare = prepare
         self._jobs: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self._complained = False
+        # The thread's own, but that others may look at `problem`.
+        self._connection: sqlite3.Connection | None = None
+        self._writable = False
+        self._retry_at = 0.0
+        self._said_at = -SAY_S
+        self._said = False  # and not yet that it is over
+        self.problem: StoreError | None = None  # why nothing can be written, as of the last attempt
 
     @property
     def started(self) -> bool:
@@ -82,19 +93,12 @@ class DatabaseThread:
             self._jobs.put(item)
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
         last = False
         while not last:
             batch, last = self._next_batch()
-            if not batch:
-                continue
-            try:
-                connection = connection or self._open()
-                self._commit(connection, batch)
-            except Exception as e:  # the border of the thread: whoever asked hears of it
-                self._refuse(batch, e)
-        if connection is not None:
-            connection.close()
+            if batch:
+                self._do(batch)
+        self._drop()
 
     def _next_batch(self) -> tuple[list[_Item], bool]:
         """Jobs that come within `BATCH_S`, up to the first that somebody waits for; and whether these are the last."""
@@ -113,28 +117,53 @@ class DatabaseThread:
                 break
         return batch, False
 
-    def _open(self) -> sqlite3.Connection:
+    def _do(self, batch: list[_Item]) -> None:
+        try:
+            self._commit(self._connected(), batch)
+        except Exception as e:  # the border of the thread: whoever asked hears of it
+            self._failed(batch, e)
+
+    def _connected(self) -> sqlite3.Connection:
+        """A connection that may write where that is possible, else one that reads."""
+        if self._connection is None or (not self._writable and time.monotonic() >= self._retry_at):
+            try:
+                connection = open_writable(self._path, self._prepare)
+            except Exception as e:
+                self.problem = explained(self._path, e)
+                self._retry_at = time.monotonic() + RETRY_S
+                if self._connection is None:
+                    self._connection = open_readable(self._path, self._prepare, self.problem)
+            else:
+                self._drop()
+                self._connection, self._writable = connection, True
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._writable = None, False
+
+    def _failed(self, batch: list[_Item], e: Exception) -> None:
+        """What was told is lost; who only wants to read may still be able to."""
         import sqlite3
 
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # before SQLite makes it readable for others
-        except OSError as e:
-            raise StoreError(f"{self._path}: {e.strerror or e}") from e
-        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last moments, never the file
-            self._prepare(connection, str(self._path))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        error = explained(self._path, e)
+        asked = [item for item in batch if item[1] is not None]
+        if len(batch) > len(asked) or isinstance(e, sqlite3.OperationalError):
+            self.problem = error
+        self._refuse([item for item in batch if item[1] is None], error)
+        if isinstance(e, sqlite3.DatabaseError) and error.code not in ("storage_full", "storage_busy"):
+            self._drop()  # it is made anew: with what the disk is then
+            self._retry_at = time.monotonic() + RETRY_S
+        if len(batch) == 1:
+            self._refuse(asked, error)
+        for item in asked if len(batch) > 1 else ():
+            self._do([item])
 
     def _commit(self, connection: sqlite3.Connection, batch: list[_Item]) -> None:
         alone = len(batch) == 1 and batch[0][1] is not None
         answers: list[tuple[_Item, list[Any] | Exception]] = []
+        before = connection.total_changes
         connection.execute("BEGIN" if alone else "BEGIN IMMEDIATE")  # a lone question need not wait for a writer
         try:
             for item in batch:
@@ -144,26 +173,31 @@ class DatabaseThread:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        failed = False
+        if connection.total_changes > before:
+            self._wrote()
         for item, answer in answers:
             if isinstance(answer, Exception):
-                failed = True
-                self._refuse([item], answer)
+                self._refuse([item], explained(self._path, answer))
             elif item[1] is not None and item[1].set_running_or_notify_cancel():
                 item[1].set_result(answer)
-        self._complained = self._complained and failed
 
-    def _refuse(self, batch: list[_Item], error: Exception) -> None:
-        told = error if isinstance(error, StoreError) else StoreError(f"{self._path}: {error}")
+    def _wrote(self) -> None:
+        if self.problem is not None and self._said:
+            log.warning("%s: can be written again", self._path)
+            self._said = False
+        self.problem = None
+
+    def _refuse(self, batch: list[_Item], error: StoreError) -> None:
         for _, future, lost in batch:
             if lost is not None:
                 lost()
             if future is not None:
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(told)
-            elif not self._complained:
-                self._complained = True
-                log.warning("%s (what should have been written down is lost)", told.message)
+                    future.set_exception(error)
+                continue
+            if time.monotonic() - self._said_at >= SAY_S:
+                self._said_at, self._said = time.monotonic(), True
+                log.warning("%s; what should have been written down (spend, budgets, answers) is lost", error.message)
 
 
 def _attempt(connection: sqlite3.Connection, job: Job) -> list[Any] | Exception:

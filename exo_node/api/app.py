@@ -75,19 +75,24 @@ async def root(request: web.Request) -> web.Response:
 
 class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
-    responses, files and batches. `jobs` run as long as the node does.
+    responses, files and batches, `acts` what changes the node. `jobs` run as long as the node does.
 
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
     """
 
     def __init__(
-        self, settings: Settings, backend: Backend, cluster: ClusterPort, routing: RoutingPort, store: Store
+        self,
+        settings: Settings,
+        backend: Backend,
+        cluster: ClusterPort,
+        routing: RoutingPort,
+        store: Store,
+        acts: AuditTable,
     ) -> None:
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
-        acts = AuditTable(store)
         auditor = cast(Any, make_auditor(acts, cluster.node_id))
         self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
         serving = CallServer(settings, routing)

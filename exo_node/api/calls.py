@@ -97,6 +97,8 @@ def _with_extra(body: Mapping[str, Any]) -> dict[str, Any]:
     if extra is None:
         return sent
     checked_object(extra, "extra_body")
+    if "extra_body" in extra:  # it would be merged behind all checks, and could name another model
+        raise bad("extra_body.extra_body", "is not taken: write its fields into extra_body")
     return {**sent, **extra}
 
 

@@ -13,11 +13,13 @@ from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.calls import PREFIX, Context, make_call
+from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import parse_object
 from exo_node.api.guard import caller_id, is_admin
 from exo_node.api.operations import of_request
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas.core import check
+from exo_node.api.server import SlowBody
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.adapter.watch import Within
@@ -41,8 +43,12 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 async def read_body(request: web.Request) -> bytes:
     """The body. Raises `InvalidRequest` where it breaks off or is not compressed as it says."""
+    if (request.content_length or 0) > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)  # before any of it has come
     try:
         return await request.read()
+    except SlowBody as e:
+        raise InvalidRequest(f"the request body cannot be read: {e}", code="request_timeout", status=408) from e
     except web.RequestPayloadError as e:
         raise InvalidRequest(f"the request body cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
 

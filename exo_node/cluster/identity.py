@@ -18,11 +18,16 @@ from types import TracebackType
 
 from exo_node.cluster.keys import ClusterKey
 from exo_node.errors import ConfigurationError
+from exo_node.whole_file import NO_ROOM, replace_file
 
-__all__ = ["ClusterKey", "KeyStore", "NodeSlot", "check_node_id"]
+__all__ = ["ClusterKey", "KeyStore", "NoRoom", "NodeSlot", "check_node_id"]
 
 MAX_SLOTS = 64  # daemons on one machine; more is a runaway script, not a cluster
 NODE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,40}[A-Za-z0-9])?")  # a DNS label, with room for a suffix
+
+
+class NoRoom(ConfigurationError):
+    """The disk under EXO_HOME is full or read-only."""
 
 
 def check_node_id(node_id: str) -> str:
@@ -64,18 +69,30 @@ class KeyStore:
             ) from error
 
     def load_or_create(self) -> ClusterKey:
-        """The machine's key; the first daemon makes it, one that starts at the same moment gets the same."""
-        with _locked(self._folder):
+        """The machine's key; the first daemon makes it, one that starts at the same moment gets the same.
+
+        Raises `NoRoom` where there is none yet and the disk takes none.
+        """
+        try:
+            with _locked(self._folder):
+                key = self.load()
+                if key is None:
+                    key = ClusterKey.generate()
+                    _write(self.path, key.join_code + "\n")
+                return key
+        except OSError as error:
             key = self.load()
             if key is None:
-                key = ClusterKey.generate()
-                _write(self.path, key.join_code + "\n")
+                raise _no_room(self.path, error) from error
             return key
 
     def replace(self, key: ClusterKey) -> None:
-        """Make `key` the machine's key (`exo join`, `--cluster-key`)."""
-        with _locked(self._folder):
-            _write(self.path, key.join_code + "\n")
+        """Make `key` the machine's key (`exo join`, `--cluster-key`). Raises `NoRoom`."""
+        try:
+            with _locked(self._folder):
+                _write(self.path, key.join_code + "\n")
+        except OSError as error:
+            raise _no_room(self.path, error) from error
 
     save = replace
 
@@ -95,12 +112,24 @@ class NodeSlot:
 
     @property
     def node_id(self) -> str:
-        if self._fd < 0:
+        if not self._node_id:
             raise RuntimeError("the slot is not acquired")
         return self._node_id
 
     def acquire(self) -> str:
-        """Take the first free slot and return its id. Raises `ConfigurationError` when there is none."""
+        """Take the first free slot and return its id. Raises `ConfigurationError` when there is none.
+
+        Where the disk takes no new one, the id is another one at every start.
+        """
+        try:
+            return self._take()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise ConfigurationError(f"cannot use {self._folder}: {error.strerror}; check EXO_HOME") from error
+            self._node_id = self._wanted or secrets.token_hex(8)
+            return self._node_id
+
+    def _take(self) -> str:
         _make_folder(self._folder)
         if self._wanted is not None:
             name = hashlib.sha256(self._wanted.encode()).hexdigest()[:16]
@@ -116,7 +145,9 @@ class NodeSlot:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigurationError(f"cannot open {path}: {error.strerror}; check EXO_HOME") from error
+            if error.errno not in NO_ROOM or not path.exists():
+                raise
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and the id that it has
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,8 +156,9 @@ class NodeSlot:
         stored = os.read(fd, 256).decode("ascii", "replace").strip()
         node_id = wanted or (stored if NODE_ID.fullmatch(stored) else secrets.token_hex(8))
         if node_id != stored:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{node_id}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # no room: another id next time
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{node_id}\n".encode(), 0)
         self._fd, self._node_id = fd, node_id
         return True
 
@@ -134,6 +166,7 @@ class NodeSlot:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._node_id = ""
 
     def __enter__(self) -> NodeSlot:
         self.acquire()
@@ -150,6 +183,8 @@ def _make_folder(folder: Path) -> None:
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
         raise ConfigurationError(f"cannot use {folder}: {error.strerror}; check EXO_HOME") from error
 
 
@@ -165,14 +200,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, text.encode())
+
+
+def _no_room(path: Path, error: OSError) -> ConfigurationError:
+    kind = NoRoom if error.errno in NO_ROOM else ConfigurationError
+    return kind(f"cannot write {path}: {error.strerror}; check EXO_HOME")

@@ -210,7 +210,13 @@ class Catalog:
                 param="model",
                 status=409,
             )
-        shutil.rmtree(entry.path.parent.parent)  # <cache>/models--organisation--name/snapshots/<revision>
+        repository = entry.path.parent.parent  # <cache>/models--organisation--name/snapshots/<revision>
+        if repository.is_symlink():
+            raise InvalidRequest(
+                f"model {entry.model_id!r} is a link of yours ({repository}): only fetched models are deleted",
+                param="model",
+            )
+        shutil.rmtree(repository)  # follows no link inside
         return entry.model_id
 
     @contextmanager

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from exo_node.errors import CheckpointError
 from exo_node.models.headers import TensorEntry, read_entries, read_header
 from exo_node.models.layout import role_of
 from exo_node.types import ModelSpec
+from exo_node.whole_file import replace_file
 
 _CHUNK = 1 << 20  # bytes per read: large enough for full speed, small enough to count for nothing
 _RACY_NS = 1_000_000_000  # a file this young may change again within one tick of its mtime: hash it, do not remember it
@@ -135,9 +135,7 @@ class _HashCache:
                     merged.pop(key, None)
                 merged |= self._new
                 kept = dict(list(merged.items())[-_MAX_FILES:])
-                with tempfile.NamedTemporaryFile("w", dir=self._file.parent, prefix=".digests-", delete=False) as out:
-                    json.dump(kept, out)
-                os.replace(out.name, self._file)
+                replace_file(self._file, json.dumps(kept).encode())
         except OSError:
             return  # not written (full disk, read-only home): costs time at the next start, nothing else
 

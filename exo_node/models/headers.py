@@ -77,7 +77,9 @@ def read_entries(folder: Path) -> dict[str, TensorEntry]:
     index_path = folder / INDEX
     if (folder / SINGLE).is_file() or not index_path.is_file():
         if not (folder / SINGLE).is_file():
-            raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}; only safetensors weights are read")
+            raise CheckpointError(
+                f"{folder} has neither {SINGLE} nor {INDEX}; only safetensors weights are read{_pickled(folder)}"
+            )
         return _by_canonical_name(read_header(folder / SINGLE))
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -105,6 +107,12 @@ def _is_there(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that no file can have
         return False
+
+
+def _pickled(folder: Path) -> str:
+    """What there is instead of weights that are only numbers."""
+    found = sorted(one.name for one in folder.iterdir() if one.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+    return f": {found[0]} is a pickle, which may run code when it is read; convert it to safetensors" if found else ""
 
 
 def _by_canonical_name(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:

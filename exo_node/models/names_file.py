@@ -11,8 +11,7 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_node.errors import ConfigurationError, InvalidRequest
+from exo_node.whole_file import replace_file
 
 ALIAS_FILE = "model_aliases.toml"
 # What Ollama takes as "namespace/name:tag" (https://github.com/ollama/ollama/blob/main/types/model/name.go).
@@ -84,19 +84,9 @@ class NamesFile:
         """Let the copy `name` stand for `model`, or None: remove it. While `changing`."""
         made = edited(self._text(), name, model, str(self._path)).encode()
         path = self._path.resolve()  # a link stays one
-        temporary = None
         try:
-            with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{ALIAS_FILE}-", delete=False) as out:
-                temporary = Path(out.name)
-                out.write(made)
-                out.flush()
-                os.fsync(out.fileno())
-            if path.is_file():
-                shutil.copymode(path, temporary)
-            os.replace(temporary, path)
+            replace_file(path, made, stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o600)
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise self._not_written(error) from error
 
     def _text(self) -> str:

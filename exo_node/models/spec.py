@@ -12,6 +12,7 @@ from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.models.config import DEFAULTS, normalise
 from exo_node.models.headers import TensorEntry, read_entries, read_json
 from exo_node.models.layout import layer_tensors, outer_tensors, role_of
+from exo_node.models.links import check_links
 from exo_node.models.quantization import FIELD, is_packed, parameters, quantized, stored_shapes
 from exo_node.types import Dtype, ModelSpec
 
@@ -28,6 +29,7 @@ def read_spec(path: Path, model_id: str, quantize: int = 0) -> ModelSpec:
     """
     config = normalise(read_json(path / "config.json"))
     _require_tokenizer(path)
+    check_links(path)
     entries = read_entries(path)
     _settle_tie(config, entries)
     if config["model_type"] in DEFAULTS:

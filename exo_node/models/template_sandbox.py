@@ -22,7 +22,7 @@ from typing import Any
 
 from exo_node.errors import CheckpointError, ExoError, InvalidRequest
 
-CPU_S = 3.0  # of one rendering; a real template takes milliseconds
+CPU_S = 2.0  # of one rendering; a real template takes milliseconds
 WALL_S = 60.0  # the same on a machine that is busy with everything else
 MEMORY = 1 << 30  # bytes of address space
 PROCESSES = 4  # at once; one is kept

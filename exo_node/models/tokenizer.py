@@ -14,6 +14,7 @@ from exo_node.models.detokenizer import BytesDetokenizer, Detokenizer, NamingDet
 from exo_node.models.fim import Fim, fim_of
 from exo_node.models.generation_config import eos_ids
 from exo_node.models.headers import optional_json
+from exo_node.models.links import check_links
 from exo_node.models.pieces import piece_rule
 from exo_node.models.template_sandbox import TemplateSandbox
 from exo_node.models.token_bound import TokenBound, part_state
@@ -69,6 +70,7 @@ class Tokenizer:
         """
         import tokenizers
 
+        check_links(path)
         file = path / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; save the model's fast tokenizer there")

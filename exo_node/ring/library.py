@@ -198,7 +198,10 @@ def store_tokenizer_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name in TOKENIZER_FILES:
         if name in files:
             (staged / name).parent.mkdir(exist_ok=True)
-            (staged / name).write_bytes(files[name])
+            with (staged / name).open("wb") as file:
+                file.write(files[name])
+                file.flush()
+                os.fsync(file.fileno())  # the folder's name says for ever what is in it
     try:
         os.replace(staged, folder)
     except OSError:  # they are there already: the folder's name says that they are the same

@@ -229,7 +229,7 @@ async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: P
     """A question sees the writes told before it; one that nobody waits for any more leaves the thread running."""
 
     def prepare(db: sqlite3.Connection, where: str) -> None:
-        db.execute("CREATE TABLE t (n INTEGER)")
+        db.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
 
     def insert(number: int, db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO t VALUES (?)", (number,))

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from exo_node.errors import ExoError
+from exo_node.whole_file import sync_folder
 
 ABANDONED_S = 86400.0  # an upload without an end, of a node that was killed
 PIECE = 1024 * 1024
@@ -159,8 +160,11 @@ class Arriving:
         self.size += len(piece)
 
     def keep(self) -> None:
+        """It is on the disk, whole, when this returns."""
         with _disk():
+            os.fsync(self._fd)
             os.replace(self._part, self._path)
+        sync_folder(self._path.parent)
         self._kept = True
 
 

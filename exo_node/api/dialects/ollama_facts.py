@@ -16,6 +16,7 @@ from exo_node.errors import CheckpointError, UnsupportedModel
 from exo_node.models.chat_template import read_template
 from exo_node.models.generation_config import generation_defaults
 from exo_node.models.headers import optional_json
+from exo_node.models.links import check_links
 from exo_node.models.spec import read_spec
 from exo_node.types import ModelCard, ModelSpec
 
@@ -75,6 +76,7 @@ def read_facts(model_id: str, folder: Path, stamp: Stamp) -> Facts:
     with contextlib.suppress(CheckpointError, UnsupportedModel, OSError):
         spec = read_spec(folder, model_id)
     with contextlib.suppress(CheckpointError, OSError):
+        check_links(folder)
         template = read_template(folder, optional_json(folder / "tokenizer_config.json"))
     parameters: Mapping[str, float] = {}
     with contextlib.suppress(CheckpointError, OSError):

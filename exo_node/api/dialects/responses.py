@@ -182,7 +182,7 @@ class ResponsesRoutes:
 
     async def _begin(self, body: Mapping[str, Any], owner: str) -> _Begun:
         given = await self._kept.given(body, f"resp_{random.getrandbits(128):032x}", owner)
-        asked = decode(body, given)
+        asked = decode(await self._kept.as_it_can_be(body), given)
         return _Begun(given, asked, ResponsesEncoder(asked), owner)
 
     def _encoder(self, begun: _Begun) -> Encoder:

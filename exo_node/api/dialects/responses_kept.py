@@ -12,7 +12,7 @@ from exo_node.api.dialects.responses_items import Item, references, response_of
 from exo_node.api.dialects.responses_request import Given
 from exo_node.api.dialects.responses_shapes import UNFINISHED
 from exo_node.api.fields import Fields, bad
-from exo_node.errors import ExoError, NotFound
+from exo_node.errors import ExoError, NotFound, StoreError
 from exo_node.store_responses import ResponseRow, ResponseTable
 
 GRACE_S = 60.0  # beyond a response's own time, until one on another node counts as lost
@@ -78,6 +78,22 @@ class KeptResponses:
         if chain[-1].response["status"] in UNFINISHED:
             raise bad("previous_response_id", f"{previous!r} is not complete yet")
         return _items(chain)
+
+    async def as_it_can_be(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request, but `store` is false where the disk takes nothing and the client did not ask to have it stored.
+
+        Raises `StoreError` (507) where it did: `store: true`, or `background`, whose answer is fetched later.
+        """
+        if body.get("store") is False:
+            return body
+        asked = bool(body.get("store") or body.get("background"))
+        try:
+            await self._table.check_room(thoroughly=asked)
+        except StoreError:
+            if asked:
+                raise
+            return {**body, "store": False}
+        return body
 
 
 def _items(chain: list[ResponseRow]) -> list[Item]:

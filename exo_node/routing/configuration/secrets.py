@@ -11,14 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from exo_node.errors import ConfigurationError
+from exo_node.whole_file import create_file, replace_file
 
 PREFIX = "enc:v1:"
 KEY_VARIABLE = "EXO_SECRETS_KEY"
@@ -120,16 +119,13 @@ class SecretStore:
 
     def _create_key(self) -> bytes:
         key = secrets.token_bytes(32)
-        self.key_path.parent.mkdir(parents=True, exist_ok=True)
-        text = base64.urlsafe_b64encode(key) + b"\n"
         try:
-            handle = os.open(self.key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self.key_path.parent.mkdir(parents=True, exist_ok=True)
+            create_file(self.key_path, base64.urlsafe_b64encode(key) + b"\n")
         except FileExistsError:  # another process was faster; its key counts
             return self._find_key(create=False)
         except OSError as e:
             raise ConfigurationError(f"{self.key_path}: cannot be written: {e.strerror}") from e
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
         return key
 
     def _read(self) -> dict[str, str]:
@@ -154,17 +150,8 @@ class SecretStore:
 
 def write_private(path: Path, text: str, mode: int) -> None:
     """Replaces the file in one step: a reader sees the old or the new one. Raises `ConfigurationError`."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, text.encode(), mode)
     except OSError as e:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise ConfigurationError(f"{path}: cannot be written: {e.strerror}") from e

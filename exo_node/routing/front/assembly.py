@@ -61,10 +61,11 @@ class Assembly:
         self._around = around
         config = load_routing(settings, os.environ)
         self.store = Store(store_path(settings.home) if config.database is None else Path(config.database))
-        # `exo apikey` knows the home folder only, so keys stay there whatever `database_url` says.
-        self._key_store = self.store if config.database is None else Store(store_path(settings.home))
-        self.keys = ApiKeys(self._key_store, (config.master_key,))
-        self.connections = Connections()
+        # `exo apikey` and `exo audit` know the home folder only, so what is theirs stays there whatever `database_url`
+        # says.
+        self.key_store = self.store if config.database is None else Store(store_path(settings.home))
+        self.keys = ApiKeys(self.key_store, (config.master_key,))
+        self.connections = Connections(settings.image_hosts)
         self.meter = Metrics()
         self.profile = Profile()
         self.breaker = Breaker()
@@ -172,7 +173,7 @@ class Assembly:
         await self.gate.close()
         await self.connections.close()
         self.store.close()  # writes what is left
-        self._key_store.close()
+        self.key_store.close()
 
     # -- what a reload makes anew
 

@@ -30,8 +30,8 @@ class Front:
     def __init__(self, settings: Settings, around: Surroundings) -> None:
         made = self._made = Assembly(settings, around)
         self._changes = Changes(made)
-        self.store, self.keys, self.gate, self.sources, self.relays = (
-            made.store, made.keys, made.gate, made.sources, made.relays,
+        self.store, self.key_store, self.keys, self.gate, self.sources, self.relays = (
+            made.store, made.key_store, made.keys, made.gate, made.sources, made.relays,
         )  # fmt: skip
 
     @property

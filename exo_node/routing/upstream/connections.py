@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Collection
 
 import aiohttp
 from yarl import URL
 
 from exo_node.routing.upstream.exchange import listening
+from exo_node.routing.upstream.public_web import PublicImages
 
 # Below the idle timeouts of the clouds' load balancers (60 s and more).
 KEEPALIVE_S = 30.0
@@ -20,7 +22,9 @@ class Connections:
     `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` hold as they do for other programs, read once for each host.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image_hosts: Collection[str] = ()) -> None:
+        """`image_hosts`: `--image-hosts`."""
+        self.images = PublicImages(image_hosts)
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._proxies: dict[tuple[str, str], str | None] = {}
 

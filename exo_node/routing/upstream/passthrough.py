@@ -16,7 +16,7 @@ import orjson
 from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Attempt, CallKind, UpstreamError, Whole
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.upstream import wire_request
+from exo_node.routing.upstream import links, wire_request
 from exo_node.routing.upstream.connections import Connections
 from exo_node.routing.upstream.exchange import Exchange, Prepared, prepare
 from exo_node.routing.upstream.sse_reader import SSEReader
@@ -41,6 +41,7 @@ class PassThrough:
         self._deployment = deployment
         self._unix_path = unix_path
         self._secrets = wire_request.secrets_of(deployment)
+        self._guards_links = unix_path is not None or links.follows_links(deployment.api_base)
         self._verify = deployment.params.get("ssl_verify") is not False
         self._parameters = wire_request.parameters_of(deployment)
         self._targets: dict[tuple[CallKind, bool, bool], wire_request.Target] = {}
@@ -71,6 +72,8 @@ class PassThrough:
     async def _ask(self, attempt: Attempt, *, streamed: bool) -> Exchange:
         """Send the call; an answer with a good status, to be closed. Raises `UpstreamError`."""
         call = attempt.call
+        if self._guards_links:
+            call = await links.inlined_call(call, self._connections.images)
         local = self._unix_path is not None
         prefixed = attempt.partial is not None or anthropic_extras.needs_prefill(call.body)
         target = self._target(call.kind, prefixed, streamed)

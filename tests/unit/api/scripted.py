@@ -15,9 +15,11 @@ from aiohttp import web
 
 from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ports import ClusterPort, Progress, RoutingPort, StageProgress
+from exo_node.api.server import Patience, ServerSite
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotFound, NoCapacity
 from exo_node.store import Store, store_path
+from exo_node.store_audit import AuditTable
 from exo_node.types import (
     Backend,
     EmbeddingRequest,
@@ -241,7 +243,12 @@ class ScriptedCluster:
 
 @asynccontextmanager
 async def serve_api(
-    backend: Backend, cluster: ClusterPort | None = None, routing: RoutingPort | None = None, **settings: Any
+    backend: Backend,
+    cluster: ClusterPort | None = None,
+    routing: RoutingPort | None = None,
+    *,
+    patience: Patience | None = None,
+    **settings: Any,
 ) -> AsyncIterator[str]:
     """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
 
@@ -251,11 +258,11 @@ async def serve_api(
         chosen = Settings(**{"home": Path(folder), **settings})
         store = Store(store_path(chosen.home))
         routing = routing or ScriptedRouting(backend, chosen)
-        api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store)
+        api = ChatGPTAPI(chosen, backend, cluster or ScriptedCluster(), routing, store, AuditTable(store))
         runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await ServerSite(runner, "127.0.0.1", 0, patience=patience).start()
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()

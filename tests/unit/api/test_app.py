@@ -13,6 +13,7 @@ from exo_node.api.app import ChatGPTAPI
 from exo_node.api.operations import operation_of
 from exo_node.config import Settings
 from exo_node.store import Store, store_path
+from exo_node.store_audit import AuditTable
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
 
@@ -72,7 +73,8 @@ async def test_every_route_says_who_may_ask() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder))
         store, backend = Store(store_path(settings.home)), ScriptedBackend([END])
-        app = ChatGPTAPI(settings, backend, ScriptedCluster(), ScriptedRouting(backend, settings), store).app
+        routing = ScriptedRouting(backend, settings)
+        app = ChatGPTAPI(settings, backend, ScriptedCluster(), routing, store, AuditTable(store)).app
         for route in app.router.routes():
             said = operation_of(route.handler)
             name = f"{route.method} {route.resource.canonical if route.resource else ''}"

@@ -133,3 +133,11 @@ def test_any_json_is_a_call_or_a_400(kind: CallKind, body: dict[str, Any]) -> No
     else:
         assert call.prompt_tokens >= 0
         assert call.model == call.body["model"]
+
+
+def test_extra_body_is_merged_once() -> None:
+    """An extra_body within extra_body would be merged behind all checks, and ask for another model than was checked."""
+    body = {"model": "cheap", "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(InvalidRequest) as caught:
+        make_call("chat", {**body, "extra_body": {"extra_body": {"model": "dear"}}}, Context(id="c", deadline=9.0))
+    assert caught.value.param == "extra_body.extra_body"

@@ -140,6 +140,27 @@ def test_only_fetched_models_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "models" / "mine").is_dir()
 
 
+def test_removing_follows_no_link(tmp_path: Path) -> None:
+    """A repository that is a link to somewhere else is refused, and what a link within one leads to stays. (Issue 6, 5:
+    symlink escape closed.)"""
+    folder = cached(tmp_path, "org/One")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    (folder / "more").symlink_to(kept)
+    repository = folder.parent.parent
+    moved = repository.rename(tmp_path / "moved")
+    repository.symlink_to(moved)
+    catalog = make(tmp_path, offline=True)
+    with pytest.raises(InvalidRequest, match="a link of yours"):
+        catalog.remove("org/One")
+    assert (moved / "snapshots").is_dir()
+    repository.unlink()
+    moved.rename(repository)
+    assert catalog.remove("org/One") == "org/One"
+    assert not repository.exists() and (kept / "file").exists()
+
+
 def test_copies(tmp_path: Path) -> None:
     """A copy is another name for a model of any kind, at once and after a restart; replaced and removed."""
     snapshot = cached(tmp_path, "org/One")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
 from exo_node.api.dialects.responses_request import Given, decode
-from exo_node.errors import ExoError, InvalidRequest, NotFound
+from exo_node.errors import ExoError, InvalidRequest, NotFound, StoreError
 from exo_node.store import Store, store_path
 from exo_node.store_responses import ResponseTable
 
@@ -96,3 +97,24 @@ def test_it_is_kept_when_it_has_ended() -> None:
             assert one.feed({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})
             assert one.end() if end == "end" else one.fail(ExoError("broken"))
     assert kept == ["completed", "completed", "failed"]
+
+
+async def test_where_nothing_can_be_stored(tmp_path: Path) -> None:
+    """A client that asks to have its response stored hears that the disk takes none; one that does not say gets its
+    response, which says that it is not stored; both as before once there is room."""
+    (tmp_path / "file").write_text("")
+    store = Store(store_path(tmp_path / "file"))
+    kept = KeptResponses(ResponseTable(store), "a", 9)
+    for asks in ({"store": True}, {"background": True}):
+        with pytest.raises(StoreError, match="cannot be written") as caught:
+            await kept.as_it_can_be({"input": "q", **asks})
+        assert caught.value.status == 507
+    assert await kept.as_it_can_be({"input": "q"}) == {"input": "q", "store": False}
+    assert await kept.as_it_can_be({"input": "q", "store": False}) == {"input": "q", "store": False}
+    (tmp_path / "file").unlink()
+    async with asyncio.timeout(30):
+        while "store" in await kept.as_it_can_be({"input": "q"}):  # noqa: ASYNC110 - bounded, a disk tells nobody
+            await asyncio.sleep(0.02)
+    for body in ({"input": "q"}, {"input": "q", "store": True}):
+        assert await kept.as_it_can_be(body) == body
+    store.close()

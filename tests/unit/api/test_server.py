@@ -1,0 +1,121 @@
+"""What the server takes from a socket, and for how long it waits (issue 6, 5: request size, header and time limits)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from exo_node.api import server
+from exo_node.api.server import Patience, Watch
+from tests.unit.api.scripted import END, ScriptedBackend, serve_api
+
+HEAD = b"Host: localhost\r\nConnection: close\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\n" + HEAD
+
+
+async def exchange(url: str, *pieces: bytes, pause: float = 0.0) -> tuple[int, Any]:
+    """(status, body) of what is answered; (0, None) where the server hangs up. The last piece is sent
+    again and again."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+
+    async def send() -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        while pause:
+            await asyncio.sleep(pause)
+            writer.write(pieces[-1])
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    try:
+        told = await reader.readuntil(b"\r\n\r\n")
+        length = int(told.lower().partition(b"content-length:")[2].split()[0])
+        told += await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        told = b""
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        writer.close()
+    head, _, body = told.partition(b"\r\n\r\n")
+    return (int(head.split()[1]), json.loads(body)) if told else (0, None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + HEAD + b"X: " + b"a" * 20000 + b"\r\n\r\n", 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + HEAD + b"X: a\r\n" * 500 + b"\r\n", 431, "head_too_large"),
+        (b"\x16\x03\x01\x00\xa5\x01\r\n\r\n", 400, "invalid_http"),
+        (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "invalid_http"),
+        (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400, "invalid_http"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + HEAD + b"\r\n", 400, "invalid_http"),
+        (POST + b"Content-Length: 99999999999\r\n\r\n", 413, "request_too_large"),
+        (POST + b"Content-Length: 20000\r\n\r\n" + b"[" * 20000, 400, "invalid_json"),
+        (POST + b"Content-Length: 60001\r\n\r\n" + b'{"a":' * 10000 + b"1" + b"}" * 10000, 400, "invalid_json"),
+        (POST + b"Content-Length: 9007\r\n\r\n" + b'{"n": ' + b"9" * 9000 + b"}", 400, "invalid_json"),
+        (POST + b"Content-Length: 12\r\n\r\n" + b'{"n": 1e999}', 400, "invalid_type"),
+    ],
+    ids=["url", "header", "headers", "tls", "smuggled", "lengths", "hosts", "size", "deep", "deeper", "int", "float"],
+)
+async def test_what_is_too_much_is_an_error_object(sent: bytes, status: int, code: str) -> None:
+    """Long lines, many headers, what is no HTTP, ambiguous framing, announced giants, and JSON that is too deep or has
+    numbers of thousands of digits are refused as every other error is, and at once."""
+    async with serve_api(ScriptedBackend([END]), patience=Patience()) as url:
+        got, body = await exchange(url, sent)
+    assert (got, body["error"]["code"]) == (status, code), body
+
+
+async def test_what_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that does not end, a body that stops, one that trickles, a chunked one too, and a connection that says
+    nothing are given up; what comes at its pace is not (slow loris)."""
+    monkeypatch.setattr(server, "TICK_S", 0.01)
+    quick = Patience(first_s=0.2, head_s=0.2, silence_s=0.3, grace_s=0.3, least_rate=1e6)
+    length, chunked = POST + b"Content-Length: 1000\r\n\r\n{", POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with serve_api(ScriptedBackend([END]), patience=quick) as url:
+        told = await asyncio.gather(
+            exchange(url, b"GET / HTTP/1.1\r\n", b"X: a\r\n", pause=0.05),
+            exchange(url, length),
+            exchange(url, length, b" ", pause=0.02),
+            exchange(url, chunked, b"1\r\n \r\n", pause=0.02),
+            exchange(url, b""),
+        )
+        assert [(status, body and body["error"]["code"]) for status, body in told] == [
+            *[(408, "request_timeout")] * 4,
+            (0, None),
+        ]
+    async with serve_api(ScriptedBackend([END]), patience=Patience(silence_s=5, grace_s=0.05, least_rate=1)) as url:
+        slow = b'{"model": "demo", "prompt": "x"}'
+        status, _ = await exchange(url, POST + b"Content-Length: 32\r\n\r\n", *[bytes([b]) for b in slow])
+        assert status == 200
+
+
+async def test_an_address_has_a_bounded_number_of_connections() -> None:
+    """One more than its share is refused for another machine, not for this one's programs, and given back after it; in
+    all there are no more than leave the node files to open."""
+    watch = Watch(Patience(per_address=2))
+    first, second, third = object(), object(), object()
+    for one, may in ((first, True), (second, True), (third, False)):
+        assert watch.add(one, "203.0.113.5") is may  # type: ignore[arg-type]
+    assert watch.add(third, "203.0.113.6")  # type: ignore[arg-type]
+    watch.remove(first)  # type: ignore[arg-type]
+    assert watch.add(first, "203.0.113.5")  # type: ignore[arg-type]
+    assert all(watch.add(object(), "127.0.0.1") for _ in range(5))  # type: ignore[arg-type]
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    full = Watch(Patience(share=2 / files))
+    assert [full.add(object(), "127.0.0.1") for _ in range(3)] == [True, True, False]  # type: ignore[arg-type]
+
+
+async def test_no_upgrade() -> None:
+    """A request for a web socket is answered as the plain request that it is."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    async with serve_api(ScriptedBackend([END])) as url:
+        sent = b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\n" + upgrade + b"Sec-WebSocket-Version: 13\r\n\r\n"
+        assert (await exchange(url, sent))[0] == 200
