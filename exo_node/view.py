@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
+from exo_node.cluster.discovery import PeerSeen
 from exo_node.cluster.keys import ClusterKey
 from exo_node.errors import ExoError, PeerUnavailable, StoreError
 from exo_node.key_rotation import KeyRing
@@ -35,6 +36,10 @@ class Members(Protocol):
     def peer(self, node_id: str) -> Any: ...
 
     def links(self) -> tuple[PeerLink, ...]: ...
+
+    def foreign(self) -> Sequence[PeerSeen]: ...
+
+    def problems(self) -> Mapping[str, str]: ...
 
 
 class NodeView:
@@ -88,7 +93,13 @@ class NodeView:
             for node_id, found in links.items()
         }
         assert self._instances is not None
-        return topology_view(nodes.values(), described, self.node_id, self._instances.all())
+        strangers = [
+            (one.node_id, one.fingerprint[:8], ", ".join(map(str, one.endpoints[:2])))
+            for one in self._members.foreign()
+        ]
+        return topology_view(
+            nodes.values(), described, self.node_id, self._instances.all(), strangers, self._members.problems()
+        )
 
     def topology_view(self) -> TopologyView:
         """For peers that ask (CollectTopology)."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from zeroconf import DNSQuestionType, IPVersion, NonUniqueNameException, ServiceStateChange, Zeroconf
@@ -13,11 +14,13 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from exo_node.cluster import interfaces
 from exo_node.cluster.discovery import Announcement, DiscoveryEvent, Endpoint, PeerGone, PeerSeen
+from exo_node.cluster.identity import NODE_ID
 from exo_node.errors import ConfigurationError
 
 log = logging.getLogger("exo.mdns")
 
 SERVICE = "_exo._tcp.local."
+FINGERPRINT = re.compile(r"[0-9a-f]{0,64}")
 POLL_S = 1.0  # how soon a change of interfaces is noticed
 RESOLVE_MS = 3000
 
@@ -175,7 +178,9 @@ def read_service(name: str, properties: Mapping[str, str | None], literals: list
     port = properties.get("grpc_port") or ""
     if not (node_id and boot_id and low.isdecimal() and high.isdecimal() and port.isdecimal()):
         return None
-    if not 0 < int(port) < 65536:
+    cluster = properties.get("cluster") or ""
+    # Both are shown to people: no control characters, nothing that looks like more than a name.
+    if not 0 < int(port) < 65536 or not NODE_ID.fullmatch(node_id) or not FINGERPRINT.fullmatch(cluster):
         return None
     # Of a link-local address heard over another interface (IPv4, say) we do not know where it is.
     literals = [one for one in literals if "%" in one or not ipaddress.ip_address(one).is_link_local or "." in one]
@@ -187,7 +192,7 @@ def read_service(name: str, properties: Mapping[str, str | None], literals: list
         endpoints=tuple(Endpoint(literal, int(port)) for literal in dict.fromkeys(literals)),
         node_id=node_id,
         boot_id=boot_id,
-        fingerprint=properties.get("cluster") or "",
+        fingerprint=cluster,
         version=properties.get("version") or "",
         protocol=(int(low), int(high)),
     )
