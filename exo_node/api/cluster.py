@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api import sse, visible
+from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, principal
 from exo_node.api.operations import JSON, SSE, operation
@@ -131,6 +132,7 @@ class ClusterRoutes:
         `configured` are nodes whose `--cluster-key` is to be changed by hand, `failed` those that need `exo join`.
         """
         body = await read_object(request)
+        refuse_unknown(body, ("phrase", "without", "patience_s"))
         fields = Fields(body)
         phrase, without = fields.text("phrase"), fields.texts("without")
         patience = fields.number("patience_s", 0, 3600)
