@@ -46,7 +46,7 @@ class Mailbox:
 
 class Outbound:
     """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
-    `on_lost(error)` is called once."""
+    `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Outbound:
         token: str,
         tls: TlsIdentity,
         name: str,
+        silence_s: float,
         on_lost: Callable[[Epoch, int, ExoError], None],
     ) -> None:
         self.epoch = epoch
@@ -66,6 +67,7 @@ class Outbound:
         self._tls = tls
         self._name = name  # in the next runner's certificate
         self._on_lost = on_lost
+        self._options = channel_options(MAX_STEP, silence_s)
         self._queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +90,7 @@ class Outbound:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        async with self._tls.channel(self._address, self._name, channel_options(MAX_STEP)) as channel:
+        async with self._tls.channel(self._address, self._name, self._options) as channel:
             call = open_steps(channel, self._metadata)
             watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
             watch.add_done_callback(lambda _: self._filled.set())

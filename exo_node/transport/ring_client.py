@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from exo_node.transport.client import EOF, channel_options
+import grpc
+
+from exo_node.errors import PeerUnavailable
+from exo_node.transport.client import EOF, SILENCE_S, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.status import calling
@@ -25,15 +29,28 @@ class RingClient:
     The connection opens with the first call, so a client must be made where an event loop runs.
     """
 
-    def __init__(self, address: str, token: bytes, tls: TlsIdentity, instance_id: str) -> None:
-        """Only a runner of that instance is spoken with."""
+    def __init__(
+        self, address: str, token: bytes, tls: TlsIdentity, instance_id: str, silence_s: float = SILENCE_S
+    ) -> None:
+        """Only a runner of that instance is spoken with; calls fail when it answers no ping for `silence_s` seconds."""
         self.address = address
+        self._options = channel_options(MAX_STEP, silence_s)
         self._tls = tls
         self._name = runner_name(instance_id)
         self._version = -1
         self._line: Line | None = None
         self._retired: list[Line] = []
         self._metadata = ((TOKEN_KEY, token.hex()),)
+
+    async def fence(
+        self, request: ring_pb2.FenceRequest, timeout: float = CONFIGURE_TIMEOUT_S
+    ) -> ring_pb2.FenceResponse:
+        """End the runner's epoch; it waits for the Configure of `request.epoch` then. Answers with the KV that it
+        holds, once its engine has left the step that runs. A stale epoch raises `RingBroken` (409)."""
+        async with self._use() as stub:
+            with calling(self.address):
+                response: ring_pb2.FenceResponse = await stub.Fence(request, timeout=timeout, metadata=self._metadata)
+        return response
 
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
@@ -45,6 +62,21 @@ class RingClient:
                     request, timeout=timeout, metadata=self._metadata
                 )
         return response
+
+    async def reach(self, timeout: float) -> None:
+        """Wait until the runner answers at all: one that is stopped takes connections and says nothing.
+
+        Raises `PeerUnavailable` after `timeout` seconds.
+        """
+        channel = (await self._open()).channel
+        state = channel.get_state(try_to_connect=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+        if state is not grpc.ChannelConnectivity.READY:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
@@ -79,13 +111,16 @@ class RingClient:
     @contextlib.asynccontextmanager
     async def _use(self) -> AsyncGenerator[Any, None]:
         """The stub of a connection that shows our present papers; what runs on an older one may end there."""
+        async with (await self._open()).use() as stub:
+            yield stub
+
+    async def _open(self) -> Line:
         if self._line is not None and self._version != self._tls.version:
             old, self._line = self._line, None
             self._retired.append(old)
             await old.retire()
         if self._line is None:
             self._version = self._tls.version
-            channel = self._tls.channel(self.address, self._name, channel_options(MAX_STEP))
+            channel = self._tls.channel(self.address, self._name, self._options)
             self._line = Line(channel, RingServiceStub(channel))  # type: ignore[no-untyped-call]
-        async with self._line.use() as stub:
-            yield stub
+        return self._line

@@ -86,7 +86,7 @@ class Line:
     """A channel and its stub. Once retired it is closed as soon as no call runs on it."""
 
     def __init__(self, channel: grpc.aio.Channel, stub: Any) -> None:
-        self._channel = channel
+        self.channel = channel
         self._stub = stub
         self._calls = 0
         self._retired = False
@@ -111,7 +111,7 @@ class Line:
 
     async def close(self) -> None:
         """Now; calls that run are cancelled."""
-        await self._channel.close(None)
+        await self.channel.close(None)
 
 
 def _roots(papers: Papers) -> bytes:
