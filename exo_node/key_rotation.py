@@ -107,8 +107,13 @@ class KeyRing:
         return pb.RotateKeyResponse(fingerprint=fingerprint, configured=self._configured)
 
     async def prepare(self, key: ClusterKey) -> str:
-        """Trust `key` beside our own; forgotten again unless it is committed soon. Returns its fingerprint."""
+        """Trust `key` beside our own; forgotten again unless it is committed soon. Returns its fingerprint.
+
+        Raises `InvalidRequest` where it is ours already.
+        """
         async with self._lock:
+            if key == self._key:
+                raise InvalidRequest("this is the cluster's key already", param="key")
             papers = await self._papers(key)
             self._next = (key, papers)
             self._known[papers.fingerprint] = key
@@ -143,16 +148,20 @@ class KeyRing:
                 self._next = None
             papers = self._identity.tls.papers
             roots = {name: root for name, root in papers.roots.items() if name != fingerprint}
-            await self._trust(papers, roots)
+            self._show(dataclasses.replace(papers, roots=roots))
             ended = self.gate.sweep()
+            log.info("key %s is trusted no more: %d calls ended", fingerprint[:8], ended)
             assert self._peers is not None
-            await self._peers.renew()  # over connections that would believe the old key, if it answered
-        log.info("key %s is trusted no more: %d calls ended", fingerprint[:8], ended)
+            await self._peers.renew()  # the connections would believe the old key, if it answered
+            await self._tell_runners()
 
     def _forget_later(self, fingerprint: str, seconds: float) -> None:
         async def wait() -> None:
             await asyncio.sleep(seconds)
-            await self._forget(fingerprint)
+            try:
+                await self._forget(fingerprint)
+            except ExoError as error:
+                log.error("runners here still trust key %s: %s", fingerprint[:8], error.message)
             del self._later[fingerprint]
 
         self._keep(fingerprint)
@@ -165,6 +174,9 @@ class KeyRing:
 
     async def _trust(self, papers: Papers, roots: Mapping[str, str]) -> None:
         self._show(dataclasses.replace(papers, roots=dict(roots)))
+        await self._tell_runners()
+
+    async def _tell_runners(self) -> None:
         assert self._renew_runners is not None
         await self._renew_runners()
 

@@ -136,6 +136,8 @@ async def test_a_key_that_was_not_prepared_is_not_taken() -> None:
     async with cluster("ann", "bob") as (ann, bob):
         with pytest.raises(ClusterMismatch, match="has not been told of key"):
             await bob.keys.commit(NEW, 0)
+        with pytest.raises(InvalidRequest, match="the cluster's key already"):
+            await ann.keys.rotate(KEY)
         with pytest.raises(InvalidRequest, match="32 bytes"):
             await ann.members.peer("bob").call("RotateKey", pb.RotateKeyRequest(key=b"short"), 20)
 
