@@ -35,6 +35,9 @@ class Settings:
     api_host: str = "127.0.0.1"
     api_port: int | None = None
     api_key: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cacert: Path | None = None
     open: bool = False
     cluster_key: str | None = None
     discovery_module: Literal["mdns", "manual", "none"] = "mdns"
@@ -117,6 +120,9 @@ def check_settings(settings: Settings) -> None:
             f"--host {settings.api_host} would let anyone on the network in: add --api-key KEY, "
             "or --open if you trust everyone who can reach it"
         )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("--tls-cert", "--tls-key") if settings.tls_key is None else ("--tls-key", "--tls-cert")
+        raise ConfigurationError(f"{given} needs {missing} FILE too")
     if "*" in settings.allowed_origins and not settings.api_key:
         raise ConfigurationError(
             "--allowed-origins '*' would let every web page use this node: add --api-key KEY, or name the origins"

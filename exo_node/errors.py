@@ -122,6 +122,12 @@ class ClusterMismatch(ExoError):
     status, type, code = 403, "server_error", "cluster_mismatch"
 
 
+class WrongNode(ExoError):
+    """Somebody else answers at a node's address."""
+
+    status, code = 409, "wrong_node"
+
+
 class RingBroken(ExoError):
     """A rule of the ring's protocol was broken, or a stage failed; the epoch is over."""
 

@@ -71,6 +71,21 @@ OPTIONS: tuple[Option, ...] = (
         "the admin's key; HTTP clients must send it or one that `exo apikey` makes",
         "KEY",
     ),
+    Option(
+        "tls_cert",
+        ("--tls-cert",),
+        values.path,
+        "certificate (PEM, with its chain) for HTTPS on the API's port; with --tls-key",
+        "FILE",
+    ),
+    Option("tls_key", ("--tls-key",), values.path, "private key of --tls-cert (PEM, no password)", "FILE"),
+    Option(
+        "cacert",
+        ("--cacert",),
+        values.path,
+        "for commands: reach the node of --host by HTTPS, trusting these certificates (PEM)",
+        "FILE",
+    ),
     Option("open", ("--open",), values.switch, "trust the network: serve off loopback without a key", switch=True),
     Option("cluster_key", ("--cluster-key",), values.text, "the same phrase on each machine makes a cluster", "PHRASE"),
     Option(

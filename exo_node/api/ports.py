@@ -28,6 +28,10 @@ class ClusterPort(Protocol):
 
     def instances(self) -> list[dict[str, Any]]: ...
 
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        """Give every member another cluster key (None: a random one), but those in `without`: `KeyRing.rotate`."""
+        ...
+
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
         ...

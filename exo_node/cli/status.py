@@ -60,6 +60,9 @@ def describe(topology: dict[str, Any], stats: dict[str, list[dict[str, Any]]], u
     lines = [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, API on {url}"]
     for node_id in sorted(nodes, key=lambda node_id: (node_id != topology["active_node_id"], node_id)):
         lines += _node(node_id, nodes[node_id], this=node_id == topology["active_node_id"])
+    for one in topology.get("other_clusters", ()):
+        lines.append(f"\nnot ours: {one['node_id']} of cluster {one['cluster']}, {one['address']}")
+    lines += [f"\nnot here: {why}" for why in topology.get("problems", {}).values()]
     lines.append("" if instances else "\nno model is loaded (exo load MODEL, or just ask one)")
     for instance in instances:
         lines += describe_instance(instance)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from exo_node.errors import ConfigurationError
-from exo_node.types import Dtype, Shard
+from exo_node.types import Dtype, Papers, Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,8 @@ class RunnerConfig:
     """One shard of one instance on one device. `token` is the instance's secret in hex."""
 
     instance_id: str
-    token: str
+    token: str = field(repr=False)
+    papers: Papers  # of this runner; a later line on the same pipe replaces them
     model_id: str
     model_path: str
     shard: Shard
@@ -76,6 +77,7 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
             raise ValueError(f"{name} must be at least 1, not {value}")
     bytes.fromhex(fields["token"])
     return RunnerConfig(
+        papers=read_papers(fields["papers"]),
         instance_id=str(fields["instance_id"]),
         token=str(fields["token"]),
         model_id=str(fields["model_id"]),
@@ -102,6 +104,22 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         draft=None if fields.get("draft") is None else _draft(fields["draft"]),
         parent_pid=None if fields.get("parent_pid") is None else int(fields["parent_pid"]),
     )
+
+
+def read_papers(fields: Mapping[str, Any]) -> Papers:
+    """What `papers_fields` wrote. Raises `KeyError`, `TypeError`."""
+    roots = {str(name): str(root) for name, root in dict(fields["roots"]).items()}
+    return Papers(str(fields["fingerprint"]), str(fields["certificate"]), str(fields["key"]), roots)
+
+
+def papers_fields(papers: Papers) -> dict[str, Any]:
+    """Papers as JSON, for the pipe of a runner and no other place."""
+    return {
+        "fingerprint": papers.fingerprint,
+        "certificate": papers.certificate,
+        "key": papers.key,
+        "roots": dict(papers.roots),
+    }
 
 
 def _draft(fields: Mapping[str, Any]) -> DraftConfig:

@@ -44,6 +44,7 @@ from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
+from exo_node.transport.tls import TlsIdentity, runner_name
 
 log = logging.getLogger("exo.runner")
 
@@ -68,9 +69,15 @@ class RingServicer(RingServiceServicer):
     """Serves one shard. `post` hands an event to the engine thread; `worker` is only looked at (for Stats)."""
 
     def __init__(
-        self, config: RunnerConfig, loaded: LoadedShard, worker: Worker, post: Callable[[Event], None]
+        self,
+        config: RunnerConfig,
+        loaded: LoadedShard,
+        worker: Worker,
+        post: Callable[[Event], None],
+        tls: TlsIdentity,
     ) -> None:
         self._config = config
+        self._tls = tls
         self._loaded = loaded
         self._worker = worker
         self._post = post
@@ -162,6 +169,8 @@ class RingServicer(RingServiceServicer):
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                tls=self._tls,
+                name=runner_name(self._config.instance_id),
                 silence_s=self._silence_s,
                 on_lost=self._downstream_lost,
             )

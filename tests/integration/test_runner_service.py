@@ -23,8 +23,8 @@ from tests.integration.runners import (
     INSTANCE,
     LAYERS,
     SLOTS,
-    TOKEN,
     VOCAB,
+    dial,
     generate,
     model_folder,
     request,
@@ -97,7 +97,7 @@ async def test_a_caller_that_goes_frees_its_slots_everywhere(tmp_path: Path, n_s
     """Closing the iterator cancels on every shard, long before max_tokens, and so does a broken connection."""
     async with ring(model_folder(tmp_path, fake_step_seconds=0.002), n_stages) as made:
         for way in ("close", "disconnect"):
-            client = RingClient(made.clients[0].address, TOKEN)
+            client = dial(made.clients[0].address)
             stream = client.generate(request((1, 2, 3), 400))
             assert (await anext(stream)).ids
             assert sum(one.slots_used for one in await made.stats()) >= 1
@@ -123,7 +123,7 @@ async def test_a_slow_reader_never_holds_up_the_others(tmp_path: Path) -> None:
 async def test_only_members_of_the_instance_may_speak(tmp_path: Path) -> None:
     """Every call without the right token is refused; another instance's id is not found."""
     async with ring(model_folder(tmp_path), 1) as made:
-        stranger = RingClient(made.clients[0].address, b"guess")
+        stranger = dial(made.clients[0].address, b"guess")
         with pytest.raises(Unauthorized):
             await stranger.stats()
         with pytest.raises(Unauthorized):

@@ -126,6 +126,7 @@ class ScriptedCluster:
         self.copied: list[tuple[str, str]] = []
         self.elsewhere: dict[str, list[str]] = {}  # node -> the models that it holds
         self.ended = False
+        self.rotated: dict[str, Any] = {"configured": [], "failed": {}}
         self.drained: list[tuple[str, bool]] = []
         self.stuck: dict[str, str] = {}
 
@@ -147,6 +148,10 @@ class ScriptedCluster:
 
     def instances(self) -> list[dict[str, Any]]:
         return self.placed
+
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        self.calls.append({"phrase": phrase, "without": without, "patience_s": patience_s})
+        return {"fingerprint": "f" * 32, "nodes": ["node-a"], "patience_s": patience_s, **self.rotated}
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         known = any(instance["id"] == instance_id for instance in self.placed)
