@@ -136,7 +136,7 @@ class Runner:
         ]
         key = (cell.model, "long" if long else "short", cell.streams > 1)
         missing = [one for one in asked if json.dumps(one.body) not in self._references]
-        if missing or key not in self._first_s:
+        if missing or (long and key not in self._first_s):
             ring = next(ring for ring in (cell.ring, "bc") if len(ring) == 2 or ring == cell.ring)
             self._learn(ring, cell.model, missing or asked[:1], key)
         return asked
