@@ -117,7 +117,7 @@ class Ring:
         held = [None if stage == lost else read_kept(answer.held) for stage, answer in enumerate(answers)]
         found, kept_from = surviving(held, None, 0)
         kept = [kept_message(one) for one in found]
-        for stage in reversed(range(len(self.clients))):
+        for stage in range(len(self.clients)):  # the head first: it sends before the others know
             wanted = self.configuration(stage, counter)
             wanted.kept.extend(kept)
             wanted.kept_from, wanted.next_sequence = kept_from, 1 + max(one.highest for one in answers)
