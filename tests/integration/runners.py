@@ -106,10 +106,11 @@ class Ring:
             await self.clients[stage].configure(self.configuration(stage, counter))
 
     async def fence(self, counter: int) -> list[ring_pb2.FenceResponse]:
-        """Tell every stage that this epoch begins; what they hold."""
+        """Tell every stage that this epoch begins, the head first, which else might see its neighbours go; what they
+        hold."""
         epoch = ring_pb2.Epoch(counter=counter, coordinator="test")
         told = ring_pb2.FenceRequest(instance_id=INSTANCE, epoch=epoch)
-        return list(await asyncio.gather(*(client.fence(told) for client in self.clients)))
+        return [await client.fence(told) for client in self.clients]
 
     async def recover(self, counter: int, lost: int | None = None, **changes: Any) -> list[ring_pb2.KeptSequence]:
         """Begin an epoch with what the stages but `lost` have kept; which is that. `changes`: to Configure."""
