@@ -17,6 +17,8 @@ from exo_node.ring.progress import Turns
 
 log = logging.getLogger("exo.runner")
 
+MAX_WAIT_S = 3600.0  # a deadline may be further away than the system can wait
+
 
 class EngineThread:
     """Owns the thread and its queue. `post` may be called from any thread and never waits."""
@@ -73,4 +75,4 @@ class EngineThread:
         wake_at = worker.wake_at()
         if wake_at is None:
             return self._events.get()
-        return self._events.get(timeout=max(0.001, wake_at - time.monotonic()))
+        return self._events.get(timeout=min(MAX_WAIT_S, max(0.001, wake_at - time.monotonic())))

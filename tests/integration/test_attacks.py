@@ -141,8 +141,8 @@ def test_each_scope_on_a_real_node(stage: Stage) -> None:
     ["{victim}/x.png", "http://localhost:{port}/x.png", "http://0x7f000001:{port}/", "http://169.254.169.254/latest"],
 )
 def test_images_do_not_lead_into_the_network(stage: Stage, link: str) -> None:
-    """No SSRF: an image's link to a private address is refused, in OpenAI's, Anthropic's and our own form, nobody there is
-    called, and the own server gets no link that it would follow."""
+    """No SSRF: an image's link to a private address is refused, in OpenAI's, Anthropic's and our own form, nobody there
+    is called, and the own server gets no link that it would follow."""
     stage.victim.hits.clear()
     asked = len(stage.own_server.requests)
     url = link.format(victim=stage.victim.url, port=stage.victim.server_address[1])
@@ -206,10 +206,17 @@ def test_a_model_that_links_to_other_files(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/files/..%2f..%2fnode-shared.db", "/v1/files/../../../../etc/passwd/content", "/v1/files/%2fetc%2fpasswd/content",
-     "/docs/..%2f..%2fetc%2fpasswd", "/v1/models/..%2f..%2fetc%2fpasswd", "/state/../../etc/passwd", "/v1/responses/..%2fx",
-     "/v1/files/x%00/content"],
-)  # fmt: skip
+    [
+        "/v1/files/..%2f..%2fnode-shared.db",
+        "/v1/files/../../../../etc/passwd/content",
+        "/v1/files/%2fetc%2fpasswd/content",
+        "/v1/files/x%00/content",
+        "/docs/..%2f..%2fetc%2fpasswd",
+        "/v1/models/..%2f..%2fetc%2fpasswd",
+        "/v1/responses/..%2fx",
+        "/state/../../etc/passwd",
+    ],
+)
 def test_paths_lead_nowhere(stage: Stage, path: str) -> None:
     """Path traversal: ids in paths are looked up, never opened."""
     status, told = stage.ask("GET", path)
