@@ -44,6 +44,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
     wait_for_peers: int = 0
+    peer_timeout: float = 2.0
     response_timeout: float = 900.0
     send_timeout: float = 60.0
     shutdown_timeout: float = 10.0

@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.cases import Target, run_block
 
-SLOWER = {"templates.templates": 24}  # a process renders them
+SLOWER = {"templates.templates": 24, "grpc.node": 60, "grpc.runner": 60}  # there are processes behind them
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)
