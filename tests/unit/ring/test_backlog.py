@@ -72,7 +72,8 @@ class Load:
         begun = self.now
         self.now += self.base + self.per_token * sum(row.length for row in outgoing.step.rows)
         entry = head._flight.steps[0]
-        report = Report(0, 0, round((self.now - begun) * 1e6), 0, entry.sequences, entry.cached_tokens)
+        sequences, cached = entry.pools[0]
+        report = Report(0, 0, round((self.now - begun) * 1e6), 0, sequences, cached)
         for want in head.home(outgoing.step.number, [report], self.now):
             assert isinstance(want, Want)
             self.made[want.ticket] += 1
