@@ -151,7 +151,7 @@ class Residents:
     def spare(self, spares: bool) -> None:
         """Whether memory is short: then nothing of finished generations is kept, and what is there goes."""
         self._spares = spares
-        while spares and self._prefixes.oldest(0) is not None:
+        while spares and self._prefixes.oldest() is not None:
             self._evict()
 
     def begin_step(self) -> None:
