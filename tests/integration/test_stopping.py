@@ -108,6 +108,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
         assert long.ended.wait(5)
 
 
+@pytest.mark.soak
 def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
     """A batch goes on with the next start; a response in the making is known as failed, not forgotten. (And a runner
     that hangs keeps no node from ending.)"""
