@@ -51,7 +51,6 @@ from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
-from exo_node.transport.node_servicer import BEAT_S
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -62,6 +61,9 @@ log = logging.getLogger("exo")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
 API_SHUTDOWN_S = 1.0  # for the last words to clients whose answers were not complete in time
+# Times --peer-timeout that a peer may say nothing while its transport answers pings: a machine with too much to do is
+# late with its words, and one that is stopped or cut off answers no ping.
+STUCK = 5
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
@@ -163,7 +165,9 @@ class Daemon:
         secret = key.subkey(HANDSHAKE_PURPOSE)
         self.members = ClusterMembers(
             me=me,
-            dial=lambda address, port: GRPCPeerHandle(address, port, me=me, secret=secret, describe=self.describe),
+            dial=lambda address, port: GRPCPeerHandle(
+                address, port, me=me, secret=secret, describe=self.describe, silence_s=settings.peer_timeout
+            ),
             changed=self._changed,
             discoveries=discoveries(
                 settings.discovery_module,
@@ -174,7 +178,7 @@ class Daemon:
                 listen=self._listen,
             ),
             listen=self._listen,
-            silence_s=settings.peer_timeout,
+            silence_s=settings.peer_timeout * STUCK,
         )
         self.view = NodeView(node_id, self.members, self.describe)
         self.instances = InstanceManager(
@@ -215,7 +219,6 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
-            beat_s=min(BEAT_S, settings.peer_timeout / 4),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)

@@ -34,9 +34,7 @@ class Backlog:
         self._pool = pool
         self._memory = KvAccount(pool).kv_tokens
         self._lengths: deque[int] = deque(maxlen=KEPT)  # tokens of answers that ended
-        self._prompts: deque[tuple[float, int]] = deque(
-            maxlen=PACED
-        )  # (seconds, tokens) to the first token
+        self._prompts: deque[tuple[float, int]] = deque(maxlen=PACED)  # (seconds, tokens) to the first token
         self._told: tuple[float, dict[tuple[str, Priority], float | None]] = (-math.inf, {})  # at that time
         self._answers: deque[tuple[float, int, int]] = deque(maxlen=PACED)  # (seconds, tokens) after it, in company of
 

@@ -72,7 +72,7 @@ class Head:
             self.next_deadline = min(job.deadline, self.next_deadline)
         self._slots.waiting.add(generation)
         self._by_request[job.request_id] = generation
-        self.residents.claim(job.sequence)
+        self.residents.orphans.claim(job.sequence)
         return notices
 
     def spare(self, memory: Memory) -> None:
@@ -100,7 +100,7 @@ class Head:
         left = (one.job.deadline for one in (*self._slots.waiting, *self._slots.running.values()))
         due = (deadline for deadline in left if deadline is not None)
         self.next_deadline = min(due, default=math.inf)
-        self.next_deadline = min(self.next_deadline, self.residents.orphans_until)
+        self.next_deadline = min(self.next_deadline, self.residents.orphans.until)
         return [Failed(one.ticket, _too_late(one)) for one in late]
 
     def home(self, number: int, reports: Sequence[Report], now: float) -> list[Want | Reading]:

@@ -44,6 +44,8 @@ async def successors(
     `spares`: those that live. `running`: the ring serves until its successors are loaded, so its memory is not free.
     Raises `NoCapacity` where it fits no more, and what `describe` raises.
     """
+    if not nodes:
+        raise NoCapacity(f"no node is left that could take a part of {old.model_id}")
     spec, holders = await describe(member, here, old.model_id, nodes, (), quantize=old.quantize)
     if spec.digest != old.digest:
         raise NoCapacity(f"the files of {old.model_id} have changed since it was loaded: it cannot be brought back")

@@ -58,11 +58,22 @@ class GRPCPeerHandle:
     Timeouts are seconds; gRPC sends them as the time that remains, never as a clock time.
     """
 
-    def __init__(self, address: str, port: int, *, me: Party, secret: bytes, describe: Callable[[], NodeInfo]) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        *,
+        me: Party,
+        secret: bytes,
+        describe: Callable[[], NodeInfo],
+        silence_s: float | None = None,
+    ) -> None:
+        """`silence_s`: see `channel_options`."""
         self.address = address
         self.port = port
         self._me = me
         self._secret = secret
+        self._options = channel_options(silence_s=silence_s)
         self._describe = describe
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -95,7 +106,7 @@ class GRPCPeerHandle:
     async def connect(self, timeout: float = CONNECT_TIMEOUT_S) -> NodeInfo:
         """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.addr()), options=channel_options())
+            self._channel = grpc.aio.insecure_channel(grpc_target(self.addr()), options=self._options)
             self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             async with self._lock:

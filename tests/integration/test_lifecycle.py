@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,12 @@ FREE = 2 * 2**30
 
 def runners(node: NodeProcess) -> list[psutil.Process]:
     """The live runner processes of a node."""
-    return [one for one in psutil.Process(node.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for one in psutil.Process(node.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.status() != psutil.STATUS_ZOMBIE and "exo_node.ring.runner" in one.cmdline():
+                found.append(one)
+    return found
 
 
 def place(node: NodeProcess, **body: Any) -> tuple[int, Any]:
