@@ -44,6 +44,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
     wait_for_peers: int = 0
+    peer_timeout: float = 2.0
     response_timeout: float = 900.0
     max_generate_tokens: int = 10_000
     inference_engine: Literal["auto", "mlx", "tinygrad"] = "auto"

@@ -50,6 +50,7 @@ from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
+from exo_node.transport.node_servicer import BEAT_S
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -171,6 +172,7 @@ class Daemon:
                 listen=self._listen,
             ),
             listen=self._listen,
+            silence_s=settings.peer_timeout,
         )
         self.view = NodeView(node_id, self.members, self.describe)
         self.instances = InstanceManager(
@@ -180,11 +182,13 @@ class Daemon:
             pool=PoolDefaults(settings.max_sequences, settings.max_context),
             may_place=self._may_place,
             changed=self._changed,
+            silence_s=settings.peer_timeout,
         )
         self.view.attach(self.instances)
         self._backend = LocalBackend(
             self.instances,
             BackendDefaults(settings.max_generate_tokens, settings.default_temp, settings.system_prompt),
+            self.instances.recovered,
         )
         local = LocalModels(self.instances, catalog, settings.max_context, lambda: bool(self.view.states()))
         self.routing = RoutingView(
@@ -210,6 +214,7 @@ class Daemon:
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
             answers=AnswerService(lambda: self._api.responses),
+            beat_s=min(BEAT_S, settings.peer_timeout / 4),
         )
         self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
@@ -261,6 +266,8 @@ class Daemon:
             links=self.members.links(),
             shards=tuple(self.host.shards()),
             deployments=self.routing.shared(),
+            draining=self.instances.drainer.draining,
+            removed=self.instances.removed(),
         )
 
     async def start(self) -> str:

@@ -114,6 +114,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("wait_for_peers", ("--wait-for-peers",), _count, "peers to wait for before models are placed (0)", "N"),
     Option(
+        "peer_timeout",
+        ("--peer-timeout",),
+        values.number(1),
+        "seconds that a node or runner may say nothing before it counts as gone, 1 or more; alike on all nodes (2)",
+        "SECONDS",
+    ),
+    Option(
         "response_timeout",
         ("--response-timeout", "--chatgpt-api-response-timeout"),
         _seconds,

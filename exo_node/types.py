@@ -342,6 +342,15 @@ class Assignment:
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A runner in no ring that holds the layers of `stage`, to take its place; `address` is its host:port."""
+
+    stage: int
+    assignment: Assignment
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One model placed on the cluster: an ordered ring of shards. `addresses[i]` is the host:port of runner i."""
@@ -361,6 +370,8 @@ class Instance:
     quantize: int = 0  # bits into which its weights were packed on load; 0 = as stored
     kv_tokens: int = 0  # tokens that every stage's KV memory holds over all sequences; 0 = slots * context
     draft_model: str = ""  # guesses ahead on the head; empty = none
+    spares: tuple[Spare, ...] = ()
+    min_nodes: int = 1  # as asked for: a recovery keeps to it where it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +411,7 @@ class NodeState:
     """What a node says on its control stream: itself, its instances (head here, or being placed by it), its links.
 
     `shards` are the runners alive on the node, as (instance id, stage). `leaving`: a clean exit follows; nothing else
-    comes after it.
+    comes after it. `draining`: it takes no new shards. `removed`: instances that it has taken down on purpose of late.
     """
 
     node: NodeInfo
@@ -409,3 +420,5 @@ class NodeState:
     leaving: bool = False
     shards: tuple[tuple[str, int], ...] = ()
     deployments: tuple[SharedDeployment, ...] = ()
+    draining: bool = False
+    removed: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from exo_node.api.ports import Principal, any_model
@@ -56,6 +56,12 @@ class NodeView:
     def states(self) -> Mapping[str, NodeState]:
         return self._members.states()
 
+    def draining(self) -> Collection[str]:
+        found = {one for one, state in self.states().items() if state.draining}
+        if self._instances is not None and self._instances.drainer.draining:
+            found.add(self.node_id)
+        return found
+
     def peer(self, node_id: str) -> Peer:
         peer: Peer = self._members.peer(node_id)
         return peer
@@ -99,6 +105,15 @@ class NodeView:
         found = await self._instances.stats(instance_id)
         return None if found is None else [stats_json(node_id, one) for node_id, one in found]
 
+    def recoveries(self) -> list[dict[str, Any]]:
+        assert self._instances is not None
+        return [asdict(one) for one in self._instances.recoveries]
+
+    async def drain(self, node_id: str, *, undo: bool) -> dict[str, Any]:
+        assert self._instances is not None
+        answer = await self._instances.drainer.drain_at(node_id, not undo)
+        return {"moved": list(answer.moved), "failed": dict(answer.failed)}
+
     async def head_stats(self) -> list[dict[str, Any]]:
         assert self._instances is not None
         manager = self._instances
@@ -124,6 +139,7 @@ class NodeView:
         instance_id: str = "",
         quantize: int = 0,
         draft_model: str = "",
+        spares: bool = False,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         assert self._instances is not None
@@ -148,6 +164,7 @@ class NodeView:
             instance_id=instance_id,
             quantize=quantize,
             draft_model=draft_model,
+            spares=spares,
         )
         return instance_view(await self._instances.place(request, report))
 

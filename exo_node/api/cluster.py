@@ -36,16 +36,17 @@ class PlaceRequest:
     stream: bool
     quantize: int = 0
     draft_model: str = ""
+    spares: bool = False
 
 
 def parse_place(body: dict[str, Any]) -> PlaceRequest:
     """`{"model", "min_nodes"?, "nodes"?: [ring order], "engines"?: [one, or one a node], "quantize"?: 4 or 8,
-    "draft_model"?, "reuse"?, "stream"?}`.
+    "draft_model"?, "spares"?, "reuse"?, "stream"?}`.
 
     Other keys are refused. `reuse` takes an instance of the model that is ready already; it goes with no
     wishes about where it runs.
     """
-    known = ("model", "min_nodes", "nodes", "engines", "quantize", "draft_model", "reuse", "stream")
+    known = ("model", "min_nodes", "nodes", "engines", "quantize", "draft_model", "spares", "reuse", "stream")
     for name in body:
         if name not in known:
             raise bad(name, f"is unknown here; known: {', '.join(known)}", code="unknown_parameter")
@@ -82,6 +83,7 @@ def parse_place(body: dict[str, Any]) -> PlaceRequest:
         stream=fields.boolean("stream") or False,
         quantize=quantize or 0,
         draft_model=draft_model or "",
+        spares=fields.boolean("spares") or False,
     )
 
 
@@ -102,6 +104,8 @@ class ClusterRoutes:
             ("GET", "/instances/{id}", self.instance),
             ("GET", "/instances/{id}/stats", self.stats),
             ("DELETE", "/instances/{id}", self.remove),
+            ("GET", "/recoveries", self.recoveries),
+            ("POST", "/nodes/{id}/drain", self.drain),
         ]
 
     @operation("Node", scope="open", answer=node.Health)
@@ -146,6 +150,24 @@ class ClusterRoutes:
             raise _no_instance(wanted)
         return web.json_response({"id": wanted, "object": "instance.stats", "stages": stages})
 
+    @operation("Cluster", scope="read", answer=answers.Recoveries)
+    async def recoveries(self, request: web.Request) -> web.Response:
+        """The losses of nodes and runners that answers of this node got over of late, oldest first."""
+        may = visible.sees(self._cluster)
+        data = [one for one in self._cluster.recoveries() if may(one["model"])]
+        return web.json_response({"object": "list", "data": data})
+
+    @operation("Cluster", scope="admin", act=True, body=node.DrainRequest, answer=answers.NodeDrained)
+    async def drain(self, request: web.Request) -> web.Response:
+        """Empty a node: it takes no new shards, others take over those that it holds, and running answers go on.
+
+        With `"undo": true` it takes shards again. The admin's."""
+        fields = Fields(await read_object(request) if request.can_read_body else {})
+        undo = fields.boolean("undo") or False
+        node_id = request.match_info["id"]
+        moved = await self._cluster.drain(node_id, undo=undo)
+        return web.json_response({"id": node_id, "object": "node.drained", "draining": not undo, **moved})
+
     @operation("Cluster", scope="use", act=True, answer=answers.InstanceDeleted)
     async def remove(self, request: web.Request) -> web.Response:
         """Unload an instance."""
@@ -180,6 +202,7 @@ class ClusterRoutes:
             reuse=wanted.reuse,
             quantize=wanted.quantize,
             draft_model=wanted.draft_model,
+            spares=wanted.spares,
             on_progress=on_progress,
         )
 

@@ -32,6 +32,14 @@ class ClusterPort(Protocol):
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
         ...
 
+    def recoveries(self) -> list[dict[str, Any]]:
+        """The losses that generations of this node's clients got over, oldest first."""
+        ...
+
+    async def drain(self, node_id: str, *, undo: bool) -> dict[str, Any]:
+        """Have a node give its shards away and take no more (`moved`, `failed`), or take them again."""
+        ...
+
     async def head_stats(self) -> list[dict[str, Any]]:
         """What the heads on this node report, each with its `instance` and `model`."""
         ...
@@ -47,6 +55,7 @@ class ClusterPort(Protocol):
         instance_id: str = "",
         quantize: int = 0,
         draft_model: str = "",
+        spares: bool = False,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Place a model; returns the instance when it is ready. Cancelling the call gives the memory back.
@@ -54,6 +63,7 @@ class ClusterPort(Protocol):
         With `reuse` an instance that is ready already is good enough. `instance_id`: the UUID that a new one gets.
         `quantize`: pack full-precision weights into so many bits (4 or 8); 0 = as stored.
         `draft_model`: a small model that guesses ahead on the head; "" = none.
+        `spares`: load each stage's layers once more, on another node, where there is room.
 
         `on_progress` gets JSON-ready objects: `stage`, `detail`, `done`, `total` (bytes), and what else there is.
         """

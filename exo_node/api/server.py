@@ -8,6 +8,7 @@ error object as everywhere.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class Patience:
     grace_s: float = 60.0  # after which a body must have come at
     least_rate: float = 1000.0  # bytes a second on the average
     per_address: int = 1000  # of another machine; this one's programs (a proxy) have as many as they like
+    share: float = 0.75  # of the files that this process may have open: the rest is for runners, peers and databases
 
 
 class SlowBody(web.RequestPayloadError):
@@ -72,8 +74,11 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection, address: str) -> bool:
-        """False where that address has its share already."""
+        """False where that address has its share already, or all of them have theirs."""
         if self._counts[address] >= self.patience.per_address and not is_loopback(address):
+            return False
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files != resource.RLIM_INFINITY and len(self._open) >= self.patience.share * files:
             return False
         self._counts[address] += 1
         self._open[connection] = address
@@ -115,9 +120,8 @@ class Connection(web.RequestHandler):
         self._since = self._last = self._loop.time()
         peer = transport.get_extra_info("peername")
         if not self._watch.add(self, str(peer[0]) if isinstance(peer, tuple) else ""):
-            limit = self._watch.patience.per_address
-            error = ExoError(f"your address has {limit} connections already", code="too_many_connections", status=503)
-            self._say(error)
+            said = "too many connections, of your address or in all"
+            self._say(ExoError(said, code="too_many_connections", status=503))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._watch.remove(self)

@@ -56,6 +56,7 @@ def instance_view(instance: Instance) -> dict[str, Any]:
         "quantize": instance.quantize or None,
         "draft_model": instance.draft_model or None,
         "shards": [shard_view(assignment) for assignment in instance.assignments],
+        "spares": [{"stage": one.stage, **shard_view(one.assignment)} for one in instance.spares],
     }
 
 

@@ -27,6 +27,8 @@ def arguments(parser: Parser, verb: str) -> None:
             "--engine", action="append", default=[], metavar="E", help="mlx or tinygrad: one, or one per --node"
         )
         wish_arguments(parser)
+        about = "load each part once more on another node with room, to take over at once when one is lost"
+        parser.add_argument("--spares", action="store_true", default=False, help=about)
         parser.add_argument("--json", action="store_true", default=False, help="print the instance as JSON")
     else:
         parser.add_argument(
@@ -52,6 +54,8 @@ def _load(client: Client, own: Any) -> int:
         raise ConfigurationError(f"--min-nodes: {e}") from e
     body = {"model": own.model, "min_nodes": min_nodes, "nodes": own.node, "engines": own.engine, "stream": True}
     body |= wishes(own)
+    if own.spares:
+        body["spares"] = True
     progress = ProgressLine(sys.stderr)
     instance: dict[str, Any] = {}
     try:

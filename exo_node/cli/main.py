@@ -28,6 +28,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "list": ("models", "models that there are"),
     "load": ("load", "place a model on the cluster and wait until it is ready"),
     "unload": ("load", "take a model or an instance off the cluster"),
+    "drain": ("drain", "empty a node before it is switched off; its answers go on elsewhere"),
     "apikey": ("apikey", "API keys of this machine's nodes: add, list, revoke"),
     "spend": ("spend", "what calls have cost, by day, key, model, provider or user"),
     "audit": ("audit", "who changed what: keys, models, deployments, configuration"),

@@ -116,8 +116,12 @@ def temporary_node(settings: Settings, arguments: Sequence[str]) -> Iterator[str
     import subprocess  # only who starts a node pays for it
 
     folder = settings.home / "run"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_path = folder / f"call-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log_path.touch()
+    except OSError as e:
+        raise ExoError(f"{folder}: cannot be written ({e.strerror}), so a node for this call cannot be found") from e
     read_end, write_end = os.pipe()
     safe_path = ["-P"] if sys.flags.safe_path else []
     try:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exo_node.cluster.partitioning import StageLimit, cut_layers
+from exo_node.cluster.stage_memory import GROWING, KvPool, MemoryRules, Seat, stage_limit
 from exo_node.errors import InvalidRequest, NoCapacity
-from exo_node.types import DTYPE_BYTES, Assignment, Device, Dtype, ModelSpec, NodeInfo, Shard
+from exo_node.types import Assignment, Device, ModelSpec, NodeInfo, Shard
 
 MIN_CONTEXT = 256  # shorter is no use for a chat; below it we say that the model does not fit
-
-
-DRAFT_SLOTS = 4  # sequences that a draft model guesses for: with more to compute in a step its guesses rarely pay
-
-GROWING = frozenset({"mlx"})  # engines whose sequences take KV memory as they grow, not when the shard is loaded
+DEFAULT_RULES = MemoryRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +45,6 @@ class _Place:
     capacity: int
 
 
-def compute_dtype_on(spec: ModelSpec, device: Device) -> Dtype:
-    """float32 on a CPU, where everything narrower is slower (ENGINES.md), else as stored."""
-    return "float32" if device.kind == "cpu" else spec.dtype
-
-
-def kept_whole(spec: ModelSpec, engine: str, context: int) -> Sequence[int]:
-    """Every layer keeps all tokens of a sequence."""
-    return (context,) * spec.n_layers
-
-
-def no_states(spec: ModelSpec, engine: str, element: int) -> Sequence[int]:
-    """Every layer holds keys and values by token."""
-    return (0,) * spec.n_layers
-
-
 def plan_placement(
     spec: ModelSpec,
     nodes: Sequence[NodeInfo],
@@ -72,11 +54,8 @@ def plan_placement(
     engines: Sequence[str] = (),
     slots: int,
     context: int,
-    overhead: int = 0,
     draft: ModelSpec | None = None,
-    compute_dtype: Callable[[ModelSpec, Device], Dtype] = compute_dtype_on,
-    kept: Callable[[ModelSpec, str, int], Sequence[int]] = kept_whole,
-    states: Callable[[ModelSpec, str, int], Sequence[int]] = no_states,
+    rules: MemoryRules = DEFAULT_RULES,
 ) -> PlacementPlan:
     """Place `spec` on `nodes`.
 
@@ -85,10 +64,7 @@ def plan_placement(
     Memory for `slots` sequences of `context` tokens each is wanted; it is halved down to one whole sequence, then the
     context, until the model fits. Where every engine takes memory as sequences grow, all slots stay: many short
     sequences share what one long one may fill. Others have fewer slots.
-    `overhead` bytes are added per stage, and on the head those of a `draft` model with its KV pool (`draft_pool`).
-    `kept`(spec, engine, context): tokens of one sequence that each layer keeps, fewer where it has a window.
-    `states`(spec, engine, bytes of an element): for each layer the bytes that it holds of one sequence whatever its
-    length; 0 = keys and values by token.
+    On the head a `draft` model with its KV pool (`draft_pool`) takes memory too.
 
     Raises `InvalidRequest` for a request that contradicts itself or the model, `NoCapacity` with what is missing.
     """
@@ -104,26 +80,15 @@ def plan_placement(
         return slots if all(place.engine in GROWING for place in places) else whole
 
     def limits(places: Sequence[_Place], whole: int, context: int) -> list[StageLimit]:
-        found = []
-        some_slots = slots_of(places, whole)
-        for i, place in enumerate(places):
-            beside = overhead
-            if draft is not None and i == 0:
-                element = DTYPE_BYTES[compute_dtype(draft, place.device)]
-                its_slots, its_context = draft_pool(draft, slots, context)
-                held = _held(
-                    draft,
-                    states(draft, place.engine, element),
-                    [its_slots * its_context] * draft.n_layers,
-                    element,
-                    its_slots,
-                )
-                beside += _whole_bytes(draft, element, sum(held))
-            element = DTYPE_BYTES[compute_dtype(spec, place.device)]
-            tokens = [min(whole * context, some_slots * one) for one in kept(spec, place.engine, context)]
-            held = _held(spec, states(spec, place.engine, element), tokens, element, some_slots)
-            found.append(_limit(spec, place, i == 0, held, beside, compute_dtype))
-        return found
+        pool = KvPool(slots_of(places, whole), context, whole * context)
+        # A draft model's sequences are those that are wanted, however few the model's own have room.
+        drafting = None if draft is None else (draft, KvPool(slots, context, slots * context))
+        return [
+            stage_limit(
+                spec, Seat(place.device, place.engine, place.capacity), pool, rules, draft=drafting, is_head=not i
+            )
+            for i, place in enumerate(places)
+        ]
 
     for whole, some_context in _pools(slots, min(context, spec.max_context)):
         for places in choices:
@@ -140,11 +105,6 @@ def plan_placement(
     last = choices[-1]
     stages = limits(last, floor_slots, floor_context)
     raise _no_capacity(spec, draft, last, stages, floor_slots, floor_context)
-
-
-def draft_pool(draft: ModelSpec, slots: int, context: int) -> tuple[int, int]:
-    """(slots, context) of a draft model beside one with these."""
-    return min(DRAFT_SLOTS, slots), min(context, draft.max_context)
 
 
 def rendezvous(model_id: str, node_ids: Sequence[str]) -> str:
@@ -271,41 +231,6 @@ def _pools(slots: int, context: int) -> Iterator[tuple[int, int]]:
     while context > MIN_CONTEXT:
         context = max(MIN_CONTEXT, context // 2)
         yield slots, context
-
-
-def _limit(
-    spec: ModelSpec,
-    place: _Place,
-    is_head: bool,
-    pool: Sequence[int],
-    overhead: int,
-    compute_dtype: Callable[[ModelSpec, Device], Dtype],
-) -> StageLimit:
-    """`pool`: see `_held`."""
-    element, stored = DTYPE_BYTES[compute_dtype(spec, place.device)], DTYPE_BYTES[spec.dtype]
-
-    def held(size: int, packed: int) -> int:
-        return (size - packed) * element // stored + packed
-
-    packed = spec.layer_packed or (0,) * spec.n_layers
-    layers = tuple(held(size, narrow) + kept for size, narrow, kept in zip(spec.layer_bytes, packed, pool, strict=True))
-    # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
-    fixed = overhead + (held(spec.embed_bytes + spec.head_bytes, spec.outer_packed) if is_head else 0)
-    return StageLimit(place.capacity, fixed, layers)
-
-
-def _held(spec: ModelSpec, states: Sequence[int], kv_tokens: Sequence[int], element: int, slots: int) -> list[int]:
-    """For each layer the bytes of its pool: states of so many sequences, or keys and values of so many tokens."""
-    return [
-        one * slots if one else spec.kv_width * tokens * element for one, tokens in zip(states, kv_tokens, strict=True)
-    ]
-
-
-def _whole_bytes(spec: ModelSpec, element: int, held: int) -> int:
-    """A whole model in elements of so many bytes, with a pool of `held` bytes."""
-    packed = sum(spec.layer_packed) + spec.outer_packed
-    weights = (spec.total_bytes - packed) * element // DTYPE_BYTES[spec.dtype] + packed
-    return weights + held
 
 
 def _plan(

@@ -18,9 +18,10 @@ State = Literal["reserved", "held", "committed"]
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """`bytes` of `device` for a shard of `instance_id`; void after `until` (inf while its load is running)."""
+    """`bytes` of `device` for a stage of `instance_id`; void after `until` (inf while its load is running)."""
 
     instance_id: str
+    stage: int
     device: str
     bytes: int
     until: float
@@ -32,7 +33,7 @@ class ReservationLedger:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._entries: dict[tuple[str, str], Reservation] = {}
+        self._entries: dict[tuple[str, int], Reservation] = {}
 
     def entries(self) -> list[Reservation]:
         return list(self._entries.values())
@@ -50,15 +51,17 @@ class ReservationLedger:
             left = min(left, self._limit - sum(entry.bytes for entry in live))
         return max(0, left)
 
-    def reserve(self, instance_id: str, device: str, size: int, *, free: int, now: float, until: float) -> Reservation:
+    def reserve(
+        self, instance_id: str, stage: int, device: str, size: int, *, free: int, now: float, until: float
+    ) -> Reservation:
         """Promise `size` bytes until `until`; all or nothing. The same call again replaces the promise.
 
         Raises `NoCapacity` with both numbers, `InvalidRequest` when the instance already loads or runs there.
         """
-        key = (instance_id, device)
+        key = (instance_id, stage)
         old = self._entries.get(key)
         if old is not None and old.until > now and old.state != "reserved":
-            raise InvalidRequest(f"instance {instance_id} already has a shard on device {device} of this node")
+            raise InvalidRequest(f"stage {stage} of instance {instance_id} is on this node already")
         self._entries.pop(key, None)
         left = self.available(free, now)
         if size > left:
@@ -68,38 +71,47 @@ class ReservationLedger:
                 f"device {device} has {left:,} bytes left for instances, {size:,} are wanted: unload a model, "
                 "raise --memory-limit, or add nodes"
             )
-        entry = self._entries[key] = Reservation(instance_id, device, size, until, "reserved")
+        entry = self._entries[key] = Reservation(instance_id, stage, device, size, until, "reserved")
         return entry
 
-    def hold(self, instance_id: str, device: str) -> None:
+    def hold(self, instance_id: str, stage: int) -> None:
         """Its load begins: no lease until `commit` or `release`. Raises `NoCapacity` when the promise is gone."""
-        self._change(instance_id, device, "held", math.inf)
+        self._change(instance_id, stage, "held", math.inf)
 
-    def commit(self, instance_id: str, device: str, *, until: float) -> None:
+    def commit(self, instance_id: str, stage: int, *, until: float) -> None:
         """Its shard is loaded. Raises `NoCapacity` when the promise is gone."""
-        self._change(instance_id, device, "committed", until)
+        self._change(instance_id, stage, "committed", until)
 
-    def _change(self, instance_id: str, device: str, state: State, until: float) -> None:
-        entry = self._entries.get((instance_id, device))
+    def rename(self, instance_id: str, old: int, new: int) -> None:
+        """A stage takes another's place. Raises `KeyError` when there is none."""
+        self._entries[instance_id, new] = replace(self._entries.pop((instance_id, old)), stage=new)
+
+    def _change(self, instance_id: str, stage: int, state: State, until: float) -> None:
+        entry = self._entries.get((instance_id, stage))
         if entry is None:
             raise NoCapacity(
-                f"instance {instance_id} has no memory reserved on device {device} (any more): place it again"
+                f"stage {stage} of instance {instance_id} has no memory reserved (any more): place it again",
+                code="reservation_lost",
             )
-        self._entries[instance_id, device] = replace(entry, state=state, until=until)
+        self._entries[instance_id, stage] = replace(entry, state=state, until=until)
 
     def renew(self, instance_id: str, *, until: float) -> bool:
         """Extend all leases of an instance; one never shortens. False when it holds nothing here."""
         found = [entry for entry in self._entries.values() if entry.instance_id == instance_id]
         for entry in found:
-            self._entries[instance_id, entry.device] = replace(entry, until=max(entry.until, until))
+            self._entries[instance_id, entry.stage] = replace(entry, until=max(entry.until, until))
         return bool(found)
 
-    def release(self, instance_id: str, device: str | None = None) -> bool:
-        """Give back what an instance holds (on one device). False when it held nothing."""
-        keys = [key for key in self._entries if key[0] == instance_id and device in (None, key[1])]
+    def release(self, instance_id: str, stage: int | None = None) -> bool:
+        """Give back what an instance (or one stage of it) holds. False when it held nothing."""
+        keys = [key for key in self._entries if key[0] == instance_id and stage in (None, key[1])]
         for key in keys:
             del self._entries[key]
         return bool(keys)
+
+    def holds(self, instance_id: str) -> bool:
+        """Whether anything is promised to an instance."""
+        return any(key[0] == instance_id for key in self._entries)
 
     def expire(self, now: float) -> list[str]:
         """Drop what ran out and return those instances, each once; the caller unloads them."""

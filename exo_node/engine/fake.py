@@ -8,6 +8,7 @@ changes the text. Nothing is checked on purpose (a real engine would not either)
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,9 @@ class FakeEngine:
     """Runs on the `config` alone: `num_hidden_layers`, `hidden_size`, `vocab_size`; reads no tensor.
 
     `fake_step_seconds` in the config makes every forward take that long (for tests of cancelling and of progress);
-    `fake_fail_at` makes the forward that reaches this position raise (for tests of a failing stage).
+    `fake_fail_at` makes the forward that reaches this position raise (for tests of a failing stage); `fake_hang_at`
+    makes it never end, in all stages or in that of layer `fake_hang_layer`, with Python's lock held if
+    `fake_hang_locked`.
     """
 
     name = "fake"
@@ -50,6 +53,9 @@ class FakeEngine:
         self._hidden = int(config["hidden_size"])
         self._delay = float(config.get("fake_step_seconds", 0.0))
         self._fail_at = int(config.get("fake_fail_at", -1))
+        at = plan.shard.start_layer <= int(config.get("fake_hang_layer", plan.shard.start_layer)) < plan.shard.end_layer
+        self._hang_at = int(config.get("fake_hang_at", -1)) if at else -1
+        self._hang_locked = bool(config.get("fake_hang_locked", False))
         owned = plan.shard.n_owned
         # [layer, slot, position, hidden]
         self._cache = np.full((owned, plan.slots, plan.context, self._hidden), POISON, np.float32)
@@ -80,6 +86,8 @@ class FakeEngine:
         for row in rows:
             if row.position <= self._fail_at < row.position + row.length:
                 raise RuntimeError(f"fake failure at position {self._fail_at}")
+            if row.position <= self._hang_at < row.position + row.length:
+                hang(locked=self._hang_locked)
             if row.token_ids is not None:
                 state = self._embedding[row.token_ids]
             else:
@@ -163,3 +171,12 @@ def to_array(hidden: Hidden) -> npt.NDArray[np.float32]:
         return bits.view(np.float32).reshape(tokens, width)
     flat = np.frombuffer(hidden.data, "<f4" if hidden.dtype == "float32" else "<f2")
     return flat.astype(np.float32).reshape(tokens, width)
+
+
+def hang(*, locked: bool) -> None:
+    """Never return; `locked`: and let no other thread of Python's run."""
+    if locked:
+        import ctypes
+
+        ctypes.PyDLL(None).pause()
+    threading.Event().wait()

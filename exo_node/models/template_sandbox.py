@@ -43,11 +43,14 @@ class TemplateFacts:
 class TemplateSandbox:
     """Processes that start with the first template and end with this one. Blocking; safe to use from several threads.
 
-    `cpu_s` (seconds) and `memory` (bytes of address space, where the system knows such limits) are one rendering's.
+    `cpu_s`, `wall_s` (seconds) and `memory` (bytes of address space, where the system knows such limits) are one
+    rendering's.
     """
 
-    def __init__(self, *, cpu_s: float = CPU_S, memory: int = MEMORY, processes: int = PROCESSES) -> None:
-        self._cpu_s, self._memory = cpu_s, memory
+    def __init__(
+        self, *, cpu_s: float = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY, processes: int = PROCESSES
+    ) -> None:
+        self._cpu_s, self._wall_s, self._memory = cpu_s, wall_s, memory
         self._room = threading.BoundedSemaphore(processes)
         self._lock = threading.Lock()
         self._idle: _Process | None = None
@@ -92,7 +95,7 @@ class TemplateSandbox:
                 process = _Process(self._cpu_s, self._memory)
                 process.tell(raw)
             try:
-                answer = process.answer()
+                answer = process.answer(self._wall_s)
             except _Ended as error:
                 process.end()
                 with self._lock:
@@ -152,9 +155,9 @@ class _Process:
         stdin.write(_LENGTH.pack(len(raw)) + raw)
         stdin.flush()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, seconds: float) -> dict[str, Any]:
         """Raises `_Ended`."""
-        deadline = time.monotonic() + WALL_S
+        deadline = time.monotonic() + seconds
         head = self._read(_LENGTH.size, deadline)
         return dict(json.loads(self._read(_LENGTH.unpack(head)[0], deadline)))
 

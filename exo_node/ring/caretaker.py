@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from exo_node.errors import ExoError
 from exo_node.ring.leases import RENEW_EVERY_S, renew
-from exo_node.ring.members import TABLE_TIMEOUT_S, ClusterView, Member
+from exo_node.ring.members import ClusterView, Member
 from exo_node.ring.registry import STATE_LAG_S, InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
 from exo_node.transport.generated.exo.v1 import node_pb2
@@ -29,6 +30,7 @@ class Caretaker:
         host: ShardHost,
         registry: InstanceRegistry,
         member: Callable[[str], Member],
+        recover: Callable[[Instance], Awaitable[Any]],
         changed: Callable[[], None],
     ) -> None:
         self._cluster = cluster
@@ -36,6 +38,9 @@ class Caretaker:
         self._registry = registry
         self._member = member
         self._changed = changed
+        self._recover = recover
+        self._recovering: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
         self._born: dict[str, float] = {}  # when we first saw an instance of ours
         self._wake = asyncio.Event()
 
@@ -44,48 +49,83 @@ class Caretaker:
         self._wake.set()
 
     async def watch(self) -> None:
-        """Runs for ever: renews the leases of our instances and takes down those that have lost a shard."""
-        while True:
-            self._wake.clear()
-            live = self._cluster.states().keys()
-            ended = [one for one in self._host.take_ended() if one.assignments[0].node_id == self._cluster.node_id]
-            for instance in ended:
-                self._lose(instance, "lost its head")
-            broken: list[str] = []
-            for instance in self._registry.owned():
-                missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
-                born = self._born.setdefault(instance.instance_id, time.monotonic())
-                if time.monotonic() - born < STATE_LAG_S:
-                    missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
-                if missing or instance.instance_id in self._registry.lost:
-                    why = f"lost stages {missing}" if missing else "is broken, as a request found"
-                    self._lose(instance, why)
-                    broken.append(instance.instance_id)
-            await asyncio.gather(
-                renew(self._member, self._registry.owned()),
-                self._report_lost(),
-                *map(self.remove, broken),
-                *map(self._unload_others, ended),
-            )
-            known = self._registry.tidy()
-            self._born = {one: when for one, when in self._born.items() if one in known}
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_EVERY_S):
-                    await self._wake.wait()
+        """Runs for ever: renews the leases of our instances, has those that have lost a shard brought back, and takes
+        down what others have brought back without us."""
+        try:
+            while True:
+                self._wake.clear()
+                self._look()
+                superseded = self._registry.superseded()
+                await asyncio.gather(
+                    renew(self._member, self._registry.owned()),
+                    *(self._host.drop_instance(one.instance_id) for one in superseded),
+                )
+                ids = {instance_id for instance_id, _ in self._registry.tidy()}
+                self._leaving &= ids
+                self._born = {one: when for one, when in self._born.items() if one in ids}
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RENEW_EVERY_S):
+                        await self._wake.wait()
+        finally:
+            for task in self._recovering.values():
+                task.cancel()
+            await asyncio.gather(*self._recovering.values(), return_exceptions=True)
 
-    async def remove(self, instance_id: str) -> bool:
-        """Take down an instance whose head is here: the head first, so that nobody is served half an answer."""
+    def _look(self) -> None:
+        """Begin what is to be done about those that are broken."""
+        live = self._cluster.states().keys()
+        for instance in self._host.take_ended():
+            if instance.assignments[0].node_id == self._cluster.node_id:
+                self._bring_back(instance, "lost its head")
+        for instance in self._registry.owned():
+            missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
+            born = self._born.setdefault(instance.instance_id, time.monotonic())
+            if time.monotonic() - born < STATE_LAG_S:
+                missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
+            if missing and instance.instance_id not in self._leaving:
+                self._bring_back(instance, f"lost stages {missing}")
+        for instance in self._registry.orphans():
+            self._bring_back(instance, "lost the node of its head")
+        for instance in self._registry.broken_ones():  # others' too: a runner that hangs looks alive to its daemon
+            self._bring_back(instance, "is broken, as a request found")
+
+    def _bring_back(self, instance: Instance, why: str) -> None:
+        """Have it recovered, once at a time; nobody need be waiting for it."""
+        instance_id = instance.instance_id
+        if instance_id in self._recovering:
+            return
+        log.error("instance %s of %s %s", instance_id[:8], instance.model_id, why)
+        self._registry.lose(instance)
+
+        async def bring_back() -> None:
+            try:
+                await self._recover(instance)
+            except ExoError as error:
+                log.error("instance %s of %s is gone: %s", instance_id[:8], instance.model_id, error.message)
+                await self.remove(instance_id)
+                await self._unload_others(instance)
+            finally:
+                del self._recovering[instance_id]
+                self._wake.set()
+
+        self._recovering[instance_id] = asyncio.create_task(bring_back(), name=f"recovery of {instance_id}")
+
+    async def remove(self, instance_id: str, *, for_good: bool = True) -> bool:
+        """Take down an instance whose head is here: the head first, so that nobody is served half an answer.
+
+        `for_good`: somebody wants it, so nobody is to bring it back.
+        """
         instance = next((one for one in self._registry.owned() if one.instance_id == instance_id), None)
         if instance is None:
             return False
+        self._leaving.add(instance_id)
+        if for_good:
+            self._registry.removed.append(instance_id)
+            self._changed()
         await self._host.drop_instance(instance_id)
         self._changed()
         await self._unload_others(instance)
         return True
-
-    def _lose(self, instance: Instance, why: str) -> None:
-        log.error("instance %s of %s %s", instance.instance_id[:8], instance.model_id, why)
-        self._registry.lose(instance)
 
     async def _unload_others(self, instance: Instance) -> None:
         """End the runners of an instance on other nodes."""
@@ -97,20 +137,6 @@ class Caretaker:
                 if one.node_id != here
             )
         )
-
-    async def _report_lost(self) -> None:
-        """Have broken instances of other nodes taken down: a runner that hangs looks alive to its daemon."""
-        lost = [one for state in self._cluster.states().values() for one in state.instances]
-        lost = [one for one in lost if one.instance_id in self._registry.lost and one.state == "ready"]
-
-        async def report(instance: Instance) -> None:
-            request = node_pb2.RemoveInstanceRequest(instance_id=instance.instance_id)
-            with contextlib.suppress(ExoError):  # its node is gone, or asked again in the next round
-                await self._cluster.peer(instance.assignments[0].node_id).call(
-                    "RemoveInstance", request, timeout=TABLE_TIMEOUT_S
-                )
-
-        await asyncio.gather(*map(report, lost))
 
     async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from exo_node.ring.keeping import kept_message
 from exo_node.ring.members import ClusterView
+from exo_node.ring.messages import Kept
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Dtype, Instance
@@ -14,20 +17,41 @@ CONFIGURE_TIMEOUT_S = 10.0
 # 1 Gbit/s. A chunk of 256 rows of 4096 bfloat16 takes 17 ms on it, a decoding row 65 microseconds; as int8 the chunk
 # takes half, for 2 ms of packing and unpacking (scripts/bench/wire.py).
 SLOW_BYTES_PER_S = 125_000_000
+SPARE_STAGE = 1 << 16  # a runner that waits to take the place of stage s is loaded as stage SPARE_STAGE + s
 # Longest prefill chunk. A chunk of 256 rows keeps a decode step waiting for one chunk at most, and its activations
 # (256 x hidden x 4 bytes = 2 MiB at hidden 2048) below what a gRPC hop buffers.
 MAX_CHUNK = 256
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outliving:
+    """What outlives an epoch (ConfigureRequest): sequences that the stages from `first` on hold."""
+
+    sequences: tuple[Kept, ...] = ()
+    first: int = 0
+    next_sequence: int = 0
+
+
+NOTHING = Outliving()
+
+
 async def connect(
-    cluster: ClusterView, instance: Instance, dtypes: Sequence[Dtype], ready: Sequence[node_pb2.ShardReady]
+    cluster: ClusterView,
+    instance: Instance,
+    dtypes: Sequence[Dtype],
+    ready: Mapping[int, node_pb2.ShardReady],
+    outliving: Outliving = NOTHING,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Instance:
     """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends.
 
-    `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded. Returns the
-    instance as it is now. Raises `ExoError`.
+    `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded; spares have
+    numbers of their own. `silence_s`: how long a neighbour may say nothing (`--peer-timeout`). Returns the instance as
+    it is now. Raises `ExoError`.
     """
     here = cluster.node_id
+    in_ring = [ready[stage] for stage in range(len(instance.assignments))]
     node_ids = [one.node_id for one in instance.assignments]
 
     def address(seen_from: str, stage: int) -> str:
@@ -35,7 +59,7 @@ async def connect(
         return join_host_port(cluster.address(seen_from, node_ids[stage]), ready[stage].port)
 
     addresses = tuple(address(here, stage) for stage in range(len(node_ids)))
-    bounded = [shard for shard in ready if shard.rollback_depth >= 0]
+    bounded = [shard for shard in in_ring if shard.rollback_depth >= 0]
     stages = len(addresses)
     for stage in reversed(range(stages)):
         client = RingClient(addresses[stage], instance.token)
@@ -52,19 +76,30 @@ async def connect(
                     context=instance.context,
                     kv_tokens=instance.kv_tokens,
                     max_chunk=MAX_CHUNK,
+                    silence_ms=round(silence_s * 1000),
                     rollback_depth=min((shard.rollback_depth for shard in bounded), default=-1),
                     whole_tokens=min((shard.whole_tokens for shard in bounded), default=0),
                     int8_rows=packs_prompts(
-                        [shard.wire_int8 for shard in ready],
+                        [shard.wire_int8 for shard in in_ring],
                         stage,
                         cluster.bytes_per_s(node_ids[stage], node_ids[(stage + 1) % stages]),
                     ),
+                    kept=map(kept_message, outliving.sequences),
+                    kept_from=outliving.first,
+                    next_sequence=outliving.next_sequence,
                 ),
                 timeout=CONFIGURE_TIMEOUT_S,
             )
         finally:
             await client.close()
-    return dataclasses.replace(instance, addresses=addresses, state="ready")
+    spares = tuple(
+        dataclasses.replace(
+            one,
+            address=join_host_port(cluster.address(here, one.assignment.node_id), ready[SPARE_STAGE + one.stage].port),
+        )
+        for one in instance.spares
+    )
+    return dataclasses.replace(instance, addresses=addresses, spares=spares, state="ready")
 
 
 def widest(dtypes: Sequence[Dtype]) -> Dtype:

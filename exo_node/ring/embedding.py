@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.ports import Instances
+from exo_node.ring.resuming import RecoveryRecord, deltas
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.transport.ring_client import RingClient
 from exo_node.types import EmbeddingRequest, Embeddings, Instance
 
 AT_ONCE = 32  # inputs that wait at the head: it takes them one after the other, so more would only take memory
 DEFAULT_POOLING = "mean"  # of a model whose files say nothing: sentence-transformers' own default
 
 
-async def embed(instances: Instances, request: EmbeddingRequest) -> Embeddings:
-    """See `types.Backend.embed`."""
+async def embed(
+    instances: Instances, request: EmbeddingRequest, record: Callable[[RecoveryRecord], None]
+) -> Embeddings:
+    """See `types.Backend.embed`. A ring that breaks meanwhile is brought back (resuming.py)."""
     deadline = None if request.timeout_s is None else time.monotonic() + request.timeout_s
     try:
         async with asyncio.timeout(request.timeout_s):
@@ -30,13 +33,15 @@ async def embed(instances: Instances, request: EmbeddingRequest) -> Embeddings:
         raise DeadlineExceeded(f"the model was not ready within {request.timeout_s:g} s; try again") from error
     pooling = ring_pb2.Pooling(mode=_mode(request, loaded), dimensions=request.dimensions or 0)
     messages = [_message(instance, request, i, ids, pooling, deadline) for i, ids in enumerate(inputs)]
-    gate, client = asyncio.Semaphore(AT_ONCE), instances.client(instance)
-    tasks = [asyncio.create_task(_vector(client, message, gate)) for message in messages]
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def vector(message: ring_pb2.GenerateRequest) -> bytes:
+        async with gate:
+            return await _vector(deltas(instances, instance, message, deadline, record))
+
+    tasks = [asyncio.create_task(vector(message)) for message in messages]
     try:
         vectors = await asyncio.gather(*tasks)
-    except (RingBroken, PeerUnavailable):
-        instances.lost(instance)
-        raise
     finally:
         for task in tasks:
             task.cancel()
@@ -44,15 +49,11 @@ async def embed(instances: Instances, request: EmbeddingRequest) -> Embeddings:
     return Embeddings(tuple(vectors), sum(map(len, inputs)))
 
 
-async def _vector(client: RingClient, message: ring_pb2.GenerateRequest, gate: asyncio.Semaphore) -> bytes:
-    async with gate:
-        stream = client.generate(message)
-        try:
-            async for delta in stream:
-                if delta.finish_reason and delta.embedding:
-                    return delta.embedding
-        finally:
-            await stream.aclose()
+async def _vector(stream: AsyncGenerator[ring_pb2.GenerateDelta, None]) -> bytes:
+    async with contextlib.aclosing(stream):
+        async for delta in stream:
+            if delta.finish_reason and delta.embedding:
+                return delta.embedding
     raise RingBroken("the head ended the stream without a vector")
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from exo_node.errors import ExoError
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.messages import Epoch
+from exo_node.ring.messages import Epoch, Kept
 from exo_node.ring.sampler import Constraint
 from exo_node.ring.sequences import Job, Notice
 from exo_node.ring.stage import Stage
@@ -19,7 +19,7 @@ from exo_node.types import Dtype
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Start an epoch; `setup` on the head only. `done` resolves when the pool is empty and steps may come."""
+    """Start an epoch; `setup` on the head only. `done` resolves when the pool holds what is kept and steps may come."""
 
     epoch: Epoch
     stage: int
@@ -28,6 +28,24 @@ class Configure:
     setup: RingSetup | None
     done: Future[None]
     int8_rows: bool = False  # pack what goes to the next stage, where it may be
+    kept: tuple[Kept, ...] = ()  # what outlives the epochs before, in the stages from `kept_from` on
+    kept_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """End what runs; `epoch` will be that of the next Configure. `done` resolves to what the stage holds."""
+
+    epoch: Epoch
+    done: Future[Holdings]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a stage holds at its fence, by ascending sequence id, and the largest id that it has ever seen."""
+
+    held: tuple[Kept, ...]
+    highest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,7 @@ class Lost:
     error: ExoError
 
 
-Event = Configure | StepIn | Submit | Cancel | Lost
+Event = Configure | Fence | StepIn | Submit | Cancel | Lost
 
 
 class Outlet(Protocol):

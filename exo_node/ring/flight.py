@@ -12,11 +12,11 @@ from exo_node.ring.messages import Report, Row
 
 @dataclass(frozen=True, slots=True)
 class Flown:
-    """A step that was sent; `sequences` and `cached_tokens` are what every pool must hold after it."""
+    """A step that was sent. `pools`: (sequences, tokens) that each stage must hold after it; they differ after a loss.
+    `n_tokens`: 0 where its times are not to be learned from."""
 
     rows: tuple[tuple[Row, int], ...]  # with the ticket
-    sequences: int
-    cached_tokens: int
+    pools: tuple[tuple[int, int], ...]
     n_bytes: int
     n_tokens: int
     decodes: bool
@@ -57,10 +57,11 @@ class Flight:
         if stages != self._stages:
             raise RingBroken(f"step {number} was reported by stages {stages} of {len(self._stages)}")
         for report in reports:
-            if (report.sequences, report.cached_tokens) != (flown.sequences, flown.cached_tokens):
+            pool = flown.pools[report.stage]
+            if (report.sequences, report.cached_tokens) != pool:
                 raise RingBroken(
                     f"after step {number} stage {report.stage} holds {report.sequences} sequences with "
-                    f"{report.cached_tokens} tokens, the head counts {flown.sequences} with {flown.cached_tokens}"
+                    f"{report.cached_tokens} tokens, the head counts {pool[0]} with {pool[1]}"
                 )
         return flown
 

@@ -16,6 +16,7 @@ from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.flight import Flight
 from exo_node.ring.head_data import Counts, Outgoing, RingSetup
 from exo_node.ring.messages import Report, Row
+from exo_node.ring.progress import Awaited
 from exo_node.ring.residents import Residents
 from exo_node.ring.sequences import Delta, Failed, Generation, Job, Notice, Reading, TokenChoice, Want
 from exo_node.ring.slots import Slots
@@ -33,7 +34,7 @@ class Head:
         self._make_drafter = make_drafter
         self.broken: ExoError | None = None
         self.counts = Counts()
-        self.next_deadline = math.inf  # when `expire` is due next
+        self.next_deadline = -math.inf if setup.kept else math.inf  # when `expire` is due next
         self.times = RingTimes(setup.n_stages)
         self.residents = Residents(setup)
         self._flight = Flight(setup.n_stages)
@@ -69,6 +70,7 @@ class Head:
             self.next_deadline = min(job.deadline, self.next_deadline)
         self._slots.waiting.add(generation)
         self._by_request[job.request_id] = generation
+        self.residents.claim(job.sequence)
         return notices
 
     def cancel(self, ticket: int) -> None:
@@ -78,16 +80,19 @@ class Head:
             self._remove(generation)
 
     def expire(self, now: float) -> list[Notice]:
-        """End the generations whose time has run out."""
+        """End the generations whose time has run out, and what waits for some that do not come back."""
         if now < self.next_deadline:
             return []
+        self.residents.expire(now)
         late = [
             one for one in (*self._slots.waiting, *self._slots.running.values()) if (one.job.deadline or now + 1) <= now
         ]
         for generation in late:
             self._remove(generation)
         left = (one.job.deadline for one in (*self._slots.waiting, *self._slots.running.values()))
-        self.next_deadline = min((deadline for deadline in left if deadline is not None), default=math.inf)
+        due = (deadline for deadline in left if deadline is not None)
+        self.next_deadline = min(due, default=math.inf)
+        self.next_deadline = min(self.next_deadline, self.residents.orphans_until)
         return [Failed(one.ticket, _too_late(one)) for one in late]
 
     def home(self, number: int, reports: Sequence[Report], now: float) -> list[Want | Reading]:
@@ -137,6 +142,8 @@ class Head:
             generation.sent += 1
             self.counts.accepted += 1
         finish = generation.finish_after(choice, self.setup.context)
+        moved = 0 if generation.sequence == generation.told else generation.sequence
+        generation.told = generation.sequence
         if finish is not None:
             self._remove(generation)
         elif not right:
@@ -146,11 +153,23 @@ class Head:
             self._slots.ready.append(generation)
         more = right and finish is None
         if not generation.first:
-            return Delta(ticket, index, choice, finish), more
+            return Delta(ticket, index, choice, finish, sequence=moved), more
         generation.first = False
         admitted = generation.admitted or now
         queue_us, prefill_us = round((admitted - generation.arrived) * 1e6), round((now - admitted) * 1e6)
-        return Delta(ticket, index, choice, finish, queue_us, prefill_us, cached=generation.cached), more
+        replayed = max(0, generation.replayed - 1) if generation.job.resumes else 0  # the newest is computed anyhow
+        delta = Delta(
+            ticket,
+            index,
+            choice,
+            finish,
+            queue_us,
+            prefill_us,
+            cached=generation.cached,
+            replayed=replayed,
+            sequence=moved,
+        )
+        return delta, more
 
     def refuse(self, ticket: int, error: ExoError) -> Failed:
         """End one generation with `error` (nothing can be drawn for it); the ring goes on."""
@@ -178,9 +197,10 @@ class Head:
         """The next micro-batch, or None when there is nothing to do or the budget in flight is spent."""
         return None if self.broken is not None else self._maker.make(now)
 
-    def sent_at(self) -> float | None:
-        """When the oldest step in flight was sent: a progress watch compares it with the clock."""
-        return self._flight.steps[0].sent if self._flight.steps else None
+    def awaited(self) -> Awaited | None:
+        """The oldest step in flight. A watch on another thread may ask; what it is told fits while this one is idle."""
+        flying = self._flight.steps.copy()
+        return Awaited(self._flight.home + 1, self.times.known_trip(flying[0].n_tokens)) if flying else None
 
     @property
     def steps(self) -> int:

@@ -11,12 +11,14 @@ import contextlib
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from exo_node.cluster.placement import PlacementPlan, rendezvous
 from exo_node.errors import (
     DownloadError,
+    ExoError,
     InvalidRequest,
     ModelNotFound,
     PeerUnavailable,
@@ -25,6 +27,7 @@ from exo_node.errors import (
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.caretaker import Caretaker
 from exo_node.ring.connecting import join_host_port
+from exo_node.ring.draining import Drainer
 from exo_node.ring.instance_checks import check_draft, check_id, check_precision
 from exo_node.ring.library import (
     LoadedTokenizer,
@@ -34,9 +37,13 @@ from exo_node.ring.library import (
 )
 from exo_node.ring.members import DESCRIBE_TIMEOUT_S, UNLOAD_TIMEOUT_S, ClusterView, Member, RemoteMember
 from exo_node.ring.placing import Placer
+from exo_node.ring.recovering import Recovered, RecoveryClient
+from exo_node.ring.recovery import Recovery
 from exo_node.ring.registry import InstanceRegistry
+from exo_node.ring.resuming import RecoveryRecord
 from exo_node.ring.shard_host import ShardHost
 from exo_node.ring.tokenizers import InstanceTokenizers
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
 from exo_node.transport.ring_client import RingClient
@@ -49,6 +56,9 @@ CLOSE_EVERY_S = 5.0
 SETTLE_S = 2.0
 SETTLE_POLL_S = 0.05
 
+RECOVERIES_KEPT = 1024
+PLACE_TRIES = 4
+PLACE_PAUSE_S = 0.25  # a node that is gone is known as gone after 0.2 s
 FETCH_TIMEOUT_S = 24 * 3600.0  # of a model at a peer, which tells no progress
 
 ProgressCallback = Callable[[node_pb2.PlaceProgress], None]
@@ -75,20 +85,36 @@ class InstanceManager:
         pool: PoolDefaults,
         may_place: asyncio.Event,
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
-        """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`)."""
+        """`may_place` is set once this node has waited for the peers that the user wants (`--wait-for-peers`);
+        `silence_s` is how long a peer may say nothing (`--peer-timeout`)."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._pool = pool
         self._may_place = may_place
         self._host = host
         self._library = library
         self._changed = changed
-        self._placer = Placer(cluster, self.member, changed=changed)
-        self._clients: dict[str, RingClient] = {}
+        self._placer = Placer(cluster, self.member, changed=changed, silence_s=silence_s)
+        self.recoveries: deque[RecoveryRecord] = deque(maxlen=RECOVERIES_KEPT)  # of this node's generations
+        self._clients: dict[tuple[str, int], RingClient] = {}
         self._tokenizers = InstanceTokenizers(self.member, host, library)
         self._registry = InstanceRegistry(cluster, host, lambda: self._placer.loading.values())
+        self.recovery = Recovery(
+            cluster, host, self.member, self._registry, self._placer, silence_s=silence_s, changed=changed
+        )
+        self._recoveries = RecoveryClient(cluster, self._registry, self.recovery.recover)
+        self.drainer = Drainer(
+            cluster, self.all, lambda one, node_id: self._recoveries.recover(one, avoid=(node_id,)), changed
+        )
         self._caretaker = Caretaker(
-            cluster=cluster, host=host, registry=self._registry, member=self.member, changed=changed
+            cluster=cluster,
+            host=host,
+            registry=self._registry,
+            member=self.member,
+            recover=self._recoveries.recover,
+            changed=changed,
         )
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -100,6 +126,10 @@ class InstanceManager:
     def all(self) -> list[Instance]:
         """Every instance of the cluster, loading ones too."""
         return self._registry.all()
+
+    def removed(self) -> tuple[str, ...]:
+        """Instances of this node that were taken down on purpose of late."""
+        return tuple(self._registry.removed)
 
     def models(self) -> list[ModelCard]:
         """Rows of `/v1/models`: this node's disk, and what runs in the cluster."""
@@ -146,11 +176,24 @@ class InstanceManager:
         found = self._find_ready(model)
         if found is not None:
             return found
+        if (broken := self._registry.broken(self._names(model))) is not None:
+            try:
+                return (await self.recover(broken)).instance
+            except ExoError as error:
+                log.warning("%s is placed anew: %s", model, error.message)
         bits = self._registry.bits(self._names(model))
-        request = node_pb2.PlaceModelRequest(
-            model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
-        )
-        return await self.place(request, lambda progress: None)
+        for left in reversed(range(PLACE_TRIES)):
+            request = node_pb2.PlaceModelRequest(
+                model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
+            )
+            try:
+                return await self.place(request, lambda progress: None)
+            except PeerUnavailable as error:  # the coordinator, or a member, has gone just now: without it, then
+                if not left:
+                    raise
+                log.info("placing %s once more: %s", model, error.message)
+            await asyncio.sleep(PLACE_PAUSE_S)
+        raise AssertionError("unreachable: the last try raises")
 
     async def tokenizer(self, instance: Instance) -> LoadedTokenizer:
         """See `InstanceTokenizers.of`."""
@@ -158,10 +201,11 @@ class InstanceManager:
 
     def client(self, instance: Instance) -> RingClient:
         """A connection to the instance's head, shared between requests."""
-        client = self._clients.get(instance.instance_id)
+        key = (instance.instance_id, instance.epoch)
+        client = self._clients.get(key)
         if client is None:
-            client = RingClient(self._runner_address(instance, 0), instance.token)
-            self._clients[instance.instance_id] = client
+            client = RingClient(self._runner_address(instance, 0), instance.token, self._silence_s)
+            self._clients[key] = client
         return client
 
     async def stats(self, instance_id: str) -> list[tuple[str, ring_pb2.RunnerStats]] | None:
@@ -185,11 +229,17 @@ class InstanceManager:
         node_id = instance.assignments[stage].node_id
         return join_host_port(self._cluster.address(self._cluster.node_id, node_id), port)
 
-    def lost(self, instance: Instance) -> None:
-        """The instance's ring is broken: offer it to nobody, and tell its owner's watch to look."""
-        self._registry.lose(instance)
-        self._caretaker.notice()
-        self._changed()
+    async def recover(self, instance: Instance) -> Recovered:
+        """The instance as it serves again after a loss. See `RecoveryClient.resume`."""
+        try:
+            return await self._recoveries.resume(instance)
+        finally:
+            self._caretaker.notice()
+
+    def recovered(self, record: RecoveryRecord) -> None:
+        """A generation of this node got over a loss."""
+        log.info("request %s goes on after %.0f ms: %s", record.request_id, record.gap_ms, record.cause)
+        self.recoveries.append(record)
 
     # -- placing and removing ------------------------------------------------------------------------------------
 
@@ -305,7 +355,7 @@ class InstanceManager:
     async def close(self) -> None:
         """Take down our instances and close connections."""
         for instance in self._registry.owned():
-            await self._caretaker.remove(instance.instance_id)
+            await self._caretaker.remove(instance.instance_id, for_good=False)
         for client in self._clients.values():
             await client.close()
 
@@ -313,9 +363,9 @@ class InstanceManager:
         while True:
             await asyncio.sleep(CLOSE_EVERY_S)
             known = self._registry.tidy()
-            for instance_id in [one for one in self._clients if one not in known]:
-                await self._clients.pop(instance_id).close()
-            self._tokenizers.tidy(known)
+            for key in [key for key in self._clients if key not in known]:
+                await self._clients.pop(key).close()
+            self._tokenizers.tidy({instance_id for instance_id, _ in known})
 
     # -- names ---------------------------------------------------------------------------------------------------
 

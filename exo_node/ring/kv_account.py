@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_node.ring.messages import Kept
+
 BLOCK = 256  # tokens by which a sequence's memory grows (the MLX engine's step; tinygrad's is there from the start)
 
 
@@ -65,6 +67,10 @@ class KvAccount:
         """0 for a sequence that no stage holds."""
         return self._lengths.get(sequence, 0)
 
+    def most(self, sequence: int) -> int:
+        """Tokens that the sequence has held at most."""
+        return self._most.get(sequence, 0)
+
     def can_cut(self, sequence: int, length: int) -> bool:
         """Whether every stage still has what the sequence needs to go on from its first `length` tokens."""
         most = self._most.get(sequence, 0)
@@ -91,6 +97,17 @@ class KvAccount:
         """A new sequence holds the first `length` tokens of another: the stages have no more of it than of that."""
         self.hold(target, length)
         self._most[target] = self._most[source]
+
+    def rename(self, target: int, source: int, length: int) -> None:
+        """What a sequence holds, cut to `length`, is another's, and it is no more."""
+        most = self._most[source]
+        self.drop(source)
+        self.keep(Kept(target, length, most))
+
+    def keep(self, kept: Kept) -> None:
+        """A sequence that this account does not know yet is in the stages."""
+        self.hold(kept.sequence, kept.length)
+        self._most[kept.sequence] = kept.most
 
     def drop(self, sequence: int) -> None:
         del self._most[sequence]

@@ -19,7 +19,8 @@ async def renew(member: Callable[[str], Member], instances: Iterable[Instance]) 
     """Ask all nodes that hold shards of these for another lease, all at once."""
     by_node: dict[str, list[str]] = {}
     for instance in instances:
-        for node_id in dict.fromkeys(one.node_id for one in instance.assignments):
+        spares = (one.assignment for one in instance.spares)
+        for node_id in dict.fromkeys(one.node_id for one in (*instance.assignments, *spares)):
             by_node.setdefault(node_id, []).append(instance.instance_id)
 
     async def ask(node_id: str, instance_ids: list[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, PeerUnavailable, RingBroken
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
 from exo_node.models.answer_reader import AnswerReader
 from exo_node.models.chat_format import Stage
 from exo_node.models.tokenizer import Tokenizer
@@ -22,6 +22,7 @@ from exo_node.ring import embedding, speech
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.ports import Instances
 from exo_node.ring.prompt_echo import PromptEcho, token_logprob
+from exo_node.ring.resuming import RecoveryRecord, deltas
 from exo_node.ring.text import TextAssembler, TextPiece
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import (
@@ -57,12 +58,20 @@ class BackendDefaults:
     system_prompt: str | None
 
 
+def forget(record: RecoveryRecord) -> None:
+    """Nobody asks for it."""
+
+
 class LocalBackend:
     """Turns a `GenerationRequest` into a stream of `TokenDelta` by way of a ring of this cluster."""
 
-    def __init__(self, instances: Instances, defaults: BackendDefaults) -> None:
+    def __init__(
+        self, instances: Instances, defaults: BackendDefaults, record: Callable[[RecoveryRecord], None] = forget
+    ) -> None:
+        """`record` hears of every loss that a generation got over."""
         self._instances = instances
         self._defaults = defaults
+        self._record = record
 
     async def models(self) -> list[ModelCard]:
         return self._instances.models()
@@ -78,7 +87,7 @@ class LocalBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """See `types.Backend.embed`."""
-        return await embedding.embed(self._instances, request)
+        return await embedding.embed(self._instances, request, self._record)
 
     async def encode(self, request: GenerationRequest) -> tuple[list[int], str]:
         """See `types.Backend.encode`."""
@@ -111,7 +120,7 @@ class LocalBackend:
         ends = loaded.tokenizer.eos_ids | prompt.ends
         ids, said = [*prompt.ids, *prefix[:own]], prefix[own:]
         message = self._message(request, loaded, instance, ids, said, own, deadline, ends)
-        stream = self._instances.client(instance).generate(message)
+        stream = deltas(self._instances, instance, message, deadline, self._record)
         detokenizer = speech.detokenizer(request, loaded.tokenizer, prompt)
         detokenizer.push(prefix)  # the caller has that text; what comes is spaced, and completes characters, after it
         reader = detokenizer if isinstance(detokenizer, AnswerReader) else None
@@ -122,8 +131,6 @@ class LocalBackend:
         drawn = 0.0
         try:
             async for delta in stream:
-                if delta.index != len(said) + count:
-                    raise RingBroken(f"the head sent token {delta.index} where {len(said) + count} was next")
                 echo.hear(delta)
                 cached = min(delta.cached_tokens, asked) or cached
                 for offset, token_id in enumerate(delta.ids):
@@ -157,10 +164,6 @@ class LocalBackend:
                     last = _last(piece, aside, reason, Usage(asked, count, cached, thoughts))
                     yield echo.ahead(replace(last, mean_logprob=_mean(request, drawn, count)))
                     return
-            raise RingBroken("the head ended the stream without a finish reason")
-        except (RingBroken, PeerUnavailable):
-            self._instances.lost(instance)
-            raise
         finally:
             await stream.aclose()
 

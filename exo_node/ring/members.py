@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any, Protocol
 
 from exo_node.transport.generated.exo.v1 import node_pb2
@@ -51,6 +51,10 @@ class ClusterView(Protocol):
 
     def states(self) -> Mapping[str, NodeState]:
         """The latest state that each live peer told, without ourselves."""
+        ...
+
+    def draining(self) -> Collection[str]:
+        """Nodes that take no new shards."""
         ...
 
     def peer(self, node_id: str) -> Peer:

@@ -1,7 +1,7 @@
 """What travels the ring, as plain data (ARCHITECTURE 3.3). `wire.py` turns these into protobuf and back.
 
-A step's payload holds, in row order, `length` hidden vectors per row on every hop but the last one home, where it holds
-each row's trailing `n_outputs`. A stage outside a row's `[first_stage, last_stage]` passes the row's vectors on.
+A step's payload holds, in row order, `length` hidden vectors per row on every hop up to its `last_stage`, behind that
+its trailing `n_outputs`. A stage outside a row's `[first_stage, last_stage]` passes the row's vectors on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,35 @@ class Copy:
     length: int
 
 
-Op = Drop | Copy
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """The first `length` cached tokens of `source`, which is no more, belong to a new sequence `target`: another
+    request's, for an id stays with one request for ever (who comes back with its id finds its own tokens or none)."""
+
+    target: int
+    source: int
+    length: int
+
+
+Op = Drop | Copy | Rename
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A sequence that outlives its epoch: `length` tokens of it. It has held `most` (see `Pool.rollback_depth`).
+
+    `logged`: of what a stage has sent on for it, so many tokens can be sent again. `lost_from`: see `KeptSequence`.
+    """
+
+    sequence: int
+    length: int
+    most: int
+    logged: int = 0
+    lost_from: int = 0
+
+    def is_held(self, stage: int, kept_from: int) -> bool:
+        """Whether the stage is one of those that have kept it."""
+        return stage >= kept_from or stage < self.lost_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +85,16 @@ class Row:
     rollback: bool = False
     first_stage: int = 0
     last_stage: int = 0
+
+    def vectors_behind(self, stage: int) -> int:
+        """How many vectors of it travel from `stage` to the next.
+
+        >>> [Row(1, 0, 4, 1, last_stage=1).vectors_behind(stage) for stage in range(3)]
+        [4, 1, 1]
+        """
+        if stage < self.first_stage - 1:
+            return 0
+        return self.length if stage < self.last_stage else self.n_outputs
 
 
 @dataclass(frozen=True, slots=True)

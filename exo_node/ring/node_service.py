@@ -56,6 +56,16 @@ class NodeServicer(ControlServicer):
             async for update in updates:
                 yield update
 
+    async def Recover(
+        self, request: node_pb2.RecoverRequest, context: Context
+    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        async with contextlib.aclosing(self._instances.recovery.recover(request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def Drain(self, request: node_pb2.DrainRequest, context: Context) -> node_pb2.DrainResponse:
+        return await self._instances.drainer.drain(request.drain)
+
     async def RemoveInstance(
         self, request: node_pb2.RemoveInstanceRequest, context: Context
     ) -> node_pb2.RemoveInstanceResponse:

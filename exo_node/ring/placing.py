@@ -8,36 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from exo_node.cluster.placement import PlacementPlan, compute_dtype_on, plan_placement
-from exo_node.engine.select import check_supported, kept_by_layer, state_bytes
-from exo_node.errors import ExoError, InvalidRequest, ModelNotFound, PeerUnavailable
+from exo_node.cluster.placement import PlacementPlan, plan_placement
+from exo_node.cluster.replacing import spare_for
+from exo_node.engine.select import check_supported
+from exo_node.errors import InvalidRequest, ModelNotFound
 from exo_node.models.vocabulary import PADDING, other_vocabulary
-from exo_node.ring.connecting import MAX_CHUNK, connect
+from exo_node.ring.connecting import SPARE_STAGE, connect
 from exo_node.ring.describing import describe
-from exo_node.ring.leases import LEASE_MS, renewed
+from exo_node.ring.leases import renewed
+from exo_node.ring.loading import RULES, ShardLoader, Shelf, Work
 from exo_node.ring.members import ClusterView, Member
-from exo_node.transport.convert import instance_to_pb, shard_to_pb
+from exo_node.ring.reporting import reported
+from exo_node.transport.client import SILENCE_S
+from exo_node.transport.convert import instance_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
-from exo_node.types import Assignment, Dtype, Instance, ModelSpec, NodeInfo
+from exo_node.types import Assignment, Instance, ModelSpec, NodeInfo, Spare
 
 log = logging.getLogger("exo.placing")
 
 TOKEN_BYTES = 32
-# What a runner's process takes beside weights and KV: 71 MB with MLX, 150 MB with tinygrad (RSS with a tiny model).
-RUNNER_BYTES = 160 * 10**6
-
-
-@dataclass(slots=True)
-class _Work:
-    """What has been done so far, so that it can be undone."""
-
-    reserved: list[tuple[str, int]] = field(default_factory=list)  # (node id, stage)
 
 
 class Placer:
@@ -49,10 +44,14 @@ class Placer:
         member: Callable[[str], Member],
         *,
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
+        """`silence_s`: see `connect`."""
+        self._silence_s = silence_s
         self._cluster = cluster
         self._member = member
         self._changed = changed
+        self._loader = ShardLoader(cluster.node_id, member)
         self._locks: dict[str, asyncio.Lock] = {}
         self.loading: dict[str, Instance] = {}
 
@@ -96,34 +95,41 @@ class Placer:
             token=secrets.token_bytes(TOKEN_BYTES),
             quantize=request.quantize,
             draft_model=draft.model_id if draft is not None else "",
+            min_nodes=request.min_nodes or 1,
         )
         self.loading[instance.instance_id] = instance
         self._changed()
-        work = _Work()
+        work = Work()
         try:
-            await self._reserve(instance, plan, work)
-            progress: asyncio.Queue[node_pb2.PlaceProgress] = asyncio.Queue()
-            async with renewed(self._member, instance):
-                loading = asyncio.create_task(self._load_all(instance, spec, draft, usable, progress.put_nowait))
-                try:
-                    while not loading.done() or not progress.empty():
-                        getting = asyncio.ensure_future(progress.get())
-                        await asyncio.wait((loading, getting), return_when=asyncio.FIRST_COMPLETED)
-                        if getting.done():
-                            yield getting.result()
-                        else:
-                            getting.cancel()
-                    ready = loading.result()
-                finally:
-                    loading.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, ExoError):
-                        await loading
+            stages = dict(enumerate(instance.assignments))
+            sizes = dict(enumerate(plan.stage_bytes))
+            if request.spares:
+                others = self._candidates(())
+                _, able = await describe(
+                    self._member, self._cluster.node_id, request.model, others, (), quantize=request.quantize
+                )
+                usable = {**{node_id: node for node_id, node in others.items() if node_id in able}, **usable}
+                spares = self._spares(instance, spec, usable, draft, sizes)
+                instance = dataclasses.replace(
+                    instance, spares=tuple(Spare(stage, one) for stage, (one, _) in spares.items())
+                )
+                stages |= {SPARE_STAGE + stage: one for stage, (one, _) in spares.items()}
+                sizes |= {SPARE_STAGE + stage: size for stage, (_, size) in spares.items()}
+            shelf = Shelf(instance=instance, stages=stages, sizes=sizes, spec=spec, draft=draft, nodes=usable)
+            await self._loader.reserve(shelf, work)
+            ready: dict[int, node_pb2.ShardReady] = {}
+
+            async def load(report: Callable[[node_pb2.PlaceProgress], None]) -> None:
+                ready.update(await self._loader.load(shelf, report))
+
+            async with renewed(self._member, instance), contextlib.aclosing(reported(load)) as updates:
+                async for update in updates:
+                    yield update
                 yield node_pb2.PlaceProgress(stage="connecting")
-                dtypes = [compute_dtype(spec, usable[one.node_id], one.device) for one in instance.assignments]
-                instance = await connect(self._cluster, instance, dtypes, ready)
-                await self._commit(instance)
+                instance = await connect(self._cluster, instance, shelf.dtypes(), ready, silence_s=self._silence_s)
+                await self._loader.commit(instance)
         except BaseException:
-            await asyncio.shield(self._undo(instance, work))
+            await asyncio.shield(self._loader.unload(instance.instance_id, work.reserved))
             raise
         finally:
             self.loading.pop(instance.instance_id, None)
@@ -159,16 +165,38 @@ class Placer:
             engines=tuple(request.engines),
             slots=request.slots,
             context=min(request.context, spec.max_context),
-            overhead=RUNNER_BYTES,
             draft=draft,
-            kept=lambda one, engine, context: kept_by_layer(engine, one.config, context, MAX_CHUNK),
-            states=lambda one, engine, element: state_bytes(engine, one.config, element),
+            rules=RULES,
         )
         for one in plan.assignments:
             check_supported(one.engine, spec.config, one.shard)
         if draft is not None:
             check_supported(plan.assignments[0].engine, draft.config, draft.whole)
         return plan
+
+    def _spares(
+        self,
+        instance: Instance,
+        spec: ModelSpec,
+        nodes: Mapping[str, NodeInfo],
+        draft: ModelSpec | None,
+        sizes: Mapping[int, int],
+    ) -> dict[int, tuple[Assignment, int]]:
+        """For each stage a second place for its layers, and their bytes, as far as there is room beside the ring."""
+        free = {node_id: node.memory_free for node_id, node in nodes.items()}
+        for stage, one in enumerate(instance.assignments):
+            free[one.node_id] -= sizes[stage]
+        taken = {(one.node_id, one.device) for one in instance.assignments}
+        found: dict[int, tuple[Assignment, int]] = {}
+        for stage in range(len(instance.assignments)):
+            spare = spare_for(instance, stage, spec, nodes, taken, RULES, draft, free)
+            if spare is None:
+                log.warning("no room for a spare of stage %d of %s", stage, instance.model_id)
+                continue
+            found[stage] = spare
+            free[spare[0].node_id] -= spare[1]
+            taken.add((spare[0].node_id, spare[0].device))
+        return found
 
     def _candidates(self, wanted: Sequence[str]) -> Mapping[str, NodeInfo]:
         nodes = self._cluster.nodes()
@@ -177,94 +205,14 @@ class Placer:
             raise InvalidRequest(
                 f"no such node: {', '.join(unknown)}; the cluster has {', '.join(sorted(nodes))}", param="nodes"
             )
-        return {node_id: nodes[node_id] for node_id in wanted} if wanted else nodes
-
-    async def _reserve(self, instance: Instance, plan: PlacementPlan, work: _Work) -> None:
-        """In node-id order, so that two coordinators cannot each hold what the other wants."""
-        order = sorted(range(len(instance.assignments)), key=lambda stage: (instance.assignments[stage].node_id, stage))
-        for stage in order:
-            one = instance.assignments[stage]
-            work.reserved.append((one.node_id, stage))
-            await self._member(one.node_id).reserve_shard(
-                node_pb2.ReserveShardRequest(
-                    instance_id=instance.instance_id,
-                    coordinator=self._cluster.node_id,
-                    bytes=plan.stage_bytes[stage],
-                    device=one.device,
-                    lease_ms=LEASE_MS,
-                )
+        draining = self._cluster.draining()
+        if named := [node_id for node_id in wanted if node_id in draining]:
+            raise InvalidRequest(
+                f"{', '.join(named)} takes no shards: it is being drained ('exo drain --undo' ends that)", param="nodes"
             )
-
-    async def _load_all(
-        self,
-        instance: Instance,
-        spec: ModelSpec,
-        draft: ModelSpec | None,
-        nodes: Mapping[str, NodeInfo],
-        report: Callable[[node_pb2.PlaceProgress], None],
-    ) -> list[node_pb2.ShardReady]:
-        """Load every shard, all at once; the first failure cancels the others."""
-        done = [0] * len(instance.assignments)
-        total = [0] * len(instance.assignments)
-
-        async def load(stage: int, one: Assignment) -> node_pb2.ShardReady:
-            request = node_pb2.LoadShardRequest(
-                instance_id=instance.instance_id,
-                shard=shard_to_pb(one.shard),
-                digest=instance.digest,
-                engine=one.engine,
-                device=one.device,
-                is_head=stage == 0,
-                compute_dtype=compute_dtype(spec, nodes[one.node_id], one.device),
-                slots=instance.slots,
-                context=instance.context,
-                kv_tokens=instance.kv_tokens,
-                max_chunk=MAX_CHUNK,
-                token=instance.token,
-                lease_ms=LEASE_MS,
-                stage=stage,
-                quantize=instance.quantize,
-                draft=draft_message(draft, nodes[one.node_id], one.device) if draft is not None and not stage else None,
-            )
-            async with contextlib.aclosing(self._member(one.node_id).load_shard(request)) as updates:
-                async for update in updates:
-                    if update.HasField("ready"):
-                        return update.ready
-                    done[stage], total[stage] = update.done, update.total
-                    report(
-                        node_pb2.PlaceProgress(stage=update.stage, detail=one.node_id, done=sum(done), total=sum(total))
-                    )
-            raise PeerUnavailable(f"node {one.node_id} ended the load without an answer")
-
-        tasks = [asyncio.create_task(load(stage, one)) for stage, one in enumerate(instance.assignments)]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _commit(self, instance: Instance) -> None:
-        message = node_pb2.CommitInstanceRequest(instance=instance_to_pb(instance), lease_ms=LEASE_MS)
-        # The head's node last: it starts to serve (and to watch the others) with this message.
-        followers = {one.node_id for one in instance.assignments[1:]} - {instance.assignments[0].node_id}
-        await asyncio.gather(*(self._member(node_id).commit_instance(message) for node_id in sorted(followers)))
-        await self._member(instance.assignments[0].node_id).commit_instance(message)
-
-    async def _undo(self, instance: Instance, work: _Work) -> None:
-        for node_id, stage in work.reserved:
-            try:
-                await self._member(node_id).unload_shard(
-                    node_pb2.UnloadShardRequest(instance_id=instance.instance_id, stage=stage)
-                )
-            except ExoError as error:  # its lease will run out
-                log.warning("cannot undo shard %d on %s: %s", stage, node_id, error)
-
-
-def draft_message(draft: ModelSpec, node: NodeInfo, device: str) -> node_pb2.DraftModel:
-    """What the head's node is told of the draft model."""
-    dtype = compute_dtype(draft, node, device)
-    return node_pb2.DraftModel(model_id=draft.model_id, digest=draft.digest, compute_dtype=dtype)
+        if wanted:
+            return {node_id: nodes[node_id] for node_id in wanted}
+        return {node_id: node for node_id, node in nodes.items() if node_id not in draining}
 
 
 def check_sizes(spec: ModelSpec, draft: ModelSpec) -> None:
@@ -272,8 +220,3 @@ def check_sizes(spec: ModelSpec, draft: ModelSpec) -> None:
     sizes = [int(one.config["vocab_size"]) for one in (spec, draft)]
     if abs(sizes[0] - sizes[1]) > PADDING:
         raise other_vocabulary(spec.model_id, draft.model_id, f"{sizes[0]} and {sizes[1]} tokens")
-
-
-def compute_dtype(spec: ModelSpec, node: NodeInfo, device: str) -> Dtype:
-    """What a stage computes in: the same rule by which the plan counted its bytes."""
-    return compute_dtype_on(spec, next(one for one in node.devices if one.id == device))

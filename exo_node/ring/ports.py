@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from exo_node.ring.library import LoadedTokenizer
+from exo_node.ring.recovering import Recovered
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard
 
@@ -24,6 +25,6 @@ class Instances(Protocol):
 
     def models(self) -> list[ModelCard]: ...
 
-    def lost(self, instance: Instance) -> None:
-        """The head could not be reached: do not offer this instance again."""
+    async def recover(self, instance: Instance) -> Recovered:
+        """The instance as it serves again after a loss; raises `ExoError` where it cannot (recovering.py)."""
         ...

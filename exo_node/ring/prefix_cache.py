@@ -74,17 +74,6 @@ class PrefixCache:
         self._clock += 1
         held.user, held.used = 0, self._clock
 
-    def take(self, sequence: int, user: int, length: int) -> None:
-        """A generation goes on from the first `length` tokens of a finished sequence, which is its own from now on."""
-        held = self._held[sequence]
-        held.user = user
-        del held.tokens[length:]
-        for key in held.keys[length // INDEX_BLOCK :]:
-            self._forget(key, sequence)
-        del held.keys[length // INDEX_BLOCK :]
-        held.chunked = min(held.chunked, length)
-        self.touch(sequence)
-
     def touch(self, sequence: int) -> None:
         """It has just been of use."""
         self._clock += 1

@@ -1,19 +1,25 @@
 """Which sequences are in the shards, and who has to leave when memory is wanted (ARCHITECTURE 3.5 to 3.7). Pure.
 
 Joins the account of the pools to the prefix cache. What is decided here becomes the operations of the next step.
+
+After a loss some stages have kept sequences that the others have not: orphans, until the request that each belongs to
+comes back and adopts it. The account is what the stages hold that kept them, which is never less than what the others
+hold; `behind` is the difference.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from exo_node.ring.kv_account import KvAccount, Pool
-from exo_node.ring.messages import Copy, Drop, Op
+from exo_node.ring.messages import Copy, Drop, Kept, Op, Rename
 from exo_node.ring.prefix_cache import Held, PrefixCache
 from exo_node.ring.sequences import Generation
 
 RESERVED = -1  # a generation's sequence while it has a slot and no row has been sent
 LEAST_MATCH = 16  # tokens: a shorter common beginning is not worth a copy
+ORPHAN_S = 60.0  # how long a kept sequence waits for its request: one that comes back does so within seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +27,15 @@ class PoolRules(Pool):
     """The smallest pool of the ring, and what may be done with it.
 
     `prefix_cache`: finished sequences stay for later prompts. `reproducible`: only what was computed in chunks of
-    `max_chunk`, as it would be again, may be used again.
+    `max_chunk`, as it would be again, may be used again. `kept`, `kept_from`: what is left of the epoch before
+    (`messages.Kept`). `next_sequence`: the smallest id that was never used.
     """
 
     prefix_cache: bool = False
     reproducible: bool = False
+    kept: tuple[Kept, ...] = ()
+    kept_from: int = 0
+    next_sequence: int = 1
 
 
 @dataclass(slots=True)
@@ -44,11 +54,48 @@ class Residents:
         self.rules = rules
         self.account = KvAccount(rules)
         self.counts = PrefixCounts()
+        self.orphans_until = math.inf  # when `expire` is due
         self._prefixes = PrefixCache()
-        self._next_sequence = 1
+        self._next_sequence = rules.next_sequence
         self._ops: list[Op] = []
+        self._orphans: dict[int, None] = {}  # by id; those at the end go last
+        # Of orphans, and of adopted ones until they have caught up: tokens that the stages hold that lost them, and the
+        # first of these stages.
+        self._behind: dict[int, tuple[int, int]] = {}
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
         self._pledges = 0  # their sum
+        for one in rules.kept:
+            self.account.keep(one)
+            self._orphans[one.sequence] = None
+            self._behind[one.sequence] = 0, one.lost_from
+        # The ring may be a smaller one than before.
+        for one in rules.kept:
+            if one.length > rules.context or self.account.free_slots < 0 or self.account.free_tokens < 0:
+                self._give_up(one.sequence)
+
+    def pool(self, stage: int) -> tuple[int, int]:
+        """(sequences, tokens) that a stage holds once the newest step has run."""
+        sequences, tokens = self.account.sequences, self.account.cached_tokens
+        for sequence, (held, lost_from) in self._behind.items():
+            if lost_from <= stage < self.rules.kept_from:
+                sequences -= not held
+                tokens -= self.account.length(sequence) - held
+        return sequences, tokens
+
+    def claim(self, sequence: int) -> None:
+        """Its request has come back: of the orphans it is the last to be given up."""
+        if sequence in self._orphans:
+            del self._orphans[sequence]
+            self._orphans[sequence] = None
+
+    def expire(self, now: float) -> None:
+        """Give up the orphans whose request has not come back in time."""
+        if self._orphans and self.orphans_until == math.inf:
+            self.orphans_until = now + ORPHAN_S
+        elif now >= self.orphans_until:
+            self.orphans_until = math.inf
+            for sequence in tuple(self._orphans):
+                self._give_up(sequence)
 
     @property
     def has_ops(self) -> bool:
@@ -65,13 +112,19 @@ class Residents:
         `promised`: tokens of memory that other admitted prompts still need; `reserve`: to be left for those that run.
         """
         account = self.account
-        idle = self._prefixes.idle()
-        wanted = account.charge(generation.prefill) + promised + reserve
-        if wanted > account.free_tokens + sum(account.charge(account.length(one)) for one in idle):
+        mine = generation.job.sequence
+        right = self._right(generation) if mine in self._orphans else 0
+        if mine in self._orphans and not right:
+            self._give_up(mine)
+        idle = [one for one in (*self._prefixes.idle(), *self._orphans) if one != mine]
+        wanted = (account.growth(mine, generation.prefill) if right else account.charge(generation.prefill)) + promised
+        if wanted + reserve > account.free_tokens + sum(account.charge(account.length(one)) for one in idle):
             return False
-        if account.free_slots < 1 and not idle:
+        if account.free_slots < 1 and not idle and not right:
             return False  # asked again at every step: nothing is looked up for it
-        if not self._find(generation):
+        if right:
+            self._adopt(generation, right)
+        elif not self._find(generation):
             if not self._room(0):
                 return False
             generation.sequence, generation.sent = RESERVED, 0
@@ -118,7 +171,11 @@ class Residents:
             generation.sequence = self._new_id()
             if self.rules.prefix_cache:
                 self._prefixes.hold(generation.sequence, generation.job.client, generation.ticket)
-        self.account.hold(generation.sequence, length)
+        if length <= generation.kept:
+            self._behind[generation.sequence] = length, generation.lost_from
+        else:
+            self._behind.pop(generation.sequence, None)
+            self.account.hold(generation.sequence, length)
         if self.rules.prefix_cache and length <= generation.prefill:
             self._extend(generation, length)
 
@@ -130,7 +187,9 @@ class Residents:
             self.account.reserved -= 1
             return
         kept = min(generation.sent, len(generation.tokens))
-        if self.rules.prefix_cache and not generation.job.reads and kept >= LEAST_MATCH:
+        generation.kept = 0
+        whole = self._behind.pop(sequence, None) is None
+        if self.rules.prefix_cache and not generation.job.reads and whole and kept >= LEAST_MATCH:
             generation.sequence = sequence
             self._extend(generation, kept)
             generation.sequence = 0
@@ -151,10 +210,47 @@ class Residents:
             self._copy(generation, *found)
             return True
         if not held.user:
-            generation.sequence, generation.sent = held.sequence, length
-            self._prefixes.take(held.sequence, generation.ticket, length)
+            self._take(generation, length, held.sequence)
             return True
         return False
+
+    def _right(self, generation: Generation) -> int:
+        """So many tokens of the generation's orphan are its own and of use; 0: none.
+
+        A token that is known was drawn when all before it but the last were in every stage, or came with the prompt;
+        what a stage has computed of them is never written over with anything else, only cut off, by rows that go on
+        with drafts behind the newest token. So all is right that lies before the last known token; what lies there or
+        behind it may be of drafts, or of tokens that were drawn and never arrived.
+        """
+        sequence, rules = generation.job.sequence, self.rules
+        held = self.account.length(sequence)
+        length = min(held, len(generation.tokens) - 1)
+        if rules.reproducible and length < len(generation.job.prompt):
+            length -= length % rules.max_chunk  # a chunk is computed as a whole
+        possible = not generation.job.reads and (length == held or self.account.can_cut(sequence, length))
+        return length if possible else 0
+
+    def _adopt(self, generation: Generation, length: int) -> None:
+        sequence = generation.job.sequence
+        del self._orphans[sequence]
+        generation.sequence, generation.kept, generation.sent = sequence, length, 0
+        generation.lost_from = self._behind[sequence][1]
+        if self.rules.prefix_cache:
+            self._prefixes.hold(sequence, generation.job.client, generation.ticket)
+        if not self.rules.kept_from:  # no stage has lost anything
+            generation.sent = length
+            if self.rules.prefix_cache:
+                self._extend(generation, length)
+            del self._behind[sequence]
+
+    def _take(self, generation: Generation, length: int, source: int) -> None:
+        """Go on in a finished sequence, under an id of its own: an id is one request's for ever."""
+        sequence = self._new_id()
+        self._ops.append(Rename(sequence, source, length))
+        self.account.rename(sequence, source, length)
+        self._prefixes.copy(source, sequence, generation.ticket, length)
+        self._prefixes.drop(source)
+        generation.sequence, generation.sent = sequence, length
 
     def _extend(self, generation: Generation, length: int) -> None:
         chunk = self.rules.max_chunk
@@ -206,12 +302,20 @@ class Residents:
         return room and len(held.tokens) - count >= LEAST_MATCH
 
     def _evict(self, spared: int = 0) -> bool:
-        """Give up the finished sequence that has been of no use for longest."""
+        """Give up the finished sequence that has been of no use for longest; then the orphan that nobody claims."""
         oldest = self._prefixes.oldest(spared)
         if oldest is None:
-            return False
+            orphan = next(iter(self._orphans), None)
+            if orphan is not None:
+                self._give_up(orphan)
+            return orphan is not None
         self._prefixes.drop(oldest)
         self._ops.append(Drop(oldest))
         self.account.drop(oldest)
         self.counts.evicted += 1
         return True
+
+    def _give_up(self, orphan: int) -> None:
+        del self._orphans[orphan], self._behind[orphan]
+        self._ops.append(Drop(orphan))
+        self.account.drop(orphan)

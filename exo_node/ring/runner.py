@@ -123,6 +123,7 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     from exo_node.ring.drafting import Drafter
     from exo_node.ring.events import Worker
     from exo_node.ring.kv_account import Pool
+    from exo_node.ring.progress import Turns
     from exo_node.ring.runner_engine import EngineThread
     from exo_node.ring.runner_load import LoadedShard, load_shard
     from exo_node.ring.shard import ShardLogic
@@ -130,6 +131,7 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     from exo_node.ring.workers import FollowerWorker, HeadWorker
 
     outlet = LoopOutlet(asyncio.get_running_loop())
+    turns = Turns()
     loading: Future[tuple[LoadedShard, Worker]] = Future()
 
     def load() -> Worker:
@@ -143,7 +145,7 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
             whole_tokens=found.whole_tokens,
             kv_tokens=config.kv_tokens,
         )
-        stage = Stage(loaded.engine, ShardLogic(pool))
+        stage = Stage(loaded.engine, ShardLogic(pool), turns=turns)
         make_drafter = Drafter if loaded.draft is None else loaded.draft.drafter
         worker: Worker = (
             HeadWorker(config.instance_id, stage, outlet, make_drafter)
@@ -160,9 +162,10 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
         traceback.print_exception(error)
         os._exit(1)  # nothing can be computed any more: the daemon sees the end and what was printed
 
-    thread = EngineThread(load, dead)
+    thread = EngineThread(load, dead, turns)
     thread.start()
     # While the engine loads: these take a tenth of a second.
+    from exo_node.ring.liveness import end_process, watch
     from exo_node.ring.runner_service import RingServicer
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
@@ -176,7 +179,10 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
     try:
-        await server.wait_for_termination()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(servicer, turns, end_process))
+            await server.wait_for_termination()
+            watching.cancel()
     finally:
         thread.stop()
         await servicer.close()

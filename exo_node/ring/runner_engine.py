@@ -13,15 +13,22 @@ import time
 from collections.abc import Callable
 
 from exo_node.ring.events import Event, Worker
+from exo_node.ring.progress import Turns
 
 log = logging.getLogger("exo.runner")
+
+MAX_WAIT_S = 3600.0  # a deadline may be further away than the system can wait
 
 
 class EngineThread:
     """Owns the thread and its queue. `post` may be called from any thread and never waits."""
 
-    def __init__(self, load: Callable[[], Worker], on_dead: Callable[[BaseException], None]) -> None:
-        """`load` runs first, on the thread; `on_dead(error)` is called there if anything escapes."""
+    def __init__(
+        self, load: Callable[[], Worker], on_dead: Callable[[BaseException], None], turns: Turns | None = None
+    ) -> None:
+        """`load` runs first, on the thread; `on_dead(error)` is called there if anything escapes. `turns` is told when
+        there is work."""
+        self._turns = turns or Turns()
         self._load = load
         self._on_dead = on_dead
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -53,15 +60,19 @@ class EngineThread:
             try:
                 event = self._events.get_nowait() if worked else self._wait(worker)
             except queue.Empty:
+                self._turns.begin(time.monotonic())
                 worked = worker.advance()
+                self._turns.end(time.monotonic())
                 continue
             if event is None:
                 return False
+            self._turns.begin(time.monotonic())
             worker.handle(event)
+            self._turns.end(time.monotonic())
             worked = True
 
     def _wait(self, worker: Worker) -> Event | None:
         wake_at = worker.wake_at()
         if wake_at is None:
             return self._events.get()
-        return self._events.get(timeout=max(0.001, wake_at - time.monotonic()))
+        return self._events.get(timeout=min(MAX_WAIT_S, max(0.001, wake_at - time.monotonic())))

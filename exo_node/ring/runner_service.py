@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -15,10 +16,12 @@ from typing import Any
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
-from exo_node.ring.events import Cancel, Configure, Event, Lost, StepIn, Submit, Worker
+from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.messages import NO_EPOCH, Epoch
+from exo_node.ring.keeping import kept_message, read_kept
+from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Step
+from exo_node.ring.progress import Awaited
 from exo_node.ring.runner_config import RunnerConfig
 from exo_node.ring.runner_load import LoadedShard
 from exo_node.ring.sampler import Constraint
@@ -33,13 +36,17 @@ from exo_node.ring.wire import (
     read_epoch,
     read_job,
     scheduling_message,
+    step_frame,
 )
-from exo_node.ring.workers import HeadWorker
+from exo_node.ring.workers import HeadWorker, failure_error
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
 from exo_node.types import DTYPE_BYTES
+
+log = logging.getLogger("exo.runner")
 
 # A neighbour may be told its epoch before us and send at once: its stream is read only when ours is here.
 EPOCH_WAIT_S = 10.0
@@ -69,8 +76,10 @@ class RingServicer(RingServiceServicer):
         self._worker = worker
         self._post = post
         self._epoch = NO_EPOCH
+        self._joined = NO_EPOCH  # the epoch of the last Configure: steps of another are not taken
         self._stage = config.stage
         self._n_stages = 1
+        self._silence_s = SILENCE_S
         self._wire = ""  # how hidden states leave for the next stage, for Stats
         self._configured = asyncio.Condition()
         self._inbound: _Inbound | None = None
@@ -95,28 +104,66 @@ class RingServicer(RingServiceServicer):
             if mailbox is not None:
                 mailbox.put(notice)
 
+    # ---- for the watch over progress (liveness.py) ---------------------------------------------------------------
+
+    def silence(self) -> float:
+        """See `liveness.Watched`, as the next three."""
+        return self._silence_s
+
+    def awaited(self) -> Awaited | None:
+        head = self._worker.head if isinstance(self._worker, HeadWorker) else None
+        return None if head is None or self._n_stages == 1 else head.awaited()
+
+    def ring_hangs(self, error: RingBroken) -> None:
+        self._lost(self._epoch, 1, error)
+
+    def engine_hangs(self, seconds: float) -> RingBroken:
+        hangs = f"its engine hangs: it has been at one step for {seconds:.1f} s"
+        error = RingBroken(f"stage {self._stage}: {hangs}", code="engine_hangs")
+        self._fail_callers(self._epoch, error)
+        if self._outbound is not None and not self._config.is_head:
+            failure = Failure(self._stage, "engine_hangs", hangs)
+            step = Step(self._epoch, self._worker.stage.logic.steps + 1, failure=failure)
+            self._outbound.put(step_frame(self._config.instance_id, step).to_bytes())
+        return error
+
     # ---- calls --------------------------------------------------------------------------------------------------
+
+    async def Fence(self, request: ring_pb2.FenceRequest, context: Any) -> ring_pb2.FenceResponse:
+        self._authorize(context)
+        self._check_instance(request.instance_id)
+        epoch = read_epoch(request.epoch)
+        check_newer(epoch, self._epoch)
+        self._epoch = epoch
+        done: Future[Holdings] = Future()
+        old = self._cut_off(epoch)
+        # At once, whatever the engine is busy with.
+        error = RingBroken(f"the ring goes on as epoch {epoch}", code="stale_epoch")
+        for ticket, mailbox in self._mailboxes.items():
+            mailbox.put(Failed(ticket, error))
+        self._post(Fence(epoch, done))
+        if old is not None:
+            await old.close()
+        async with self._configured:
+            self._configured.notify_all()
+        holdings = await asyncio.wrap_future(done)
+        return ring_pb2.FenceResponse(held=[kept_message(one) for one in holdings.held], highest=holdings.highest)
 
     async def Configure(self, request: ring_pb2.ConfigureRequest, context: Any) -> ring_pb2.ConfigureResponse:
         self._authorize(context)
         epoch = self._check(request)
-        # Fence first: from here on nothing of an older epoch gets in or out.
-        self._epoch, self._stage, self._n_stages = epoch, request.stage, request.n_stages
-        error = RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch")
-        if self._inbound is not None:
-            self._inbound.end(error)
-            self._inbound = None
-        old, self._outbound = self._outbound, None
-        if old is not None:
-            await old.close()
-        if self._epoch != epoch:
-            check_newer(epoch, self._epoch)  # another Configure came in meanwhile
+        # From here on nothing of an older epoch gets in or out.
+        self._epoch = self._joined = epoch
+        self._stage, self._n_stages = request.stage, request.n_stages
+        self._silence_s = request.silence_ms / 1000 or SILENCE_S  # an older coordinator says nothing of it
+        old = self._cut_off(epoch)
         if request.n_stages > 1:
             self._outbound = Outbound(
                 epoch=epoch,
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                silence_s=self._silence_s,
                 on_lost=self._downstream_lost,
             )
         done: Future[None] = Future()
@@ -124,7 +171,12 @@ class RingServicer(RingServiceServicer):
         if request.n_stages > 1:
             self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
         dtype = parse_dtype(request.wire_dtype)
-        self._post(Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows))
+        kept, kept_from = read_kept(request.kept), request.kept_from
+        self._post(
+            Configure(epoch, request.stage, request.n_stages, dtype, setup, done, request.int8_rows, kept, kept_from)
+        )
+        if old is not None:
+            await old.close()
         await asyncio.wrap_future(done)
         async with self._configured:
             self._configured.notify_all()
@@ -141,6 +193,9 @@ class RingServicer(RingServiceServicer):
                 if message.instance_id != self._config.instance_id or read_epoch(message.epoch) != inbound.epoch:
                     raise RingBroken(f"step {message.step} is of another instance or epoch than its stream")
                 steps += 1
+                if self._config.is_head and message.HasField("error"):
+                    failure = Failure(message.error.stage, message.error.code, message.error.message)
+                    self._fail_callers(inbound.epoch, failure_error(failure))
                 self._post(StepIn(frame, arrived_ns))
         except asyncio.CancelledError:
             if inbound.error is None:
@@ -174,8 +229,8 @@ class RingServicer(RingServiceServicer):
                 for notice in await mailbox.take():
                     if isinstance(notice, Failed):
                         failed = notice
-                    else:
-                        deltas.append(notice)
+                        break  # what a step that a Fence found running gave comes later still
+                    deltas.append(notice)
                 finished = failed is not None or deltas[-1].finish is not None
                 if deltas:
                     yield delta_message(mailbox.epoch, deltas)
@@ -199,6 +254,7 @@ class RingServicer(RingServiceServicer):
             weight_bytes=self._loaded.report.weight_bytes,
             kv_bytes=self._loaded.report.kv_bytes,
             kv_bytes_used=self._worker.stage.kv_bytes(),
+            computed_tokens=self._worker.stage.computed_tokens,
             rss_bytes=self._process.memory_info().rss,
             info={**self._loaded.info, "wire": self._wire} if self._wire else dict(self._loaded.info),
         )
@@ -242,8 +298,14 @@ class RingServicer(RingServiceServicer):
     def _check(self, request: ring_pb2.ConfigureRequest) -> Epoch:
         self._check_instance(request.instance_id)
         epoch = read_epoch(request.epoch)
-        check_newer(epoch, self._epoch)
+        if epoch != self._epoch or epoch == self._joined:  # else it is the one that a Fence told of
+            check_newer(epoch, self._epoch)
         parse_dtype(request.wire_dtype)
+        kept = read_kept(request.kept)
+        if kept and request.kept_from > request.n_stages:
+            raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
+        if kept and self._config.is_head and request.next_sequence <= kept[-1].sequence:
+            raise InvalidRequest("next_sequence must be larger than every id that is kept", param="next_sequence")
         if not request.stage < request.n_stages:
             raise InvalidRequest(f"stage {request.stage} of {request.n_stages} does not exist", param="stage")
         if (request.stage == 0) != self._config.is_head:
@@ -257,6 +319,16 @@ class RingServicer(RingServiceServicer):
             if self._config.is_head and not 0 < wanted <= held:
                 raise InvalidRequest(f"{name} is {wanted}; this shard was loaded for 1 to {held}", param=name)
         return epoch
+
+    def _cut_off(self, epoch: Epoch) -> Outbound | None:
+        """End the stream from the stage before, and have the engine begin nothing older than `epoch`; the stream to the
+        next stage is the caller's to close."""
+        self._worker.stage.cutoff = epoch
+        if self._inbound is not None:
+            self._inbound.end(RingBroken(f"the ring was set up anew as epoch {epoch}", code="stale_epoch"))
+            self._inbound = None
+        old, self._outbound = self._outbound, None
+        return old
 
     def _setup(self, request: ring_pb2.ConfigureRequest, epoch: Epoch) -> RingSetup:
         width = DTYPE_BYTES[parse_dtype(request.wire_dtype)]
@@ -274,6 +346,9 @@ class RingServicer(RingServiceServicer):
             prefix_cache=self._config.prefix_cache,
             speculation=self._config.speculation,
             reproducible=self._config.reproducible,
+            kept=read_kept(request.kept),
+            kept_from=request.kept_from if request.kept else 0,
+            next_sequence=request.next_sequence or 1,
         )
 
     async def _open_inbound(self, context: Any) -> _Inbound:
@@ -283,13 +358,13 @@ class RingServicer(RingServiceServicer):
         if not slash or not counter.isdecimal():
             raise RingBroken(f"a step stream without a valid {EPOCH_KEY} in its metadata")
         epoch = Epoch(int(counter), coordinator)
-        if epoch > self._epoch:
+        if epoch >= self._epoch and epoch != self._joined:
             try:
                 async with asyncio.timeout(EPOCH_WAIT_S), self._configured:
-                    await self._configured.wait_for(lambda: self._epoch >= epoch)
+                    await self._configured.wait_for(lambda: self._epoch > epoch or self._joined == epoch)
             except TimeoutError:
                 pass
-        if epoch != self._epoch:
+        if epoch != self._epoch or epoch != self._joined:
             raise RingBroken(f"a step stream of epoch {epoch}; this runner is at {self._epoch}", code="stale_epoch")
         if self._inbound is not None:
             raise RingBroken(f"epoch {epoch} has a step stream already")
@@ -301,13 +376,22 @@ class RingServicer(RingServiceServicer):
     def _upstream_lost(self, epoch: Epoch) -> None:
         stage = (self._stage - 1) % self._n_stages
         error = PeerUnavailable(f"stage {stage} of the ring is gone: its stream ended")
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
 
     def _downstream_lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
         """The next stage is gone: the head learns it from here, a follower tells the stage before."""
         if epoch != self._epoch:
             return
-        self._post(Lost(epoch, stage, error))
+        self._lost(epoch, stage, error)
         if not self._config.is_head and self._inbound is not None:
             self._inbound.end(error)
             self._inbound = None
+
+    def _lost(self, epoch: Epoch, stage: int, error: ExoError) -> None:
+        """The epoch is over. Callers hear it at once: the engine may be at a long step, and learns it after that."""
+        log.warning("epoch %s: %s", epoch, error.message)
+        self._fail_callers(epoch, error)
+        self._post(Lost(epoch, stage, error))
+
+    def _fail_callers(self, epoch: Epoch, error: ExoError) -> None:
+        self.deliver([Failed(ticket, error) for ticket, one in self._mailboxes.items() if one.epoch == epoch])

@@ -32,7 +32,8 @@ class Job:
 
     `grammar` binds the last `begun` tokens of the prompt and all that follows; `complete`: nothing may follow already.
     `client`: who asks (an API key's id, "" where none is needed): slots are shared out fairly among clients, and a
-    prompt's beginning is found again only in what the same one has sent.
+    prompt's beginning is found again only in what the same one has sent. `sequence`: where its KV was when the ring was
+    lost (`Delta.sequence`), 0 = nowhere.
     """
 
     request_id: str
@@ -50,6 +51,12 @@ class Job:
     pooling: Pooling | None = None
     client: str = ""
     priority: Priority = "normal"
+    sequence: int = 0
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it ran before."""
+        return bool(self.generated or self.attempt)
 
     @property
     def reads(self) -> bool:
@@ -106,7 +113,8 @@ class TokenChoice:
 class Delta:
     """A token of the generation `ticket`. `index` counts generated tokens from 0; `choice` is None where a resumed
     generation was already complete, or where `prompt` or `vector` tell of the prompt (prompt_reading.py). The times are
-    on the first token's only, and so is how much of the prompt was `cached`."""
+    on the first token's only, and so is how much of the prompt was `cached`, and of a resumed one `replayed`: known
+    tokens that were computed again, in any stage. `sequence`: where its KV is, where that is new; else 0."""
 
     ticket: int
     index: int
@@ -117,6 +125,8 @@ class Delta:
     prompt: tuple[TokenChoice, ...] = ()
     vector: bytes = b""
     cached: int = 0
+    replayed: int = 0
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,8 @@ class Generation:
     """A running or waiting generation.
 
     `sent` tokens are cached or on their way, drafts not counted; `in_flight` rows are not home; `drafts` are those of
-    the row that is not. It is `decoding` once everything that was known at its admission (`prefill` tokens) is sent.
+    the row that is not. It is `decoding` once everything that was known at its admission (`prefill` tokens) is sent. Of
+    its first `kept` tokens some stages have lost nothing: only the others, from `lost_from` on, compute them.
     """
 
     ticket: int
@@ -151,6 +162,10 @@ class Generation:
     first: bool = True
     read: int = 0  # outputs of the prompt that were told already, where its log-probabilities are wanted
     cached: int = 0  # of the prompt, when it was first admitted
+    replayed: int = 0  # known tokens that were not there for all stages
+    kept: int = 0
+    lost_from: int = 0
+    told: int = 0  # the sequence that its caller knows of
     drafts: tuple[int, ...] = ()
     order: int = 0  # of admission: the larger, the sooner another may take its memory
     since: int = 0  # the step of its admission; then that of the end of its prompt

@@ -6,11 +6,12 @@ ends the epoch. Nothing is ever trimmed unless a row says `rollback`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exo_node.errors import RingBroken
 from exo_node.ring.kv_account import KvAccount, Pool
-from exo_node.ring.messages import NO_EPOCH, Copy, Drop, Epoch, Row, Step
+from exo_node.ring.messages import NO_EPOCH, Copy, Drop, Epoch, Kept, Op, Rename, Row, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class ShardLogic:
         self._account = KvAccount(self.pool)
         self._free = list(range(pool.slots))
         self._highest = 0  # ids ascend at first use, so one number tells used ids from new ones
+        self._known: set[int] = set()  # used ids that may come again: other stages have kept what this one has not
+        self._fenced = False
+        self._in_doubt = False  # a step is under way, or broke off: what the engine holds may not be what is said here
 
     @property
     def sequences(self) -> int:
@@ -71,25 +75,78 @@ class ShardLogic:
         """Why this epoch is over, or None."""
         return self._broken
 
-    def configure(self, epoch: Epoch, stage: int, n_stages: int) -> tuple[Truncate, ...]:
-        """Start `epoch`, forgetting everything; only a larger one is accepted. Returns calls that empty the pool."""
+    @property
+    def highest(self) -> int:
+        """The largest sequence id that was ever used, as far as it is known here."""
+        return self._highest
+
+    def fence(self, epoch: Epoch) -> tuple[Kept, ...]:
+        """End what runs and wait for the Configure of `epoch`, which is larger. Returns what is held, by id.
+
+        Nothing, where a step broke off half-way: nobody knows what the engine holds then.
+        """
         check_newer(epoch, self.epoch)
+        self.epoch, self._fenced = epoch, True
+        self.breaks(f"epoch {epoch} has begun and waits for its Configure")
+        account = self._account
+        return () if self._in_doubt else tuple(Kept(s, account.length(s), account.most(s)) for s in sorted(self._slots))
+
+    def configure(
+        self, epoch: Epoch, stage: int, n_stages: int, kept: Sequence[Kept] = (), kept_from: int = 0
+    ) -> tuple[Truncate, ...]:
+        """Start `epoch`: a larger one than ours, or the fence's. Returns calls that leave in the pool what is kept;
+        the caller says by `ran` that the engine has done them.
+
+        A stage cuts the sequences that it is to hold of those `kept` to their lengths, and forgets all others; but it
+        takes rows of these ids. Raises `RingBroken`, with nothing changed, where it does not hold what it is to keep.
+        Ids that were used before a fence stay used.
+        """
+        fenced = self._fenced and epoch == self.epoch
+        if not fenced:
+            check_newer(epoch, self.epoch)
         if not 0 <= stage < n_stages:
             raise RingBroken(f"stage {stage} of {n_stages} does not exist", code="bad_configuration", status=400)
-        calls = tuple(Truncate(slot, 0) for slot in sorted(self._slots.values()))
+        mine = {one.sequence: one.length for one in kept if one.is_held(stage, kept_from)}
+        for sequence, length in mine.items():
+            self._check_kept(sequence, length, fenced)
+        slots, account = {one: self._slots[one] for one in mine}, KvAccount(self.pool)
+        calls = [Truncate(slot, 0) for slot in range(self.pool.slots) if slot not in slots.values()]
+        for sequence, length in mine.items():
+            if length < self._account.length(sequence):
+                calls.append(Truncate(slots[sequence], length))
+            account.keep(Kept(sequence, length, self._account.most(sequence)))
         self.epoch, self.stage, self.n_stages = epoch, stage, n_stages
-        self.steps = self._highest = 0
-        self._broken = None
-        self._slots, self._account = {}, KvAccount(self.pool)
-        self._free = list(range(self.pool.slots))
-        return calls
+        self.steps = 0
+        self._broken, self._fenced, self._in_doubt = None, False, True
+        self._slots, self._account = slots, account
+        self._free = [slot for slot in range(self.pool.slots) if slot not in slots.values()]
+        used = {one.sequence for one in kept}
+        self._known = used - mine.keys()
+        self._highest = max(used | {self._highest if fenced else 0})
+        return tuple(calls)
+
+    def _check_kept(self, sequence: int, length: int, fenced: bool) -> None:
+        held = 0 if self._in_doubt or not fenced else self._account.length(sequence)
+        if not 0 < length <= held or (length < held and not self._account.can_cut(sequence, length)):
+            why = "which this stage was not fenced for" if not fenced else f"this stage can give of {held}"
+            raise RingBroken(
+                f"{length} tokens of sequence {sequence} are to be kept, {why}: fence it again, and keep less",
+                code="cannot_keep",
+                status=409,
+            )
 
     def breaks(self, reason: str) -> None:
         """Note that the epoch is over: every further step is refused."""
         self._broken = self._broken or reason
 
+    def ran(self) -> None:
+        """The engine has done all that `plan` or `configure` said last."""
+        self._in_doubt = False
+
     def plan(self, step: Step) -> StepPlan:
-        """Check `step` and account for it. Raises `RingBroken`, after which the epoch is over on this stage."""
+        """Check `step` and account for it. Raises `RingBroken`, after which the epoch is over on this stage.
+
+        The caller says by `ran` that the engine has done it."""
         if self._broken is not None:
             raise RingBroken(self._broken)
         try:
@@ -108,9 +165,10 @@ class ShardLogic:
                 f"step {step.number} arrived where step {self.steps + 1} was due: lost, doubled or out of order"
             )
         self.steps = step.number
+        self._in_doubt = True
         calls: list[Truncate | CopySlot] = []
         for op in step.ops:
-            calls.append(self._drop(op.sequence) if isinstance(op, Drop) else self._copy(op))
+            calls += self._operate(op)
         seen: set[int] = set()
         slots: list[int] = []
         n_computed = 0
@@ -157,7 +215,7 @@ class ShardLogic:
                 f"the pool's context is {self.pool.context}"
             )
         if slot is None:
-            slot = self._take(row.sequence)
+            slot = self._take(row.sequence, known=row.sequence in self._known)
         self._account.hold(row.sequence, row.position + row.length)
         self._check_room()
         return slot
@@ -167,16 +225,34 @@ class ShardLogic:
             missing = -self._account.free_tokens
             raise RingBroken(f"the KV pool holds {self._account.kv_tokens} tokens; the steps ask for {missing} more")
 
-    def _take(self, sequence: int) -> int:
+    def _new_id(self, sequence: int) -> None:
         if sequence <= self._highest:
             raise RingBroken(f"sequence id {sequence} was used before")
+        self._highest = sequence
+
+    def _take(self, sequence: int, *, known: bool = False) -> int:
+        if known:
+            self._known.remove(sequence)
+        else:
+            self._new_id(sequence)
         if not self._free:
             raise RingBroken(f"no free KV slot for sequence {sequence}: all {self.pool.slots} are in use")
-        self._highest = sequence
         slot = min(self._free)
         self._free.remove(slot)
         self._slots[sequence] = slot
         return slot
+
+    def _operate(self, op: Op) -> list[Truncate | CopySlot]:
+        match op:
+            case Drop(sequence) if sequence in self._known:
+                self._known.remove(sequence)
+                return []
+            case Drop(sequence):
+                return [self._drop(sequence)]
+            case Copy():
+                return [self._copy(op)]
+            case Rename():
+                return self._rename(op)
 
     def _drop(self, sequence: int) -> Truncate:
         slot = self._slots.pop(sequence, None)
@@ -186,18 +262,31 @@ class ShardLogic:
         self._free.append(slot)
         return Truncate(slot, 0)
 
-    def _copy(self, op: Copy) -> CopySlot:
+    def _rename(self, op: Rename) -> list[Truncate | CopySlot]:
+        slot = self._source(op, "renamed")
+        held = self._account.length(op.source)
+        self._new_id(op.target)
+        self._slots[op.target] = self._slots.pop(op.source)
+        self._account.rename(op.target, op.source, op.length)
+        return [Truncate(slot, op.length)] if op.length < held else []
+
+    def _source(self, op: Copy | Rename, done: str) -> int:
+        """The slot of `op.source`, which has what `op` wants of it."""
         source = self._slots.get(op.source)
         if source is None:
-            raise RingBroken(f"sequence {op.source} is to be copied but is not here")
+            raise RingBroken(f"sequence {op.source} is to be {done} but is not here")
         held = self._account.length(op.source)
         if not 0 < op.length <= held:
-            raise RingBroken(f"{op.length} tokens of sequence {op.source} are to be copied; it holds {held}")
+            raise RingBroken(f"{op.length} tokens of sequence {op.source} are to be {done}; it holds {held}")
         if not self._account.can_cut(op.source, op.length):
             raise RingBroken(
-                f"{op.length} tokens of sequence {op.source} are to be copied, which holds {held}; "
+                f"{op.length} tokens of sequence {op.source} are to be {done}, which holds {held}; "
                 f"this stage keeps {self.pool.rollback_depth} to roll back"
             )
+        return source
+
+    def _copy(self, op: Copy) -> CopySlot:
+        source = self._source(op, "copied")
         target = self._take(op.target)
         self._account.copy(op.target, op.source, op.length)
         self._check_room()

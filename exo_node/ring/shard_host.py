@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exo_node.cluster.placement import draft_pool
 from exo_node.cluster.reservations import ReservationLedger
+from exo_node.cluster.stage_memory import draft_pool
 from exo_node.engine.select import check_supported
-from exo_node.errors import DigestMismatch, InvalidRequest, ModelNotFound, NoCapacity
+from exo_node.errors import DigestMismatch, InvalidRequest, ModelNotFound, NoCapacity, RingBroken
 from exo_node.models.catalog import LocalModel, RemoteModel
 from exo_node.models.vocabulary import check_same_vocabulary
+from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
 from exo_node.transport.convert import instance_from_pb, shard_from_pb
@@ -63,6 +64,7 @@ class ShardHost:
         self._free_memory = free_memory
         self._changed = changed
         self._supervisor = RunnerSupervisor(on_exit=self._runner_ended)
+        self._loaded: dict[ShardKey, node_pb2.LoadShardRequest] = {}
         self.committed: dict[str, Instance] = {}  # instances of which this node holds a shard
         self._ended: list[Instance] = []
 
@@ -94,6 +96,7 @@ class ShardHost:
         now = time.monotonic()
         self._ledger.reserve(
             request.instance_id,
+            request.stage,
             request.device,
             request.bytes,
             free=self._free_memory(),
@@ -103,15 +106,21 @@ class ShardHost:
         return node_pb2.ReserveShardResponse(memory_free=self.memory_free())
 
     async def load_shard(self, request: node_pb2.LoadShardRequest) -> AsyncGenerator[node_pb2.LoadProgress, None]:
-        """Load one shard into a runner of its own; the last message holds `ready`. Closing the generator undoes it."""
+        """Load one shard into a runner of its own; the last message holds `ready`. Closing the generator undoes it.
+
+        One that is here already, also as a spare, answers at once.
+        """
         key = (request.instance_id, request.stage)
+        if (found := self._found(key, request)) is not None:
+            yield self._ready(found)
+            return
         updates: asyncio.Queue[node_pb2.LoadProgress] = asyncio.Queue()
 
         def progress(stage: str, done: int, total: int) -> None:
             updates.put_nowait(node_pb2.LoadProgress(stage=stage, done=done, total=total))
 
         # While this call runs, the coordinator is there: the reservation needs no lease.
-        self._ledger.hold(request.instance_id, request.device)
+        self._ledger.hold(*key)
         work = asyncio.create_task(self._load(key, request, progress))
         try:
             while not work.done() or not updates.empty():
@@ -129,7 +138,10 @@ class ShardHost:
             await self._drop(key)
             raise
         # Outside the try: a caller that has got this needs no more and may close the generator.
-        yield node_pb2.LoadProgress(
+        yield self._ready(ready)
+
+    def _ready(self, ready: RunnerReady) -> node_pb2.LoadProgress:
+        return node_pb2.LoadProgress(
             stage="ready",
             ready=node_pb2.ShardReady(
                 port=ready.port,
@@ -143,6 +155,25 @@ class ShardHost:
                 wire_int8="off" if self._runner_settings.reproducible else self._runner_settings.wire_int8,
             ),
         )
+
+    def _found(self, key: ShardKey, request: node_pb2.LoadShardRequest) -> RunnerReady | None:
+        """The runner that holds what is asked for, if there is one; a spare becomes that stage's."""
+        for other in (key, (key[0], SPARE_STAGE + key[1])):
+            ready, held = self._supervisor.ready(other), self._loaded.get(other)
+            if ready is None or held is None:
+                continue
+            wanted = node_pb2.LoadShardRequest()
+            wanted.CopyFrom(request)
+            wanted.stage, wanted.lease_ms = held.stage, held.lease_ms
+            if wanted != held:
+                continue
+            if other != key:
+                self._supervisor.rename(other, key)
+                self._ledger.rename(key[0], other[1], key[1])
+                self._loaded[key] = self._loaded.pop(other)
+                self._changed()
+            return ready
+        return None
 
     async def _load(
         self, key: ShardKey, request: node_pb2.LoadShardRequest, progress: Callable[[str, int, int], None]
@@ -187,7 +218,8 @@ class ShardHost:
         }
         ready = await self._supervisor.load(key, config, {}, progress)
         now = time.monotonic()
-        self._ledger.commit(request.instance_id, request.device, until=now + request.lease_ms / 1000)
+        self._ledger.commit(*key, until=now + request.lease_ms / 1000)
+        self._loaded[key] = request
         self._changed()
         return ready
 
@@ -224,11 +256,19 @@ class ShardHost:
 
     async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
         """End the shard's runner and give its memory back; also undoes a mere reservation."""
-        return node_pb2.UnloadShardResponse(found=await self._drop((request.instance_id, request.stage)))
+        key = (request.instance_id, request.stage)
+        return node_pb2.UnloadShardResponse(found=await self._drop(key, at_once=request.at_once))
 
     async def commit_instance(self, request: node_pb2.CommitInstanceRequest) -> node_pb2.CommitInstanceResponse:
         """Remember the instance; its head's daemon renews the lease from now on."""
         instance = instance_from_pb(request.instance)
+        old = self.committed.get(instance.instance_id)
+        if old is not None and old.epoch > instance.epoch:
+            raise RingBroken(
+                f"instance {instance.instance_id} is at epoch {old.epoch} here, not {instance.epoch}",
+                code="stale_epoch",
+                status=409,
+            )
         if not any(instance_id == instance.instance_id for instance_id, _ in self.shards()):
             raise NoCapacity(f"no shard of instance {instance.instance_id} is on this node any more: load it again")
         self.committed[instance.instance_id] = instance
@@ -277,22 +317,29 @@ class ShardHost:
             return None
         return None if isinstance(where, RemoteModel) else _path(where)
 
-    async def _drop(self, key: ShardKey) -> bool:
-        found = await self._supervisor.unload(key)
-        if not any(instance_id == key[0] for instance_id, _ in self.shards()):
-            found = self._forget(key[0]) or found
+    async def _drop(self, key: ShardKey, *, at_once: bool = False) -> bool:
+        found = await self._supervisor.unload(key, at_once=at_once)
+        found = self._give_back(key) or found
         self._changed()
         return found
 
-    def _forget(self, instance_id: str) -> bool:
+    def _give_back(self, key: ShardKey) -> bool:
+        """The memory of a shard that is gone; with the last one of its instance here, all that is known of that."""
+        self._loaded.pop(key, None)
+        found = self._ledger.release(*key)
+        if not self._ledger.holds(key[0]):
+            self._forget(key[0])
+        return found
+
+    def _forget(self, instance_id: str) -> None:
         self.committed.pop(instance_id, None)
-        return self._ledger.release(instance_id)
+        self._ledger.release(instance_id)
 
     def _runner_ended(self, key: ShardKey, code: int) -> None:
-        if not any(instance_id == key[0] for instance_id, _ in self.shards()):
-            if (instance := self.committed.get(key[0])) is not None:
-                self._ended.append(instance)
-            self._forget(key[0])
+        instance = self.committed.get(key[0])
+        self._give_back(key)
+        if instance is not None and key[0] not in self.committed:
+            self._ended.append(instance)
         self._changed()
 
 

@@ -58,7 +58,9 @@ class Slots:
             self._admitted += 1
             generation.order, generation.since = self._admitted, step
             if generation.admitted is None:
-                generation.admitted, generation.cached = now, generation.sent
+                generation.admitted = now
+                generation.cached = 0 if generation.kept else generation.sent  # what it has kept itself was no hit
+            generation.replayed += generation.prefill - generation.sent
             self.running[generation.ticket] = generation
             self.prefilling.append(generation)
             self.waiting.charge(generation, (generation.prefill - generation.sent) * PROMPT_SHARE)
@@ -68,6 +70,7 @@ class Slots:
         found = self._residents.look_again(generation)
         if found:
             self.waiting.charge(generation, -found * PROMPT_SHARE)
+            generation.replayed -= found
             if not generation.back:
                 generation.cached = found
 

@@ -64,9 +64,12 @@ class StepMaker:
         step = Step(self._setup.epoch, flight.newest + 1, ops, tuple(row for row, _ in rows))
         tokens = tuple(_ids(row, one) for row, one in rows)
         flown = tuple((row, one.ticket) for row, one in rows)
-        account = residents.account
         n_bytes = n_tokens * self._setup.vector_bytes
-        flight.send(Flown(flown, account.sequences, account.cached_tokens, n_bytes, n_tokens, bool(decoding), now))
+        n_stages = self._setup.n_stages
+        pools = tuple(residents.pool(stage) for stage in range(n_stages))
+        if any(row.last_stage - row.first_stage < n_stages - 1 for row, _ in flown):
+            n_tokens = 0  # its times tell nothing of a usual step
+        flight.send(Flown(flown, pools, n_bytes, n_tokens, bool(decoding), now))
         return Outgoing(step, tokens)
 
     def _plan(self) -> None:
@@ -106,7 +109,10 @@ class StepMaker:
         chunk = self._setup.max_chunk
         budget = chunk
         if self._setup.reproducible:
-            coming = coming[:1]
+            # What was generated goes token by token, of all that come back together; of prompts one chunk.
+            prompts = [one for one in coming if one.sent < len(one.job.prompt)]
+            coming = [one for one in coming if one not in prompts[1:]]
+            budget += len(coming)
         else:
             if slots.n_decoding and not decoding and len(flight) >= self._setup.n_stages:
                 return []  # every stage has work; more would only stand in the way of the rows that decode
@@ -125,7 +131,9 @@ class StepMaker:
             if self._setup.reproducible:
                 length = _fixed_chunk(generation, chunk)
             else:
-                length = min(generation.prefill - generation.sent, budget)
+                # Rows of what some stages have kept end where that does.
+                end = generation.kept if generation.sent < generation.kept else generation.prefill
+                length = min(end - generation.sent, budget)
             budget -= length
             if slots.make_room(generation, generation.sent + length, flight.newest):
                 picked.append((generation, length))
@@ -161,11 +169,14 @@ class StepMaker:
         return self._row(generation, position, length, n_outputs)
 
     def _row(self, generation: Generation, position: int, length: int, n_outputs: int) -> Row:
+        first, last = 0, self._setup.n_stages - 1
         held = self._residents.account.length(generation.sequence) if generation.sequence > 0 else 0
+        if position < generation.kept:
+            first, last = generation.lost_from, self._setup.kept_from - 1
+            held = position
         generation.in_flight += 1
         self._residents.sent(generation, position + length)
-        last = self._setup.n_stages - 1
-        return Row(generation.sequence, position, length, n_outputs, position < held, 0, last)
+        return Row(generation.sequence, position, length, n_outputs, position < held, first, last)
 
 
 def _ids(row: Row, generation: Generation) -> Sequence[int]:

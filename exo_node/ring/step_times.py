@@ -25,6 +25,10 @@ class StepTimes:
     def known(self) -> bool:
         return bool(self._means)
 
+    def knows(self, tokens: int) -> bool:
+        """Whether a step of about this size was measured."""
+        return (tokens - 1).bit_length() in self._means
+
     def add(self, tokens: int, seconds: float) -> None:
         bucket = (tokens - 1).bit_length()
         found = self._means.get(bucket)
@@ -100,3 +104,8 @@ class RingTimes:
         if trip is None:
             trip = self._trips[tokens] = sum(stage.of(tokens) for stage in self._stages) + self._hops
         return trip
+
+    def known_trip(self, tokens: int) -> float | None:
+        """The same for a size that was measured, else None; changes nothing here, so that any thread may ask."""
+        known = tokens > 0 and self._stages[0].knows(tokens)
+        return sum(stage.of(tokens) for stage in self._stages) + self._hops if known else None

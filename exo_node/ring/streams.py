@@ -46,7 +46,7 @@ class Mailbox:
 
 class Outbound:
     """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
-    `on_lost(error)` is called once."""
+    `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Outbound:
         next_stage: int,
         address: str,
         token: str,
+        silence_s: float,
         on_lost: Callable[[Epoch, int, ExoError], None],
     ) -> None:
         self.epoch = epoch
@@ -62,6 +63,7 @@ class Outbound:
         self._address = address
         self._metadata = ((TOKEN_KEY, token), (EPOCH_KEY, str(epoch)))
         self._on_lost = on_lost
+        self._options = channel_options(MAX_STEP, silence_s)
         self._queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,7 +86,7 @@ class Outbound:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        async with grpc.aio.insecure_channel(grpc_target(self._address), options=channel_options(MAX_STEP)) as channel:
+        async with grpc.aio.insecure_channel(grpc_target(self._address), options=self._options) as channel:
             call = open_steps(channel, self._metadata)
             watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
             watch.add_done_callback(lambda _: self._filled.set())

@@ -113,14 +113,20 @@ class RunnerSupervisor:
         log.info("runner %s/%d ready on port %d", key[0][:8], key[1], runner.ready.port)
         return runner.ready
 
-    async def unload(self, key: ShardKey) -> bool:
-        """End a runner and free its memory; False when there is none."""
+    def rename(self, old: ShardKey, new: ShardKey) -> None:
+        """A runner takes another stage. Raises `KeyError` when there is none."""
+        runner = self._runners.pop(old)
+        runner.key = new
+        self._runners[new] = runner
+
+    async def unload(self, key: ShardKey, *, at_once: bool = False) -> bool:
+        """End a runner and free its memory; False when there is none. `at_once`: it may hang."""
         runner = self._runners.get(key)
         if runner is None:
             return False
         self._unloading.add(key)
         try:
-            await self._end(runner, grace=END_GRACE_S)
+            await self._end(runner, grace=0.0 if at_once else END_GRACE_S)
         finally:
             self._unloading.discard(key)
         return True

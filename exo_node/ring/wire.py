@@ -8,7 +8,7 @@ from exo_node.engine.base import Hidden
 from exo_node.errors import InvalidRequest, RingBroken
 from exo_node.ring.head import Head
 from exo_node.ring.int8_rows import pack, unpack
-from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Report, Row, Step
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Op, Rename, Report, Row, Step
 from exo_node.ring.sequences import Delta, Job, Pooling, Priority, TokenChoice
 from exo_node.transport.codec import StepFrame, put_payload, take_payload
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -35,10 +35,13 @@ def step_frame(instance_id: str, step: Step, *, int8: bool = False) -> StepFrame
     message.epoch.counter = step.epoch.counter
     message.epoch.coordinator = step.epoch.coordinator
     for op in step.ops:
-        if isinstance(op, Drop):
-            message.ops.add(drop=op.sequence)
-        else:
-            message.ops.add().copy.CopyFrom(ring_pb2.Copy(target=op.target, source=op.source, length=op.length))
+        match op:
+            case Drop(sequence):
+                message.ops.add(drop=sequence)
+            case Copy(target, source, length):
+                message.ops.add().copy.CopyFrom(ring_pb2.Copy(target=target, source=source, length=length))
+            case Rename(target, source, length):
+                message.ops.add().rename.CopyFrom(ring_pb2.Rename(target=target, source=source, length=length))
     for row in step.rows:
         message.rows.add(
             sequence=row.sequence,
@@ -73,7 +76,8 @@ def _put_result(frame: StepFrame, step: Step, int8: bool) -> None:
     hidden = step.hidden
     if hidden is not None:
         put_payload(frame, hidden.dtype, hidden.shape, hidden.data)
-        if int8:
+        # What is only passed on may be short of vectors; it comes in a replay, once.
+        if int8 and hidden.shape[0] == sum(row.length for row in step.rows):
             packed, pieces = pack(hidden, step.rows)
             if packed:
                 frame.message.int8_rows.extend(packed)
@@ -136,6 +140,8 @@ def _read_op(op: ring_pb2.Op) -> Op:
             return Drop(op.drop)
         case "copy":
             return Copy(op.copy.target, op.copy.source, op.copy.length)
+        case "rename":
+            return Rename(op.rename.target, op.rename.source, op.rename.length)
         case _:
             raise RingBroken("a step carries an operation that this version does not know: update this node")
 
@@ -157,6 +163,7 @@ def read_job(request: ring_pb2.GenerateRequest, now: float) -> Job:
         begun=request.grammar.begun,
         client=request.client,
         priority=_read_priority(request.priority),
+        sequence=request.sequence,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -220,7 +227,8 @@ def delta_message(epoch: Epoch, deltas: list[Delta]) -> ring_pb2.GenerateDelta:
     for delta in deltas:
         if delta.prefill_us or delta.queue_us:
             message.prefill_us, message.queue_us = delta.prefill_us, delta.queue_us
-            message.cached_tokens = delta.cached
+            message.cached_tokens, message.replayed_tokens = delta.cached, delta.replayed
+        message.sequence = delta.sequence or message.sequence
         for told in delta.prompt:
             _put_logprob(message.prompt_logprobs.add(), told)
         choice = delta.choice

@@ -14,7 +14,7 @@ from typing import Any
 
 from exo_node.errors import EngineFailed, ExoError, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.ring.drafting import Drafter, Drafting
-from exo_node.ring.events import Cancel, Configure, Event, Lost, Outlet, StepIn, Submit
+from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, Outlet, StepIn, Submit
 from exo_node.ring.head import Head
 from exo_node.ring.head_data import Outgoing
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
@@ -51,6 +51,8 @@ class FollowerWorker:
                 self._step(frame, arrived_ns)
             case Configure():
                 _configure(self.stage, event)
+            case Fence():
+                _fence(self.stage, event)
             case Lost(epoch, stage, error):
                 self._lost(epoch, stage, error)
             case _:
@@ -65,8 +67,8 @@ class FollowerWorker:
     def _step(self, frame: StepFrame, arrived_ns: int) -> None:
         begun = self.stage.clock_ns()
         logic = self.stage.logic
-        if read_epoch(frame.message.epoch) != logic.epoch:
-            return  # of an epoch that a Configure has ended since this arrived
+        if self.stage.is_over(read_epoch(frame.message.epoch)):
+            return  # a Fence or a Configure has ended its epoch since this arrived
         step = read_or_fail(frame, logic.stage, reports=False)
         decoded = self.stage.clock_ns()
         result = self.stage.run(step)
@@ -123,11 +125,14 @@ class HeadWorker:
                     self._fail(error)
             case Configure():
                 self._configure(event)
+            case Fence(epoch):
+                if _fence(self.stage, event) and self.head is not None:
+                    self._fail(RingBroken(f"the ring goes on as epoch {epoch}", code="stale_epoch"))
 
     def advance(self) -> bool:
         """Send or run one micro-batch."""
         head = self.head
-        if head is None:
+        if head is None or self.stage.is_over(self._epoch):
             return False
         now = time.monotonic()
         if now >= head.next_deadline:
@@ -183,7 +188,7 @@ class HeadWorker:
         self._outlet.send(step.epoch, frame.to_bytes())
 
     def _step_home(self, frame: StepFrame, arrived_ns: int) -> None:
-        if self.head is None or read_epoch(frame.message.epoch) != self._epoch:
+        if self.head is None or self.stage.is_over(read_epoch(frame.message.epoch)):
             return
         step = read_or_fail(frame, self.stage.logic.n_stages - 1)
         total_us = (arrived_ns - self._sent_ns.pop(step.number, arrived_ns)) // 1000
@@ -283,9 +288,22 @@ def failure_error(failure: Failure) -> ExoError:
 def _configure(stage: Stage, event: Configure) -> bool:
     """Run a Configure; its result or error goes to the waiting call."""
     try:
-        stage.configure(event.epoch, event.stage, event.n_stages, event.wire_dtype, event.int8_rows)
+        stage.configure(
+            event.epoch, event.stage, event.n_stages, event.wire_dtype, event.int8_rows, event.kept, event.kept_from
+        )
     except ExoError as error:
         event.done.set_exception(error)
         return False
     event.done.set_result(None)
+    return True
+
+
+def _fence(stage: Stage, event: Fence) -> bool:
+    """Run a Fence; what the stage holds, or the error, goes to the waiting call."""
+    try:
+        held = stage.fence(event.epoch)
+    except ExoError as error:
+        event.done.set_exception(error)
+        return False
+    event.done.set_result(Holdings(held, stage.logic.highest))
     return True

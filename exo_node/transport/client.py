@@ -16,7 +16,15 @@ from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, s
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
 from exo_node.transport.handshake import ClientHandshake, Party, Session
-from exo_node.transport.server import KEEPALIVE, MAX_RECEIVE, grpc_target, target_of
+from exo_node.transport.server import (
+    KEEPALIVE_MS,
+    KEEPALIVE_TIMEOUT_MS,
+    MAX_RECEIVE,
+    grpc_target,
+    impatient,
+    pings,
+    target_of,
+)
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
 from exo_node.types import NodeInfo, NodeState, PeerLink
@@ -29,7 +37,8 @@ EOF: Any = vars(grpc.aio)["EOF"]  # not in the type stubs
 SILENCE_S = 2.0  # a peer that beats twice a second and says nothing for this long hangs or is cut off
 
 
-def channel_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
+def channel_options(max_receive: int = MAX_RECEIVE, silence_s: float | None = None) -> list[tuple[str, Any]]:
+    """`silence_s`: the peer is gone when it answers nothing for so long; None leaves that to gRPC's slow pings."""
     return [
         ("grpc.enable_http_proxy", 0),  # peers are in our own network; a proxy variable must not catch them
         ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the back-off of a dead one
@@ -39,7 +48,7 @@ def channel_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.max_receive_message_length", max_receive),
         ("grpc.max_send_message_length", max_receive),
-        *KEEPALIVE,
+        *(pings(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS) if silence_s is None else impatient(silence_s)),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 
 from exo_node.errors import InvalidRequest
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
-from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard, SharedDeployment
+from exo_node.types import Assignment, Device, Instance, NodeInfo, NodeState, PeerLink, Shard, SharedDeployment, Spare
 
 DEVICE_KINDS = ("cpu", "metal", "cuda", "amd")
 InstanceState = Literal["loading", "ready", "failed"]
@@ -117,6 +117,11 @@ def instance_to_pb(instance: Instance) -> pb.InstanceDescription:
         quantize=instance.quantize,
         kv_tokens=instance.kv_tokens,
         draft_model=instance.draft_model,
+        spares=[
+            pb.SpareDescription(stage=one.stage, assignment=assignment_to_pb(one.assignment), address=one.address)
+            for one in instance.spares
+        ],
+        min_nodes=instance.min_nodes,
     )
 
 
@@ -140,6 +145,8 @@ def instance_from_pb(message: pb.InstanceDescription) -> Instance:
         quantize=message.quantize,
         kv_tokens=message.kv_tokens,
         draft_model=message.draft_model,
+        spares=tuple(Spare(one.stage, assignment_from_pb(one.assignment), one.address) for one in message.spares),
+        min_nodes=message.min_nodes or 1,
     )
 
 
@@ -166,6 +173,8 @@ def state_to_pb(state: NodeState) -> pb.NodeState:
         leaving=state.leaving,
         shards=[pb.HostedShard(instance_id=instance_id, stage=stage) for instance_id, stage in state.shards],
         deployments=[deployment_to_pb(deployment) for deployment in state.deployments],
+        draining=state.draining,
+        removed=state.removed,
     )
 
 
@@ -177,6 +186,8 @@ def state_from_pb(message: pb.NodeState) -> NodeState:
         leaving=message.leaving,
         shards=tuple((shard.instance_id, shard.stage) for shard in message.shards),
         deployments=tuple(deployment_from_pb(deployment) for deployment in message.deployments),
+        draining=message.draining,
+        removed=tuple(message.removed),
     )
 
 

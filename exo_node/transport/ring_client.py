@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from exo_node.transport.client import EOF, channel_options
+from exo_node.errors import PeerUnavailable
+from exo_node.transport.client import EOF, SILENCE_S, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.server import grpc_target
@@ -27,11 +30,24 @@ class RingClient:
     The connection opens with the first call, so a client must be made where an event loop runs.
     """
 
-    def __init__(self, address: str, token: bytes) -> None:
+    def __init__(self, address: str, token: bytes, silence_s: float = SILENCE_S) -> None:
+        """Calls fail when the runner answers no ping for `silence_s` seconds."""
         self.address = address
+        self._options = channel_options(MAX_STEP, silence_s)
         self._metadata = ((TOKEN_KEY, token.hex()),)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+
+    async def fence(
+        self, request: ring_pb2.FenceRequest, timeout: float = CONFIGURE_TIMEOUT_S
+    ) -> ring_pb2.FenceResponse:
+        """End the runner's epoch; it waits for the Configure of `request.epoch` then. Answers with the KV that it
+        holds, once its engine has left the step that runs. A stale epoch raises `RingBroken` (409)."""
+        with calling(self.address):
+            response: ring_pb2.FenceResponse = await self._open().Fence(
+                request, timeout=timeout, metadata=self._metadata
+            )
+        return response
 
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
@@ -42,6 +58,23 @@ class RingClient:
                 request, timeout=timeout, metadata=self._metadata
             )
         return response
+
+    async def reach(self, timeout: float) -> None:
+        """Wait until the runner answers at all: one that is stopped takes connections and says nothing.
+
+        Raises `PeerUnavailable` after `timeout` seconds.
+        """
+        self._open()
+        channel = self._channel
+        assert channel is not None
+        state = channel.get_state(try_to_connect=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state()
+        if state is not grpc.ChannelConnectivity.READY:
+            raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
@@ -72,6 +105,6 @@ class RingClient:
 
     def _open(self) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=channel_options(MAX_STEP))
+            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=self._options)
             self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub

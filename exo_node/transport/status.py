@@ -11,14 +11,19 @@ import asyncio
 import contextlib
 import inspect
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from exo_node import errors
 from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, PeerUnavailable, ProtocolMismatch
+
+log = logging.getLogger("exo.transport")
 
 METADATA_KEY = "exo-error-bin"
 MAX_MESSAGE = 2000  # characters; gRPC allows about 8 KB of metadata in all
@@ -142,10 +147,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def guarded(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """`handler` with its `ExoError`s turned into statuses."""
+    """`handler` with its errors turned into statuses, and so that a message that is none ends its call and no more:
+    gRPC would log a traceback for it, and show the caller the exception's class."""
+    method: Any = handler
     behaviour = getattr(handler, kind_of(handler))
     wrap = _guard_stream if inspect.isasyncgenfunction(behaviour) else _guard_coroutine
-    return with_behaviour(handler, wrap(behaviour))
+    made = with_behaviour(handler, wrap(behaviour))
+    if method.request_streaming or method.request_deserializer is None:
+        return made  # a stream's messages are read within the handler
+    return made._replace(request_deserializer=_careful(method.request_deserializer))  # type: ignore[attr-defined, no-any-return]
 
 
 def kind_of(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
@@ -165,24 +175,61 @@ def with_behaviour(
     return make(behaviour, method.request_deserializer, method.response_serializer)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Takes the place of a request that could not be read."""
+
+    error: Exception
+
+
+def _careful(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def careful(data: bytes) -> Any:
+        try:
+            return read(data)
+        except (DecodeError, ExoError) as error:
+            return _Unreadable(error)
+
+    return careful
+
+
+def _told(error: Exception) -> ExoError:
+    """What a caller hears of it. One that is no `ExoError` is our bug, and logged here."""
+    if isinstance(error, ExoError):
+        return error
+    if isinstance(error, DecodeError):
+        return InvalidRequest(f"the message cannot be read: {error}")
+    if isinstance(error, NotImplementedError):  # of the generated base class
+        return ProtocolMismatch("this node does not know this call; run the same exo version everywhere")
+    log.error("a call failed", exc_info=error)
+    return ExoError("the node failed at this call; its log says how")
+
+
 def _guard_coroutine(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            if type(request) is _Unreadable:
+                raise request.error
             return await behaviour(request, context)
-        except ExoError as error:
-            await abort_with(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # the border: whatever it is, the caller gets an error of ours
+            await abort_with(context, _told(error))
 
     return call
 
 
 def _guard_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        if type(request) is _Unreadable:
+            await abort_with(context, _told(request.error))
         responses: Any = behaviour(request, context)
         try:
             async for response in responses:
                 yield response
-        except ExoError as error:
-            await abort_with(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # the border, as above
+            await abort_with(context, _told(error))
         finally:
             await responses.aclose()
 

@@ -24,6 +24,11 @@ def open_steps(channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]]) -
 def add_ring_service(server: grpc.aio.Server, servicer: Any) -> None:
     """Serve a `RingServiceServicer`; its `Steps` is given an iterator of `StepFrame`s."""
     handlers = {
+        "Fence": grpc.unary_unary_rpc_method_handler(
+            servicer.Fence,
+            request_deserializer=ring_pb2.FenceRequest.FromString,
+            response_serializer=ring_pb2.FenceResponse.SerializeToString,
+        ),
         "Configure": grpc.unary_unary_rpc_method_handler(
             servicer.Configure,
             request_deserializer=ring_pb2.ConfigureRequest.FromString,

@@ -152,7 +152,7 @@ def _error(world: Any, data: bytes) -> None:
 TARGETS = (
     Target(
         name="grpc.messages",
-        share=150,
+        share=180,
         example=st.one_of([messages(one.DESCRIPTOR) for one in message_classes()]),
         spread=_spread,
         check=_read,

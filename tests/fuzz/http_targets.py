@@ -128,7 +128,7 @@ def _anthropic(body: Mapping[str, Any]) -> None:
 
 def _responses(body: Mapping[str, Any]) -> None:
     asked = responses_request.decode(body, GIVEN)
-    msgspec.json.encode(asked.echo)
+    as_json(asked.echo)
     _chat(make_call("chat", asked.chat, CONTEXT).body)
 
 

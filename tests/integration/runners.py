@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exo_node.ring.keeping import kept_message, read_kept, surviving
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
 
@@ -104,6 +105,34 @@ class Ring:
         for stage in order if order is not None else reversed(range(count)):
             await self.clients[stage].configure(self.configuration(stage, counter))
 
+    async def fence(self, counter: int) -> list[ring_pb2.FenceResponse]:
+        """Tell every stage that this epoch begins; what they hold."""
+        epoch = ring_pb2.Epoch(counter=counter, coordinator="test")
+        told = ring_pb2.FenceRequest(instance_id=INSTANCE, epoch=epoch)
+        return list(await asyncio.gather(*(client.fence(told) for client in self.clients)))
+
+    async def recover(self, counter: int, lost: int | None = None, **changes: Any) -> list[ring_pb2.KeptSequence]:
+        """Begin an epoch with what the stages but `lost` have kept; which is that. `changes`: to Configure."""
+        answers = await self.fence(counter)
+        held = [None if stage == lost else read_kept(answer.held) for stage, answer in enumerate(answers)]
+        found, kept_from = surviving(held, None, 0)
+        kept = [kept_message(one) for one in found]
+        for stage in reversed(range(len(self.clients))):
+            wanted = self.configuration(stage, counter)
+            wanted.kept.extend(kept)
+            wanted.kept_from, wanted.next_sequence = kept_from, 1 + max(one.highest for one in answers)
+            for name, value in changes.items():
+                setattr(wanted, name, value)
+            await self.clients[stage].configure(wanted)
+        return kept
+
+    async def replace(self, stage: int, fields: dict[str, Any]) -> None:
+        """Kill a runner; a fresh one takes its place."""
+        self.runners[stage].process.kill()
+        await self.clients[stage].close()
+        self.runners[stage] = await start(fields)
+        self.clients[stage] = RingClient(self.runners[stage].address, TOKEN)
+
     def configuration(self, stage: int, counter: int) -> ring_pb2.ConfigureRequest:
         count = len(self.clients)
         return ring_pb2.ConfigureRequest(
@@ -144,10 +173,10 @@ async def ring(model: Path, n_stages: int, *, configure: bool = True, **changes:
     finally:
         for client in made.clients:
             await client.close()
-        for runner in runners:
+        for runner in made.runners:
             assert runner.process.stdin is not None
             runner.process.stdin.close()
-        await asyncio.gather(*(runner.ended() for runner in runners))
+        await asyncio.gather(*(runner.ended() for runner in made.runners))
 
 
 def request(

@@ -16,6 +16,7 @@ from exo_node.models.headers import read_json
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
+from exo_node.ring.recovering import Recovered
 from exo_node.routing.call import Attempt, Call, Partial
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard
@@ -53,7 +54,7 @@ class OneRunner:
     def models(self) -> list[ModelCard]:
         return []
 
-    def lost(self, instance: Instance) -> None:
+    async def recover(self, instance: Instance) -> Recovered:
         raise AssertionError("the runner was lost")
 
 

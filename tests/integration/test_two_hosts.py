@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from tests.integration.harness import SHARED_MODELS, NodeProcess, expected_text,
 PHRASE = "correct horse battery staple quantum zebra lantern orbit"
 CALL = """
 import json, sys, urllib.request
-url, body = sys.argv[1], sys.argv[2].encode() or None
-request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+url, body, method = sys.argv[1], sys.argv[2].encode() or None, sys.argv[3] or None
+request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"}, method=method)
 try:
     print(urllib.request.urlopen(request, timeout=60).read().decode())
 except urllib.error.HTTPError as error:
@@ -56,11 +58,11 @@ class Host:
     def start(self, home: Path, *arguments: str) -> NodeProcess:
         return NodeProcess(home, *arguments, prefix=["ip", "netns", "exec", self.name])
 
-    def call(self, url: str, body: Any = None) -> Any:
+    def call(self, url: str, body: Any = None, method: str = "") -> Any:
         """An HTTP call from inside the namespace."""
         text = "" if body is None else json.dumps(body)
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, sys.executable, "-c", CALL, url, text],
+            ["ip", "netns", "exec", self.name, sys.executable, "-c", CALL, url, text, method],
             capture_output=True,
             text=True,
             timeout=90,
@@ -157,5 +159,50 @@ def test_an_address_changes_while_nodes_run(hosts: tuple[Host, Host], tmp_path: 
             assert "shards" in instance, instance
         assert "Traceback" not in started[0].log() + started[1].log()
     finally:
+        for node in started:
+            node.stop()
+
+
+@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("hosts", ["ipv4"], indirect=True)
+def test_short_cuts_of_the_cable_place_nothing_anew(hosts: tuple[Host, Host], tmp_path: Path, breaks: int) -> None:
+    """The cable is out for 300 ms time and again, in the middle of answers: the same text, the same instance."""
+    started: list[NodeProcess] = []
+    over = threading.Event()
+    text = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": True}
+    try:
+        for side, host in zip("ab", hosts, strict=True):
+            started.append(host.start(tmp_path / side, "--cluster-key", PHRASE, "-v"))
+        for node in started:
+            node.wait_ready()
+        here, there = started
+        topology = f"{here.api}/v1/topology"
+        wait_until(lambda: len(hosts[0].call(topology)["nodes"]) == 2, 20, lambda: here.log())
+        instance = hosts[0].call(f"{here.api}/v1/instances", {"model": "demo", "min_nodes": 2})
+        assert "shards" in instance, instance
+        undisturbed = hosts[0].call(f"{here.api}/v1/completions", text)["choices"][0]["text"]
+        answers: list[Any] = []
+
+        def ask() -> None:
+            while not over.is_set():
+                answers.append(hosts[0].call(f"{here.api}/v1/completions", text))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        name = hosts[1].name
+        (link,) = [one["ifname"] for one in json.loads(output("-n", name, "-j", "addr")) if "10.77.0.2" in str(one)]
+        for _ in range(breaks):
+            ip("-n", name, "link", "set", link, "down")
+            time.sleep(0.3)
+            ip("-n", name, "link", "set", link, "up")
+            time.sleep(0.7)
+        over.set()
+        asking.join()
+        assert [answer["choices"][0]["text"] for answer in answers] == [undisturbed] * len(answers)
+        (after,) = hosts[0].call(f"{here.api}/v1/instances")["data"]
+        assert (after["id"], after["epoch"]) == (instance["id"], instance["epoch"])
+        assert "is gone" not in here.log() + there.log()
+    finally:
+        over.set()
         for node in started:
             node.stop()

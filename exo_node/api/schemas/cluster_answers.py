@@ -39,6 +39,12 @@ class ShardView(Struct, kw_only=True):
     n_layers: Annotated[int, Meta(description="Of the whole model.")]
 
 
+class SpareView(ShardView, kw_only=True):
+    """Holds the layers of `stage` too, to take its place."""
+
+    stage: int
+
+
 class InstanceView(Struct, kw_only=True):
     """A model that is placed; its shards are in ring order, the head first."""
 
@@ -55,6 +61,7 @@ class InstanceView(Struct, kw_only=True):
     quantize: int | None
     draft_model: str | None
     shards: list[ShardView]
+    spares: list[SpareView]
 
 
 class Instances(Struct, kw_only=True):
@@ -93,6 +100,42 @@ class InstanceStats(Struct, kw_only=True):
     id: str
     object: Literal["instance.stats"]
     stages: list[StageStats]
+
+
+class RecoveryView(Struct, kw_only=True):
+    """How one answer got over one loss; `loaded` are the stages that were loaded for it. `noticed_s` is on the clock
+    that a machine's processes share (monotonic)."""
+
+    instance_id: str
+    model: str
+    request_id: str
+    epoch: int
+    cause: str
+    noticed_s: float
+    fence_ms: float
+    plan_ms: float
+    load_ms: float
+    connect_ms: float
+    loaded: list[int]
+    waited_ms: float
+    replayed_tokens: int
+    known_tokens: int
+    gap_ms: float
+
+
+class Recoveries(Struct, kw_only=True):
+    object: Literal["list"]
+    data: list[RecoveryView]
+
+
+class NodeDrained(Struct, kw_only=True):
+    """`moved`: instances that have left the node; `failed`: by instance, why it could not."""
+
+    id: str
+    object: Literal["node.drained"]
+    draining: bool
+    moved: list[str]
+    failed: dict[str, str]
 
 
 class DeviceView(Struct, kw_only=True):

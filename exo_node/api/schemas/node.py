@@ -27,8 +27,15 @@ class PlaceRequest(Struct, kw_only=True):
     engines: Annotated[list[str], Meta(description="mlx or tinygrad: one, or one for each node.")] | None = None
     quantize: Annotated[Literal[4, 8], Meta(description="Pack full-precision weights into so many bits.")] | None = None
     draft_model: Annotated[str, Meta(min_length=1, description="Guesses ahead for it, on the head.")] | None = None
+    spares: Annotated[bool, Meta(description="Load each stage once more, on another node with room.")] | None = None
     reuse: Annotated[bool, Meta(description="An instance that is ready already is good enough.")] | None = None
     stream: bool | None = None
+
+
+class DrainRequest(Struct, kw_only=True):
+    """`POST /v1/nodes/{id}/drain`; may be empty."""
+
+    undo: Annotated[bool, Meta(description="Take shards again.")] | None = None
 
 
 class DeploymentRequest(Struct, kw_only=True):

@@ -126,6 +126,8 @@ class ScriptedCluster:
         self.copied: list[tuple[str, str]] = []
         self.elsewhere: dict[str, list[str]] = {}  # node -> the models that it holds
         self.ended = False
+        self.drained: list[tuple[str, bool]] = []
+        self.stuck: dict[str, str] = {}
 
     def topology(self) -> dict[str, Any]:
         node = {
@@ -155,6 +157,20 @@ class ScriptedCluster:
         head = {"node_id": "node-a", "stage": 0, "slots_used": 0, "running": 1, "waiting": 2, "scheduling": scheduling}
         return [head] if known else None
 
+    def recoveries(self) -> list[dict[str, Any]]:
+        row = {
+            "instance_id": "inst-1", "model": "demo", "request_id": "r", "epoch": 2, "cause": "stage 1 is gone",
+            "noticed_s": 1.0, "fence_ms": 1.0, "plan_ms": 1.0, "load_ms": 500.0, "connect_ms": 9.0, "loaded": [1],
+            "waited_ms": 520.0, "replayed_tokens": 40, "known_tokens": 41, "gap_ms": 560.0,
+        }  # fmt: skip
+        return [row, {**row, "model": "secret"}]
+
+    async def drain(self, node_id: str, *, undo: bool) -> dict[str, Any]:
+        self.drained.append((node_id, undo))
+        if self.error is not None:
+            raise self.error
+        return {"moved": ["inst-1"], "failed": dict(self.stuck)}
+
     async def head_stats(self) -> list[dict[str, Any]]:
         return [{"instance": one["id"], "model": one["model"]} for one in self.placed]
 
@@ -169,10 +185,11 @@ class ScriptedCluster:
         instance_id: str = "",
         quantize: int = 0,
         draft_model: str = "",
+        spares: bool = False,
         on_progress: Progress | None = None,
     ) -> dict[str, Any]:
         call = {"model": model, "min_nodes": min_nodes, "nodes": nodes, "engines": engines}
-        wishes = {"reuse": reuse, "quantize": quantize, "draft_model": draft_model}
+        wishes = {"reuse": reuse, "quantize": quantize, "draft_model": draft_model, "spares": spares}
         self.calls.append(call | {name: wish for name, wish in wishes.items() if wish})
         for event in self.progress:
             if on_progress is not None:

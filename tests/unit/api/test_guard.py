@@ -153,6 +153,17 @@ async def test_an_open_node_is_administered_from_its_own_machine(
             assert answer.status == changes
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+async def test_what_a_proxy_passes_on_is_not_the_admins(name: str) -> None:
+    """On a node without keys a proxy's strangers may ask, as whoever set it up wants it, and change nothing."""
+    async with serve_api(ScriptedBackend([END])) as url, aiohttp.ClientSession(url) as http:
+        for headers, status in (({}, 200), ({name: "203.0.113.5"}, 403)):
+            async with http.post("/v1/config/reload", headers=headers) as answer:
+                assert answer.status == status
+            async with http.get("/v1/models", headers=headers) as answer:
+                assert answer.status == 200
+
+
 SCOPES = {
     "open": ("GET", "/health"),
     "see": ("GET", "/v1/models"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,7 +98,8 @@ async def test_what_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_an_address_has_a_bounded_number_of_connections() -> None:
-    """One more than its share is refused for another machine, not for this one's programs, and given back after it."""
+    """One more than its share is refused for another machine, not for this one's programs, and given back after it; in
+    all there are no more than leave the node files to open."""
     watch = Watch(Patience(per_address=2))
     first, second, third = object(), object(), object()
     for one, may in ((first, True), (second, True), (third, False)):
@@ -106,6 +108,9 @@ async def test_an_address_has_a_bounded_number_of_connections() -> None:
     watch.remove(first)  # type: ignore[arg-type]
     assert watch.add(first, "203.0.113.5")  # type: ignore[arg-type]
     assert all(watch.add(object(), "127.0.0.1") for _ in range(5))  # type: ignore[arg-type]
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    full = Watch(Patience(share=2 / files))
+    assert [full.add(object(), "127.0.0.1") for _ in range(3)] == [True, True, False]  # type: ignore[arg-type]
 
 
 async def test_no_upgrade() -> None:

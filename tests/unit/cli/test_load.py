@@ -53,6 +53,14 @@ def test_quantize(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> 
         assert capsys.readouterr().err == f"exo: --quantize: wants 4 or 8 (bits), got {bits!r}\n"
 
 
+def test_spares(start_node: StartNode) -> None:
+    """The wish reaches the cluster."""
+    cluster = ScriptedCluster()
+    start_node(ScriptedBackend([END]), cluster)
+    assert dispatch(["load", "demo", "--spares"]) == 0
+    assert cluster.calls[0]["spares"] is True
+
+
 def test_draft_model(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
     """Its name reaches the cluster; an empty one is refused here."""
     cluster = ScriptedCluster()

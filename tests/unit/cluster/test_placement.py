@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_node.cluster.placement import PlacementPlan, plan_placement, rendezvous
+from exo_node.cluster.stage_memory import MemoryRules
 from exo_node.errors import ExoError, InvalidRequest, NoCapacity
 from exo_node.types import Device, ModelSpec, NodeInfo
 
@@ -68,10 +69,10 @@ def test_a_draft_model_is_the_heads_burden() -> None:
 def test_states_count_by_sequence_not_by_token() -> None:
     """A layer with recurrent state takes its state once a slot, however few tokens the pool shrinks to."""
     spec = model(kv_width=1000)
-    options: dict[str, Any] = {"states": lambda spec, engine, element: (5000 * element,) * 6 + (0,) * 2}
+    rules = MemoryRules(states=lambda spec, engine, element: (5000 * element,) * 6 + (0,) * 2)
     state, token = 6 * 5000 * 4, 2 * 1000 * 4
-    assert plan(spec, [node("a")], **options).stage_bytes == (85 * MB + 4 * state + 4 * 1024 * token,)
-    tight = plan(spec, [node("a", 100 * MB)], **options)
+    assert plan(spec, [node("a")], rules=rules).stage_bytes == (85 * MB + 4 * state + 4 * 1024 * token,)
+    tight = plan(spec, [node("a", 100 * MB)], rules=rules)
     assert (tight.slots, tight.kv_tokens) == (4, 1024)
     assert tight.stage_bytes == (85 * MB + 4 * state + 1024 * token,)
 
@@ -133,12 +134,14 @@ def test_a_window_takes_less_memory() -> None:
     def kept(spec: ModelSpec, engine: str, context: int) -> list[int]:
         return [min(100, context)] * 6 + [context] * 2
 
-    windows = plan(spec, [node("a")], kept=kept)
+    windows = plan(spec, [node("a")], rules=MemoryRules(kept=kept))
     assert windows.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 4096),)
-    tight = plan(spec, [node("a", 110 * MB)], kept=kept)  # 4 sequences may still be in it, of 1024 tokens in all
+    tight = plan(
+        spec, [node("a", 110 * MB)], rules=MemoryRules(kept=kept)
+    )  # 4 sequences may still be in it, of 1024 tokens in all
     assert (tight.slots, tight.kv_tokens) == (4, 1024)
     assert tight.stage_bytes == (85 * MB + 1000 * 4 * (6 * 4 * 100 + 2 * 1024),)
-    one = plan(spec, [node("a")], slots=1, context=64, kept=kept)
+    one = plan(spec, [node("a")], slots=1, context=64, rules=MemoryRules(kept=kept))
     assert one.stage_bytes == (85 * MB + 1000 * 4 * 8 * 64,)
 
 

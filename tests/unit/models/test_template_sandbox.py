@@ -3,6 +3,8 @@ rendering sandboxed with time and size limits)."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ ASK = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[TemplateSandbox]:
-    made = TemplateSandbox(cpu_s=0.3, memory=300 << 20)
+    made = TemplateSandbox(cpu_s=0.3, wall_s=3600, memory=300 << 20)  # the suite's own limit ends what this would hide
     yield made
     made.close()
 
@@ -42,6 +44,18 @@ def test_a_loop_without_an_end(sandbox: TemplateSandbox) -> None:
         assert render(sandbox, ASK) == "hello"
     with pytest.raises(CheckpointError, match="does not come to an end"):
         sandbox.facts(LOOPS)
+
+
+def test_a_process_that_does_not_answer() -> None:
+    """One that waits instead of computing is given up, too."""
+    stuck = TemplateSandbox()
+    assert stuck.facts(ASK).variables == {"messages"}
+    assert stuck._idle is not None
+    stuck._wall_s = 0.05
+    os.kill(stuck._idle._process.pid, signal.SIGSTOP)
+    with pytest.raises(InvalidRequest, match="does not come to an end"):
+        render(stuck, ASK)
+    stuck.close()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,7 @@ def test_what_breaks_out_of_jinja(sandbox: TemplateSandbox, monkeypatch: pytest.
     assert b"planted" not in own_environment.read_bytes()
     own.close()
     assert (limits["Max open files"], limits["Max processes"], limits["Max file size"]) == ("3", "0", "0")
+    assert limits["Max address space"] == str(1 << 30)
 
 
 def test_facts(sandbox: TemplateSandbox) -> None:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.drafting import Drafter, Drafting
-from exo_node.ring.events import Configure, StepIn, Worker
+from exo_node.ring.events import Configure, Fence, Holdings, StepIn, Worker
 from exo_node.ring.head_data import RingSetup
+from exo_node.ring.keeping import surviving
 from exo_node.ring.kv_account import BLOCK, Pool
-from exo_node.ring.messages import Epoch
+from exo_node.ring.messages import Epoch, Kept
 from exo_node.ring.sequences import Delta, Failed, Notice
 from exo_node.ring.shard import ShardLogic
 from exo_node.ring.stage import Stage
@@ -138,15 +139,51 @@ class FakeRing:
         self.hops: list[deque[bytes]] = [deque() for _ in range(n_stages)]
         self.notices: dict[int, list[Notice]] = {}
         memory = rules.get("kv_tokens", 0), rules.get("block", BLOCK)
-        pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("whole_tokens", 0), *memory)
-        made = stages(n_stages, pool)
-        self.head = HeadWorker(INSTANCE, made[0], _Outlet(self, 0), make_drafter)
-        self.followers = [
-            FollowerWorker(INSTANCE, stage, _Outlet(self, 1 + index)) for index, stage in enumerate(made[1:])
-        ]
-        self.workers: list[Worker] = [self.head, *self.followers]
+        self._pool = Pool(slots, CONTEXT, max_chunk, depth, rules.get("whole_tokens", 0), *memory)
+        self._make_drafter = make_drafter
+        self.workers: list[Worker] = [self._worker(index) for index in range(n_stages)]
 
-    def configure(self, counter: int, coordinator: str = "c") -> list[Future[None]]:
+    @property
+    def head(self) -> HeadWorker:
+        head = self.workers[0]
+        assert isinstance(head, HeadWorker)
+        return head
+
+    def _worker(self, index: int) -> Worker:
+        stage, outlet = stages(self.n_stages, self._pool)[index], _Outlet(self, index)
+        if index:
+            return FollowerWorker(INSTANCE, stage, outlet)
+        return HeadWorker(INSTANCE, stage, outlet, self._make_drafter)
+
+    def fence(self, counter: int) -> list[Holdings]:
+        """Every stage, in order; steps that are under way stay under way."""
+        done: list[Future[Holdings]] = [Future() for _ in self.workers]
+        for worker, future in zip(self.workers, done, strict=True):
+            worker.stage.cutoff = Epoch(counter, "c")
+            worker.handle(Fence(Epoch(counter, "c"), future))
+        return [future.result(timeout=0) for future in done]
+
+    def recover(self, counter: int, lost: int | None = None) -> int:
+        """Go on as a new epoch with a fresh stage `lost`, if any; the stages behind it keep what they all hold. Returns
+        how many sequences."""
+        if lost is not None:
+            self.workers[lost] = self._worker(lost)
+        holdings = self.fence(counter)
+        held = [None if stage == lost else one.held for stage, one in enumerate(holdings)]
+        kept, kept_from = surviving(held, self._pool.rollback_depth, self._pool.whole_tokens)
+        highest = max(one.highest for one in holdings)
+        done = self.configure(counter, kept=kept, kept_from=kept_from, next_sequence=highest + 1)
+        assert [future.exception(timeout=0) for future in done] == [None] * self.n_stages
+        return len(kept)
+
+    def configure(
+        self,
+        counter: int,
+        coordinator: str = "c",
+        kept: tuple[Kept, ...] = (),
+        kept_from: int = 0,
+        next_sequence: int = 1,
+    ) -> list[Future[None]]:
         """Start an epoch on every stage, followers first; steps that are under way stay under way."""
         epoch = Epoch(counter, coordinator)
         setup = RingSetup(
@@ -158,13 +195,25 @@ class FakeRing:
             vocab_size=VOCAB,
             vector_bytes=HIDDEN * 4,
             max_waiting=self.max_waiting,
+            kept=kept,
+            kept_from=kept_from if kept else 0,
+            next_sequence=next_sequence,
             **self.rules,
         )
         done: list[Future[None]] = []
         for stage in reversed(range(self.n_stages)):
             future: Future[None] = Future()
             self.workers[stage].handle(
-                Configure(epoch, stage, self.n_stages, self.wire, setup if stage == 0 else None, future)
+                Configure(
+                    epoch,
+                    stage,
+                    self.n_stages,
+                    self.wire,
+                    setup if stage == 0 else None,
+                    future,
+                    kept=kept,
+                    kept_from=kept_from,
+                )
             )
             done.append(future)
         return done
@@ -198,6 +247,11 @@ class FakeRing:
         last = self.notices.get(ticket, [None])[-1]
         over = isinstance(last, Failed) or (isinstance(last, Delta) and last.finish is not None)
         return last if over else None
+
+    def sequence(self, ticket: int) -> int:
+        """Where the caller was told its KV is; 0 = nowhere yet."""
+        told = (notice.sequence for notice in self.notices.get(ticket, []) if isinstance(notice, Delta))
+        return next((one for one in reversed([*told]) if one), 0)
 
     def pools(self) -> list[tuple[int, int]]:
         """(sequences, cached tokens) of every stage."""

@@ -36,7 +36,7 @@ def send(head: Head) -> Outgoing:
 def wants(head: Head, number: int) -> list[Want | Reading]:
     """What the outputs of the step are for, which comes home with honest reports."""
     entry = head._flight.steps[0]
-    reports = [Report(stage, 0, 0, 0, entry.sequences, entry.cached_tokens) for stage in range(head.setup.n_stages)]
+    reports = [Report(stage, 0, 0, 0, *pool) for stage, pool in enumerate(entry.pools)]
     return head.home(number, reports, 0.0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
-from exo_node.errors import PeerUnavailable
+from exo_node.errors import NoCapacity, PeerUnavailable
 from exo_node.ring.caretaker import Caretaker, missing_stages
 from exo_node.ring.leases import LEASE_MS, renewed
 from exo_node.ring.registry import InstanceRegistry
@@ -70,8 +70,24 @@ class Member:
         return node_pb2.UnloadShardResponse(found=True)
 
 
+class Recoveries:
+    """Brings nothing back, and says whom it was asked for; it refuses those of `hopeless`."""
+
+    def __init__(self, *hopeless: str) -> None:
+        self.hopeless = hopeless
+        self.asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def __call__(self, instance: Instance) -> None:
+        self.asked.put_nowait(instance.instance_id)
+        if instance.instance_id in self.hopeless:
+            raise NoCapacity("nobody is left")
+        await asyncio.Event().wait()
+
+
 @contextlib.asynccontextmanager
-async def watching(members: dict[str, Member], *ended: Instance) -> AsyncIterator[tuple[Caretaker, InstanceRegistry]]:
+async def watching(
+    members: dict[str, Member], *ended: Instance, recover: Recoveries | None = None
+) -> AsyncIterator[tuple[Caretaker, InstanceRegistry]]:
     """Node a's caretaker at work; `ended`: instances whose runner here has ended."""
     host, cluster = cast(Any, Host(*ended)), cast(Any, Cluster())
     registry = InstanceRegistry(cluster, host, lambda: ())
@@ -80,6 +96,7 @@ async def watching(members: dict[str, Member], *ended: Instance) -> AsyncIterato
         host=host,
         registry=registry,
         member=lambda name: cast(Any, members[name]),
+        recover=recover or Recoveries(),
         changed=lambda: None,
     )
     watch = asyncio.create_task(keeper.watch())
@@ -104,15 +121,37 @@ async def test_a_member_that_hangs_keeps_no_other_from_its_renewals() -> None:
                 assert (list(asked.instance_ids), asked.lease_ms) == (ids, LEASE_MS)
 
 
-async def test_where_a_head_has_ended_the_others_end_too_and_its_precision_is_remembered() -> None:
-    """Also while nobody asks for anything: the next request gets the model as it was loaded, and finds room."""
+async def test_where_a_head_has_ended_the_ring_is_brought_back() -> None:
+    """Also while nobody asks for anything; another node's is its own business. Where that fails the others end too, and
+    the next of the model is packed as it was."""
     members = {name: Member() for name in "abc"}
     gone = replace(instance("gone", "b"), model_id="other", quantize=4)
-    theirs = replace(gone, instance_id="theirs", assignments=gone.assignments[::-1])  # its owner looks after it
-    async with watching(members, gone, theirs) as (_, registry):
-        assert await members["b"].unloaded.get() == "gone"
+    lost = replace(gone, instance_id="lost")
+    theirs = replace(gone, instance_id="theirs", assignments=gone.assignments[::-1])
+    recoveries = Recoveries("lost")
+    async with watching(members, gone, theirs, lost, recover=recoveries) as (keeper, registry):
+        assert [await recoveries.asked.get() for _ in range(2)] == ["gone", "lost"]
+        assert await members["b"].unloaded.get() == "lost"
         assert registry.bits({"other"}) == 4
+        keeper.notice()
+        await members["b"].asked.get()
     assert members["b"].unloaded.empty()
+    assert recoveries.asked.empty()
+
+
+async def test_a_lost_stage_is_noticed_and_what_a_request_found_broken_too() -> None:
+    """Each once at a time; one that is being taken down is left alone."""
+    members = {name: Member() for name in "abc"}
+    recoveries = Recoveries()
+    async with watching(members, recover=recoveries) as (keeper, registry):
+        await members["a"].asked.get()
+        registry.lose(instance("x", "b"))
+        keeper.notice()
+        assert await recoveries.asked.get() == "x"
+        keeper.notice()
+        for _ in range(2):
+            await members["a"].asked.get()
+    assert recoveries.asked.empty()
 
 
 async def test_shards_that_wait_for_slower_ones_keep_their_leases() -> None:

@@ -9,8 +9,8 @@ from exo_node.ring.flight import Flight, Flown
 from exo_node.ring.messages import Report
 
 
-def flown(n_tokens: int = 3, *, decodes: bool = True) -> Flown:
-    return Flown((), 1, 8, n_tokens * 16, n_tokens, decodes, 0.0)
+def flown(n_tokens: int = 3, *, decodes: bool = True, first: int = 8) -> Flown:
+    return Flown((), ((1, first), (1, 8)), n_tokens * 16, n_tokens, decodes, 0.0)
 
 
 def report(stage: int, cached_tokens: int = 8) -> Report:
@@ -52,3 +52,13 @@ def test_nothing_comes_home_after_the_end() -> None:
     assert (len(flight), flight.n_bytes, flight.decode_steps) == (0, 0, 0)
     with pytest.raises(RingBroken):
         flight.land(1, [report(0)])
+
+
+def test_every_stage_is_counted_by_itself() -> None:
+    """After a loss some hold less than the others, and exactly so much."""
+    flight = Flight(2)
+    for _ in range(2):
+        flight.send(flown(first=5))
+    flight.land(1, [report(0, 5), report(1, 8)])
+    with pytest.raises(RingBroken, match="stage 0 holds 1 sequences with 8 tokens, the head counts 1 with 5"):
+        flight.land(2, [report(0, 8), report(1, 8)])

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, RingBroken
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, NoCapacity, RingBroken
 from exo_node.models.tokenizer import Tokenizer
 from exo_node.ring.library import LoadedTokenizer
 from exo_node.ring.local_backend import BackendDefaults, LocalBackend
+from exo_node.ring.recovering import Recovered
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import GenerationRequest, Grammar, Instance, ModelCard, SamplingParams, TokenDelta, Usage
 from tests.tiny_models import with_marks, write_byte_level
@@ -70,8 +71,9 @@ class OneInstance:
     def models(self) -> list[ModelCard]:
         return []
 
-    def lost(self, instance: Instance) -> None:
+    async def recover(self, instance: Instance) -> Recovered:
         self.gone = True
+        raise NoCapacity("nobody is left")
 
 
 def deltas(ids: Sequence[int], finish: str = "length", said: int = 0) -> list[ring_pb2.GenerateDelta]:
@@ -162,10 +164,11 @@ async def test_unknown_ids_are_refused() -> None:
 
 
 async def test_a_gap_or_an_early_end_is_a_failure_never_a_success() -> None:
-    """A delta whose index is not the next, or a stream without finish reason, raises and marks the instance."""
+    """A delta whose index is not the next, or a stream without finish reason: the ring is to be brought back, and where
+    it cannot be, both reasons are told."""
     for broken in ([ring_pb2.GenerateDelta(index=1, ids=[5])], deltas(ONCE)[:-1]):
         instances = OneInstance(ScriptedHead(broken))
-        with pytest.raises(RingBroken):
+        with pytest.raises(RingBroken, match="cannot be brought back: nobody is left"):
             await collect(backend(instances), request())
         assert instances.gone
 

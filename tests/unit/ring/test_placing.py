@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from exo_node.errors import InvalidRequest
-from exo_node.ring.placing import check_sizes, compute_dtype, draft_message
+from exo_node.ring.loading import compute_dtype, draft_message
+from exo_node.ring.placing import check_sizes
 from exo_node.types import Device, ModelSpec, NodeInfo
 
 SPEC = ModelSpec("m", "", "llama", {}, 2, 8, 16, 64, "bfloat16", (1, 1), 1, 1, 4, 8)

@@ -52,23 +52,25 @@ def test_a_running_sequence_is_found_too_after_a_finished_one() -> None:
 
 
 def test_the_longest_unused_goes_first() -> None:
-    """Use is finding or taking; a running sequence never goes."""
+    """Use is finding or copying; a running sequence never goes."""
     made = cache(a=TEXT[:20], b=TEXT[20:50])
     made.touch(1)
     assert made.oldest() == 2
     assert made.oldest(spared=2) == 1
-    made.take(1, 5, 18)
+    made.copy(1, 3, 5, 18)
+    made.drop(1)
     assert made.oldest(spared=2) is None
 
 
 def test_what_was_cut_or_dropped_is_not_found() -> None:
-    """A sequence that was taken over at a shorter length is known by that alone; a dropped one not at all."""
+    """A sequence that goes on at a shorter length is known by that alone; a dropped one not at all."""
     made = cache(a=TEXT[:64])
-    made.take(1, 5, 20)
-    assert found(made, TEXT)[0][0] == 20
-    made.extend(1, [*TEXT[:20], *range(40)], 60, 0)
-    assert found(made, TEXT)[0][0] == 20
+    made.copy(1, 2, 5, 20)
     made.drop(1)
+    assert found(made, TEXT)[0] == (20, 2)
+    made.extend(2, [*TEXT[:20], *range(40)], 60, 0)
+    assert found(made, TEXT)[0][0] == 20
+    made.drop(2)
     assert found(made, TEXT) == []
     assert not made._blocks
 

@@ -78,7 +78,7 @@ def test_find_ready_prefers_our_own_and_skips_the_excluded() -> None:
     found = one.find_ready({"m"}, exclude={"mine"})
     assert found is not None
     assert found.instance_id == "theirs"
-    one.lost.add("theirs")
+    one.lose(THEIRS)
     assert one.find_ready({"m"}, exclude={"mine"}) is None
     assert one.find_ready({"other"}) is None
 
@@ -90,7 +90,7 @@ def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
     one.remember(THEIRS)
     assert ids(one.all()) == ["theirs"]
     peers.instances = (THEIRS,)
-    assert one.tidy() == {"theirs"}
+    assert one.tidy() == {("theirs", 1)}
     peers.instances = ()
     assert one.all() == []
     one.remember(THEIRS)
@@ -101,9 +101,9 @@ def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
 def test_tidy_forgets_lost_ones_that_are_gone() -> None:
     """An id is remembered as broken only while somebody still tells of it."""
     one = registry(Peers(THEIRS), Host())
-    one.lost |= {"theirs", "gone"}
+    one.lost |= {"theirs": 1, "gone": 1}
     one.tidy()
-    assert one.lost == {"theirs"}
+    assert one.lost == {"theirs": 1}
 
 
 def test_what_follows_a_lost_instance_is_packed_alike() -> None:
@@ -117,3 +117,29 @@ def test_what_follows_a_lost_instance_is_packed_alike() -> None:
     late = registry(Peers(THEIRS), Host(MINE))
     late.lose(dataclasses.replace(MINE, quantize=4))  # when another is there already
     assert late.bits({"m"}) == 0
+
+
+def test_an_instance_without_its_heads_node_falls_to_the_first_that_is_left() -> None:
+    """Unless its owner took it down, or somebody has brought it back already."""
+    orphan = dataclasses.replace(
+        MINE, instance_id="o", assignments=(Assignment("z", Shard("m", 0, 1, 2), "mlx", "CPU"),
+                                            Assignment("a", Shard("m", 1, 2, 2), "mlx", "CPU")),
+    )  # fmt: skip
+    behind = dataclasses.replace(orphan, assignments=orphan.assignments[:1] + THEIRS.assignments + MINE.assignments)
+    assert ids(registry(Peers(), Host(MINE, orphan)).orphans()) == ["o"]
+    assert registry(Peers(), Host(behind)).orphans() == []
+    assert registry(Peers(dataclasses.replace(orphan, epoch=2)), Host(orphan)).orphans() == []
+    one = registry(Peers(), Host(orphan))
+    one.removed.append("o")
+    assert one.orphans() == []
+
+
+def test_a_ring_that_others_have_brought_back_without_us_is_given_up() -> None:
+    """Once its new epoch serves; an older telling means nothing."""
+    new = dataclasses.replace(THEIRS, instance_id="mine", epoch=2)
+    one = registry(Peers(new), Host(MINE))
+    assert ids(one.superseded()) == ["mine"]
+    assert one.owned() == []
+    assert [found.epoch for found in one.all()] == [2]
+    assert registry(Peers(dataclasses.replace(new, state="loading")), Host(MINE)).superseded() == []
+    assert registry(Peers(dataclasses.replace(new, epoch=1)), Host(MINE)).superseded() == []

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from exo_node.ring.messages import Copy, Drop
-from exo_node.ring.residents import RESERVED, PoolRules, Residents
+from exo_node.ring.messages import Copy, Drop, Kept, Rename
+from exo_node.ring.residents import ORPHAN_S, RESERVED, PoolRules, Residents
 from exo_node.ring.sequences import Generation, Job, Pooling
 
 TEXT = tuple(range(100, 180))
@@ -33,12 +33,13 @@ def asked(ticket: int, prompt: tuple[int, ...], **fields: Any) -> Generation:
 
 
 def test_a_chat_goes_on_in_its_own_sequence() -> None:
-    """The next turn takes over what the last one left: no copy, no drop, only the new tokens to compute."""
+    """The next turn takes over what the last one left, under an id of its own: no copy, only new tokens to compute."""
     pool = residents()
     pool.release(come(pool, 1, TEXT[:40]))
     turn = asked(2, TEXT[:60])
     assert pool.admit(turn, 0, 0)
-    assert (turn.sequence, turn.sent, pool.take_ops()) == (1, 40, ())
+    assert (turn.sequence, turn.sent, pool.take_ops()) == (2, 40, (Rename(2, 1, 40),))
+    assert (pool.account.sequences, pool.account.cached_tokens) == (1, 40)
 
 
 def test_a_branch_is_copied_while_there_is_room_and_taken_where_there_is_none() -> None:
@@ -52,7 +53,7 @@ def test_a_branch_is_copied_while_there_is_room_and_taken_where_there_is_none() 
     crowded.release(come(crowded, 1, TEXT[:64]))
     branch = asked(2, (*TEXT[:30], 1, 2, 3))
     assert crowded.admit(branch, 0, 0)
-    assert (branch.sequence, branch.sent, crowded.take_ops()) == (1, 30, ())
+    assert (branch.sequence, branch.sent, crowded.take_ops()) == (2, 30, (Rename(2, 1, 30),))
 
 
 def test_a_running_sequence_is_copied_from() -> None:
@@ -177,3 +178,96 @@ def test_where_bits_must_not_change_only_whole_chunks_are_used_again() -> None:
     turn = asked(2, (*TEXT[:70], 5, 6, 7, 8))
     assert pool.admit(turn, 0, 0)
     assert turn.sent == 64
+
+
+def orphaned(*kept: Kept, kept_from: int = 1, **rules: Any) -> Residents:
+    """After a loss, with these sequences in the stages from `kept_from` on."""
+    return residents(kept=kept, kept_from=kept_from, next_sequence=kept[-1].sequence + 1, **rules)
+
+
+def back(ticket: int, sequence: int, prompt: tuple[int, ...], *generated: int) -> Generation:
+    """A request that comes back, with the tokens that it knows."""
+    job = Job(request_id=str(ticket), prompt=prompt, generated=generated, max_tokens=80, sequence=sequence)
+    return Generation.start(ticket, job, 0.0)
+
+
+def test_a_request_that_comes_back_finds_what_some_stages_have_kept() -> None:
+    """The others compute it again: until then they hold less, and only what all hold may others share."""
+    pool = orphaned(Kept(4, 33, 40), Kept(7, 5, 5))
+    assert (pool.account.sequences, pool.account.cached_tokens, pool.pool(0)) == (2, 38, (0, 0))
+    mine = back(1, 4, TEXT[:30], 1, 2)
+    assert pool.admit(mine, 0, 0)
+    assert (mine.sequence, mine.kept, mine.sent, pool.has_ops) == (4, 31, 0, False)
+    pool.sent(mine, 20)
+    assert (pool.account.cached_tokens, pool.pool(0)) == (38, (1, 20))
+    pool.expire(0.0)
+    pool.expire(ORPHAN_S)
+    assert (pool.take_ops(), pool.pool(0)) == ((Drop(7),), (1, 20))
+    other = asked(2, TEXT[:28])
+    assert pool.admit(other, 0, 0)
+    assert (other.sent, pool.take_ops(), pool.pool(0)) == (20, (Copy(8, 4, 20),), (2, 40))
+    pool.sent(mine, 31)
+    pool.sent(mine, 32)
+    assert (pool.account.cached_tokens, pool.pool(0)) == (52, (2, 52))
+
+
+@pytest.mark.parametrize(
+    ("length", "known", "rules", "right"),
+    [
+        (33, 5, {}, 33),
+        (40, 5, {}, 34),  # 35 are known: the newest may be another's guess
+        (40, 5, {"rollback_depth": 5}, 0),  # it has held 40
+        (40, 5, {"rollback_depth": 6}, 34),
+        (34, 5, {"rollback_depth": 0}, 34),
+        (33, 5, {"reproducible": True, "max_chunk": 8}, 33),  # token by token behind the prompt
+        (29, 5, {"reproducible": True, "max_chunk": 8}, 24),
+        (30, 0, {"reproducible": True, "max_chunk": 8}, 24),
+        (7, 5, {"reproducible": True, "max_chunk": 8}, 0),
+    ],
+)
+def test_so_much_of_an_orphan_is_right(length: int, known: int, rules: dict[str, Any], right: int) -> None:
+    """All but the newest known token, as far as it is held and can be cut; in whole chunks where bits must not change.
+    Where nothing is of use it is given up, and all is computed again."""
+    pool = orphaned(Kept(4, length, 40), **rules)
+    mine = back(1, 4, TEXT[:30], *range(known))
+    assert pool.admit(mine, 0, 0)
+    assert mine.kept == right
+    assert pool.take_ops() == (() if right else (Drop(4),))
+    assert mine.sequence == (4 if right else RESERVED)
+
+
+def test_where_nothing_is_lost_nothing_is_computed_again() -> None:
+    """Every stage has kept it: only the newest token goes in, and others may share the rest at once."""
+    pool = orphaned(Kept(4, 33, 33), kept_from=0)
+    mine = back(1, 4, TEXT[:30], 1, 2, 3, 4, 5)
+    assert pool.admit(mine, 0, 0)
+    assert (mine.sent, mine.kept) == (33, 33)
+    pool.sent(mine, 35)
+    assert pool.account.cached_tokens == 35
+    pool.release(mine)
+    other = asked(2, (*TEXT[:30], 1, 2))
+    assert pool.admit(other, 0, 0)
+    assert other.sent == 31
+
+
+def test_orphans_leave_when_their_room_is_wanted() -> None:
+    """The oldest first, one whose request waits last; who comes too late computes all again."""
+    pool = orphaned(Kept(4, 33, 33), Kept(5, 20, 20), slots=2)
+    pool.claim(4)
+    come(pool, 1, TEXT[40:60])
+    assert pool.take_ops() == (Drop(5),)
+    mine, late = back(2, 4, TEXT[:32], 1), back(3, 5, TEXT[40:58], 1)
+    assert pool.admit(mine, 0, 0)
+    assert not pool.admit(late, 0, 0)
+    pool.release(mine)
+    assert pool.take_ops() == (Drop(4),)  # half computed, it is of no use to others
+    assert pool.pool(0) == (1, 20)
+    assert pool.admit(late, 0, 0)
+    assert late.kept == 0
+
+
+def test_a_smaller_ring_keeps_less() -> None:
+    """No more sequences, nor longer ones, than the new ring has room for."""
+    pool = orphaned(Kept(1, 97, 97), Kept(2, 20, 20), Kept(3, 20, 20), Kept(4, 20, 20))
+    assert pool.take_ops() == (Drop(1), Drop(2))
+    assert (pool.account.free_slots, pool.pool(0)) == (0, (0, 0))

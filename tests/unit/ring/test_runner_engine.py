@@ -102,3 +102,18 @@ def test_a_worker_is_woken_at_its_deadline() -> None:
     made[0].idle.clear()
     assert made[0].idle.wait(10)  # again, with no event at all
     thread.stop()
+
+
+def test_a_deadline_beyond_all_clocks() -> None:
+    """A time to wait that the system cannot wait ends nothing: the next event is handled."""
+    recorder = Recorder()
+    recorder.deadline = time.monotonic() + 2.0**62
+    ended: list[BaseException] = []
+    thread = EngineThread(lambda: recorder, ended.append)
+    thread.start()
+    for _ in range(2):
+        recorder.idle.clear()
+        thread.post(Cancel(1))
+        assert recorder.idle.wait(10)
+    thread.stop()
+    assert ended == []

@@ -8,7 +8,7 @@ import pytest
 
 from exo_node.errors import RingBroken
 from exo_node.ring.kv_account import Pool
-from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
+from exo_node.ring.messages import Copy, Drop, Epoch, Kept, Op, Rename, Row, Step
 from exo_node.ring.shard import CopySlot, ShardLogic, StepPlan, Truncate
 
 EPOCH = Epoch(3, "node")
@@ -21,7 +21,9 @@ def logic(*, depth: int | None = None, whole: int = 0, stage: int = 0, n_stages:
 
 
 def run(shard: ShardLogic, *rows: Row, ops: tuple[Op, ...] = (), number: int | None = None) -> StepPlan:
-    return shard.plan(Step(shard.epoch, shard.steps + 1 if number is None else number, ops, rows))
+    plan = shard.plan(Step(shard.epoch, shard.steps + 1 if number is None else number, ops, rows))
+    shard.ran()
+    return plan
 
 
 def test_sequences_take_the_lowest_free_slot() -> None:
@@ -92,14 +94,14 @@ def test_steps_are_consecutive(number: int) -> None:
 
 
 def test_after_an_error_everything_is_refused_until_a_larger_epoch() -> None:
-    """A broken epoch stays broken with its first reason; Configure starts afresh and empties the used slots."""
+    """A broken epoch stays broken with its first reason; Configure starts afresh and empties all slots."""
     shard = logic()
     run(shard, Row(1, 0, 4, 1))
     with pytest.raises(RingBroken, match="not here"):
         run(shard, ops=(Drop(9),))
     with pytest.raises(RingBroken, match="not here"):
         run(shard)
-    assert shard.configure(Epoch(4, "a"), 0, 1) == (Truncate(0, 0),)
+    assert shard.configure(Epoch(4, "a"), 0, 1) == (Truncate(0, 0), Truncate(1, 0))
     assert (shard.sequences, shard.cached_tokens, shard.broken) == (0, 0, None)
     run(shard, Row(1, 0, 1, 1))
 
@@ -173,3 +175,92 @@ def test_a_row_for_other_stages_is_passed_on() -> None:
     shard = logic(stage=1, n_stages=3)
     plan = run(shard, Row(1, 0, 4, 1, first_stage=2, last_stage=2), Row(2, 0, 4, 1, last_stage=2))
     assert (plan.slots, plan.n_computed, shard.cached_tokens) == ((-1, 0), 1, 4)
+
+
+def test_what_is_renamed_is_cut_and_the_old_id_is_no_more() -> None:
+    """A sequence goes over to another request under a new id, with what the two have in common and nothing else."""
+    shard = logic()
+    run(shard, Row(1, 0, 6, 1))
+    assert run(shard, Row(2, 4, 1, 1), ops=(Rename(2, 1, 4),)).calls == (Truncate(0, 4),)
+    assert (shard.sequences, shard.cached_tokens) == (1, 5)
+    assert run(shard, ops=(Rename(3, 2, 5),)).calls == ()
+    for op in (Drop(1), Rename(4, 2, 1), Rename(3, 3, 5), Rename(4, 3, 6), Copy(4, 2, 1)):
+        with pytest.raises(RingBroken, match=r"not here|used before|it holds 5"):
+            run(copy.deepcopy(shard), ops=(op,))
+
+
+def test_a_fence_ends_the_epoch_and_tells_what_is_held() -> None:
+    """By ascending id; steps of either epoch are refused, and only a larger fence or the Configure goes on."""
+    shard = logic()
+    run(shard, Row(1, 0, 2, 1), Row(2, 0, 6, 1))
+    run(shard, Row(2, 3, 1, 1, rollback=True))
+    assert shard.fence(Epoch(4, "a")) == (Kept(1, 2, 2), Kept(2, 4, 6))
+    assert shard.highest == 2
+    for epoch in (EPOCH, Epoch(4, "a")):
+        with pytest.raises(RingBroken):
+            shard.plan(Step(epoch, 3))
+        with pytest.raises(RingBroken, match="not newer"):
+            shard.fence(epoch)
+    assert shard.fence(Epoch(5, "a")) == (Kept(1, 2, 2), Kept(2, 4, 6))
+    with pytest.raises(RingBroken, match="not newer"):
+        shard.configure(Epoch(4, "b"), 0, 1)
+    shard.configure(Epoch(5, "a"), 0, 1)
+    with pytest.raises(RingBroken, match="not newer"):
+        shard.configure(Epoch(5, "a"), 0, 1)
+
+
+def test_what_is_kept_is_cut_and_all_else_is_forgotten() -> None:
+    """The pool holds what is kept and nothing else; sequences go on where they were cut; used ids stay used."""
+    shard = logic()
+    run(shard, Row(3, 0, 6, 1), Row(4, 0, 5, 1))
+    shard.fence(Epoch(4, "a"))
+    assert shard.configure(Epoch(4, "a"), 0, 1, (Kept(3, 5, 6),)) == (Truncate(1, 0), Truncate(0, 5))
+    shard.ran()
+    assert (shard.sequences, shard.cached_tokens) == (1, 5)
+    assert run(shard, Row(3, 5, 1, 1), Row(5, 0, 1, 1)).slots == (0, 1)
+    with pytest.raises(RingBroken, match="used before"):
+        run(shard, Row(4, 0, 1, 1), ops=(Drop(3),))
+
+
+def test_stages_before_what_is_kept_know_its_ids_and_hold_nothing() -> None:
+    """Their rows may come in any order, each once, and a drop of one that never came has nothing to do."""
+    shard = logic(n_stages=3)
+    run(shard, Row(7, 0, 6, 1))
+    shard.fence(Epoch(4, "a"))
+    kept = (Kept(5, 2, 2), Kept(6, 3, 3), Kept(7, 6, 6))
+    assert shard.configure(Epoch(4, "a"), 0, 3, kept, 1) == (Truncate(0, 0), Truncate(1, 0))
+    shard.ran()
+    assert (shard.sequences, shard.highest) == (0, 7)
+    assert run(shard, Row(7, 0, 1, 0), ops=(Drop(5),)).calls == ()
+    assert run(shard, Row(6, 0, 1, 0), ops=(Drop(7),)).calls == (Truncate(0, 0),)
+    for sequence in (5, 7):
+        with pytest.raises(RingBroken, match="used before"):
+            run(copy.deepcopy(shard), Row(sequence, 0, 1, 0))
+    assert run(shard, Row(8, 0, 1, 0)).slots == (1,)
+
+
+@pytest.mark.parametrize(
+    ("kept", "depth"), [(Kept(1, 7, 7), None), (Kept(2, 1, 1), None), (Kept(1, 0, 6), None), (Kept(1, 3, 6), 2)]
+)
+def test_a_stage_that_cannot_keep_what_it_should_says_so(kept: Kept, depth: int | None) -> None:
+    """More than it holds, what it does not hold, a cut deeper than it can: refused, and a larger fence finds it all."""
+    shard = logic(depth=depth)
+    run(shard, Row(1, 0, 6, 1))
+    held = shard.fence(Epoch(4, "a"))
+    with pytest.raises(RingBroken) as caught:
+        shard.configure(Epoch(4, "a"), 0, 1, (kept,))
+    assert (caught.value.code, caught.value.status) == ("cannot_keep", 409)
+    assert shard.fence(Epoch(5, "a")) == held
+
+
+def test_nothing_is_kept_without_a_fence_of_that_epoch_nor_after_a_step_that_broke_off() -> None:
+    """What a stage holds is only sure when nothing can come between, and when the engine has done what was planned."""
+    shard = logic()
+    run(shard, Row(1, 0, 6, 1))
+    with pytest.raises(RingBroken, match="not fenced"):
+        copy.deepcopy(shard).configure(Epoch(4, "a"), 0, 1, (Kept(1, 6, 6),))
+    shard.plan(Step(EPOCH, 2, (), (Row(1, 6, 1, 1),)))  # and the engine fails
+    assert shard.fence(Epoch(4, "a")) == ()
+    with pytest.raises(RingBroken, match="can give of 0"):
+        shard.configure(Epoch(4, "a"), 0, 1, (Kept(1, 6, 6),))
+    assert len(shard.configure(Epoch(4, "a"), 0, 1)) == 2

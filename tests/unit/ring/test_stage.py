@@ -40,17 +40,17 @@ def test_a_chain_computes_what_the_whole_model_does() -> None:
 
 
 def test_rows_for_other_stages_pass_unchanged() -> None:
-    """A stage hands on what it does not compute, in row order; the last one keeps the trailing outputs only."""
+    """A stage hands on what it does not compute, in row order: of a row that ends before it, the outputs."""
     last = chain(2)[1]
     first = chain(2)[0].run(Step(EPOCH, 1, (), (Row(2, 0, 2, 1, last_stage=1),)), [(3, 4)]).step.hidden
     assert first is not None
-    foreign = np.arange(3 * HIDDEN, dtype="<f4").tobytes()
-    both = Hidden("float32", (5, HIDDEN), foreign + bytes(first.data))
+    foreign = np.arange(2 * HIDDEN, dtype="<f4").tobytes()
+    both = Hidden("float32", (4, HIDDEN), foreign + bytes(first.data))
     rows = (Row(1, 0, 3, 2, first_stage=0, last_stage=0), Row(2, 0, 2, 1, last_stage=1))
     out = last.run(Step(EPOCH, 1, (), rows, both)).step.hidden
     assert out is not None
     assert out.shape == (3, HIDDEN)
-    assert bytes(out.data)[: 2 * HIDDEN * 4] == foreign[HIDDEN * 4 :]
+    assert bytes(out.data)[: 2 * HIDDEN * 4] == foreign
     alone = chain(2)[1].run(Step(EPOCH, 1, (), (rows[1],), first)).step.hidden
     assert alone is not None
     assert bytes(out.data)[2 * HIDDEN * 4 :] == bytes(alone.data)

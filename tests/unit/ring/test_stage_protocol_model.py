@@ -5,6 +5,7 @@ What breaks a rule ends the epoch, and nothing is ever trimmed in silence (ARCHI
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from exo_node.ring.keeping import surviving
 from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
 from exo_node.ring.stage import Stage, output_offsets
@@ -38,6 +40,46 @@ class StageMachine(RuleBasedStateMachine):
         self.most: dict[int, int] = {}  # tokens that each has held
         self.number = 0
         self.next_id = 1
+
+    @rule(data=st.data(), lost=st.integers(-1, 3))
+    def recover(self, data: st.DataObject, lost: int) -> None:
+        """A stage is lost, or only a link (-1). The others keep some sequences, perhaps cut, or those behind it do; the
+        rest compute them again, a piece of this and a piece of that, and then all hold the same."""
+        if lost >= len(self.chain):
+            return
+        if lost >= 0:
+            self.chain[lost] = stages(len(self.chain), self.pool)[lost]
+        self.counter += 1
+        epoch = Epoch(self.counter, "c")
+        told = [stage.fence(epoch) for stage in self.chain]
+        held = [None if stage == lost else one for stage, one in enumerate(told)]
+        found, kept_from = surviving(held, self.pool.rollback_depth, self.pool.whole_tokens)
+        assert kept_from == lost + 1
+        kept = []
+        for one in found:
+            if data.draw(st.integers(0, 3)):
+                cut = data.draw(st.integers(max(1, self.shortest(one.sequence)), one.length))
+                lost_from = one.lost_from if kept_from == len(self.chain) or data.draw(st.booleans()) else 0
+                kept.append(replace(one, length=cut, lost_from=lost_from))
+        for index, stage in enumerate(self.chain):
+            stage.configure(epoch, index, len(self.chain), "bfloat16", kept=kept, kept_from=lost + 1)
+        self.number = 0
+        self.live = {one.sequence: self.live[one.sequence][: one.length] for one in kept}
+        for index, stage in enumerate(self.chain):
+            mine = [one.length for one in kept if one.is_held(index, kept_from)]
+            assert (stage.logic.sequences, stage.logic.cached_tokens) == (len(mine), sum(mine))
+        first = {one.sequence: one.lost_from for one in kept}
+        missing = dict.fromkeys(self.live, 0) if lost >= 0 else {}
+        while missing:
+            sequence = data.draw(st.sampled_from(sorted(missing)))
+            begin, tokens = missing.pop(sequence), self.live[sequence]
+            end = begin + data.draw(st.integers(1, min(self.pool.max_chunk, len(tokens) - begin)))
+            row = Row(sequence, begin, end - begin, 0, False, first[sequence], lost)
+            done = self.run_ring((), [(row, tokens[begin:end])])
+            assert done.failure is None, done.failure
+            assert done.hidden is None or not done.hidden.shape[0], "what nobody wants came home"
+            if end < len(tokens):
+                missing[sequence] = end
 
     def run_ring(self, ops: tuple[Op, ...], rows: list[tuple[Row, tuple[int, ...]]], number: int | None = None) -> Any:
         """The step after the last stage."""
@@ -107,7 +149,8 @@ class StageMachine(RuleBasedStateMachine):
         """Each is refused by the first stage that sees it, and so is everything after it, until a new epoch."""
         some = max(self.live, key=lambda one: len(self.live[one]), default=0)
         cached = len(self.live.get(some, ()))
-        dead = sorted(set(range(1, self.next_id)) - set(self.live))
+        used = max(stage.logic.highest for stage in self.chain)
+        dead = sorted(set(range(1, used + 1)) - set(self.live))
         shortest = self.shortest(some) if some else 0
         kinds = {
             "gap": True,

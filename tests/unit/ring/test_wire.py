@@ -8,9 +8,16 @@ import pytest
 
 from exo_node.engine.base import Hidden
 from exo_node.errors import RingBroken
-from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Report, Row, Step
+from exo_node.ring.messages import Copy, Drop, Epoch, Failure, Rename, Report, Row, Step
 from exo_node.ring.sequences import Delta, TokenChoice
-from exo_node.ring.wire import add_report, delta_message, pass_on, read_job, read_step, step_frame
+from exo_node.ring.wire import (
+    add_report,
+    delta_message,
+    pass_on,
+    read_job,
+    read_step,
+    step_frame,
+)
 from exo_node.transport.codec import StepFrame
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.types import Grammar, SamplingParams
@@ -18,7 +25,7 @@ from exo_node.types import Grammar, SamplingParams
 STEP = Step(
     Epoch(3, "node"),
     17,
-    (Drop(4), Copy(9, 5, 12)),
+    (Drop(4), Copy(9, 5, 12), Rename(10, 5, 3)),
     (Row(5, 100, 1, 1, False, 0, 2), Row(9, 12, 2, 0, True, 1, 1)),
     Hidden("bfloat16", (3, 2), bytes(range(12))),
     (Report(0, 1, 2, 3, 4, 5), Report(1, 6, 7, 8, 9, 10)),

@@ -6,6 +6,7 @@ Whatever happens, no wrong token is ever delivered.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -69,7 +70,7 @@ class RingMachine(RuleBasedStateMachine):
         assert all(done.exception() is None for done in self.ring.configure(1))
         # the first jobs come with the machine: most runs that hypothesis draws would do nothing but wait for one
         for length in first:
-            self.submit(tuple(range(1, length + 1)), 6, frozenset(), 0)
+            self.submit(tuple(range(1, length + 1)), 14, frozenset(), 0)
 
     @rule(prompt=PROMPTS, reading=st.sampled_from(["mean", "last", "scores"]))
     def read(self, prompt: tuple[int, ...], reading: str) -> None:
@@ -203,6 +204,36 @@ class RingMachine(RuleBasedStateMachine):
     def new_epoch(self) -> None:
         self.reconfigure()
 
+    @rule(
+        data=st.data(), rounds=st.integers(0, 12), late=st.integers(0, 4), lost=st.integers(-1, 3), twice=st.booleans()
+    )
+    def recover(self, data: st.DataObject, rounds: int, late: int, lost: int, twice: bool) -> None:
+        """A stage is lost, or a link (-1), perhaps two after each other; what stages have kept is used again by the
+        requests that come back, whose last tokens may have been lost on their way."""
+        self.run(rounds, 4)
+        self.run(1, late)
+        before = [ticket for ticket in self.jobs if self.ring.ended(ticket) is None and ticket not in self.cancelled]
+        for stage in (lost, 0)[: 1 + twice]:
+            for hop in self.ring.hops:
+                self.past.extend(hop)
+                hop.clear()
+            self.counter += 1
+            self.ring.recover(self.counter, stage if 0 <= stage < self.ring.n_stages else None)
+        self.fault = ""
+        for ticket in before:
+            if self.ring.ended(ticket) is None:  # its connection went with the head
+                self.ring.notices.setdefault(ticket, []).append(Failed(ticket, PeerUnavailable("stage 0 is gone")))
+            if data.draw(st.integers(0, 4)) < 4:
+                self.resume(ticket, data.draw(st.sampled_from([0, 0, 0, 1, 2, 5])))
+
+    def resume(self, ticket: int, missed: int) -> None:
+        job, new = self.jobs[ticket], self.new_tokens(ticket)
+        known = new[: max(len(new) - missed, min(1, len(new)))] if job.prompt_logprobs is None else []
+        sequence = self.ring.sequence(ticket) if known else job.sequence
+        again = replace(job, generated=job.generated + tuple(known), attempt=job.attempt + 1, sequence=sequence)
+        self.jobs[len(self.jobs) + 1] = again
+        self.ring.head.handle(Submit(len(self.jobs), again))
+
     def reconfigure(self) -> None:
         for hop in self.ring.hops:
             self.past.extend(hop)
@@ -248,6 +279,8 @@ class RingMachine(RuleBasedStateMachine):
         self.never_a_wrong_token()
         head = self.ring.head.head
         assert head is not None
+        head.residents.expire(1e18)  # nobody comes back any more
+        self.ring.settle()
         if self.fault in ("doubled", "reordered", "broken"):
             assert head.broken is not None, f"a step was {self.fault} and nobody noticed"
         if not self.fault:

@@ -54,7 +54,18 @@ def test_grpcs_own_statuses(code: grpc.StatusCode, expected: type[ExoError]) -> 
     assert "\n" not in error.message
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"class":"X","message":"m","status":"abc"}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"class":"X","message":"m","status":"abc"}',
+        b'{"class":"X","message":"m","status":1e999}',
+        b"[" * 100_000,
+    ],
+)
 def test_garbage(data: bytes) -> None:
     """Metadata that is no error of ours is left aside."""
     assert decode_error(data) is None

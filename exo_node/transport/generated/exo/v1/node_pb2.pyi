@@ -278,7 +278,7 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments", "draining")
+    __slots__ = ("node", "instances", "links", "leaving", "shards", "deployments", "draining", "removed")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +286,7 @@ class NodeState(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
     node: NodeDescription
     instances: _containers.RepeatedCompositeFieldContainer[InstanceDescription]
     links: _containers.RepeatedCompositeFieldContainer[PeerLink]
@@ -293,7 +294,8 @@ class NodeState(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[HostedShard]
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentDescription]
     draining: bool
-    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentDescription(_message.Message):
     __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output")
@@ -541,16 +543,12 @@ class SpareDescription(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., assignment: _Optional[_Union[AssignmentDescription, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RecoverRequest(_message.Message):
-    __slots__ = ("instance", "lost", "avoid", "seen")
+    __slots__ = ("instance", "avoid")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
-    LOST_FIELD_NUMBER: _ClassVar[int]
     AVOID_FIELD_NUMBER: _ClassVar[int]
-    SEEN_FIELD_NUMBER: _ClassVar[int]
     instance: InstanceDescription
-    lost: _containers.RepeatedScalarFieldContainer[int]
     avoid: _containers.RepeatedScalarFieldContainer[str]
-    seen: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., lost: _Optional[_Iterable[int]] = ..., avoid: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., avoid: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("drain",)
@@ -574,18 +572,20 @@ class DrainResponse(_message.Message):
     def __init__(self, moved: _Optional[_Iterable[str]] = ..., failed: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReserveShardRequest(_message.Message):
-    __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms")
+    __slots__ = ("instance_id", "coordinator", "bytes", "device", "lease_ms", "stage")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     coordinator: str
     bytes: int
     device: str
     lease_ms: int
-    def __init__(self, instance_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+    stage: int
+    def __init__(self, instance_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., lease_ms: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class ReserveShardResponse(_message.Message):
     __slots__ = ("memory_free",)
@@ -679,12 +679,14 @@ class ShardReady(_message.Message):
     def __init__(self, port: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rollback_depth: _Optional[int] = ..., seconds: _Optional[float] = ..., info: _Optional[_Mapping[str, str]] = ..., wire_int8: _Optional[str] = ..., whole_tokens: _Optional[int] = ...) -> None: ...
 
 class UnloadShardRequest(_message.Message):
-    __slots__ = ("instance_id", "stage")
+    __slots__ = ("instance_id", "stage", "at_once")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    AT_ONCE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     stage: int
-    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+    at_once: bool
+    def __init__(self, instance_id: _Optional[str] = ..., stage: _Optional[int] = ..., at_once: _Optional[bool] = ...) -> None: ...
 
 class UnloadShardResponse(_message.Message):
     __slots__ = ("found",)
@@ -737,18 +739,34 @@ class PlaceModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., min_nodes: _Optional[int] = ..., nodes: _Optional[_Iterable[str]] = ..., engines: _Optional[_Iterable[str]] = ..., reuse: _Optional[bool] = ..., exclude: _Optional[_Iterable[str]] = ..., seen: _Optional[_Iterable[str]] = ..., instance_id: _Optional[str] = ..., quantize: _Optional[int] = ..., draft_model: _Optional[str] = ..., slots: _Optional[int] = ..., context: _Optional[int] = ..., spares: _Optional[bool] = ...) -> None: ...
 
 class PlaceProgress(_message.Message):
-    __slots__ = ("stage", "detail", "done", "total", "instance")
+    __slots__ = ("stage", "detail", "done", "total", "instance", "times")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
     stage: str
     detail: str
     done: int
     total: int
     instance: InstanceDescription
-    def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., instance: _Optional[_Union[InstanceDescription, _Mapping]] = ...) -> None: ...
+    times: RecoveryTimes
+    def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., instance: _Optional[_Union[InstanceDescription, _Mapping]] = ..., times: _Optional[_Union[RecoveryTimes, _Mapping]] = ...) -> None: ...
+
+class RecoveryTimes(_message.Message):
+    __slots__ = ("fence_us", "plan_us", "load_us", "connect_us", "loaded")
+    FENCE_US_FIELD_NUMBER: _ClassVar[int]
+    PLAN_US_FIELD_NUMBER: _ClassVar[int]
+    LOAD_US_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_US_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    fence_us: int
+    plan_us: int
+    load_us: int
+    connect_us: int
+    loaded: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, fence_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., load_us: _Optional[int] = ..., connect_us: _Optional[int] = ..., loaded: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RemoveInstanceRequest(_message.Message):
     __slots__ = ("instance_id",)

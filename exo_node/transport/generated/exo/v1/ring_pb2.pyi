@@ -31,12 +31,18 @@ class FenceResponse(_message.Message):
     def __init__(self, held: _Optional[_Iterable[_Union[KeptSequence, _Mapping]]] = ..., highest: _Optional[int] = ...) -> None: ...
 
 class KeptSequence(_message.Message):
-    __slots__ = ("sequence", "length")
+    __slots__ = ("sequence", "length", "most", "logged", "lost_from")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    LOGGED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FROM_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     length: int
-    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+    most: int
+    logged: int
+    lost_from: int
+    def __init__(self, sequence: _Optional[int] = ..., length: _Optional[int] = ..., most: _Optional[int] = ..., logged: _Optional[int] = ..., lost_from: _Optional[int] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
     __slots__ = ("instance_id", "epoch", "stage", "n_stages", "next_address", "wire_dtype", "slots", "context", "max_chunk", "rollback_depth", "kv_tokens", "int8_rows", "whole_tokens", "kept", "kept_from", "next_sequence", "silence_ms")
@@ -121,12 +127,14 @@ class Op(_message.Message):
     def __init__(self, drop: _Optional[int] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., rename: _Optional[_Union[Rename, _Mapping]] = ...) -> None: ...
 
 class Rename(_message.Message):
-    __slots__ = ("target", "source")
+    __slots__ = ("target", "source", "length")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     target: int
     source: int
-    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ...) -> None: ...
+    length: int
+    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("target", "source", "length")
@@ -316,7 +324,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RunnerStats(_message.Message):
-    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops", "scheduling", "kv_bytes_used")
+    __slots__ = ("epoch", "stage", "slots", "slots_used", "cached_tokens", "steps", "tokens", "weight_bytes", "kv_bytes", "rss_bytes", "waiting", "running", "info", "hops", "scheduling", "kv_bytes_used", "computed_tokens")
     class InfoEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +348,7 @@ class RunnerStats(_message.Message):
     HOPS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: Epoch
     stage: int
     slots: int
@@ -356,7 +365,8 @@ class RunnerStats(_message.Message):
     hops: _containers.RepeatedCompositeFieldContainer[HopSample]
     scheduling: Scheduling
     kv_bytes_used: int
-    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ..., kv_bytes_used: _Optional[int] = ...) -> None: ...
+    computed_tokens: int
+    def __init__(self, epoch: _Optional[_Union[Epoch, _Mapping]] = ..., stage: _Optional[int] = ..., slots: _Optional[int] = ..., slots_used: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., info: _Optional[_Mapping[str, str]] = ..., hops: _Optional[_Iterable[_Union[HopSample, _Mapping]]] = ..., scheduling: _Optional[_Union[Scheduling, _Mapping]] = ..., kv_bytes_used: _Optional[int] = ..., computed_tokens: _Optional[int] = ...) -> None: ...
 
 class Scheduling(_message.Message):
     __slots__ = ("kv_tokens", "kv_tokens_used", "prompt_tokens", "prefix_hit_tokens", "evictions", "preemptions", "drafted_tokens", "accepted_tokens", "micro_batches")

@@ -1,0 +1,282 @@
+"""Brings a broken ring back, or moves it off a node: the acts of the node that coordinates its model.
+
+fence those who are left (nothing of the old epoch gets in or out any more, they say what they hold) -> plan: the same
+cut with other nodes in the lost places (pure, cluster/replacing.py), else a new cut over all who are left -> load what
+is missing while the others stay as they are -> configure the new epoch, in which they keep what they hold -> commit.
+What fails meanwhile is one more loss: another round, in a newer epoch. A node that is drained gives its shards away the
+same way, but the ring runs until its successors are loaded. When no round succeeds the instance is taken down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
+from exo_node.ring.caretaker import missing_stages
+from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
+from exo_node.ring.fencing import fence
+from exo_node.ring.keeping import read_kept, surviving
+from exo_node.ring.leases import renewed
+from exo_node.ring.loading import ShardLoader, Shelf, Work
+from exo_node.ring.members import ClusterView, Member
+from exo_node.ring.placing import Placer
+from exo_node.ring.registry import InstanceRegistry
+from exo_node.ring.reporting import reported
+from exo_node.ring.shard_host import ShardHost
+from exo_node.ring.successors import Successors, successors
+from exo_node.transport.convert import instance_from_pb, instance_to_pb
+from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
+from exo_node.transport.ring_client import RingClient
+from exo_node.types import Instance, Spare
+
+log = logging.getLogger("exo.recovery")
+
+ROUNDS = 6  # each is for one more loss in the middle of the one before
+TIMES_KEPT = 64
+PAUSE_S = 0.3  # before another round: a lost node is known as lost to everybody after 0.2 s
+
+
+@dataclass(slots=True)
+class _Round:
+    """One attempt: what is known, and what has been done that must be undone where it fails."""
+
+    old: Instance
+    epoch: int
+    lost: set[int]
+    times: node_pb2.RecoveryTimes = field(default_factory=node_pb2.RecoveryTimes)
+    held: dict[int, ring_pb2.FenceResponse] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
+
+
+class Recovery:
+    """Coordinates recoveries. One at a time per model, and none beside a placement of it."""
+
+    def __init__(
+        self,
+        cluster: ClusterView,
+        host: ShardHost,
+        member: Callable[[str], Member],
+        registry: InstanceRegistry,
+        placer: Placer,
+        *,
+        silence_s: float,
+        changed: Callable[[], None],
+    ) -> None:
+        """`silence_s`: how long a runner that is asked may say nothing."""
+        self._cluster = cluster
+        self._host = host
+        self._member = member
+        self._registry = registry
+        self._placer = placer
+        self._loader = ShardLoader(cluster.node_id, member)
+        self._silence_s = silence_s
+        self._took: dict[tuple[str, int], node_pb2.RecoveryTimes] = {}  # by (instance, epoch), for those who ask late
+        self._changed = changed
+
+    async def recover(self, request: node_pb2.RecoverRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        """Bring an instance back; the last message holds it, ready. Compare-and-set: where its epoch is newer already
+        than the asker's, it is answered as it is. Raises `ExoError`; then it is gone, but for a drain that failed."""
+        told = instance_from_pb(request.instance)
+        async with self._placer.lock(told.model_id):
+            current = self._registry.newest(told)
+            if self._is_done(current, told, request.avoid):
+                times = self._took.get((current.instance_id, current.epoch))
+                yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current), times=times)
+                return
+            if self._registry.was_removed(told.instance_id):
+                raise RingBroken(f"{told.model_id} was taken off the cluster", code="instance_removed")
+            moves = bool(request.avoid) and not self._registry.is_lost(current)
+            if not moves:
+                self._registry.lose(current)
+            epoch = max(current.epoch, self._registry.lost.get(current.instance_id, 0))
+            for left in reversed(range(ROUNDS)):
+                epoch += 1
+                one = _Round(current, epoch, self._missing(current))
+                try:
+                    rounds = self._round(one, set(request.avoid), moves=moves)
+                    async with contextlib.aclosing(rounds) as updates:
+                        async for update in updates:
+                            yield update
+                    return
+                except ExoError as error:
+                    log.warning("recovery of %s, epoch %d: %s", current.instance_id[:8], epoch, error.message)
+                    if moves and not one.held:
+                        raise  # the ring runs as before
+                    if not left or not _another_try(error):
+                        await self._give_up(one)
+                        raise
+                moves = False
+                await asyncio.sleep(PAUSE_S)
+
+    def _is_done(self, current: Instance, told: Instance, avoid: Collection[str]) -> bool:
+        if current.state != "ready" or self._registry.is_lost(current):
+            return False
+        if avoid:
+            return all(at.node_id not in avoid for at in current.assignments)
+        return current.epoch > told.epoch
+
+    def _missing(self, instance: Instance) -> set[int]:
+        """Stages whose node is gone, or no longer lists them."""
+        return set(missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states()))
+
+    async def _round(
+        self, one: _Round, avoid: set[str], *, moves: bool
+    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        old, times = one.old, one.times
+        loading = replace(old, epoch=one.epoch, state="loading", coordinator=self._cluster.node_id)
+        self._placer.loading[old.instance_id] = loading
+        self._changed()
+        try:
+            async with renewed(self._member, old):
+                begun = time.perf_counter_ns()
+                if not moves:
+                    yield node_pb2.PlaceProgress(stage="fencing", detail=old.instance_id)
+                    await self._fence(one)
+                begun = _lap(times, "fence_us", begun)
+                leaving = {stage for stage, at in enumerate(old.assignments) if at.node_id in avoid}
+                found = await self._plan(one, one.lost | leaving, avoid, moves=moves)
+                begun = _lap(times, "plan_us", begun)
+                if not moves:
+                    await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
+                ready: dict[int, node_pb2.ShardReady] = {}
+                async with contextlib.aclosing(
+                    self._load(one, found.shelf.aside() if moves else found.shelf, ready)
+                ) as updates:
+                    async for update in updates:
+                        yield update
+                times.loaded.extend(sorted(found.shelf.sizes))
+                begun = _lap(times, "load_us", begun)
+                yield node_pb2.PlaceProgress(stage="connecting")
+                if moves:
+                    ready = await self._step_in(one, found)
+                rest = outliving(found, one.held, ready)
+                new = await connect(
+                    self._cluster, found.shelf.instance, found.shelf.dtypes(), ready, rest, silence_s=self._silence_s
+                )
+                await self._loader.commit(new)
+                _lap(times, "connect_us", begun)
+        except BaseException:
+            await asyncio.shield(self._loader.unload(old.instance_id, one.work.reserved))
+            raise
+        finally:
+            self._placer.loading.pop(old.instance_id, None)
+            self._changed()
+        self._registry.remember(new)
+        self._took[new.instance_id, new.epoch] = times
+        while len(self._took) > TIMES_KEPT:
+            del self._took[next(iter(self._took))]
+        log.info("instance %s of %s goes on as epoch %d", new.instance_id[:8], new.model_id, new.epoch)
+        yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(new), times=times)
+
+    async def _fence(self, one: _Round) -> None:
+        """End the old epoch on every stage that is left; those that do not answer are lost too."""
+        old = one.old
+        request = ring_pb2.FenceRequest(
+            instance_id=old.instance_id,
+            epoch=ring_pb2.Epoch(counter=one.epoch, coordinator=self._cluster.node_id),
+        )
+        clients: dict[int, RingClient] = {}
+        try:
+            for stage in set(range(len(old.assignments))) - one.lost:
+                with contextlib.suppress(PeerUnavailable):  # its node has just gone
+                    clients[stage] = RingClient(self._address(old, stage), old.token, self._silence_s)
+            one.held = await fence(clients, request, self._silence_s)
+        finally:
+            await asyncio.gather(*(client.close() for client in clients.values()))
+        one.lost |= set(range(len(old.assignments))) - one.held.keys()
+
+    def _address(self, instance: Instance, stage: int) -> str:
+        port = int(instance.addresses[stage].rpartition(":")[2])
+        here = self._cluster.node_id
+        return join_host_port(self._cluster.address(here, instance.assignments[stage].node_id), port)
+
+    async def _plan(self, one: _Round, lost: set[int], avoid: set[str], *, moves: bool) -> Successors:
+        """Who holds what from now on. Raises `NoCapacity` where the nodes that are left cannot."""
+        outside = avoid | set(self._cluster.draining())
+        nodes = {name: node for name, node in self._cluster.nodes().items() if name not in outside}
+        old = one.old
+        spares = [spare for spare in old.spares if spare.assignment.node_id in nodes and self._lives(old, spare)]
+        return await successors(
+            self._member, self._cluster.node_id, old, lost, nodes, spares, epoch=one.epoch, running=moves
+        )
+
+    def _lives(self, instance: Instance, spare: Spare) -> bool:
+        key = (instance.instance_id, SPARE_STAGE + spare.stage)
+        if spare.assignment.node_id == self._cluster.node_id:
+            return key in self._host.shards()
+        state = self._cluster.states().get(spare.assignment.node_id)
+        return state is not None and key in state.shards
+
+    async def _step_in(self, one: _Round, found: Successors) -> dict[int, node_pb2.ShardReady]:
+        """The successors that wait aside take the places of those that leave; from here on nothing is served."""
+        await self._fence(one)
+        if one.lost & found.kept:
+            raise PeerUnavailable("a stage that was to stay was lost just now")
+        old = one.old
+        await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
+        return dict(await self._loader.load(found.shelf, lambda progress: None))
+
+    async def _load(
+        self, one: _Round, shelf: Shelf, ready: dict[int, node_pb2.ShardReady]
+    ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        await self._loader.reserve(shelf, one.work)
+
+        async def load(report: Callable[[node_pb2.PlaceProgress], None]) -> None:
+            ready.update(await self._loader.load(shelf, report))
+
+        async with contextlib.aclosing(reported(load)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _unload(self, instance: Instance, stages: Collection[int]) -> None:
+        """Have the nodes that are still there end these runners, which hang perhaps."""
+        there = self._cluster.nodes()
+        places = [(instance.assignments[stage].node_id, stage) for stage in stages]
+        places = [(node_id, stage) for node_id, stage in places if node_id in there]
+        await self._loader.unload(instance.instance_id, places, at_once=True)
+
+    async def _give_up(self, one: _Round) -> None:
+        """Nobody is to serve half a ring: end what is left of it."""
+        old = one.old
+        self._registry.lose(replace(old, epoch=one.epoch))
+        await self._unload(old, range(len(old.assignments)))
+        there = self._cluster.nodes()
+        spares = [(spare.assignment.node_id, SPARE_STAGE + spare.stage) for spare in old.spares]
+        await self._loader.unload(old.instance_id, [at for at in spares if at[0] in there], at_once=True)
+        self._changed()
+
+
+def outliving(
+    found: Successors, held: Mapping[int, ring_pb2.FenceResponse], ready: Mapping[int, node_pb2.ShardReady]
+) -> Outliving:
+    """What the stages may keep that are neither new nor were left unfenced (keeping.py)."""
+    if not found.same_cut or not held:
+        return NOTHING
+    stages = range(len(found.shelf.instance.assignments))
+    following = max(answer.highest for answer in held.values()) + 1
+    there = [stage for stage in stages if stage in found.kept and stage in held]
+    bounded = [ready[stage] for stage in there if ready[stage].rollback_depth >= 0]
+    kept, first = surviving(
+        [read_kept(held[stage].held) if stage in there else None for stage in stages],
+        min((shard.rollback_depth for shard in bounded), default=None),
+        min((shard.whole_tokens for shard in bounded), default=0),
+    )
+    return Outliving(kept, first, following)
+
+
+def _another_try(error: ExoError) -> bool:
+    """Whether the next round may end better: somebody else was lost in this one."""
+    return isinstance(error, (PeerUnavailable, RingBroken)) or (
+        isinstance(error, NoCapacity) and error.code == "reservation_lost"
+    )
+
+
+def _lap(times: node_pb2.RecoveryTimes, name: str, begun: int) -> int:
+    now = time.perf_counter_ns()
+    setattr(times, name, getattr(times, name) + (now - begun) // 1000)
+    return now

@@ -1,0 +1,163 @@
+"""Who is gone, and who only hangs, is noticed: by real runners and nodes that are killed, stopped or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from exo_node.errors import ExoError, PeerUnavailable, RingBroken
+from exo_node.ring.liveness import STATUS
+from tests.integration.harness import NodeProcess, nodes
+from tests.integration.runners import Ring, generate, model_folder, request, ring
+
+SILENCE_S = 1.0
+PROMPT = (3, 1, 4, 1, 5)
+
+
+@asynccontextmanager
+async def impatient_ring(model: Path, n_stages: int) -> AsyncIterator[Ring]:
+    """A ring whose runners count as gone after `SILENCE_S`; whoever is left of it is killed at the end."""
+    async with ring(model, n_stages, configure=False) as made:
+        for stage in reversed(range(n_stages)):
+            message = made.configuration(stage, 1)
+            message.silence_ms = round(SILENCE_S * 1000)
+            await made.clients[stage].configure(message)
+        try:
+            yield made
+        finally:
+            for runner in made.runners:
+                if runner.process.returncode is None:
+                    runner.process.send_signal(signal.SIGCONT)
+
+
+async def failure(made: Ring, happens: Callable[[], Any] = lambda: None) -> tuple[ExoError, float]:
+    """How a generation that is under way fails, and how long after `happens()`."""
+    stream = made.clients[0].generate(request(PROMPT, 400))
+    for _ in range(3):
+        await anext(stream)
+    happens()
+    begun = time.monotonic()
+    with pytest.raises(ExoError) as caught:
+        async for _ in stream:
+            pass
+    return caught.value, time.monotonic() - begun
+
+
+@pytest.mark.parametrize(("n_stages", "layer", "stage"), [(1, 0, 0), (3, 2, 1)])
+async def test_an_engine_that_hangs_is_named_and_ends(tmp_path: Path, n_stages: int, layer: int, stage: int) -> None:
+    """Its transport answers every ping; callers hear which stage it is, and the process gives its memory back."""
+    model = model_folder(tmp_path, fake_step_seconds=0.002, fake_hang_at=100, fake_hang_layer=layer)
+    async with impatient_ring(model, n_stages) as made:
+        error, _ = await failure(made)
+        assert isinstance(error, RingBroken)
+        assert error.code == "engine_hangs"
+        assert f"stage {stage}: its engine hangs" in error.message
+        assert await made.runners[stage].ended() == STATUS
+        alive = [runner.process.returncode is None for runner in made.runners]
+        assert alive == [number != stage for number in range(n_stages)]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+async def test_a_stopped_runner_is_noticed_by_its_silence(tmp_path: Path, stage: int) -> None:
+    """SIGSTOP: its connections stay open and it answers no ping. Whoever waits for it is told."""
+    async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.002), 2) as made:
+        pid = made.runners[stage].process.pid
+        error, seconds = await failure(made, lambda: os.kill(pid, signal.SIGSTOP))
+        assert isinstance(error, PeerUnavailable)
+        print(f"stage {stage} stopped: noticed after {seconds:.2f} s of {SILENCE_S} s")
+
+
+async def test_a_killed_runner_is_noticed_at_once(tmp_path: Path) -> None:
+    """The head hears it by the streams that end on either side, the caller from the head."""
+    async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.002), 3) as made:
+        error, seconds = await failure(made, made.runners[1].process.kill)
+        assert isinstance(error, PeerUnavailable)
+        assert "of the ring" in error.message
+        print(f"stage 1 killed: noticed after {seconds * 1000:.0f} ms")
+
+
+@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
+    """Pauses of 300 ms of the head or a follower, time and again: whole answers, of one epoch."""
+    async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.004), 2) as made:
+        undisturbed = await generate(made.clients[0], request(PROMPT, 200))
+        over = asyncio.Event()
+
+        async def ask() -> list[tuple[list[int], str]]:
+            answers = []
+            while not over.is_set():
+                answers.append(await generate(made.clients[0], request(PROMPT, 200)))
+            return answers
+
+        asking = asyncio.create_task(ask())
+        for count in range(breaks):
+            pid = made.runners[count % 2].process.pid
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.3)
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(0.2)
+        over.set()
+        answers = await asking
+        assert answers == [undisturbed] * len(answers)
+        assert [one.epoch.counter for one in await made.stats()] == [1, 1]
+
+
+TEXT = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": True}
+BREAK_S, BETWEEN_S = 0.3, 0.4
+
+
+def told_of(node: NodeProcess) -> tuple[str, int]:
+    """The id of the one instance, and its epoch."""
+    (one,) = node.request("GET", "/v1/instances")[1]["data"]
+    return one["id"], one["epoch"]
+
+
+@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_short_breaks_of_nodes_place_nothing_anew(tmp_path: Path, breaks: int) -> None:
+    """Daemons and runners that pause for 300 ms in the middle of answers: the same text, the same instance."""
+    arguments = ["--discovery-module", "mdns", "-v"]
+    with nodes(tmp_path / "home", arguments, arguments) as (here, there):
+        status, placed = here.request("POST", "/v1/instances", {"model": "demo", "min_nodes": 2})
+        assert status == 200, placed
+        status, undisturbed = here.request("POST", "/v1/completions", TEXT)
+        assert status == 200, undisturbed
+        before = told_of(here)
+        over = threading.Event()
+        answers: list[tuple[int, Any]] = []
+
+        def ask() -> None:
+            while not over.is_set():
+                answers.append(here.request("POST", "/v1/completions", TEXT))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        processes = [there.process.pid, *runner_pids(there), *runner_pids(here), here.process.pid]
+        for count in range(breaks):
+            pid = processes[count % len(processes)]
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(BREAK_S)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(BETWEEN_S)
+        over.set()
+        asking.join()
+        assert told_of(here) == before
+        assert {status for status, _ in answers} == {200}, answers
+        texts = {answer["choices"][0]["text"] for _, answer in answers}
+        assert texts == {undisturbed["choices"][0]["text"]}
+        assert "is gone" not in here.log() + there.log()
+
+
+def runner_pids(node: NodeProcess) -> list[int]:
+    """The node's runners."""
+    children = psutil.Process(node.process.pid).children()
+    return [one.pid for one in children if "exo_node.ring.runner" in one.cmdline()]

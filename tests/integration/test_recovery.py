@@ -1,0 +1,154 @@
+"""Real daemons: rings are brought back, moved and emptied while they answer. The whole matrix of kills: tests/chaos."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import NodeProcess, nodes, wait_until
+from tests.integration.test_lifecycle import clear, place, runners
+
+TOKENS = 160
+BODY = {
+    "model": "demo",
+    "prompt": "Tell me a story",
+    "max_tokens": TOKENS,
+    "temperature": 1,
+    "seed": 1,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "logit_bias": {str(token): -100 for token in range(8)},  # no early end of text
+}
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
+    """Nodes a, b and c, which promise the same bits always."""
+    options = ["--memory-limit", "2GiB", "--reproducible", "-v"]
+    with nodes(
+        tmp_path_factory.mktemp("recovery") / "home",
+        *(["--node-id", name, *options] for name in "abc"),
+    ) as cluster:
+        yield cluster
+
+
+def answer(node: NodeProcess, at: int = 0, act: Callable[[], None] = lambda: None) -> tuple[str, dict[str, Any]]:
+    """The text of a streamed completion and its last event; `act` is done at the `at`-th event."""
+    request = urllib.request.Request(
+        f"{node.api}/v1/completions", json.dumps(BODY).encode(), {"Content-Type": "application/json"}
+    )
+    text, last, count = "", {}, 0
+    with urllib.request.urlopen(request, timeout=60) as stream:
+        for line in stream:
+            if not line.startswith(b"data: ") or b"[DONE]" in line:
+                continue
+            last = json.loads(line[6:])
+            assert "error" not in last, last
+            text += "".join(choice["text"] for choice in last["choices"])
+            count += 1
+            if count == at:
+                act()
+    return text, last
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trio: list[NodeProcess]) -> str:
+    """What the ring of c and b says when nothing happens."""
+    status, made = place(trio[0], nodes=["c", "b"])
+    assert status == 200, made
+    text, last = answer(trio[0])
+    assert last["usage"]["completion_tokens"] == TOKENS
+    clear(trio)
+    return text
+
+
+def delete(node: NodeProcess, instance_id: str) -> None:
+    assert node.request("DELETE", f"/v1/instances/{instance_id}")[0] == 200
+
+
+def rings(node: NodeProcess) -> list[list[str]]:
+    found = [one for one in node.topology()["instances"] if one["state"] == "ready"]
+    return [[shard["node_id"] for shard in one["shards"]] for one in found]
+
+
+def test_a_drained_node_is_empty_and_the_answer_goes_on(trio: list[NodeProcess], undisturbed: str) -> None:
+    """Its stage moves to the node that is free, then, when that is drained too, the ring is cut anew; the text is the
+    same. A drained node takes nothing new until that is undone."""
+    a, b, c = trio
+    status, made = place(a, nodes=["c", "b"])
+    assert status == 200, made
+    moves: list[tuple[int, Any]] = []
+
+    def drain(name: str) -> Callable[[], None]:
+        return lambda: moves.append(a.request("POST", f"/v1/nodes/{name}/drain"))
+
+    assert answer(a, 40, drain("b"))[0] == undisturbed
+    assert moves[-1] == (
+        200,
+        {"id": "b", "object": "node.drained", "draining": True, "moved": [made["id"]], "failed": {}},
+    )
+    assert rings(a) == [["c", "a"]]
+    assert not runners(b)
+    status, refused = place(a, nodes=["b"])
+    assert (status, "being drained" in refused["error"]["message"]) == (400, True)
+    assert answer(a, 40, drain("c"))[0] == undisturbed
+    assert rings(a) == [["a"]]
+    assert not runners(c)
+    status, told = a.request("POST", "/v1/nodes/a/drain", {"undo": False})
+    assert (status, list(told["failed"])) == (200, [made["id"]])  # nobody is left to take it: it runs on
+    for name in "abc":
+        assert a.request("POST", f"/v1/nodes/{name}/drain", {"undo": True})[0] == 200
+    clear(trio)
+
+
+def test_a_spare_takes_over_without_loading(trio: list[NodeProcess], undisturbed: str) -> None:
+    """The layers of a lost stage are on another node already."""
+    a, _, c = trio
+    status, made = place(a, nodes=["c"], spares=True)
+    assert status == 200, made
+    (spare,) = made["spares"]
+    home = next(node for node in trio if node.topology()["active_node_id"] == spare["node_id"])
+    assert len(runners(home)) == 1
+    (victim,) = runners(c)
+    assert answer(a, 40, victim.kill)[0] == undisturbed
+    record = a.request("GET", "/v1/recoveries")[1]["data"][-1]
+    assert (record["instance_id"], record["epoch"], record["loaded"]) == (made["id"], 2, [])
+    assert rings(a) == [[spare["node_id"]]]
+    clear(trio)
+
+
+def test_two_nodes_at_once_leave_one_that_goes_on(trio: list[NodeProcess], undisturbed: str, tmp_path: Path) -> None:
+    """Head and follower are killed with their nodes in the middle of an answer: the third one has it all."""
+    with nodes(
+        tmp_path / "home", *(["--node-id", name, "--memory-limit", "2GiB", "--reproducible", "-v"] for name in "xyz")
+    ) as (x, y, z):
+        status, made = place(x, nodes=["z", "y"])
+        assert status == 200, made
+
+        def kill() -> None:
+            for node in (y, z):
+                os.kill(node.process.pid, signal.SIGKILL)
+
+        text, last = answer(x, 40, kill)
+        assert (text, last["usage"]["completion_tokens"]) == (undisturbed, TOKENS)
+        wait_until(lambda: rings(x) == [["x"]], 5, x.log)
+
+
+def test_what_is_deleted_is_not_brought_back(trio: list[NodeProcess]) -> None:
+    """An instance that a user takes down in the middle of an answer stays down; the answer's own call places another
+    one, as any request does."""
+    a, _, _ = trio
+    status, made = place(a, nodes=["c", "b"])
+    assert status == 200, made
+    text, last = answer(a, 40, lambda: delete(a, made["id"]))
+    assert last["usage"]["completion_tokens"] == TOKENS
+    assert made["id"] not in [one["id"] for one in a.topology()["instances"]]
+    assert text
+    clear(trio)
