@@ -27,7 +27,9 @@ from exo_node.api.exo.v1 import V1Routes
 from exo_node.api.exo.v2 import V2Routes
 from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
+from exo_node.api.leaving import LEAVING, Leaving, take_no_more
 from exo_node.api.media import MediaRoutes
+from exo_node.api.memory_gate import MEMORY, refuse_without_memory
 from exo_node.api.mirroring.ports import Alone, PeersPort
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.operations import JSON, operation
@@ -35,10 +37,12 @@ from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
 from exo_node.api.schemas.cluster_answers import Welcome
+from exo_node.api.sending import SENDING, Sending
 from exo_node.api.serving import CallServer
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
+from exo_node.limits.memory import MemoryWatch
 from exo_node.store import Store
 from exo_node.store_audit import AuditTable
 from exo_node.store_batches import BatchTable
@@ -92,14 +96,19 @@ class ChatGPTAPI:
         routing: RoutingPort,
         store: Store,
         acts: AuditTable,
+        memory: MemoryWatch | None = None,
         peers: PeersPort | None = None,
     ) -> None:
+        """`memory`: what is known of this machine's, kept up to date by its owner."""
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
         auditor = cast(Any, make_auditor(acts, cluster.node_id))
-        self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
-        serving = CallServer(settings, routing)
+        self.leaving, sending = Leaving(), Sending(settings.send_timeout)
+        middlewares = [error_middleware, take_no_more, guard, refuse_without_memory, auditor]
+        self.app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+        self.app[LEAVING], self.app[SENDING], self.app[MEMORY] = self.leaving, sending, memory or MemoryWatch(0)
+        serving = CallServer(settings, routing, self.leaving)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
         answers = responses.ResponsesRoutes(serving, backend, settings, store, peers or Alone(cluster.node_id))

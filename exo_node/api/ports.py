@@ -28,6 +28,10 @@ class ClusterPort(Protocol):
 
     def instances(self) -> list[dict[str, Any]]: ...
 
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        """Give every member another cluster key (None: a random one), but those in `without`: `KeyRing.rotate`."""
+        ...
+
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
         ...
@@ -207,8 +211,8 @@ class RoutingPort(Protocol):
         """Change document 002's run-time defaults (keys and types are checked already); gives all, as they are now."""
         ...
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`."""
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`; `node`: `router.node_facts`."""
         ...
 
     def authenticate(self, token: str) -> Principal | None:

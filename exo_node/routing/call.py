@@ -241,6 +241,8 @@ class UpstreamError(ExoError):
 
 # Codes of failures that are not the backend's: our own helper process died, the model cannot call tools in words.
 WORKER_LOST, INVALID_TOOL_CALL = "worker_lost", "invalid_tool_call"
+# Codes of a ring that is busy, not broken (errors.Overloaded): who asks less often is served.
+QUEUE_FULL = frozenset({"queue_full", "key_queue_full"})
 
 STATUS_OF: Mapping[str, int] = {
     "bad_request": 400,

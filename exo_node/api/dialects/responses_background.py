@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from exo_node.api import sse
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
 from exo_node.api.dialects.responses_kept import Owner
 from exo_node.api.errors import internal
+from exo_node.api.leaving import late
 from exo_node.api.mirroring.log import ResponseLog
 from exo_node.errors import ExoError, RateLimited
 from exo_node.routing.adapter.watch import Within
@@ -183,7 +183,7 @@ class Background:
                         job.take(raw, said)
             job.add(job.encoder.end())
         except TimeoutError:
-            job.add(job.encoder.fail(sse.late(self._timeout_s)))
+            job.add(job.encoder.fail(late(self._timeout_s)))
         except ExoError as e:
             job.add(job.encoder.fail(e))
         except Exception as e:  # the border: nobody waits for this task

@@ -49,6 +49,10 @@ class Front:
     async def stop(self) -> None:
         await self._made.stop()
 
+    def give_up_memory(self) -> None:
+        """What is kept in memory for later only."""
+        self._made.answers.cache.give_up()
+
     # -- calls
 
     async def serve(self, call: Call) -> Reply:
@@ -114,8 +118,8 @@ class Front:
         """Document 004's keys, then ours."""
         return self._made.statistics.rows(self._made.notes())
 
-    def render_metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        return self._made.statistics.rendered(rings)
+    def render_metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        return self._made.statistics.rendered(rings, node)
 
     def deployments(self) -> list[dict[str, Any]]:
         return self._made.registry.deployments()

@@ -116,7 +116,7 @@ async def cluster(
                 routing = ScriptedRouting(backend, settings)
                 routing.keys = {} if keys is None else keys.keys
                 peers = WirePeers(wire, name)
-                api = ChatGPTAPI(settings, backend, ScriptedCluster(), routing, store, AuditTable(store), peers)
+                api = ChatGPTAPI(settings, backend, ScriptedCluster(), routing, store, AuditTable(store), peers=peers)
                 runner = web.AppRunner(api.app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
                 await runner.setup()
                 await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -768,6 +768,24 @@ class RecoveryTimes(_message.Message):
     loaded: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, fence_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., load_us: _Optional[int] = ..., connect_us: _Optional[int] = ..., loaded: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class RotateKeyRequest(_message.Message):
+    __slots__ = ("key", "commit", "patience_ms")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    commit: str
+    patience_ms: int
+    def __init__(self, key: _Optional[bytes] = ..., commit: _Optional[str] = ..., patience_ms: _Optional[int] = ...) -> None: ...
+
+class RotateKeyResponse(_message.Message):
+    __slots__ = ("fingerprint", "configured")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    configured: bool
+    def __init__(self, fingerprint: _Optional[str] = ..., configured: _Optional[bool] = ...) -> None: ...
+
 class RemoveInstanceRequest(_message.Message):
     __slots__ = ("instance_id",)
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]

@@ -111,6 +111,11 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/exo.v1.NodeService/RotateKey',
+                request_serializer=exo_dot_v1_dot_node__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
         self.Relay = channel.unary_stream(
                 '/exo.v1.NodeService/Relay',
                 request_serializer=exo_dot_v1_dot_node__pb2.RelayRequest.SerializeToString,
@@ -243,6 +248,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Any node -> all members: the cluster's key changes. First every member is told the key, then to make it its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Relay(self, request, context):
         """A node that holds a provider's key asks the provider for a node that does not. The key stays where it is.
         """
@@ -355,6 +367,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.RemoveInstance,
                     request_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.RotateKeyRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.RotateKeyResponse.SerializeToString,
             ),
             'Relay': grpc.unary_stream_rpc_method_handler(
                     servicer.Relay,
@@ -789,6 +806,33 @@ class NodeService:
             '/exo.v1.NodeService/RemoveInstance',
             exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/RotateKey',
+            exo_dot_v1_dot_node__pb2.RotateKeyRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
