@@ -234,7 +234,7 @@ class Daemon:
         guards = [self.keys.gate, SessionInterceptor(self._servicer.sessions)]
         self._grpc = create_server(guards, max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
-        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, lambda: self.keys.subkey(ASKER_PURPOSE))
         self._api = ChatGPTAPI(
             settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch, peers
         )
