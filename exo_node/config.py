@@ -49,9 +49,12 @@ class Settings:
     wait_for_peers: int = 0
     peer_timeout: float = 2.0
     response_timeout: float = 900.0
+    send_timeout: float = 60.0
+    shutdown_timeout: float = 10.0
     max_generate_tokens: int = 10_000
     inference_engine: Literal["auto", "mlx", "tinygrad"] = "auto"
     devices: tuple[str, ...] = ()
+    min_free_memory: int | None = None
     memory_limit: int | None = None
     models_dirs: tuple[Path, ...] = ()
     offline: bool = False
@@ -63,6 +66,7 @@ class Settings:
     prompt: str | None = None
     max_context: int = 8192
     max_sequences: int = 8
+    max_waiting: int = 256
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True

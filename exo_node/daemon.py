@@ -32,12 +32,15 @@ from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
+from exo_node.ending import REST_S, Ending
 from exo_node.errors import ConfigurationError, ExoError
 from exo_node.http_tls import digest, server_context
 from exo_node.jobs import lasting
 from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
+from exo_node.memory_keeper import keep_memory
+from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.instances import InstanceManager, PoolDefaults
@@ -52,7 +55,6 @@ from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
 from exo_node.transport.identity import NodeIdentity
-from exo_node.transport.node_servicer import BEAT_S
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -61,7 +63,11 @@ from exo_node.whole_file import replace_file
 
 log = logging.getLogger("exo")
 
-API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
+ASKER_PURPOSE = b"exo asker v1"  # whose response it is, in words that every node understands
+API_SHUTDOWN_S = 1.0  # for the last words to clients whose answers were not complete in time
+# Times --peer-timeout that a peer may say nothing while its transport answers pings: a machine with too much to do is
+# late with its words, and one that is stopped or cut off answers no ping.
+STUCK = 5
 ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove the cluster key
 NO_IPV6_ADDRESS = "0.0.0.0"
 
@@ -158,6 +164,8 @@ class Daemon:
                 reproducible=settings.reproducible,
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
+                max_waiting=settings.max_waiting,
+                min_free_memory=self._machine.watch.floor,
                 wire_int8=settings.wire_int8,
             ),
             issuer=self.keys,
@@ -167,7 +175,7 @@ class Daemon:
         self.members = ClusterMembers(
             me=self._identity,
             dial=lambda address, port, peer: GRPCPeerHandle(
-                address, port, peer, identity=self._identity, describe=self.describe
+                address, port, peer, identity=self._identity, describe=self.describe, silence_s=settings.peer_timeout
             ),
             changed=self._changed,
             discoveries=discoveries(
@@ -179,7 +187,7 @@ class Daemon:
                 listen=self._listen,
             ),
             listen=self._listen,
-            silence_s=settings.peer_timeout,
+            silence_s=settings.peer_timeout * STUCK,
         )
         self.keys.attach(self.members, self.host.renew_papers)
         self.view = NodeView(node_id, self.members, self.describe, self.keys)
@@ -221,12 +229,15 @@ class Daemon:
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
-            beat_s=min(BEAT_S, settings.peer_timeout / 4),
+            answers=AnswerService(lambda: self._api.responses),
         )
         guards = [self.keys.gate, SessionInterceptor(self._servicer.sessions)]
         self._grpc = create_server(guards, max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, acts)
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
+        self._api = ChatGPTAPI(
+            settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch, peers
+        )
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,
@@ -318,18 +329,35 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Everything between the start and the stop signal."""
         async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(lasting(job)) for job in self._api.jobs()]
             tasks = [
                 group.create_task(self.host.expire_leases()),
                 group.create_task(self.instances.watch()),
                 group.create_task(self.members.run()),
                 group.create_task(self._machine.refresh()),
+                group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
+                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
             ]
             await stop.wait()
+            for task in asking:
+                task.cancel()  # what they have asked for is asked again by the next start
+            await self._finish()
             for task in tasks:
                 task.cancel()
+
+    async def _finish(self) -> None:
+        """Take nothing new, and let what runs be completed: leases are renewed and peers answered meanwhile."""
+        self._run_file.remove()
+        for site in list(self._runner.sites):
+            await site.stop()
+        seconds = self.settings.shutdown_timeout
+        if len(self._api.leaving):
+            log.info("stopping; answers that may run for %g s more: %d", seconds, len(self._api.leaving))
+        cut, _ = await asyncio.gather(self._api.leaving.drain(seconds), self.routing.relays.drain(seconds))
+        if cut:
+            log.warning("answers ended before they were complete: %d (--shutdown-timeout %g)", cut, seconds)
 
     async def stop(self) -> None:
         """Leave: first no new requests of clients or peers, then our instances, then a goodbye to the peers."""
@@ -407,8 +435,8 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
     """Run a node until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    ending = Ending(stop, settings.shutdown_timeout + REST_S)
+    ending.listen()
     daemon = Daemon(settings, key, node_id)
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     try:

@@ -16,6 +16,7 @@ from exo_node.cluster.discovery import PeerSeen
 from exo_node.cluster.keys import ClusterKey
 from exo_node.errors import ExoError, PeerUnavailable, StoreError
 from exo_node.key_rotation import KeyRing
+from exo_node.limits.api_keys import digest
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
@@ -293,7 +294,12 @@ class RoutingView(Front):
         if info is None:
             return None
         return Principal(
-            info.id, info.admin, info.allows if info.models else any_model, frozenset(info.scopes), info.name
+            info.id,
+            info.admin,
+            info.allows if info.models else any_model,
+            frozenset(info.scopes),
+            info.name,
+            digest(token),
         )
 
     async def look_for_keys(self) -> None:
@@ -315,5 +321,5 @@ class RoutingView(Front):
                 row["key_name"] = names.get(key_id, "")
         return {"data": data, "total": total[0] if total else dict(NOTHING)}
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        return self.render_metrics(rings)
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        return self.render_metrics(rings, node)

@@ -13,6 +13,8 @@ from exo_node.api import sse, visible
 from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, principal
+from exo_node.api.leaving import LEAVING
+from exo_node.api.memory_gate import MEMORY
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
 from exo_node.api.schemas import cluster_answers as answers
@@ -115,6 +117,10 @@ class ClusterRoutes:
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
+        if request.app[LEAVING].begun:
+            health["status"] = "draining"
+        elif request.app[MEMORY].level == "critical":
+            health["status"] = "low_memory"
         ok = health.get("status") == "ok"
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)

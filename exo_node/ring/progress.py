@@ -34,8 +34,9 @@ class Turns:
         self.busy = True
 
     def uses(self, kind: str, tokens: int) -> None:
-        """This turn asks the engine for work on so many tokens."""
-        self._uses.append((kind, max(0, tokens - 1).bit_length()))
+        """This turn asks the engine for work on so many tokens; for none it is no measure of anything."""
+        if tokens:
+            self._uses.append((kind, (tokens - 1).bit_length()))
 
     def end(self, now: float) -> None:
         """The turn is done. An engine may put one use's work off to the next: each of them counts with the whole."""

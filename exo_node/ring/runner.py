@@ -191,6 +191,7 @@ async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> No
     # While the engine loads: these take a tenth of a second.
     from exo_node.ring.liveness import end_process, watch
     from exo_node.ring.runner_service import RingServicer
+    from exo_node.ring.spare import watch_memory
     from exo_node.transport.gate import Gate
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
@@ -217,12 +218,14 @@ async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> No
     port = bind(server, config.host, 0, tls.server_credentials(), flag="runner port")
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
+    sparing = asyncio.create_task(watch_memory(config.min_free_memory, thread.post))
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch(servicer, turns, end_process))
             await server.wait_for_termination()
             watching.cancel()
     finally:
+        sparing.cancel()
         thread.stop()
         await servicer.close()
 

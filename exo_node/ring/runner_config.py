@@ -42,6 +42,8 @@ class RunnerConfig:
     context: int
     kv_tokens: int
     max_chunk: int
+    max_waiting: int
+    min_free_memory: int  # bytes of the machine's
     reproducible: bool
     prefix_cache: bool
     speculation: bool
@@ -69,7 +71,7 @@ def parse_config(line: bytes) -> RunnerConfig:
 
 def _build(fields: Mapping[str, Any]) -> RunnerConfig:
     shard = fields["shard"]
-    numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk")}
+    numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk", "max_waiting")}
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
@@ -89,6 +91,8 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         context=numbers["context"],
         kv_tokens=numbers["kv_tokens"],
         max_chunk=numbers["max_chunk"],
+        max_waiting=numbers["max_waiting"],
+        min_free_memory=int(fields["min_free_memory"]),
         reproducible=bool(fields["reproducible"]),
         prefix_cache=bool(fields["prefix_cache"]),
         speculation=bool(fields["speculation"]),

@@ -57,6 +57,8 @@ class RunnerSettings:
     reproducible: bool
     prefix_cache: bool = True
     speculation: bool = True
+    max_waiting: int = 256
+    min_free_memory: int = 0
     wire_int8: Literal["off", "auto", "on"] = "off"
 
 
@@ -243,6 +245,8 @@ class ShardHost:
             "reproducible": self._runner_settings.reproducible,
             "prefix_cache": self._runner_settings.prefix_cache,
             "speculation": self._runner_settings.speculation,
+            "max_waiting": self._runner_settings.max_waiting,
+            "min_free_memory": self._runner_settings.min_free_memory,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,

@@ -61,13 +61,21 @@ class GRPCPeerHandle:
     """
 
     def __init__(
-        self, address: str, port: int, node_id: str = "", *, identity: NodeIdentity, describe: Callable[[], NodeInfo]
+        self,
+        address: str,
+        port: int,
+        node_id: str = "",
+        *,
+        identity: NodeIdentity,
+        describe: Callable[[], NodeInfo],
+        silence_s: float | None = None,
     ) -> None:
-        """Only node `node_id` is spoken with; "" = any of our cluster."""
+        """Only node `node_id` is spoken with; "" = any of our cluster. `silence_s`: see `channel_options`."""
         self.address = address
         self.port = port
         self._node_id = node_id
         self._identity = identity
+        self._options = channel_options(silence_s=silence_s)
         self._describe = describe
         self._line: Line | None = None
         self._retired: list[Line] = []
@@ -132,7 +140,7 @@ class GRPCPeerHandle:
 
     def _open(self) -> Line:
         name = node_name(self._node_id or ("" if self._info is None else self._info.node_id))
-        channel = self._identity.tls.channel(self.addr(), name, channel_options())
+        channel = self._identity.tls.channel(self.addr(), name, self._options)
         return Line(channel, NodeServiceStub(channel))  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
@@ -199,7 +207,7 @@ class GRPCPeerHandle:
                             metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
                         )
             except Unauthorized as failure:
-                if stale is not None or not _no_session(failure):
+                if stale is not None or not no_session(failure):
                     raise
                 stale = session
 
@@ -225,11 +233,19 @@ class GRPCPeerHandle:
                     return
                 except Unauthorized as failure:
                     # A refused session fails before the first message, so nothing is yielded twice.
-                    if stale is not None or not _no_session(failure):
+                    if stale is not None or not no_session(failure):
                         raise
                     stale = session
                 finally:
                     call.cancel()
+
+    async def open(self, method: str, stale: Session | None, timeout: float) -> tuple[Any, Session]:
+        """A call that streams both ways, and its session; another one than `stale`, which was refused."""
+        session = await self._current(stale, timeout)
+        if self._line is None:
+            raise PeerUnavailable(f"node {self._name()} is not connected")
+        call = getattr(self._line.stub, method)(metadata=credentials(session, f"/exo.v1.NodeService/{method}"))
+        return call, session
 
     async def _read(self, call: Any, silence: float | None) -> Any:
         try:
@@ -295,5 +311,6 @@ class GRPCPeerHandle:
         return time.perf_counter() - begun
 
 
-def _no_session(error: ExoError) -> bool:
+def no_session(error: ExoError) -> bool:
+    """Whether the peer has forgotten the session: shake hands again."""
     return isinstance(error, Unauthorized) and error.code == "no_session"

@@ -47,6 +47,16 @@ class RelayHost(Protocol):
         ...
 
 
+class AnswerHost(Protocol):
+    """What this node tells its peers of the responses that it makes, mirrors and keeps (exo_node/mirror_link.py)."""
+
+    def take(self, request: pb.MirrorResponsesRequest) -> pb.MirrorResponsesResponse: ...
+
+    async def asked(self, request: pb.AskResponseRequest) -> pb.AskResponseResponse: ...
+
+    def followed(self, request: pb.FollowResponseRequest) -> AsyncGenerator[pb.ResponseEvents, None]: ...
+
+
 class ControlServicer(NodeServiceServicer):
     """`describe` and `state` are read whenever they are needed; call `changes.notify()` when they changed.
 
@@ -66,6 +76,7 @@ class ControlServicer(NodeServiceServicer):
         on_peer: OnPeer,
         rotate: Callable[[pb.RotateKeyRequest], Awaitable[pb.RotateKeyResponse]],
         relays: RelayHost | None = None,
+        answers: AnswerHost | None = None,
         health: Callable[[], str] = lambda: "",
         beat_s: float = BEAT_S,
     ) -> None:
@@ -78,6 +89,7 @@ class ControlServicer(NodeServiceServicer):
         self._on_peer = on_peer
         self._rotate = rotate
         self._relays = relays
+        self._answers = answers
         self._health = health
         self._beat_s = beat_s
         self._leaving = False
@@ -161,6 +173,28 @@ class ControlServicer(NodeServiceServicer):
         if self._relays is None:
             raise NotFound("this node calls no external models (--no-enable-litellm)")
         return self._relays
+
+    async def MirrorResponses(
+        self, request_iterator: AsyncIterator[pb.MirrorResponsesRequest], context: Context
+    ) -> AsyncGenerator[pb.MirrorResponsesResponse, None]:
+        host = self._answering()
+        async for request in request_iterator:
+            yield host.take(request)
+
+    async def AskResponse(self, request: pb.AskResponseRequest, context: Context) -> pb.AskResponseResponse:
+        return await self._answering().asked(request)
+
+    async def FollowResponse(
+        self, request: pb.FollowResponseRequest, context: Context
+    ) -> AsyncGenerator[pb.ResponseEvents, None]:
+        async with contextlib.aclosing(self._answering().followed(request)) as events:
+            async for event in events:
+                yield event
+
+    def _answering(self) -> AnswerHost:
+        if self._answers is None:
+            raise NotFound("this node keeps no responses")
+        return self._answers
 
     async def ProbeLink(self, request: pb.ProbeLinkRequest, context: Context) -> pb.ProbeLinkResponse:
         if request.reply_bytes > MAX_PROBE_BYTES:

@@ -87,7 +87,7 @@ class Line:
 
     def __init__(self, channel: grpc.aio.Channel, stub: Any) -> None:
         self.channel = channel
-        self._stub = stub
+        self.stub = stub
         self._calls = 0
         self._retired = False
 
@@ -96,7 +96,7 @@ class Line:
         """The stub, for one call."""
         self._calls += 1
         try:
-            yield self._stub
+            yield self.stub
         finally:
             self._calls -= 1
             await self._tidy()

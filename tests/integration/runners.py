@@ -70,6 +70,8 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
         "context": CONTEXT,
         "kv_tokens": SLOTS * CONTEXT,
         "max_chunk": MAX_CHUNK,
+        "max_waiting": 64,
+        "min_free_memory": 0,
         "reproducible": False,
         "prefix_cache": False,  # so that a slot that is not given back shows
         "speculation": True,

@@ -21,16 +21,27 @@ from tests.integration.harness import NodeProcess, nodes
 from tests.integration.runners import Ring, generate, model_folder, request, ring
 
 SILENCE_S = 1.0
+BREAK_S, BETWEEN_S = 0.3, 0.4
 PROMPT = (3, 1, 4, 1, 5)
 
 
+def pause(pid: int) -> None:
+    """Stop a process for `BREAK_S`. Skips the test where this machine makes that longer than what it is about."""
+    begun = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(BREAK_S)
+    os.kill(pid, signal.SIGCONT)
+    if (took := time.monotonic() - begun) > 2 * BREAK_S:
+        pytest.skip(f"this machine is too busy: a break of {BREAK_S} s took {took:.1f} s")
+
+
 @asynccontextmanager
-async def impatient_ring(model: Path, n_stages: int) -> AsyncIterator[Ring]:
-    """A ring whose runners count as gone after `SILENCE_S`; whoever is left of it is killed at the end."""
+async def impatient_ring(model: Path, n_stages: int, silence: float = SILENCE_S) -> AsyncIterator[Ring]:
+    """A ring whose runners count as gone after so much silence; whoever is left of it is killed at the end."""
     async with ring(model, n_stages, configure=False) as made:
         for stage in reversed(range(n_stages)):
             message = made.configuration(stage, 1)
-            message.silence_ms = round(SILENCE_S * 1000)
+            message.silence_ms = round(silence * 1000)
             await made.clients[stage].configure(message)
         try:
             yield made
@@ -89,7 +100,7 @@ async def test_a_killed_runner_is_noticed_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
 async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
     """Pauses of 300 ms of the head or a follower, time and again: whole answers, of one epoch."""
-    async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.004), 2) as made:
+    async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.004), 2, 2.0) as made:
         undisturbed = await generate(made.clients[0], request(PROMPT, 200))
         over = asyncio.Event()
 
@@ -101,11 +112,8 @@ async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
 
         asking = asyncio.create_task(ask())
         for count in range(breaks):
-            pid = made.runners[count % 2].process.pid
-            os.kill(pid, signal.SIGSTOP)
-            await asyncio.sleep(0.3)
-            os.kill(pid, signal.SIGCONT)
-            await asyncio.sleep(0.2)
+            await asyncio.to_thread(pause, made.runners[count % 2].process.pid)
+            await asyncio.sleep(BETWEEN_S)
         over.set()
         answers = await asking
         assert answers == [undisturbed] * len(answers)
@@ -113,7 +121,6 @@ async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
 
 
 TEXT = {"model": "demo", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": True}
-BREAK_S, BETWEEN_S = 0.3, 0.4
 
 
 def told_of(node: NodeProcess) -> tuple[str, int]:
@@ -142,14 +149,13 @@ def test_short_breaks_of_nodes_place_nothing_anew(tmp_path: Path, breaks: int) -
         asking = threading.Thread(target=ask)
         asking.start()
         processes = [there.process.pid, *runner_pids(there), *runner_pids(here), here.process.pid]
-        for count in range(breaks):
-            pid = processes[count % len(processes)]
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(BREAK_S)
-            os.kill(pid, signal.SIGCONT)
-            time.sleep(BETWEEN_S)
-        over.set()
-        asking.join()
+        try:
+            for count in range(breaks):
+                pause(processes[count % len(processes)])
+                time.sleep(BETWEEN_S)
+        finally:
+            over.set()
+            asking.join()
         assert told_of(here) == before
         assert {status for status, _ in answers} == {200}, answers
         texts = {answer["choices"][0]["text"] for _, answer in answers}

@@ -13,8 +13,9 @@ import pytest
 
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
-from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.errors import ExoError, InvalidRequest, NotFound, Overloaded, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.transport.generated.exo.v1 import ring_pb2
+from exo_node.transport.ring_client import RingClient
 from exo_node.types import Shard
 from tests.integration.runners import (
     CONTEXT,
@@ -229,6 +230,38 @@ async def test_time_runs_out(tmp_path: Path) -> None:
             await generate(made.clients[0], request((1, 2), 400, timeout_ms=150))
         assert caught.value.status == 504
         await made.settled()
+
+
+async def _waiting(client: RingClient, count: int) -> None:
+    """Until so many requests wait for a slot."""
+    while (await client.stats()).waiting < count:  # noqa: ASYNC110 (what waits is another process's)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_full_queue_refuses_with_the_wait_and_takes_back_what_goes_on(tmp_path: Path) -> None:
+    """Over the wire: 429 with the seconds until the queue has had its turn; an answer that goes on finds a place."""
+    async with ring(model_folder(tmp_path, fake_step_seconds=0.005), 1, max_waiting=2) as made:
+        client = made.clients[0]
+        running = [client.generate(request((one, 2), 300, str(one), client=f"key-{one}")) for one in range(SLOTS)]
+        for stream in running:
+            await anext(stream)
+        waiting = [asyncio.create_task(generate(client, request((9, one), 300, f"w{one}"))) for one in range(2)]
+        await _waiting(client, 2)
+        with pytest.raises(Overloaded, match="2 requests wait for this model already") as refused:
+            await generate(client, request((8, 8), 5, "refused"))
+        assert (refused.value.status, refused.value.code) == (429, "queue_full")
+        # Four run for 300 steps of 5 ms; the two that wait take two of their places, so a third one is free as soon.
+        assert refused.value.retry_after is not None
+        assert 0.3 < refused.value.retry_after < 30.0
+        going_on = request((8, 8), 3, "goes on", generated_ids=expected((8, 8), 2))
+        more = asyncio.create_task(generate(client, going_on))
+        await _waiting(client, 3)
+        for stream in running:
+            await stream.aclose()
+        assert await more == (expected((8, 8), 3)[2:], "length")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_the_newest_attempt_wins(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "context": 32,
         "kv_tokens": 64,
         "max_chunk": 16,
+        "max_waiting": 64,
+        "min_free_memory": 0,
         "reproducible": False,
         "prefix_cache": True,
         "speculation": True,

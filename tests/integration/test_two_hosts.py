@@ -163,9 +163,9 @@ def test_an_address_changes_while_nodes_run(hosts: tuple[Host, Host], tmp_path: 
             node.stop()
 
 
-@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
 @pytest.mark.parametrize("hosts", ["ipv4"], indirect=True)
-def test_short_cuts_of_the_cable_place_nothing_anew(hosts: tuple[Host, Host], tmp_path: Path, breaks: int) -> None:
+def test_short_cuts_of_the_cable_place_nothing_anew(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """The cable is out for 300 ms time and again, in the middle of answers: the same text, the same instance."""
     started: list[NodeProcess] = []
     over = threading.Event()
@@ -191,13 +191,18 @@ def test_short_cuts_of_the_cable_place_nothing_anew(hosts: tuple[Host, Host], tm
         asking.start()
         name = hosts[1].name
         (link,) = [one["ifname"] for one in json.loads(output("-n", name, "-j", "addr")) if "10.77.0.2" in str(one)]
-        for _ in range(breaks):
-            ip("-n", name, "link", "set", link, "down")
-            time.sleep(0.3)
-            ip("-n", name, "link", "set", link, "up")
-            time.sleep(0.7)
-        over.set()
-        asking.join()
+        try:
+            for _ in range(20):
+                begun = time.monotonic()
+                ip("-n", name, "link", "set", link, "down")
+                time.sleep(0.3)
+                ip("-n", name, "link", "set", link, "up")
+                if (took := time.monotonic() - begun) > 0.6:
+                    pytest.skip(f"this machine is too busy: a break of 0.3 s took {took:.1f} s")
+                time.sleep(0.7)
+        finally:
+            over.set()
+            asking.join()
         assert [answer["choices"][0]["text"] for answer in answers] == [undisturbed] * len(answers)
         (after,) = hosts[0].call(f"{here.api}/v1/instances")["data"]
         assert (after["id"], after["epoch"]) == (instance["id"], instance["epoch"])

@@ -268,7 +268,21 @@ async def serve_api(
     patience: Patience | None = None,
     **settings: Any,
 ) -> AsyncIterator[str]:
-    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
+    """See `serve_whole`; gives the base URL only."""
+    async with serve_whole(backend, cluster, routing, patience=patience, **settings) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def serve_whole(
+    backend: Backend,
+    cluster: ClusterPort | None = None,
+    routing: RoutingPort | None = None,
+    *,
+    patience: Patience | None = None,
+    **settings: Any,
+) -> AsyncIterator[tuple[str, ChatGPTAPI]]:
+    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL, and itself.
 
     Without `routing` there is the ring only.
     """
@@ -281,7 +295,7 @@ async def serve_api(
         await runner.setup()
         try:
             await ServerSite(runner, "127.0.0.1", 0, patience=patience).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}", api
         finally:
             await runner.cleanup()
             store.close()

@@ -52,6 +52,15 @@ def test_what_was_never_done_has_its_time() -> None:
     assert looks(watch, PERIOD, start=UNKNOWN_S + PERIOD) is not None
 
 
+def test_a_step_without_tokens_is_no_measure() -> None:
+    """An epoch begins with an empty step: the first decode step after it may still compile."""
+    turns = Turns()
+    done(turns, 0.001, ("forward", 0))
+    turns.begin(0.0)
+    turns.uses("forward", 1)
+    assert turns.predicted() is None
+
+
 def test_a_slow_turn_is_remembered_for_a_while() -> None:
     """A long prefill at a long context is followed by the like: the slowest counts, and fades."""
     turns = Turns()

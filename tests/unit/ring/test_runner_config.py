@@ -29,6 +29,8 @@ GOOD: dict[str, Any] = {
     "context": 64,
     "kv_tokens": 128,
     "max_chunk": 8,
+    "max_waiting": 256,
+    "min_free_memory": 0,
     "reproducible": False,
     "prefix_cache": True,
     "speculation": True,

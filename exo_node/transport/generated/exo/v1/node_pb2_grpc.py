@@ -126,6 +126,21 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
                 _registered_method=True)
+        self.MirrorResponses = channel.stream_stream(
+                '/exo.v1.NodeService/MirrorResponses',
+                request_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.FromString,
+                _registered_method=True)
+        self.AskResponse = channel.unary_unary(
+                '/exo.v1.NodeService/AskResponse',
+                request_serializer=exo_dot_v1_dot_node__pb2.AskResponseRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.AskResponseResponse.FromString,
+                _registered_method=True)
+        self.FollowResponse = channel.unary_stream(
+                '/exo.v1.NodeService/FollowResponse',
+                request_serializer=exo_dot_v1_dot_node__pb2.FollowResponseRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.ResponseEvents.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -254,6 +269,27 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MirrorResponses(self, request_iterator, context):
+        """Maker -> mirror: what has come of answers that are made in the background. Each message is answered before the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AskResponse(self, request, context):
+        """Any node -> any node: have you got this response? And what is asked of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowResponse(self, request, context):
+        """Any node -> the one that has it: a response's events, those to come too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -346,6 +382,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.CollectProfile,
                     request_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.SerializeToString,
+            ),
+            'MirrorResponses': grpc.stream_stream_rpc_method_handler(
+                    servicer.MirrorResponses,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.SerializeToString,
+            ),
+            'AskResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.AskResponse,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.AskResponseRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.AskResponseResponse.SerializeToString,
+            ),
+            'FollowResponse': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowResponse,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.FollowResponseRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.ResponseEvents.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -836,6 +887,87 @@ class NodeService:
             '/exo.v1.NodeService/CollectProfile',
             exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MirrorResponses(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/exo.v1.NodeService/MirrorResponses',
+            exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/AskResponse',
+            exo_dot_v1_dot_node__pb2.AskResponseRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.AskResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/exo.v1.NodeService/FollowResponse',
+            exo_dot_v1_dot_node__pb2.FollowResponseRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.ResponseEvents.FromString,
             options,
             channel_credentials,
             insecure,
