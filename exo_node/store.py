@@ -115,7 +115,8 @@ class Store:
         return bool(await self._count("DELETE FROM api_keys WHERE id = ?", (key_id,)))
 
     def stamp(self) -> tuple[int, ...]:
-        """Changes when the file does (two `stat` calls, no database): worth reading the keys again."""
+        """Changes when the file does (two `stat` calls, no database): worth reading the keys again. The first number is
+        the file's own: another one is another file, 0 none."""
         found: list[int] = []
         for path in (self.path, self.path.with_name(self.path.name + "-wal")):
             try:
@@ -123,7 +124,7 @@ class Store:
             except FileNotFoundError:
                 found.append(0)
             else:
-                found += (status.st_mtime_ns, status.st_size)
+                found += (status.st_ino, status.st_mtime_ns, status.st_size)
         return tuple(found)
 
     # -- spend

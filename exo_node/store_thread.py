@@ -50,6 +50,7 @@ class DatabaseThread:
         # The thread's own, but that others may look at `problem`.
         self._connection: sqlite3.Connection | None = None
         self._writable = False
+        self._inode = 0
         self._retry_at = 0.0
         self._said_at = -SAY_S
         self._said = False  # and not yet that it is over
@@ -125,6 +126,8 @@ class DatabaseThread:
 
     def _connected(self) -> sqlite3.Connection:
         """A connection that may write where that is possible, else one that reads."""
+        if self._connection is not None and self._path_inode() != self._inode:
+            self._drop()  # the file was moved away, or another was put in its place
         if self._connection is None or (not self._writable and time.monotonic() >= self._retry_at):
             try:
                 connection = open_writable(self._path, self._prepare)
@@ -136,7 +139,14 @@ class DatabaseThread:
             else:
                 self._drop()
                 self._connection, self._writable = connection, True
+            self._inode = self._path_inode()
         return self._connection
+
+    def _path_inode(self) -> int:
+        try:
+            return self._path.stat().st_ino
+        except OSError:
+            return 0
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -92,6 +92,8 @@ class ApiKeys:
         self._rows = rows
         self._wall = wall
         self._stamp: tuple[int, ...] | None = None
+        self._file: tuple[int, ...] = ()  # the one that the keys were read from
+        self._taken = False  # and is there no more
         self._reading = asyncio.Lock()  # one at a time: many callers may ask at once
         self._by_id: dict[str, KeyInfo] = {}
         self._by_digest: dict[bytes, KeyInfo] = {}
@@ -145,7 +147,11 @@ class ApiKeys:
         return tuple(self._by_id.values())
 
     async def refresh(self) -> None:
-        """Read the keys if the file has changed. Raises `StoreError`."""
+        """Read the keys if the file has changed. Raises `StoreError`.
+
+        Keys that are gone because their file is, or because an empty one is in its place, stay until the node starts
+        anew: nobody has revoked them, and without them the node would be open.
+        """
         async with self._reading:
             stamp = self._rows.stamp()
             if stamp == self._stamp:
@@ -155,7 +161,13 @@ class ApiKeys:
                 info = _info(row)
                 by_id[info.id] = info
                 by_digest[bytes(row["hash"])] = info
-            self._by_id, self._by_digest, self._stamp = by_id, by_digest, stamp
+            self._stamp = stamp
+            if self._by_id and not by_id and stamp[:1] != self._file:
+                if not self._taken:
+                    log.warning("the file of the API keys was taken away: they stay as they were while this node runs")
+                self._taken = True
+                return
+            self._by_id, self._by_digest, self._file, self._taken = by_id, by_digest, stamp[:1], False
 
     async def watch(self) -> None:
         """Keep up with `exo apikey` of other processes; for a task of the daemon's.

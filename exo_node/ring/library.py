@@ -192,22 +192,28 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
 
 
 def store_tokenizer_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write tokenizer files that a peer sent. Names outside `TOKENIZER_FILES` are dropped: a peer picks no paths."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder.parent))
-    for name in TOKENIZER_FILES:
-        if name in files:
-            (staged / name).parent.mkdir(exist_ok=True)
-            with (staged / name).open("wb") as file:
-                file.write(files[name])
-                file.flush()
-                os.fsync(file.fileno())  # the folder's name says for ever what is in it
+    """Write tokenizer files that a peer sent. Names outside `TOKENIZER_FILES` are dropped: a peer picks no paths.
+
+    Raises `ExoError` (507) where the disk takes none.
+    """
+    staged: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=folder.parent))
+        for name in TOKENIZER_FILES:
+            if name in files:
+                (staged / name).parent.mkdir(exist_ok=True)
+                with (staged / name).open("wb") as file:
+                    file.write(files[name])
+                    file.flush()
+                    os.fsync(file.fileno())  # the folder's name says for ever what is in it
         os.replace(staged, folder)
-    except OSError:  # they are there already: the folder's name says that they are the same
-        shutil.rmtree(staged)
-        if not folder.is_dir():
-            raise
+    except OSError as error:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+        if not folder.is_dir():  # else they are there already: the folder's name says that they are the same
+            problem = f"{folder}: the tokenizer of a model on another node cannot be kept ({error.strerror})"
+            raise ExoError(problem, code="storage_failed", status=507) from error
 
 
 def spec_to_json(spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 import subprocess
 import sys
@@ -48,3 +49,28 @@ def test_no_room_leaves_the_old_file(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 7
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_leaves_a_whole_file(tmp_path: Path) -> None:
+    """Whoever is killed while it writes leaves the file as it was or as it was to be, and never without one."""
+    path = tmp_path / "f"
+    code = (
+        "import itertools, pathlib, sys\n"
+        "from exo_node.whole_file import replace_file\n"
+        "for n in itertools.count():\n"
+        "    replace_file(pathlib.Path(sys.argv[1]), bytes([n % 256]) * 300_000)\n"
+        "    print(n, flush=True)\n"
+    )
+    chosen = random.Random(20261121)
+    for _ in range(4):
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        for _ in range(chosen.randrange(1, 6)):
+            child.stdout.readline()
+        child.kill()
+        said = [int(line) for line in child.stdout.read().split(b"\n")[:-1]]
+        child.wait()
+        child.stdout.close()
+        data = path.read_bytes()
+        assert data == data[:1] * 300_000
+        assert not said or data[0] in (said[-1] % 256, (said[-1] + 1) % 256)

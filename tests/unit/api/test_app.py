@@ -59,6 +59,7 @@ async def test_every_route_with_and_without_v1(prefix: str) -> None:
 ADMINS = {
     "POST /v1/deployments", "DELETE /v1/deployments/{id}", "POST /v1/config", "POST /v1/config/reload", "POST /quit",
     "DELETE /models/{name}", "DELETE /download/{node}/{model}", "POST /api/copy", "DELETE /api/delete",
+    "POST /v1/nodes/{id}/drain",
 }  # fmt: skip
 READERS = {"GET /v1/spend"}
 ANYBODYS = {"GET /", "GET /health", "GET /v1/health", "GET /healthcheck", "GET /v1/healthcheck"}

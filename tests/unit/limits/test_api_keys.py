@@ -122,3 +122,31 @@ async def test_a_damaged_file_does_not_end_the_watch(store: Store, caplog: pytes
     watch.cancel()
     await asyncio.wait({watch})
     assert len(caplog.records) == 1 and "stay as they were" in caplog.text
+
+
+async def test_keys_outlive_their_file(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is moved away, or replaced by one without keys, opens no node that runs, and is said once; keys of a
+    file that has some count, and the last one may be revoked."""
+    keys = ApiKeys(store)
+    _, secret = await keys.add(KeyInfo(id="", name="a"))
+    store.path.rename(store.path.with_name("away.db"))
+    for suffix in ("-wal", "-shm"):
+        store.path.with_name(store.path.name + suffix).unlink(missing_ok=True)
+    await keys.refresh()
+    assert keys.required and keys.verify(secret) is not None
+    for number in range(3):  # makes a new file, and changes it
+        store.save_profile("n", {str(number): 1})
+        await store.flush()
+        await keys.refresh()
+        assert keys.required and keys.verify(secret) is not None
+    assert caplog.text.count("was taken away") == 1
+    with pytest.raises(Unauthorized):
+        keys.verify("other")
+    other = ApiKeys(Store(store.path))
+    info, fresh = await other.add(KeyInfo(id="", name="b"))
+    await keys.refresh()
+    assert keys.verify(fresh) == info
+    with pytest.raises(Unauthorized):
+        keys.verify(secret)
+    await keys.revoke("b")
+    assert not keys.required

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import exo_node.models
-from exo_node.errors import ModelNotFound
+from exo_node.errors import ExoError, ModelNotFound
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.models.pooling import POOLING, read_pooling
@@ -136,3 +136,11 @@ def test_a_peer_picks_no_paths(models: Path, tmp_path: Path) -> None:
     store_tokenizer_files(pooled, {**files, POOLING: b'{"pooling_mode_lasttoken": true}'})
     assert read_pooling(pooled).mode == "last"
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_disk_that_takes_no_tokenizer(tmp_path: Path) -> None:
+    """Where a peer's files cannot be written that is said, as a 507 that names the folder."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExoError, match="cannot be kept") as caught:
+        store_tokenizer_files(tmp_path / "file" / "d", {"tokenizer.json": b"{}"})
+    assert (caught.value.status, caught.value.code) == (507, "storage_failed")
