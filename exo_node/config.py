@@ -35,6 +35,9 @@ class Settings:
     api_host: str = "127.0.0.1"
     api_port: int | None = None
     api_key: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cacert: Path | None = None
     open: bool = False
     cluster_key: str | None = None
     discovery_module: Literal["mdns", "manual", "none"] = "mdns"
@@ -46,9 +49,12 @@ class Settings:
     wait_for_peers: int = 0
     peer_timeout: float = 2.0
     response_timeout: float = 900.0
+    send_timeout: float = 60.0
+    shutdown_timeout: float = 10.0
     max_generate_tokens: int = 10_000
     inference_engine: Literal["auto", "mlx", "tinygrad"] = "auto"
     devices: tuple[str, ...] = ()
+    min_free_memory: int | None = None
     memory_limit: int | None = None
     models_dirs: tuple[Path, ...] = ()
     offline: bool = False
@@ -60,6 +66,7 @@ class Settings:
     prompt: str | None = None
     max_context: int = 8192
     max_sequences: int = 8
+    max_waiting: int = 256
     reproducible: bool = False
     prefix_cache: bool = True
     speculation: bool = True
@@ -113,6 +120,9 @@ def check_settings(settings: Settings) -> None:
             f"--host {settings.api_host} would let anyone on the network in: add --api-key KEY, "
             "or --open if you trust everyone who can reach it"
         )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("--tls-cert", "--tls-key") if settings.tls_key is None else ("--tls-key", "--tls-cert")
+        raise ConfigurationError(f"{given} needs {missing} FILE too")
     if "*" in settings.allowed_origins and not settings.api_key:
         raise ConfigurationError(
             "--allowed-origins '*' would let every web page use this node: add --api-key KEY, or name the origins"

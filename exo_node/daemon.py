@@ -32,10 +32,15 @@ from exo_node.cluster.membership import ClusterMembers
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
+from exo_node.ending import REST_S, Ending
 from exo_node.errors import ConfigurationError, ExoError
+from exo_node.http_tls import digest, server_context
 from exo_node.jobs import lasting
+from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
 from exo_node.machine import Machine
+from exo_node.memory_keeper import keep_memory
+from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.instances import InstanceManager, PoolDefaults
@@ -49,6 +54,7 @@ from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
 from exo_node.transport.handshake import Party
+from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
@@ -57,8 +63,8 @@ from exo_node.whole_file import replace_file
 
 log = logging.getLogger("exo")
 
-HANDSHAKE_PURPOSE = b"exo handshake v1"
-API_SHUTDOWN_S = 1.0  # for answers in progress, ours and peers', after SIGTERM (handing over is recovery's business)
+ASKER_PURPOSE = b"exo asker v1"  # whose response it is, in words that every node understands
+API_SHUTDOWN_S = 1.0  # for the last words to clients whose answers were not complete in time
 # Times --peer-timeout that a peer may say nothing while its transport answers pings: a machine with too much to do is
 # late with its words, and one that is stopped or cut off answers no ping.
 STUCK = 5
@@ -72,8 +78,11 @@ class RunFile:
     def __init__(self, home: Path) -> None:
         self._path = home / "run" / f"{os.getpid()}.json"
 
-    def write(self, *, node_id: str, api_url: str) -> None:
+    def write(self, *, node_id: str, api_url: str, certificate: Path | None) -> None:
+        """`certificate`: of the API's port, by which those commands know it; None without TLS."""
         content = {"pid": os.getpid(), "api_url": api_url, "node_id": node_id, "started": time.time()}
+        if certificate is not None:
+            content["certificate"] = digest(certificate)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._path, json.dumps(content).encode())
@@ -126,11 +135,14 @@ class Daemon:
         self.settings = settings
         self.node_id = node_id
         self.changes = ChangeSignal()
-        self._key = key
         self._boot_id = uuid.uuid4().hex
+        self._identity = NodeIdentity(Party(node_id, self._boot_id, "", exo_node.__version__))
+        self.keys = KeyRing(key, self._identity, KeyStore(settings.home), configured=settings.cluster_key is not None)
         self._machine = Machine(settings)
         self._grpc_port = 0
         self._api_port = 0
+        certificate, private = settings.tls_cert, settings.tls_key
+        self._tls = None if certificate is None or private is None else server_context(certificate, private)
         self._run_file = RunFile(settings.home)
         self._may_place = asyncio.Event()
         self._told_to_reload = asyncio.Event()
@@ -152,23 +164,24 @@ class Daemon:
                 reproducible=settings.reproducible,
                 prefix_cache=settings.prefix_cache,
                 speculation=settings.speculation,
+                max_waiting=settings.max_waiting,
+                min_free_memory=self._machine.watch.floor,
                 wire_int8=settings.wire_int8,
             ),
+            issuer=self.keys,
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,
         )
-        me = Party(node_id, self._boot_id, key.fingerprint, exo_node.__version__)
-        secret = key.subkey(HANDSHAKE_PURPOSE)
         self.members = ClusterMembers(
-            me=me,
-            dial=lambda address, port: GRPCPeerHandle(
-                address, port, me=me, secret=secret, describe=self.describe, silence_s=settings.peer_timeout
+            me=self._identity,
+            dial=lambda address, port, peer: GRPCPeerHandle(
+                address, port, peer, identity=self._identity, describe=self.describe, silence_s=settings.peer_timeout
             ),
             changed=self._changed,
             discoveries=discoveries(
                 settings.discovery_module,
                 node_id=node_id,
-                announce=lambda: self._announcement(me),
+                announce=self._announcement,
                 peers=settings.peers,
                 config_path=settings.discovery_config_path,
                 listen=self._listen,
@@ -176,7 +189,8 @@ class Daemon:
             listen=self._listen,
             silence_s=settings.peer_timeout * STUCK,
         )
-        self.view = NodeView(node_id, self.members, self.describe)
+        self.keys.attach(self.members, self.host.renew_papers)
+        self.view = NodeView(node_id, self.members, self.describe, self.keys)
         self.instances = InstanceManager(
             cluster=self.view,
             host=self.host,
@@ -207,18 +221,23 @@ class Daemon:
         self._servicer = NodeServicer(
             host=self.host,
             instances=self.instances,
-            me=me,
-            secret=secret,
+            rotate=self.keys.take,
+            identity=self._identity,
             describe=self.describe,
             state=self.state,
             topology=self.view.topology_view,
             changes=self.changes,
             on_peer=self.members.greet,
             relays=self.routing.relays if settings.enable_litellm else None,
+            answers=AnswerService(lambda: self._api.responses),
         )
-        self._grpc = create_server([SessionInterceptor(self._servicer.sessions)], max_receive=MAX_CONTROL)
+        guards = [self.keys.gate, SessionInterceptor(self._servicer.sessions)]
+        self._grpc = create_server(guards, max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
-        self._api = ChatGPTAPI(settings, self._backend, self.view, self.routing, self.routing.store, acts)
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
+        self._api = ChatGPTAPI(
+            settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch, peers
+        )
         self._runner = web.AppRunner(
             self._api.app,
             handler_cancellation=True,
@@ -226,7 +245,8 @@ class Daemon:
             access_log=None,
         )
 
-    def _announcement(self, me: Party) -> Announcement:
+    def _announcement(self) -> Announcement:
+        me = self._identity.party
         return Announcement(
             node_id=me.node_id,
             boot_id=me.boot_id,
@@ -271,21 +291,26 @@ class Daemon:
 
     async def start(self) -> str:
         """Bind and listen; returns the API's URL. Raises `ConfigurationError` when a port is taken."""
-        self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0)
+        certificate = asyncio.create_task(self.keys.start(), name="certificate")  # a child makes it meanwhile
+        try:
+            await self.routing.start()
+            await self._runner.setup()
+        finally:
+            await certificate
+        credentials = self._identity.tls.server_credentials()
+        self._grpc_port = bind(self._grpc, self._listen, self.settings.node_port or 0, credentials)
         add_NodeServiceServicer_to_server(self._servicer, self._grpc)  # type: ignore[no-untyped-call]
-        await self.routing.start()
-        await self._runner.setup()
         self._api_port = await self._listen_http()
         await self._grpc.start()
         host = self.settings.api_host
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{shown}:{self._api_port}"
+        return f"{'http' if self._tls is None else 'https'}://{shown}:{self._api_port}"
 
     async def _listen_http(self) -> int:
         """Bind the API's port: the given one, else 52415, else (only when none was asked for) a free one."""
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            site = ServerSite(self._runner, self.settings.api_host, port)
+            site = ServerSite(self._runner, self.settings.api_host, port, ssl_context=self._tls)
             try:
                 await site.start()
             except OSError as error:
@@ -304,18 +329,35 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Everything between the start and the stop signal."""
         async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(lasting(job)) for job in self._api.jobs()]
             tasks = [
                 group.create_task(self.host.expire_leases()),
                 group.create_task(self.instances.watch()),
                 group.create_task(self.members.run()),
                 group.create_task(self._machine.refresh()),
+                group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
+                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
             ]
             await stop.wait()
+            for task in asking:
+                task.cancel()  # what they have asked for is asked again by the next start
+            await self._finish()
             for task in tasks:
                 task.cancel()
+
+    async def _finish(self) -> None:
+        """Take nothing new, and let what runs be completed: leases are renewed and peers answered meanwhile."""
+        self._run_file.remove()
+        for site in list(self._runner.sites):
+            await site.stop()
+        seconds = self.settings.shutdown_timeout
+        if len(self._api.leaving):
+            log.info("stopping; answers that may run for %g s more: %d", seconds, len(self._api.leaving))
+        cut, _ = await asyncio.gather(self._api.leaving.drain(seconds), self.routing.relays.drain(seconds))
+        if cut:
+            log.warning("answers ended before they were complete: %d (--shutdown-timeout %g)", cut, seconds)
 
     async def stop(self) -> None:
         """Leave: first no new requests of clients or peers, then our instances, then a goodbye to the peers."""
@@ -325,12 +367,13 @@ class Daemon:
         await self.instances.close()
         await self._servicer.leave()
         await self.members.close()
+        await self.keys.close()
         await self._grpc.stop(0.2)
         await self.host.close()
 
     def announce(self, url: str) -> None:
         """Say where we are, to the person and to other commands on this machine."""
-        self._run_file.write(node_id=self.node_id, api_url=url)
+        self._run_file.write(node_id=self.node_id, api_url=url, certificate=self.settings.tls_cert)
         print(f"exo node {self.node_id} ready: API and status on {url} ({self._machine.engines[0]})", flush=True)
 
     async def _open_for_placement(self) -> None:
@@ -392,8 +435,8 @@ async def serve(settings: Settings, key: ClusterKey, node_id: str) -> int:
     """Run a node until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    ending = Ending(stop, settings.shutdown_timeout + REST_S)
+    ending.listen()
     daemon = Daemon(settings, key, node_id)
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     try:

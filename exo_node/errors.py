@@ -122,10 +122,22 @@ class ClusterMismatch(ExoError):
     status, type, code = 403, "server_error", "cluster_mismatch"
 
 
+class WrongNode(ExoError):
+    """Somebody else answers at a node's address."""
+
+    status, code = 409, "wrong_node"
+
+
 class RingBroken(ExoError):
     """A rule of the ring's protocol was broken, or a stage failed; the epoch is over."""
 
     status, type, code, retryable = 503, "server_error", "ring_broken", True
+
+
+class AnswerLost(ExoError):
+    """A ring failed in the middle of an answer and no node could go on; the message says after how many tokens."""
+
+    status, type, code, retryable = 503, "server_error", "answer_lost", True
 
 
 class EngineFailed(ExoError):
@@ -138,6 +150,12 @@ class DeadlineExceeded(ExoError):
     """The time that the caller granted has run out."""
 
     status, type, code, retryable = 504, "server_error", "deadline_exceeded", True
+
+
+class NodeStopping(ExoError):
+    """This node was told to stop: it takes nothing new, and what was not complete in time was ended."""
+
+    status, type, code, retryable = 503, "server_error", "node_stopping", True
 
 
 class ConfigurationError(ExoError):
@@ -156,6 +174,12 @@ class RateLimited(ExoError):
     """More requests or tokens a minute than a limit of this node allows; `retry_after` says when there is room."""
 
     status, type, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
+
+
+class Overloaded(ExoError):
+    """As many requests as may wait for a model do; `retry_after` says when those will have had their turn."""
+
+    status, type, code, retryable = 429, "rate_limit_error", "queue_full", True
 
 
 class BudgetExceeded(ExoError):

@@ -11,6 +11,7 @@ from exo_node.config import Settings
 from exo_node.engine.detect import chip_name, detect_devices, host_memory, usable_engines
 from exo_node.engine.select import choose_engine, devices_for
 from exo_node.errors import ConfigurationError
+from exo_node.limits.memory import MemoryWatch, floor_of
 from exo_node.types import Device
 
 FRESH_S = 1.0  # how old the free memory that we tell may be
@@ -31,12 +32,14 @@ class Machine:
         self.limit = settings.memory_limit
         self._devices = chosen_devices(devices_for(chosen, found), found, settings.devices)
         self._memory = (0, 0)
+        self.watch = MemoryWatch(floor_of(host_memory()[0], settings.min_free_memory))
         self._read_at = float("-inf")
 
     def memory(self) -> tuple[int, int]:
         """(total, free) bytes for instances: the host's, a second old at most, or of all discrete GPUs together.
 
-        The total is capped by `--memory-limit`; what is promised counts against the limit elsewhere (the ledger).
+        The total is capped by `--memory-limit`; what is promised counts against the limit elsewhere (the ledger). Of
+        the host's, `--min-free-memory` is left out.
         """
         total, free = self._discrete() or self._host()
         return (total, free) if self.limit is None else (min(total, self.limit), free)
@@ -51,8 +54,13 @@ class Machine:
     def _host(self) -> tuple[int, int]:
         now = time.monotonic()
         if now - self._read_at > FRESH_S:
-            self._memory, self._read_at = host_memory(), now
+            total, free = host_memory()
+            self._memory, self._read_at = (total, max(0, free - self.watch.floor)), now
         return self._memory
+
+    def look(self) -> bool:
+        """Whether the host's memory has become short, or is no longer: see `watch`."""
+        return self.watch.look(host_memory()[1])
 
     def _discrete(self) -> tuple[int, int] | None:
         gpus = [one for one in self._devices if one.kind in ("cuda", "amd")]

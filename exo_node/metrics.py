@@ -34,6 +34,14 @@ RING_COUNTED = {
     "drafted_tokens": "Tokens guessed ahead.",
     "accepted_tokens": "Of these, right.",
 }
+# Of the node itself.
+NODE_NOW = {
+    "answering": "Answers that are being made or sent.",
+    "memory_free_bytes": "Memory of the machine (or container) that is free.",
+    "memory_min_free_bytes": "Memory that is to stay free (--min-free-memory).",
+    "memory_pressure": "0: enough memory; 1: nothing is kept for later; 2: no request and no model is taken.",
+}
+NODE_COUNTED = {"slow_readers": "Clients that were cut off because they took nothing of their stream (--send-timeout)."}
 
 
 class Metrics:
@@ -114,6 +122,10 @@ class Metrics:
         """What the heads of rings report, in place of all told before: `instance`, `model`, and by `RING_NOW`'s and
         `RING_COUNTED`'s names what they count, some of it in `scheduling`."""
         self._get().rings.rows = [{**row, **row.get("scheduling", {})} for row in rows]
+
+    def node(self, facts: Mapping[str, float]) -> None:
+        """What the node says of itself, by `NODE_NOW`'s and `NODE_COUNTED`'s names, in place of all told before."""
+        self._get().rings.facts = facts
 
     def render(self) -> tuple[bytes, str]:
         """What `/metrics` answers, and its content type."""
@@ -198,10 +210,11 @@ class _Table:
 
 
 class _Rings:
-    """A collector: the counters are the rings' own and begin anew with them."""
+    """A collector, of the node's own figures too: the counters are the rings' own and begin anew with them."""
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Any]] = []
+        self.facts: Mapping[str, float] = {}
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -212,6 +225,9 @@ class _Rings:
                 for row in self.rows:
                     family.add_metric((row["model"], row["instance"]), row.get(name, 0))
                 yield family
+        for kind, names in ((GaugeMetricFamily, NODE_NOW), (CounterMetricFamily, NODE_COUNTED)):
+            for name, about in names.items():
+                yield kind(f"exo_{name}", about, value=self.facts.get(name, 0))
 
 
 def _mode(stream: bool) -> str:

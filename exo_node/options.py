@@ -71,6 +71,21 @@ OPTIONS: tuple[Option, ...] = (
         "the admin's key; HTTP clients must send it or one that `exo apikey` makes",
         "KEY",
     ),
+    Option(
+        "tls_cert",
+        ("--tls-cert",),
+        values.path,
+        "certificate (PEM, with its chain) for HTTPS on the API's port; with --tls-key",
+        "FILE",
+    ),
+    Option("tls_key", ("--tls-key",), values.path, "private key of --tls-cert (PEM, no password)", "FILE"),
+    Option(
+        "cacert",
+        ("--cacert",),
+        values.path,
+        "for commands: reach the node of --host by HTTPS, trusting these certificates (PEM)",
+        "FILE",
+    ),
     Option("open", ("--open",), values.switch, "trust the network: serve off loopback without a key", switch=True),
     Option("cluster_key", ("--cluster-key",), values.text, "the same phrase on each machine makes a cluster", "PHRASE"),
     Option(
@@ -128,6 +143,20 @@ OPTIONS: tuple[Option, ...] = (
         "SECONDS",
     ),
     Option(
+        "send_timeout",
+        ("--send-timeout",),
+        _seconds,
+        "seconds in which a client must take something of its stream, else it is cut off (60)",
+        "SECONDS",
+    ),
+    Option(
+        "shutdown_timeout",
+        ("--shutdown-timeout",),
+        _seconds,
+        "seconds that answers have to be completed once this node is told to stop (10)",
+        "SECONDS",
+    ),
+    Option(
         "max_generate_tokens",
         ("--max-generate-tokens",),
         _positive,
@@ -142,6 +171,14 @@ OPTIONS: tuple[Option, ...] = (
         "ENGINE",
     ),
     Option("devices", ("--devices",), values.text, "devices to use, e.g. CUDA:0,CUDA:1", "IDS", many=True),
+    Option(
+        "min_free_memory",
+        ("--min-free-memory",),
+        values.size,
+        "memory of the machine that stays free, e.g. 1GiB; below it no request or model is taken, below twice of it "
+        "nothing is kept for later; 0 = no limit (default: 2 %% of it, at most 512MiB)",
+        "SIZE",
+    ),
     Option("memory_limit", ("--memory-limit",), values.size, "memory that models may take here, e.g. 4GiB", "SIZE"),
     Option(
         "models_dirs",
@@ -169,6 +206,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("prompt", ("--prompt",), values.text, "prompt for --run-model", "TEXT"),
     Option("max_context", ("--max-context",), _positive, "tokens a sequence may hold at most (8192)", "N"),
     Option("max_sequences", ("--max-sequences",), _positive, "sequences in flight at once per model (8)", "N"),
+    Option(
+        "max_waiting",
+        ("--max-waiting",),
+        _positive,
+        "requests that may wait for a model whose head is here, half of them of one API key; more get a 429 (256)",
+        "N",
+    ),
     Option(
         "reproducible",
         ("--reproducible",),

@@ -74,7 +74,7 @@ class SpendRow:
 _SPEND = tuple(one.name for one in fields(SpendRow))
 _PLAIN_SPEND = attrgetter(*_SPEND[:-1])  # `attempts`, the last, are written as JSON
 _KEY = ("id", "name", "hash", "created", "scopes", "models", "rpm", "tpm", "user_rpm", "user_tpm", "budget", "period",
-        "expires")  # fmt: skip
+        "expires", "concurrency")  # fmt: skip
 
 
 def store_path(home: Path) -> Path:

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 KEPT_S = 30 * 86400.0  # OpenAI's
 MAX_BYTES = 512 * 1024 * 1024  # of all of them, compressed; then the oldest go
 TRIM_EVERY = 32  # puts between two looks at the size
-_COLUMNS = "id, owner, node, created, previous, input, response, events"
+_COLUMNS = "id, owner, node, created, previous, input, response, events, asker, term, mirror"
+# A copy of a peer's: the ids of its API keys mean nothing here, its asker (an `AskerSigner`'s word) does.
+MIRRORED = "@mirror"
+_MAY_SEE = "(owner = ? OR (asker = ? AND asker != ''))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseRow:
-    """`owner` is an API key's id, `node` the one that makes or made it. `input` are its own items, without those of
-    the `previous` one. `events` are the frames of its stream, for those that may be fetched as one again.
+    """`owner` is an API key's id, `asker` that key in every node's words ("": nobody but this machine knows it), `node`
+    the one that makes or made it. `input` are its own items, without those of the `previous` one. `events` are the
+    frames of its stream, for those that may be fetched as one again. Of two with different `term`s the higher is right;
+    `mirror` is the node that can go on with it.
     """
 
     id: str
@@ -35,6 +40,9 @@ class ResponseRow:
     input: list[dict[str, Any]]
     response: dict[str, Any]
     events: Sequence[bytes] | None = None
+    asker: str = ""
+    term: int = 0
+    mirror: str = ""
 
 
 class ResponseTable:
@@ -47,7 +55,7 @@ class ResponseTable:
 
     def put(self, row: ResponseRow) -> None:
         """Keep it, in place of an older state of it. Returns at once; every later read sees it."""
-        head = (row.id, row.owner, row.node, row.created, row.previous)
+        head = (row.id, row.owner, row.node, row.created, row.previous, row.asker, row.term, row.mirror)
         blobs = (_json(row.input), _json(row.response), None if row.events is None else b"".join(row.events))
         self._store.tell(partial(_insert, head, blobs))
         if self._puts % TRIM_EVERY == 0:
@@ -59,45 +67,54 @@ class ResponseTable:
         """`Store.check_room`."""
         await self._store.check_room(thoroughly=thoroughly)
 
-    async def get(self, ident: str, owner: str) -> ResponseRow | None:
+    async def get(self, ident: str, owner: str, asker: str = "") -> ResponseRow | None:
         """None for another owner's, too."""
-        sql = f"SELECT {_COLUMNS} FROM responses WHERE id = ? AND owner = ? AND created > ?"
-        rows = await self._rows(sql, ident, owner)
+        sql = f"SELECT {_COLUMNS} FROM responses WHERE id = ? AND {_MAY_SEE} AND created > ?"
+        rows = await self._rows(sql, ident, owner, asker)
         return rows[0] if rows else None
 
-    async def chain(self, ident: str, owner: str) -> list[ResponseRow]:
+    async def chain(self, ident: str, owner: str, asker: str = "") -> list[ResponseRow]:
         """The response and all before it, the oldest first; without those that are gone, and what came before them."""
         sql = (
             "WITH RECURSIVE chain(next, depth) AS (VALUES (?, 0) UNION ALL SELECT previous, depth + 1 FROM chain, "
             "responses WHERE id = next AND previous IS NOT NULL) "
-            f"SELECT {_COLUMNS} FROM chain JOIN responses ON id = next AND owner = ? AND created > ? "
+            f"SELECT {_COLUMNS} FROM chain JOIN responses ON id = next AND {_MAY_SEE} AND created > ? "
             "ORDER BY depth DESC"
         )
-        return await self._rows(sql, ident, owner)
+        return await self._rows(sql, ident, owner, asker)
 
-    async def remove(self, ident: str, owner: str) -> bool:
+    async def remove(self, ident: str, owner: str, asker: str = "") -> bool:
         """False where there was none."""
         if not self._store.in_use():
             return False
-        sql = "DELETE FROM responses WHERE id = ? AND owner = ?"
-        counted = await self._store.ask(lambda db: db.execute(sql, (ident, owner)).rowcount)
+        sql = f"DELETE FROM responses WHERE id = ? AND {_MAY_SEE}"
+        counted = await self._store.ask(lambda db: db.execute(sql, (ident, owner, asker)).rowcount)
         return bool(counted[0])
 
-    async def _rows(self, sql: str, ident: str, owner: str) -> list[ResponseRow]:
+    async def _rows(self, sql: str, ident: str, owner: str, asker: str) -> list[ResponseRow]:
         if not self._store.in_use():
             return []
         oldest = time.time() - KEPT_S
-        return [_row(row) for row in await self._store.ask(lambda db: db.execute(sql, (ident, owner, oldest)))]
+        return [_row(row) for row in await self._store.ask(lambda db: db.execute(sql, (ident, owner, asker, oldest)))]
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+# Every node that shares the file may write it: whose it is stays, and a lower term does not overwrite a higher one.
+_WRITTEN = ("id", "owner", "node", "created", "previous", "asker", "term", "mirror", "input", "response", "events")
+_PUT = (
+    f"INSERT INTO responses ({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))}) "
+    "ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _WRITTEN if name not in ("id", "owner"))
+    + " WHERE excluded.term >= term"
+)
+
+
 def _insert(head: tuple[Any, ...], blobs: tuple[bytes | None, ...], db: sqlite3.Connection) -> Any:
     """In the database's thread, which alone waits for zlib."""
-    sql = f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    return db.execute(sql, (*head, *(None if blob is None else zlib.compress(blob, 1) for blob in blobs)))
+    return db.execute(_PUT, (*head, *(None if blob is None else zlib.compress(blob, 1) for blob in blobs)))
 
 
 def _row(row: dict[str, Any]) -> ResponseRow:

@@ -70,6 +70,12 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX audit_at ON audit (at);
     """,
+    "ALTER TABLE api_keys ADD COLUMN concurrency INTEGER",
+    """
+    ALTER TABLE responses ADD COLUMN asker TEXT NOT NULL DEFAULT '';
+    ALTER TABLE responses ADD COLUMN term INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE responses ADD COLUMN mirror TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 

@@ -375,6 +375,20 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Papers:
+    """What a process shows on its connections and whom it lets in: PEM texts, made by cluster/certificates.py.
+
+    `fingerprint` names the cluster key that signed `certificate`; `roots` has the authority of each key that is
+    trusted, by fingerprint: one, or two while the key changes.
+    """
+
+    fingerprint: str
+    certificate: str
+    key: str = field(repr=False)
+    roots: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerLink:
     """What a node knows of its way to another: round trip in microseconds and bytes/s by probe; 0 = not measured.
 

@@ -12,13 +12,18 @@ from typing import Any, Protocol
 
 from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
+from exo_node.cluster.discovery import PeerSeen
+from exo_node.cluster.keys import ClusterKey
 from exo_node.errors import ExoError, PeerUnavailable, StoreError
+from exo_node.key_rotation import KeyRing
+from exo_node.limits.api_keys import digest
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
 from exo_node.store_spend import NOTHING, GroupBy, SpendQuery
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
+from exo_node.transport.tls import TlsIdentity
 from exo_node.types import Instance, NodeInfo, NodeState, PeerLink
 
 LOOPBACK = "127.0.0.1"
@@ -33,12 +38,17 @@ class Members(Protocol):
 
     def links(self) -> tuple[PeerLink, ...]: ...
 
+    def foreign(self) -> Sequence[PeerSeen]: ...
+
+    def problems(self) -> Mapping[str, str]: ...
+
 
 class NodeView:
     """Implements `ring.members.ClusterView` and `api.ports.ClusterPort`."""
 
-    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo]) -> None:
+    def __init__(self, node_id: str, members: Members, describe: Callable[[], NodeInfo], keys: KeyRing) -> None:
         self.node_id = node_id
+        self._keys = keys
         self._members = members
         self._describe = describe
         self._instances: InstanceManager | None = None
@@ -48,6 +58,10 @@ class NodeView:
         self._instances = instances
 
     # -- ring.members.ClusterView --------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> TlsIdentity:
+        return self._keys.tls
 
     def nodes(self) -> Mapping[str, NodeInfo]:
         return {self.node_id: self._describe(), **{one: state.node for one, state in self.states().items()}}
@@ -86,7 +100,13 @@ class NodeView:
             for node_id, found in links.items()
         }
         assert self._instances is not None
-        return topology_view(nodes.values(), described, self.node_id, self._instances.all())
+        strangers = [
+            (one.node_id, one.fingerprint[:8], ", ".join(map(str, one.endpoints[:2])))
+            for one in self._members.foreign()
+        ]
+        return topology_view(
+            nodes.values(), described, self.node_id, self._instances.all(), strangers, self._members.problems()
+        )
 
     def topology_view(self) -> TopologyView:
         """For peers that ask (CollectTopology)."""
@@ -98,6 +118,10 @@ class NodeView:
     def instances(self) -> list[dict[str, Any]]:
         assert self._instances is not None
         return [instance_view(one) for one in self._instances.all()]
+
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        key = None if phrase is None else await asyncio.to_thread(ClusterKey.from_phrase, phrase)
+        return await self._keys.rotate(key, without=without, patience_s=patience_s)
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         assert self._instances is not None
@@ -270,7 +294,12 @@ class RoutingView(Front):
         if info is None:
             return None
         return Principal(
-            info.id, info.admin, info.allows if info.models else any_model, frozenset(info.scopes), info.name
+            info.id,
+            info.admin,
+            info.allows if info.models else any_model,
+            frozenset(info.scopes),
+            info.name,
+            digest(token),
         )
 
     async def look_for_keys(self) -> None:
@@ -292,5 +321,5 @@ class RoutingView(Front):
                 row["key_name"] = names.get(key_id, "")
         return {"data": data, "total": total[0] if total else dict(NOTHING)}
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        return self.render_metrics(rings)
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        return self.render_metrics(rings, node)

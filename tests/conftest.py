@@ -35,7 +35,7 @@ NEEDS = {
 }
 
 
-INTEGRATION = "tests/integration/"
+WITH_NODES = ("tests/integration/", "tests/chaos/")
 
 
 class NodesInOneProcess(LoadScopeScheduling):
@@ -45,7 +45,7 @@ class NodesInOneProcess(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return INTEGRATION if nodeid.startswith(INTEGRATION) else nodeid.split("::", 1)[0]
+        return "nodes" if nodeid.startswith(WITH_NODES) else nodeid.split("::", 1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`

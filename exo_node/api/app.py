@@ -27,17 +27,22 @@ from exo_node.api.exo.v1 import V1Routes
 from exo_node.api.exo.v2 import V2Routes
 from exo_node.api.files import FileRoutes
 from exo_node.api.guard import make_guard
+from exo_node.api.leaving import LEAVING, Leaving, take_no_more
 from exo_node.api.media import MediaRoutes
+from exo_node.api.memory_gate import MEMORY, refuse_without_memory
+from exo_node.api.mirroring.ports import Alone, PeersPort
 from exo_node.api.openai import OpenAIRoutes
 from exo_node.api.operations import JSON, operation
 from exo_node.api.ports import ClusterPort, RoutingPort
 from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
 from exo_node.api.schemas.cluster_answers import Welcome
+from exo_node.api.sending import SENDING, Sending
 from exo_node.api.serving import CallServer
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
+from exo_node.limits.memory import MemoryWatch
 from exo_node.store import Store
 from exo_node.store_audit import AuditTable
 from exo_node.store_batches import BatchTable
@@ -77,6 +82,8 @@ class ChatGPTAPI:
     """The API of one node. `backend` lists the local models, `routing` serves every call, the ring's too; `store` keeps
     responses, files and batches, `acts` what changes the node. `jobs` run as long as the node does.
 
+    `peers` are the nodes that responses are mirrored on; without them there are none.
+
     `app` is to be served with `web.AppRunner(app, handler_cancellation=True)`: a client that goes away cancels its
     handler, and that its sequences.
     """
@@ -89,16 +96,23 @@ class ChatGPTAPI:
         routing: RoutingPort,
         store: Store,
         acts: AuditTable,
+        memory: MemoryWatch | None = None,
+        peers: PeersPort | None = None,
     ) -> None:
+        """`memory`: what is known of this machine's, kept up to date by its owner."""
         logging.getLogger("aiohttp.server").addFilter(is_ours)
         origins = Origins(settings.allowed_origins)
         guard = cast(Any, make_guard(settings, routing, origins))
         auditor = cast(Any, make_auditor(acts, cluster.node_id))
-        self.app = web.Application(middlewares=[error_middleware, guard, auditor], client_max_size=MAX_BODY)
-        serving = CallServer(settings, routing)
+        self.leaving, sending = Leaving(), Sending(settings.send_timeout)
+        middlewares = [error_middleware, take_no_more, guard, refuse_without_memory, auditor]
+        self.app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+        self.app[LEAVING], self.app[SENDING], self.app[MEMORY] = self.leaving, sending, memory or MemoryWatch(0)
+        serving = CallServer(settings, routing, self.leaving)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
-        answers = responses.ResponsesRoutes(serving, backend, settings, store, cluster.node_id)
+        answers = responses.ResponsesRoutes(serving, backend, settings, store, peers or Alone(cluster.node_id))
+        self.responses = answers.places  # what peers are answered
         calls = [
             *openai.routes(),
             *answers.routes(),
@@ -140,7 +154,7 @@ class ChatGPTAPI:
 
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs beside the serving: coroutine functions for tasks of the daemon's."""
-        return [self._batches.run]
+        return [self._batches.run, *self.responses.jobs()]
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

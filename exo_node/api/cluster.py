@@ -10,8 +10,11 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api import sse, visible
+from exo_node.api.calls import refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, principal
+from exo_node.api.leaving import LEAVING
+from exo_node.api.memory_gate import MEMORY
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.ports import ClusterPort, Progress
 from exo_node.api.schemas import cluster_answers as answers
@@ -19,6 +22,7 @@ from exo_node.api.schemas import node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 from exo_node.packing import BITS
+from exo_node.values import is_loopback
 
 # Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
 PLACE_TIMEOUT_S = 24 * 3600.0
@@ -99,6 +103,7 @@ class ClusterRoutes:
             ("GET", "/health", self.health),
             ("GET", "/healthcheck", self.healthcheck),
             ("GET", "/topology", self.topology),
+            ("POST", "/cluster/key", self.rotate_key),
             ("GET", "/instances", self.instances),
             ("POST", "/instances", self.place),
             ("GET", "/instances/{id}", self.instance),
@@ -112,6 +117,10 @@ class ClusterRoutes:
     async def health(self, request: web.Request) -> web.Response:
         """200 when `status` is "ok", else 503. Without the key (probes) the status only."""
         health = self._cluster.health()
+        if request.app[LEAVING].begun:
+            health["status"] = "draining"
+        elif request.app[MEMORY].level == "critical":
+            health["status"] = "low_memory"
         ok = health.get("status") == "ok"
         shown = health if principal() is not None else {"status": health.get("status")}
         return web.json_response(shown, status=200 if ok else 503)
@@ -125,6 +134,22 @@ class ClusterRoutes:
     async def topology(self, request: web.Request) -> web.Response:
         """Nodes, how they reach each other, and instances."""
         return web.json_response(visible.topology(self._cluster))
+
+    @operation("Cluster", scope="admin", act=True, body=node.RotateRequest, answer=answers.KeyRotated)
+    async def rotate_key(self, request: web.Request) -> web.Response:
+        """Change the cluster's key on every live member, while everything runs on.
+
+        `configured` are nodes whose `--cluster-key` is to be changed by hand, `failed` those that need `exo join`.
+        """
+        body = await read_object(request)
+        refuse_unknown(body, ("phrase", "without", "patience_s"))
+        fields = Fields(body)
+        phrase, without = fields.text("phrase"), fields.texts("without")
+        patience = fields.number("patience_s", 0, 3600)
+        if phrase is not None and not (request.secure or is_loopback(request.remote or "")):
+            raise bad("phrase", "would cross the network in plain text: ask the node from its own machine")
+        done = await self._cluster.rotate_key(phrase, without, 30.0 if patience is None else patience)
+        return web.json_response({"object": "cluster.key", **done})
 
     @operation("Cluster", scope="see", answer=answers.Instances)
     async def instances(self, request: web.Request) -> web.Response:

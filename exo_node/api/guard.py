@@ -23,6 +23,7 @@ from exo_node.api.operations import of_request
 from exo_node.api.ports import Principal, RoutingPort
 from exo_node.config import Settings
 from exo_node.errors import ExoError, ModelNotAllowed, Unauthorized
+from exo_node.limits.api_keys import digest
 from exo_node.values import is_loopback
 
 _PRINCIPAL: ContextVar[Principal | None] = ContextVar(
@@ -108,7 +109,7 @@ def make_guard(settings: Settings, routing: RoutingPort, origins: Origins) -> ob
     def identify(request: web.Request) -> Principal:
         token = _token(request)
         if settings.api_key is not None and _same(token, settings.api_key):
-            return Principal(admin=True, name="--api-key")
+            return Principal(admin=True, name="--api-key", proof=digest(token))
         known = routing.authenticate(token)
         if known is not None:
             return known

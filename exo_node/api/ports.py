@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from exo_node.routing.call import Call, CallKind, Reply
@@ -27,6 +27,10 @@ class ClusterPort(Protocol):
         ...
 
     def instances(self) -> list[dict[str, Any]]: ...
+
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        """Give every member another cluster key (None: a random one), but those in `without`: `KeyRing.rotate`."""
+        ...
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         """What each runner of an instance reports, in ring order: KV slots, memory, steps. None: no such instance."""
@@ -124,7 +128,7 @@ class Principal:
     """Whom a request's key stands for. `admin` may change what the node does (deployments, configuration).
 
     `may_ask`: whether it may ask for a model of that name. `scopes`: what else it may ("use", "read").
-    An admin may all. `name`: what people call the key.
+    An admin may all. `name`: what people call the key. `proof`: the digest of the key; b"" where none was needed.
     """
 
     key_id: str = ""
@@ -132,6 +136,7 @@ class Principal:
     may_ask: Callable[[str], bool] = any_model
     scopes: frozenset[str] = frozenset({"use"})
     name: str = ""
+    proof: bytes = field(default=b"", repr=False)
 
     @property
     def restricted(self) -> bool:
@@ -206,8 +211,8 @@ class RoutingPort(Protocol):
         """Change document 002's run-time defaults (keys and types are checked already); gives all, as they are now."""
         ...
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`."""
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: `ClusterPort.head_stats`; `node`: `router.node_facts`."""
         ...
 
     def authenticate(self, token: str) -> Principal | None:

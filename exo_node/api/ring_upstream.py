@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from exo_node import errors
 from exo_node.api import sse
@@ -29,15 +29,31 @@ PARSE = {"chat": parse_chat, "completion": parse_completion}
 CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
     (errors.DeadlineExceeded, "timeout"),
     (errors.PeerUnavailable, "refused"),  # worth another try: without that peer the ring is placed anew
+    (errors.Overloaded, "rate_limited"),
     (errors.NoCapacity, "unavailable"),
     (errors.DownloadError, "unavailable"),
     (errors.EngineUnavailable, "unavailable"),
     (errors.CheckpointError, "unavailable"),
     (errors.UnsupportedModel, "unavailable"),
+    (errors.DigestMismatch, "unavailable"),
+    (errors.ProtocolMismatch, "unavailable"),
+    (errors.ClusterMismatch, "unavailable"),
     (errors.ModelNotFound, "not_found"),
     (errors.ContextLengthExceeded, "context"),
     (errors.RingBroken, "reset"),
 )
+
+
+# What ends an answer that had begun, though its ring is not to blame: the client's time, or the request itself.
+NOT_LOST = (errors.DeadlineExceeded, errors.ContextLengthExceeded, errors.EngineFailed)
+LOST_RETRY_S = 5.0  # until a ring that lost a node may fit again
+
+
+@dataclass(slots=True)
+class _Said:
+    """How much of an answer came, from an earlier attempt too."""
+
+    tokens: int = 0
 
 
 class RingUpstream:
@@ -49,7 +65,8 @@ class RingUpstream:
 
     async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
         """Each batch is what came from the ring meanwhile; the usage comes last, whether asked for or not."""
-        with _failing_over():
+        said = _Said(0 if attempt.partial is None else attempt.partial.completion_tokens)
+        with _failing_over(said):
             parsed = parse_call(attempt, self._settings)
             answer = Answer(parsed, int(time.time()))
             alone = len(parsed.requests) == 1
@@ -59,6 +76,7 @@ class RingUpstream:
                     ids: tuple[int, ...] = ()
                     for index, delta in await fanout.take():
                         events.extend(answer.chunks(index, delta))
+                        said.tokens += len(delta.token_ids)
                         ids += delta.token_ids if alone else ()
                     if events or ids:
                         yield _batch(events, ids)
@@ -66,7 +84,8 @@ class RingUpstream:
             yield _batch([answer.usage_chunk()], ())
 
     async def whole(self, attempt: Attempt) -> Whole:
-        with _failing_over():
+        said = _Said()
+        with _failing_over(said):
             if attempt.call.kind == "embedding":
                 return _whole(await self._embeddings(attempt))
             parsed = parse_call(attempt, self._settings)
@@ -75,6 +94,7 @@ class RingUpstream:
                 while fanout.running:
                     for index, delta in await fanout.take():
                         answer.add(index, delta)
+                        said.tokens += len(delta.token_ids)
         return _whole(answer.whole())
 
     async def _embeddings(self, attempt: Attempt) -> dict[str, object]:
@@ -104,6 +124,7 @@ def parse_call(attempt: Attempt, settings: Settings) -> ParsedRequest:
         replace(
             one,
             timeout_s=attempt.timeout_s,
+            seed=call.seed if one.seed is None else one.seed,
             prefix=prefix,
             prefix_ids=ids,
             prefilled=prefilled,
@@ -131,14 +152,18 @@ def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:
 
 
 @contextmanager
-def _failing_over() -> Iterator[None]:
+def _failing_over(said: _Said) -> Iterator[None]:
     try:
         yield
     except UpstreamError:
         raise
     except ExoError as error:
-        if (cause := cause_of(error)) is None:
+        cause = cause_of(error)
+        if cause is None:
             raise
+        if said.tokens and not isinstance(error, NOT_LOST):
+            error, found = lost(said.tokens, error), error
+            error.__cause__ = found
         raise UpstreamError(
             f"ring: {error.message}",
             cause,
@@ -147,6 +172,15 @@ def _failing_over() -> Iterator[None]:
             param=error.param,
             retry_after=error.retry_after,
         ) from error
+
+
+def lost(tokens: int, error: ExoError) -> errors.AnswerLost:
+    """The end of an answer of so many tokens that no node goes on with: for a stream what the client is told last, for
+    a plain answer all that it gets, whatever the last attempt to go on met with."""
+    return errors.AnswerLost(
+        f"the answer broke off after {tokens} token{'s' if tokens > 1 else ''}: {error.message}",
+        retry_after=error.retry_after or LOST_RETRY_S,
+    )
 
 
 def cause_of(error: ExoError) -> ErrorClass | None:

@@ -11,12 +11,16 @@ from exo_node.api import visible
 from exo_node.api.calls import guess_kind, refuse_unknown
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import principal, require_all_models
+from exo_node.api.leaving import LEAVING
+from exo_node.api.memory_gate import MEMORY
 from exo_node.api.operations import operation
 from exo_node.api.ports import ClusterPort
 from exo_node.api.schemas import node
 from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.schemas.openai import REQUESTS
+from exo_node.api.sending import SENDING
 from exo_node.api.serving import CallServer, read_object
+from exo_node.limits.memory import LEVELS
 from exo_node.routing.configuration.runtime import NAMES
 
 
@@ -42,7 +46,7 @@ class RouterRoutes:
         caller = principal()
         if caller is not None and caller.restricted:
             found = visible.stats(found, self._routing.deployments(), caller)
-        return web.json_response(found)
+        return web.json_response({**found, "memory": request.app[MEMORY].row()})
 
     @operation("Routing", scope="see", answer=answers.Plan)
     async def explain(self, request: web.Request) -> web.Response:
@@ -72,8 +76,20 @@ class RouterRoutes:
     async def metrics(self, request: web.Request) -> web.Response:
         """Metrics for Prometheus. A key for some models only does not get them: they name every backend."""
         require_all_models(request)
-        body, content_type = self._routing.metrics(await self._cluster.head_stats())
+        body, content_type = self._routing.metrics(await self._cluster.head_stats(), node_facts(request.app))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def node_facts(app: web.Application) -> dict[str, float]:
+    """What the API knows of the node's load, by `metrics.NODE_NOW`'s and `NODE_COUNTED`'s names."""
+    memory = app[MEMORY]
+    return {
+        "answering": len(app[LEAVING]),
+        "slow_readers": app[SENDING].cut_off,
+        "memory_free_bytes": memory.free,
+        "memory_min_free_bytes": memory.floor,
+        "memory_pressure": LEVELS.index(memory.level),
+    }
 
 
 def parse_defaults(body: Mapping[str, Any]) -> dict[str, Any]:

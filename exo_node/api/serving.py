@@ -16,13 +16,13 @@ from exo_node.api.calls import PREFIX, Context, make_call
 from exo_node.api.errors import MAX_BODY
 from exo_node.api.fields import parse_object
 from exo_node.api.guard import caller_id, is_admin
+from exo_node.api.leaving import Leaving
 from exo_node.api.operations import of_request
 from exo_node.api.ports import RoutingPort
 from exo_node.api.schemas.core import check
 from exo_node.api.server import SlowBody
 from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
-from exo_node.routing.adapter.watch import Within
 from exo_node.routing.call import Call, CallKind, FormFile, Reply, UpstreamError, Whole
 from exo_node.types import Priority
 
@@ -56,8 +56,9 @@ async def read_body(request: web.Request) -> bytes:
 class CallServer:
     """Makes calls of requests and has them served."""
 
-    def __init__(self, settings: Settings, routing: RoutingPort) -> None:
+    def __init__(self, settings: Settings, routing: RoutingPort, leaving: Leaving | None = None) -> None:
         self.routing = routing
+        self.leaving = Leaving() if leaving is None else leaving
         self.timeout_s = settings.response_timeout
 
     def call(
@@ -104,10 +105,10 @@ class CallServer:
     async def reply(self, call: Call) -> Reply:
         """The reply to a call that is not streamed. Raises `ExoError`."""
         try:
-            with Within(self.timeout_s):
+            with self.leaving.within(self.timeout_s):
                 return await self.routing.serve(call)
         except TimeoutError as e:
-            raise sse.late(self.timeout_s) from e
+            raise self.leaving.why(self.timeout_s) from e
 
     async def _frames(self, call: Call, opening: sse.Opening) -> AsyncGenerator[bytes, None]:
         """The reply's frames; `opening` is complete with the first of them."""

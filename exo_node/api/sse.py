@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 
 from exo_node.api.errors import REQUEST_ID, error_body, internal
-from exo_node.errors import DeadlineExceeded, ExoError
-from exo_node.routing.adapter.watch import Within
+from exo_node.api.leaving import LEAVING
+from exo_node.api.sending import SENDING, Drain, StuckReader
+from exo_node.errors import ExoError
 from exo_node.routing.call import Outlet
+
+log = logging.getLogger(__name__)
 
 # Seconds of silence until a comment is sent. Until the first one no headers are out, so an error before then has its
 # own HTTP status. Proxies commonly cut at 30 to 60 s of silence; exo v2 and Ollama-like servers also use 10.
@@ -71,12 +75,13 @@ async def respond(
 
     Headers wait for the first frame or comment, and so does the reading of `opening`: what fails before it raises and
     becomes a plain error answer. What fails later is sent as an error frame, after which the stream ends without
-    `[DONE]`. Closes `frames` however it ends. Raises `ExoError` (before anything was sent only).
+    `[DONE]`. A client that takes nothing for the send timeout is cut off. Closes `frames` however it ends. Raises
+    `ExoError` (before anything was sent only).
     """
-    sending = _Sending(request, opening or Opening(), style)
+    sending, leaving = _Sending(request, opening or Opening(), style), request.app[LEAVING]
     async with aclosing(frames):
         try:
-            with Within(timeout_s):
+            with leaving.within(timeout_s):
                 try:
                     sending.start()
                     async for piece in frames:
@@ -85,11 +90,14 @@ async def respond(
                 finally:
                     await sending.stop()
         except TimeoutError as e:
-            await _fail(request, sending.response, style, late(timeout_s), e)
+            await _fail(request, sending.response, style, leaving.why(timeout_s), e)
         except ExoError as e:
             await _fail(request, sending.response, style, e, e)
         except ConnectionResetError:
             return sending.response  # the client is gone; its handler is being cancelled
+        except StuckReader:
+            sending.cut_off()
+            return sending.response
         except Exception as e:  # the border of a stream whose status is already out
             if not sending.response.prepared:
                 raise
@@ -119,6 +127,7 @@ class _Sending:
         self._clock = asyncio.get_running_loop().time
         self._sent = self._clock()
         self._writer: AbstractStreamWriter | None = None
+        self._drain = Drain(request.transport, request.app[SENDING].timeout_s)
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None  # that sends a comment
 
@@ -142,19 +151,19 @@ class _Sending:
                     self.response.headers.update(headers)
                     self._writer = await self.response.prepare(self._request)
         self._sent = self._clock()
-        await self.response.write(piece)
+        await self._drain.within(self.response.write(piece), len(piece))
         outlet = self._opening.outlet
         if outlet is not None and outlet.write is None and isinstance(self._writer, StreamWriter):
             if self._writer.chunked:
                 self._transport = self._request.transport
-                outlet.write, outlet.drain = self._write, self._writer.drain
+                outlet.write, outlet.drain = self._write, self._drained
             self._opening.outlet = None
 
     async def finish(self) -> None:
         """Say that this was all."""
         await self.stop()
         if self.response.prepared:
-            await self.response.write_eof(self._style.done)
+            await self._drain.within(self.response.write_eof(self._style.done), len(self._style.done))
         else:
             await self.send(self._style.done)
 
@@ -167,10 +176,29 @@ class _Sending:
         transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         return transport.get_write_buffer_size() < ENOUGH
 
+    async def _drained(self) -> None:
+        assert self._writer is not None
+        try:
+            await self._drain.within(self._writer.drain(), 0)
+        except StuckReader:
+            self.cut_off()  # which ends the handler, as if the client had gone
+
+    def cut_off(self) -> None:
+        """The client takes nothing: give up what it was to get, and what makes it."""
+        counted = self._request.app[SENDING]
+        counted.cut_off += 1
+        log.warning(
+            "request %s was ended: its client %s took nothing for %g s (--send-timeout)",
+            REQUEST_ID.get(), self._request.remote, counted.timeout_s,
+        )  # fmt: skip
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
     def _look(self) -> None:
         left = self._sent + SILENCE_S - self._clock()
         if left <= 0:
-            if self._task is None or self._task.done():
+            # A client that has not taken what is there waits for nothing.
+            if (self._task is None or self._task.done()) and not self._drain.behind:
                 self._task = asyncio.create_task(self._comment())
             left = SILENCE_S
         self._handle = asyncio.get_running_loop().call_later(left, self._look)
@@ -178,10 +206,6 @@ class _Sending:
     async def _comment(self) -> None:
         with contextlib.suppress(ConnectionResetError):  # the client is gone; the handler hears of it itself
             await self.send(self._style.keep_alive)
-
-
-def late(timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the answer was not complete after {timeout_s:g} s (--chatgpt-api-response-timeout)")
 
 
 async def _fail(

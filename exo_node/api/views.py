@@ -77,8 +77,13 @@ def topology_view(
     links: Mapping[str, Sequence[tuple[str, str]]],
     active_node_id: str,
     instances: Iterable[Instance],
+    strangers: Iterable[tuple[str, str, str]] = (),
+    problems: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """exo v1's topology plus `instances`. `links[a]` lists (id of a peer of a, description of the link)."""
+    """exo v1's topology plus `instances`. `links[a]` lists (id of a peer of a, description of the link).
+
+    `strangers`: (node id, cluster, address) of nodes of other clusters; `problems`: why others are no members.
+    """
     return {
         "nodes": {node.node_id: node_view(node) for node in nodes},
         "peer_graph": {
@@ -87,6 +92,10 @@ def topology_view(
         },
         "active_node_id": active_node_id,
         "instances": [instance_view(instance) for instance in instances],
+        "other_clusters": [
+            {"node_id": node_id, "cluster": cluster, "address": address} for node_id, cluster, address in strangers
+        ],
+        "problems": dict(problems or {}),
     }
 
 

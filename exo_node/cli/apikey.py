@@ -23,6 +23,7 @@ _NEW: dict[str, tuple[Any, str, str]] = {
     "name": (values.text, "NAME", "what to call it (add)"),
     "rpm": (values.integer(1), "N", "requests per minute (add)"),
     "tpm": (values.integer(1), "N", "tokens per minute (add)"),
+    "concurrency": (values.integer(1), "N", "requests at once, on each node (add)"),
     "user_rpm": (values.integer(1), "N", "requests per minute of each `user` that requests name (add)"),
     "user_tpm": (values.integer(1), "N", "tokens per minute of each `user` that requests name (add)"),
     "budget": (None, "USD[/day|/month]", "money that may be spent with it, per month unless it says /day (add)"),
@@ -156,7 +157,7 @@ async def _list(keys: ApiKeys) -> None:
 
 def _row(info: KeyInfo, now: float) -> tuple[str, str, str, str, str]:
     rights = list(info.scopes)
-    for name in ("rpm", "tpm", "user_rpm", "user_tpm"):
+    for name in ("rpm", "tpm", "concurrency", "user_rpm", "user_tpm"):
         if (most := getattr(info, name)) is not None:
             rights.append(f"{name.replace('_', '-')} {most}")
     if info.budget is not None:

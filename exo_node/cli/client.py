@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import select
+import ssl
 from collections.abc import Callable, Generator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from exo_node.errors import ExoError, PeerUnavailable, Unauthorized
+from exo_node.http_tls import check_digest, client_context
 
 CONNECT_TIMEOUT_S = 5.0
 # A stream is never silent for longer than the server's keep-alive (10 s), so this much silence means a dead machine.
@@ -20,14 +23,31 @@ SLOW_S = 1.0  # from here on a person wonders what is going on
 class Client:
     """One connection to the node at `url`. `timeout_s` bounds the silence before a plain answer."""
 
-    def __init__(self, url: str, key: str | None = None, timeout_s: float = 900.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        timeout_s: float = 900.0,
+        *,
+        digest: str = "",
+        cacert: Path | None = None,
+    ) -> None:
+        """An https node is known by its certificate's `digest` (SHA-256), else by who signed it (`cacert`)."""
         parts = urlsplit(url)
         self.url = url
         self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=CONNECT_TIMEOUT_S)
+        self._digest = digest
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            context = client_context(None if digest else cacert)
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, port, timeout=CONNECT_TIMEOUT_S, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 
     def connect(self) -> None:
         """Raises `PeerUnavailable` when nobody listens there."""
@@ -35,6 +55,8 @@ class Client:
             self._connection.connect()
         except OSError as e:
             raise PeerUnavailable(f"no node answers at {self.url}: {e.strerror or e}") from e
+        if self._digest:
+            check_digest(cast(ssl.SSLSocket, self._connection.sock), self._digest, self.url)
 
     def close(self) -> None:
         self._connection.close()

@@ -21,6 +21,7 @@ from exo_node.cli.parser import Parsed
 from exo_node.cli.serve import PARENT_PIPE
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.errors import ConfigurationError, ExoError, PeerUnavailable
+from exo_node.http_tls import digest
 from exo_node.options import BY_FIELD
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class RunFile:
     pid: int
     api_url: str
     node_id: str
+    certificate: str = ""  # of an https node: SHA-256 in hex
 
 
 def run_files(home: Path) -> list[RunFile]:
@@ -47,7 +49,13 @@ def run_files(home: Path) -> list[RunFile]:
     for path in (home / "run").glob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             data = json.loads(path.read_text())
-            one = RunFile(float(data["started"]), int(data["pid"]), str(data["api_url"]), str(data["node_id"]))
+            one = RunFile(
+                float(data["started"]),
+                int(data["pid"]),
+                str(data["api_url"]),
+                str(data["node_id"]),
+                str(data.get("certificate", "")),
+            )
             if _lives(one.pid):
                 found.append(one)
     return sorted(found, reverse=True)
@@ -59,11 +67,18 @@ def find_node(parsed: Parsed, settings: Settings) -> Client | None:
     if "api_port" in parsed.flags or "api_host" in parsed.flags:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)
         port = DEFAULT_API_PORT if settings.api_port is None else settings.api_port
-        client = _client(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings)
+        place = f"{f'[{host}]' if ':' in host else host}:{port}"
+        ours = (one for one in run_files(settings.home) if one.api_url == f"https://{place}")
+        client = _client(next(ours, place), settings)
         client.connect()
         return client
+    return local_node(settings)
+
+
+def local_node(settings: Settings) -> Client | None:
+    """A connected client of this machine's newest living node."""
     for one in run_files(settings.home):
-        client = _client(one.api_url, settings)
+        client = _client(one, settings)
         with suppress(PeerUnavailable):  # a number that another process has by now
             client.connect()
             return client
@@ -97,8 +112,8 @@ def node_for_call(parsed: Parsed, settings: Settings, start_flags: Sequence[str]
             client.close()
         return
     arguments = [*_spelled(parsed, (*start_flags, "api_key", "verbose", "debug")), "--api-port=0"]
-    with temporary_node(settings, arguments) as url:
-        client = _client(url, settings)
+    with temporary_node(settings, arguments) as started:
+        client = _client(started, settings)
         try:
             client.connect()
             yield client
@@ -107,8 +122,8 @@ def node_for_call(parsed: Parsed, settings: Settings, start_flags: Sequence[str]
 
 
 @contextmanager
-def temporary_node(settings: Settings, arguments: Sequence[str]) -> Iterator[str]:
-    """Run `exo serve` with these arguments as a child while the block runs; gives its API's URL.
+def temporary_node(settings: Settings, arguments: Sequence[str]) -> Iterator[RunFile]:
+    """Run `exo serve` with these arguments as a child while the block runs; gives where it is.
 
     It ends with this process however this process dies (`cli/serve.py`). Raises `ExoError` with its last words when it
     does not come up.
@@ -145,12 +160,12 @@ def temporary_node(settings: Settings, arguments: Sequence[str]) -> Iterator[str
         log_path.unlink(missing_ok=True)
 
 
-def _wait_ready(child: subprocess.Popen[bytes], home: Path, log: IO[bytes]) -> str:
+def _wait_ready(child: subprocess.Popen[bytes], home: Path, log: IO[bytes]) -> RunFile:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         for one in run_files(home):
             if one.pid == child.pid:
-                return one.api_url
+                return one
         if child.poll() is not None:
             log.seek(0)
             words = log.read().decode(errors="replace").strip().splitlines()
@@ -188,8 +203,18 @@ def _spelled(parsed: Parsed, fields: Sequence[str]) -> list[str]:
     return words
 
 
-def _client(url: str, settings: Settings) -> Client:
-    return Client(url, settings.api_key, timeout_s=settings.response_timeout)
+def _client(node: RunFile | str, settings: Settings) -> Client:
+    """Of a node of this machine, or of what is at `host:port`: by https where the settings name certificates.
+
+    Without --cacert that node must show the certificate of --tls-cert.
+    """
+    wait_s = settings.response_timeout
+    if isinstance(node, RunFile):
+        return Client(node.api_url, settings.api_key, wait_s, digest=node.certificate)
+    if settings.cacert is None and settings.tls_cert is None:
+        return Client(f"http://{node}", settings.api_key, wait_s)
+    known = "" if settings.cacert is not None or settings.tls_cert is None else digest(settings.tls_cert)
+    return Client(f"https://{node}", settings.api_key, wait_s, digest=known, cacert=settings.cacert)
 
 
 def _lives(pid: int) -> bool:

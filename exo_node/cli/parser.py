@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
 
 
 # What every verb that talks to a node takes: where it is, and how much to say.
-CLIENT = ("api_host", "api_port", "api_key", "verbose", "debug")
+CLIENT = ("api_host", "api_port", "cacert", "api_key", "verbose", "debug")
 # Where the same flag says something else to a client than to the node that it is about.
 _OF_A_CLIENT: Mapping[str, str] = {
     "api_host": "where its HTTP API is (default 127.0.0.1)",

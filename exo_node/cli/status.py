@@ -12,6 +12,8 @@ from exo_node.cli.parser import Parsed, Parser
 from exo_node.cli.table import size
 from exo_node.errors import ExoError
 
+MEMORY_SAYS = {"low": "is low, nothing is kept for later", "critical": "runs out, no request or model is taken"}
+
 
 def arguments(parser: Parser, verb: str) -> None:
     parser.add_argument(
@@ -38,7 +40,8 @@ def run(parsed: Parsed, verb: str) -> int:
     if parsed.own.json:
         print(json.dumps({**topology, "stats": stats, "router": external}, indent=2))
     else:
-        print("\n".join([describe(topology, stats, client.url), *describe_external(external, models, providers)]))
+        lines = [describe(topology, stats, client.url), *describe_memory(external["memory"])]
+        print("\n".join([*lines, *describe_external(external, models, providers)]))
     return 0
 
 
@@ -57,6 +60,9 @@ def describe(topology: dict[str, Any], stats: dict[str, list[dict[str, Any]]], u
     lines = [f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, API on {url}"]
     for node_id in sorted(nodes, key=lambda node_id: (node_id != topology["active_node_id"], node_id)):
         lines += _node(node_id, nodes[node_id], this=node_id == topology["active_node_id"])
+    for one in topology.get("other_clusters", ()):
+        lines.append(f"\nnot ours: {one['node_id']} of cluster {one['cluster']}, {one['address']}")
+    lines += [f"\nnot here: {why}" for why in topology.get("problems", {}).values()]
     lines.append("" if instances else "\nno model is loaded (exo load MODEL, or just ask one)")
     for instance in instances:
         lines += describe_instance(instance)
@@ -101,6 +107,14 @@ def describe_external(
     if workers:
         lines.append(f"  LiteLLM: {', '.join(worker['state'] for worker in workers)}")
     return lines + [f"  note: {note}" for note in stats["notes"]]
+
+
+def describe_memory(memory: dict[str, Any]) -> list[str]:
+    """This node's, while it is short."""
+    if memory["level"] == "ok":
+        return []
+    short = f"{size(memory['free'])} are free, {size(memory['min_free'])} are to stay so (--min-free-memory)"
+    return [f"\nmemory of this node {MEMORY_SAYS[memory['level']]}: {short}"]
 
 
 def describe_instance(instance: dict[str, Any]) -> list[str]:

@@ -90,11 +90,6 @@ class ClusterKey:
         plain = "".join(ALPHABET[number >> 5 * (length - 1 - i) & 31] for i in range(length))
         return "-".join(plain[i : i + CODE_GROUP] for i in range(0, length, CODE_GROUP))
 
-    @property
-    def fingerprint(self) -> str:
-        """The cluster's public name: 32 hexadecimal digits."""
-        return hashlib.sha256(self.subkey(b"exo fingerprint v1")).hexdigest()[:32]
-
     def subkey(self, info: bytes, length: int = 32) -> bytes:
         """`length` bytes for the purpose `info` (HKDF-SHA256, no salt)."""
         pseudo_random = hmac.digest(b"\0" * 32, self.secret, "sha256")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from zeroconf import DNSQuestionType, IPVersion, NonUniqueNameException, ServiceStateChange, Zeroconf
@@ -13,11 +14,13 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from exo_node.cluster import interfaces
 from exo_node.cluster.discovery import Announcement, DiscoveryEvent, Endpoint, PeerGone, PeerSeen
+from exo_node.cluster.identity import NODE_ID
 from exo_node.errors import ConfigurationError
 
 log = logging.getLogger("exo.mdns")
 
 SERVICE = "_exo._tcp.local."
+FINGERPRINT = re.compile(r"[0-9a-f]{0,64}")
 POLL_S = 1.0  # how soon a change of interfaces is noticed
 RESOLVE_MS = 3000
 
@@ -26,7 +29,7 @@ class MdnsDiscovery:
     """Announces this node and reports the others, on every interface, loopback included.
 
     An announcement's name holds the boot id, so a restarted node is a new announcement and never mixes with what caches
-    remember of its former life. When the machine's addresses change, everything is set up anew.
+    remember of its former life. When the machine's addresses change, or what we announce, everything is set up anew.
     """
 
     def __init__(self, announce: Callable[[], Announcement], *, listen: str = "", poll_s: float = POLL_S) -> None:
@@ -38,6 +41,7 @@ class MdnsDiscovery:
         self._seen: set[str] = set()
         self._resolving: set[asyncio.Task[None]] = set()
         self._zeroconf: AsyncZeroconf | None = None
+        self._announced: Announcement | None = None
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,9 +70,9 @@ class MdnsDiscovery:
         while True:
             await asyncio.sleep(self._poll_s)
             current = interfaces.addresses()
-            if current == found and self._zeroconf is not None:
+            if current == found and self._announced == self._announce() and self._zeroconf is not None:
                 continue
-            log.info("this machine's addresses changed: announcing anew")
+            log.info("this machine's addresses or its cluster's name changed: announcing anew")
             await self._close()
             for name in self._seen:
                 self._queue.put_nowait(PeerGone(source="mdns", key=name))
@@ -89,7 +93,7 @@ class MdnsDiscovery:
             frozenset(versions), IPVersion.All
         )
         self._zeroconf = AsyncZeroconf(interfaces=speak_on, ip_version=version)
-        me = self._announce()
+        me = self._announced = self._announce()
         info = _service_info(me, interfaces.announced(found, self._listen), self._token(me))
         # The name is unique by its boot id: no need to spend 0.5 s and more on probing for it.
         with contextlib.suppress(NonUniqueNameException):
@@ -174,7 +178,9 @@ def read_service(name: str, properties: Mapping[str, str | None], literals: list
     port = properties.get("grpc_port") or ""
     if not (node_id and boot_id and low.isdecimal() and high.isdecimal() and port.isdecimal()):
         return None
-    if not 0 < int(port) < 65536:
+    cluster = properties.get("cluster") or ""
+    # Both are shown to people: no control characters, nothing that looks like more than a name.
+    if not 0 < int(port) < 65536 or not NODE_ID.fullmatch(node_id) or not FINGERPRINT.fullmatch(cluster):
         return None
     # Of a link-local address heard over another interface (IPv4, say) we do not know where it is.
     literals = [one for one in literals if "%" in one or not ipaddress.ip_address(one).is_link_local or "." in one]
@@ -186,7 +192,7 @@ def read_service(name: str, properties: Mapping[str, str | None], literals: list
         endpoints=tuple(Endpoint(literal, int(port)) for literal in dict.fromkeys(literals)),
         node_id=node_id,
         boot_id=boot_id,
-        fingerprint=properties.get("cluster") or "",
+        fingerprint=cluster,
         version=properties.get("version") or "",
         protocol=(int(low), int(high)),
     )

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from exo_node.cluster import interfaces
@@ -29,7 +29,7 @@ ADDRESSES_FRESH_S = 1.0
 
 
 class Me(Protocol):
-    """Who we are (transport's `Party`)."""
+    """Who we are (transport's `NodeIdentity`)."""
 
     @property
     def node_id(self) -> str: ...
@@ -37,6 +37,8 @@ class Me(Protocol):
     def boot_id(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def fingerprints(self) -> Collection[str]: ...
 
 
 class ClusterMembers:
@@ -62,7 +64,7 @@ class ClusterMembers:
         self._discoveries = discoveries
         self._listen = listen
         self._silence_s = silence_s
-        self._sightings = Sightings(me.node_id, me.fingerprint)
+        self._sightings = Sightings(me.node_id, lambda: me.fingerprints)
         self._keepers: dict[str, PeerKeeper] = {}
         self._group: asyncio.TaskGroup | None = None
         self._signal = ChangeSignal()
@@ -179,6 +181,18 @@ class ClusterMembers:
         finally:
             self._group = None
             await asyncio.gather(*(discovery.stop() for discovery in started))
+
+    async def renew(self) -> None:
+        """Replace every connection by one with our present papers; calls that run may end on the old ones."""
+
+        async def one(keeper: PeerKeeper) -> None:
+            try:
+                if keeper.handle is not None:
+                    await keeper.handle.renew()
+            except ExoError as error:  # it closed itself; its keeper dials anew
+                log.warning("node %s has not taken the new key: %s", keeper.node_id, error.message)
+
+        await asyncio.gather(*(one(keeper) for keeper in self._keepers.values()))
 
     async def close(self) -> None:
         """End every connection."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from exo_node.cluster.discovery import Endpoint
-from exo_node.errors import ClusterMismatch, ExoError, PeerUnavailable, ProtocolMismatch
+from exo_node.errors import ClusterMismatch, ExoError, PeerUnavailable, ProtocolMismatch, WrongNode
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 STAGGER_S = 0.25  # RFC 8305's "connection attempt delay": how long one address may keep the next waiting
@@ -33,6 +33,8 @@ class PeerHandle(Protocol):
 
     async def close(self) -> None: ...
 
+    async def renew(self) -> None: ...
+
     def watch(self, silence: float) -> AsyncGenerator[NodeState, None]: ...
 
     async def collect_topology(self, visited: set[str] | None = None, max_depth: int = 4) -> View: ...
@@ -46,13 +48,7 @@ class PeerHandle(Protocol):
     def stream(self, method: str, request: Any, timeout: float | None) -> AsyncGenerator[Any, None]: ...
 
 
-Dial = Callable[[str, int], PeerHandle]
-
-
-class WrongNode(ExoError):
-    """Somebody else answers at a node's address."""
-
-    status, code = 409, "wrong_node"
+Dial = Callable[[str, int, str], PeerHandle]  # host, port, node id ("" = any node)
 
 
 REFUSALS = (ClusterMismatch, ProtocolMismatch, WrongNode)
@@ -128,7 +124,7 @@ async def connect_any(dial: Dial, endpoints: Sequence[Endpoint], node_id: str, t
 
 
 async def _connect(dial: Dial, endpoint: Endpoint, node_id: str, timeout: float) -> PeerHandle:
-    handle = dial(endpoint.host, endpoint.port)
+    handle = dial(endpoint.host, endpoint.port, node_id)
     info = await handle.connect(timeout)
     if node_id and info.node_id != node_id:
         await handle.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from exo_node.cluster.discovery import DiscoveryEvent, Endpoint, PeerGone, PeerSeen, Source
 
@@ -13,10 +13,10 @@ HEARSAY: frozenset[Source] = frozenset({"greeting", "gossip"})
 class Sightings:
     """Announcements by (source, key). Nodes of other clusters are listed, and are never among those to dial."""
 
-    def __init__(self, node_id: str, fingerprint: str) -> None:
-        """`node_id` and `fingerprint` are ours."""
+    def __init__(self, node_id: str, fingerprints: Callable[[], Collection[str]]) -> None:
+        """`node_id` is ours, `fingerprints` gives all names that our cluster goes by now."""
         self._node_id = node_id
-        self._fingerprint = fingerprint
+        self._fingerprints = fingerprints
         self._seen: dict[tuple[Source, str], PeerSeen] = {}
 
     def apply(self, event: DiscoveryEvent) -> PeerSeen | None:
@@ -31,7 +31,7 @@ class Sightings:
         return event
 
     def is_ours(self, seen: PeerSeen) -> bool:
-        return seen.fingerprint in ("", self._fingerprint)
+        return not seen.fingerprint or seen.fingerprint in self._fingerprints()
 
     def nodes(self) -> list[str]:
         """Ids to dial, without our own."""

@@ -152,6 +152,9 @@ class FakeEngine:
         """See `ShardEngine.kv_bytes`: all is there from the start."""
         return int(self._cache.nbytes)
 
+    def give_back(self) -> None:
+        """See `ShardEngine.give_back`: nothing is kept."""
+
     def close(self) -> None:
         self._plan = None
 

@@ -45,6 +45,7 @@ class KeyInfo:
 
     `models` are names and patterns ("gpt-*"); empty: all. `user_rpm` and `user_tpm` hold for each `user` that
     requests with this key name. `scopes` are of `SCOPES`. `expires`: wall-clock, from when on it is refused.
+    `concurrency`: requests at once, on each node.
     """
 
     id: str
@@ -59,6 +60,7 @@ class KeyInfo:
     budget: float | None = None
     period: Period = "month"
     expires: float | None = None
+    concurrency: int | None = None
 
     @property
     def admin(self) -> bool:

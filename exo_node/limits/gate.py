@@ -16,6 +16,7 @@ from exo_node.limits import operations
 from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed
+from exo_node.limits.concurrency import Running
 from exo_node.limits.cooldowns import Cooldowns, Cooling
 from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
 from exo_node.limits.redis import Operation, SharedRedis
@@ -59,6 +60,7 @@ class Gate:
         self.redis = redis
         self._clock, self._wall = clock, wall
         self._windows = Windows()
+        self._running = Running()
         self._full: dict[str, float] = {}  # scope -> until when Redis said that it has no room
         if redis is not None:
             redis.missed = self._missed
@@ -103,11 +105,20 @@ class Gate:
         budgets = applying(self.rules.budgets, subjects)
         if key is not None and key.budget is not None:
             budgets.append(Budget("key", key.id, key.budget, key.period, key.label))
-        taken = await self._take(limits, budgets, payers(key_id, user), prompt_tokens, max_tokens or 0, predicted_cost)
-        if isinstance(taken, Refusal):
-            raise rate_limited(taken, prompt_tokens + (max_tokens or 0))
-        if isinstance(taken, Overdrawn):
-            raise budget_exceeded(taken, predicted_cost)
+        ident = uuid.uuid4().hex
+        if key is not None:
+            self._running.enter(key, ident, self._clock())
+        try:
+            taken = await self._take(
+                limits, budgets, payers(key_id, user), prompt_tokens, max_tokens or 0, predicted_cost, ident
+            )
+            if isinstance(taken, Refusal):
+                raise rate_limited(taken, prompt_tokens + (max_tokens or 0))
+            if isinstance(taken, Overdrawn):
+                raise budget_exceeded(taken, predicted_cost)
+        except BaseException:  # the client may go while Redis is asked
+            self._running.leave(ident, self._clock())
+            raise
         return taken
 
     def check_model(self, key_id: str, model: str) -> None:
@@ -121,6 +132,7 @@ class Gate:
         if admission.settled:
             return
         admission.settled = True
+        self._running.leave(admission.id, self._clock())
         if admission.scopes or admission.budgets:
             self._windows.settle(admission.scopes, admission.id, tokens)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
@@ -134,6 +146,7 @@ class Gate:
         if admission.settled:
             return
         admission.settled = True
+        self._running.leave(admission.id, self._clock())
         if admission.scopes or admission.budgets:
             self._windows.release(admission.scopes, admission.id)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
@@ -156,7 +169,7 @@ class Gate:
         if rpm is None and tpm is None and not self.rules.budgets:
             return Lease(self, Admission("", (), (), (("provider", provider),), self._wall()))
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
-        taken = await self._take(limits, budgets, (("provider", provider),), tokens, 0, cost)
+        taken = await self._take(limits, budgets, (("provider", provider),), tokens, 0, cost, uuid.uuid4().hex)
         if isinstance(taken, Admission):
             return Lease(self, taken)
         if (
@@ -224,6 +237,7 @@ class Gate:
         tokens: int,
         more_tokens: int,
         cost: float | None,
+        ident: str,
     ) -> Admission | Refusal | Overdrawn:
         """Take from all or from none. `more_tokens` may be cut down to what the smallest limit lets through at all."""
         held = [limit for limit in limits if limit]
@@ -233,7 +247,6 @@ class Gate:
             amount = min(amount, smallest)
         if budgets:
             await self._sums.learn()
-        ident = uuid.uuid4().hex
         wall = self._wall()
         admission = Admission(ident, tuple(limit.scope for limit in held), tuple(budgets), subjects, wall)
         decided = False

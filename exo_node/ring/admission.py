@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
-from exo_node.errors import ContextLengthExceeded, InvalidRequest
+from exo_node.errors import ContextLengthExceeded, InvalidRequest, NoCapacity
+from exo_node.ring.head_data import Memory
 from exo_node.ring.sequences import Job
 from exo_node.types import FinishReason
+
+NO_MEMORY_RETRY_S = 5.0
 
 
 def check_job(job: Job, context: int, vocab_size: int) -> None:
@@ -56,6 +59,16 @@ def _check_sampling(job: Job, vocab_size: int) -> None:
             raise InvalidRequest(
                 f"logit_bias names token {token} with {bias:g}; ids go from 0 to {vocab_size - 1}", param="logit_bias"
             )
+
+
+def check_memory(job: Job, memory: Memory) -> None:
+    """Raise `NoCapacity` for a new job while memory runs out; an answer that goes on is always taken."""
+    if memory.level == "critical" and not (job.generated or job.attempt):
+        raise NoCapacity(
+            f"the node with this model's head takes no requests for now: {memory.words}; ask again",
+            code="low_memory",
+            retry_after=NO_MEMORY_RETRY_S,
+        )
 
 
 def finished_already(job: Job, context: int) -> FinishReason | None:

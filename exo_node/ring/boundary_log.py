@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from exo_node.ring.int8_rows import recast
 from exo_node.ring.messages import Copy, Drop, Op, Rename
+from exo_node.types import DTYPE_BYTES, Dtype
 
 MOST_BYTES = 64 * 2**20  # 8,192 tokens of a model 4096 wide in bfloat16
 
 
 class BoundaryLog:
-    """Vectors by sequence, from its first token on without a gap. All of one size: `clear` before that changes."""
+    """Vectors by sequence, from its first token on without a gap. All in one dtype: `recast` before that changes."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.vector_bytes = 0  # 0: nothing was written yet
@@ -21,9 +23,12 @@ class BoundaryLog:
         self._most = most_bytes
         self._vectors: dict[int, bytearray] = {}  # what was written to last is at the end
 
-    def clear(self) -> None:
-        self._vectors.clear()
-        self.n_bytes = self.vector_bytes = 0
+    def recast(self, old: Dtype, new: Dtype) -> None:
+        """What was written in one dtype is to be read in another."""
+        for sequence, held in self._vectors.items():
+            self._vectors[sequence] = bytearray(recast(memoryview(held), old, new))
+        self.n_bytes = sum(map(len, self._vectors.values()))
+        self.vector_bytes = self.vector_bytes // DTYPE_BYTES[old] * DTYPE_BYTES[new]
 
     def length(self, sequence: int) -> int:
         """Tokens that can be read, from the first on."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exo_node.errors import ExoError
-from exo_node.ring.head_data import RingSetup
+from exo_node.ring.head_data import Memory, RingSetup
 from exo_node.ring.messages import Epoch, Kept
 from exo_node.ring.sampler import Constraint
 from exo_node.ring.sequences import Job, Notice
@@ -81,7 +81,7 @@ class Lost:
     error: ExoError
 
 
-Event = Configure | Fence | StepIn | Submit | Cancel | Lost
+Event = Configure | Fence | StepIn | Submit | Cancel | Lost | Memory
 
 
 class Outlet(Protocol):

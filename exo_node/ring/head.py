@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
-from exo_node.ring.admission import check_job, finished_already
+from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, RingBroken
+from exo_node.ring.admission import check_job, check_memory, finished_already
+from exo_node.ring.backlog import Backlog, check_room
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.flight import Flight
-from exo_node.ring.head_data import Counts, Outgoing, RingSetup
+from exo_node.ring.head_data import Counts, Memory, Outgoing, RingSetup
 from exo_node.ring.messages import Report, Row
 from exo_node.ring.progress import Awaited
 from exo_node.ring.residents import Residents
@@ -37,10 +38,12 @@ class Head:
         self.next_deadline = -math.inf if setup.kept else math.inf  # when `expire` is due next
         self.times = RingTimes(setup.n_stages)
         self.residents = Residents(setup)
+        self._backlog = Backlog(setup)
         self._flight = Flight(setup.n_stages)
         self._slots = Slots(setup, self.residents, self.counts)
         self._maker = StepMaker(setup, self._slots, self.residents, self._flight, self.times, self.counts)
         self._by_request: dict[str, Generation] = {}
+        self._memory = Memory()
 
     # ---- events -------------------------------------------------------------------------------------------------
 
@@ -53,11 +56,10 @@ class Head:
             return [Failed(ticket, self.broken)]
         try:
             check_job(job, self.setup.context, self.setup.vocab_size)
+            check_memory(job, self._memory)
             notices = self._replace(job)
-            if len(self._slots.waiting) >= self.setup.max_waiting:
-                raise NoCapacity(
-                    f"{len(self._slots.waiting)} requests wait for this model already: try again later", retry_after=1.0
-                )
+            waiting, running = self._slots.waiting, self._slots.running.values()
+            check_room(job, self.setup.max_waiting, waiting, running, self._backlog, self.times.trip, now)
         except ExoError as error:
             return [Failed(ticket, error)]
         reason = finished_already(job, self.setup.context)
@@ -70,8 +72,14 @@ class Head:
             self.next_deadline = min(job.deadline, self.next_deadline)
         self._slots.waiting.add(generation)
         self._by_request[job.request_id] = generation
-        self.residents.claim(job.sequence)
+        self.residents.orphans.claim(job.sequence)
         return notices
+
+    def spare(self, memory: Memory) -> None:
+        """How much memory there is: while it is low nothing of finished requests is kept, and when it runs out nothing
+        new is taken; what runs goes on."""
+        self._memory = memory
+        self.residents.spare(memory.level != "ok")
 
     def cancel(self, ticket: int) -> None:
         """The caller has gone: no more rows."""
@@ -92,7 +100,7 @@ class Head:
         left = (one.job.deadline for one in (*self._slots.waiting, *self._slots.running.values()))
         due = (deadline for deadline in left if deadline is not None)
         self.next_deadline = min(due, default=math.inf)
-        self.next_deadline = min(self.next_deadline, self.residents.orphans_until)
+        self.next_deadline = min(self.next_deadline, self.residents.orphans.until)
         return [Failed(one.ticket, _too_late(one)) for one in late]
 
     def home(self, number: int, reports: Sequence[Report], now: float) -> list[Want | Reading]:
@@ -145,6 +153,7 @@ class Head:
         moved = 0 if generation.sequence == generation.told else generation.sequence
         generation.told = generation.sequence
         if finish is not None:
+            self._backlog.ended(generation, now, self.running)
             self._remove(generation)
         elif not right:
             if generation.drafter is not None:
@@ -155,6 +164,7 @@ class Head:
         if not generation.first:
             return Delta(ticket, index, choice, finish, sequence=moved), more
         generation.first = False
+        self._backlog.first_token(generation, now)
         admitted = generation.admitted or now
         queue_us, prefill_us = round((admitted - generation.arrived) * 1e6), round((now - admitted) * 1e6)
         replayed = max(0, generation.replayed - 1) if generation.job.resumes else 0  # the newest is computed anyhow

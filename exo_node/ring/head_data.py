@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from exo_node.limits.memory import Level
 from exo_node.ring.messages import Epoch, Step
 from exo_node.ring.residents import PoolRules
 
@@ -20,7 +21,7 @@ class RingSetup(PoolRules):
     n_stages: int
     vocab_size: int
     vector_bytes: int
-    max_waiting: int = 1024  # requests that queue for a slot before new ones are told to come back later
+    max_waiting: int = 256  # requests that queue for a slot before new ones are told to come back later
     speculation: bool = False
 
 
@@ -30,6 +31,14 @@ class Outgoing:
 
     step: Step
     tokens: tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How much memory this machine has left; told again and again while it is little. `words`: for errors."""
+
+    level: Level = "ok"
+    words: str = ""
 
 
 @dataclass(slots=True)

@@ -204,7 +204,7 @@ class InstanceManager:
         key = (instance.instance_id, instance.epoch)
         client = self._clients.get(key)
         if client is None:
-            client = RingClient(self._runner_address(instance, 0), instance.token, self._silence_s)
+            client = self._dial(instance, 0, self._silence_s)
             self._clients[key] = client
         return client
 
@@ -215,13 +215,17 @@ class InstanceManager:
             return None
 
         async def ask(stage: int, node_id: str) -> tuple[str, ring_pb2.RunnerStats]:
-            client = RingClient(self._runner_address(instance, stage), instance.token)
+            client = self._dial(instance, stage)
             try:
                 return node_id, await client.stats()
             finally:
                 await client.close()
 
         return list(await asyncio.gather(*(ask(i, one.node_id) for i, one in enumerate(instance.assignments))))
+
+    def _dial(self, instance: Instance, stage: int, silence_s: float = SILENCE_S) -> RingClient:
+        where, tls = self._runner_address(instance, stage), self._cluster.tls
+        return RingClient(where, instance.token, tls, instance.instance_id, silence_s)
 
     def _runner_address(self, instance: Instance, stage: int) -> str:
         """Where this node reaches a runner: our own way to its node, the port that its node told."""

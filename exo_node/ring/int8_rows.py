@@ -18,7 +18,7 @@ import numpy.typing as npt
 from exo_node.engine.base import Hidden
 from exo_node.ring.messages import Row
 from exo_node.transport.codec import SCALE_BYTES, Buffer, Payload
-from exo_node.types import Dtype
+from exo_node.types import DTYPE_BYTES, Dtype
 
 STEPS = 127  # largest int8; -128 is not used, so that the range is even
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -46,6 +46,13 @@ def pack(hidden: Hidden, rows: Sequence[Row]) -> tuple[tuple[int, ...], list[Buf
                 continue
         whole.append(_bytes(own))
     return tuple(packed), [*scales, *whole, *small]
+
+
+def recast(data: Buffer, old: Dtype, new: Dtype) -> bytes:
+    """Numbers of one dtype in another, rounded to nearest even; finite ones."""
+    out = np.empty(len(data) // DTYPE_BYTES[old], _STORED[new])
+    out[:] = _stored(_floats(np.frombuffer(data, _STORED[old]), old), new)
+    return out.tobytes()
 
 
 def unpack(payload: Payload, rows: Sequence[Row]) -> Hidden:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any, Protocol
 
 from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.transport.tls import TlsIdentity
 from exo_node.types import NodeInfo, NodeState
 
 # Seconds. Hashing a model of 100 GB at 1 GB/s takes 100 s, fetching it far longer: those calls report progress or are
@@ -44,6 +45,11 @@ class ClusterView(Protocol):
     """The cluster as this node sees it now (daemon.py joins membership and our own state)."""
 
     node_id: str
+
+    @property
+    def tls(self) -> TlsIdentity:
+        """What this node shows to runners, and whom it believes."""
+        ...
 
     def nodes(self) -> Mapping[str, NodeInfo]:
         """Live nodes by id, ourselves included."""

@@ -184,11 +184,15 @@ class Recovery:
         try:
             for stage in set(range(len(old.assignments))) - one.lost:
                 with contextlib.suppress(PeerUnavailable):  # its node has just gone
-                    clients[stage] = RingClient(self._address(old, stage), old.token, self._silence_s)
+                    clients[stage] = self._dial(old, stage)
             one.held = await fence(clients, request, self._silence_s)
         finally:
             await asyncio.gather(*(client.close() for client in clients.values()))
         one.lost |= set(range(len(old.assignments))) - one.held.keys()
+
+    def _dial(self, instance: Instance, stage: int) -> RingClient:
+        where, tls = self._address(instance, stage), self._cluster.tls
+        return RingClient(where, instance.token, tls, instance.instance_id, self._silence_s)
 
     def _address(self, instance: Instance, stage: int) -> str:
         port = int(instance.addresses[stage].rpartition(":")[2])

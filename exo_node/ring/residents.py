@@ -4,22 +4,21 @@ Joins the account of the pools to the prefix cache. What is decided here becomes
 
 After a loss some stages have kept sequences that the others have not: orphans, until the request that each belongs to
 comes back and adopts it. The account is what the stages hold that kept them, which is never less than what the others
-hold; `behind` is the difference.
+hold.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from exo_node.ring.kv_account import KvAccount, Pool
 from exo_node.ring.messages import Copy, Drop, Kept, Op, Rename
+from exo_node.ring.orphans import Orphans
 from exo_node.ring.prefix_cache import Held, PrefixCache
 from exo_node.ring.sequences import Generation
 
 RESERVED = -1  # a generation's sequence while it has a slot and no row has been sent
 LEAST_MATCH = 16  # tokens: a shorter common beginning is not worth a copy
-ORPHAN_S = 60.0  # how long a kept sequence waits for its request: one that comes back does so within seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +53,15 @@ class Residents:
         self.rules = rules
         self.account = KvAccount(rules)
         self.counts = PrefixCounts()
-        self.orphans_until = math.inf  # when `expire` is due
         self._prefixes = PrefixCache()
         self._next_sequence = rules.next_sequence
         self._ops: list[Op] = []
-        self._orphans: dict[int, None] = {}  # by id; those at the end go last
-        # Of orphans, and of adopted ones until they have caught up: tokens that the stages hold that lost them, and the
-        # first of these stages.
-        self._behind: dict[int, tuple[int, int]] = {}
+        self.orphans = Orphans(rules.kept, rules.kept_from)
         self._pledged: dict[int, int] = {}  # by ticket: tokens of memory that rows of the step being made will take
         self._pledges = 0  # their sum
+        self._spares = False
         for one in rules.kept:
             self.account.keep(one)
-            self._orphans[one.sequence] = None
-            self._behind[one.sequence] = 0, one.lost_from
         # The ring may be a smaller one than before.
         for one in rules.kept:
             if one.length > rules.context or self.account.free_slots < 0 or self.account.free_tokens < 0:
@@ -75,27 +69,13 @@ class Residents:
 
     def pool(self, stage: int) -> tuple[int, int]:
         """(sequences, tokens) that a stage holds once the newest step has run."""
-        sequences, tokens = self.account.sequences, self.account.cached_tokens
-        for sequence, (held, lost_from) in self._behind.items():
-            if lost_from <= stage < self.rules.kept_from:
-                sequences -= not held
-                tokens -= self.account.length(sequence) - held
-        return sequences, tokens
-
-    def claim(self, sequence: int) -> None:
-        """Its request has come back: of the orphans it is the last to be given up."""
-        if sequence in self._orphans:
-            del self._orphans[sequence]
-            self._orphans[sequence] = None
+        sequences, tokens = self.orphans.missing(stage, self.account)
+        return self.account.sequences - sequences, self.account.cached_tokens - tokens
 
     def expire(self, now: float) -> None:
         """Give up the orphans whose request has not come back in time."""
-        if self._orphans and self.orphans_until == math.inf:
-            self.orphans_until = now + ORPHAN_S
-        elif now >= self.orphans_until:
-            self.orphans_until = math.inf
-            for sequence in tuple(self._orphans):
-                self._give_up(sequence)
+        for sequence in self.orphans.expired(now):
+            self._give_up(sequence)
 
     @property
     def has_ops(self) -> bool:
@@ -113,10 +93,10 @@ class Residents:
         """
         account = self.account
         mine = generation.job.sequence
-        right = self._right(generation) if mine in self._orphans else 0
-        if mine in self._orphans and not right:
+        right = self._right(generation) if mine in self.orphans else 0
+        if mine in self.orphans and not right:
             self._give_up(mine)
-        idle = [one for one in (*self._prefixes.idle(), *self._orphans) if one != mine]
+        idle = [one for one in (*self._prefixes.idle(), *self.orphans) if one != mine]
         wanted = (account.growth(mine, generation.prefill) if right else account.charge(generation.prefill)) + promised
         if wanted + reserve > account.free_tokens + sum(account.charge(account.length(one)) for one in idle):
             return False
@@ -147,6 +127,12 @@ class Residents:
             self.counts.found += generation.sent
         return generation.sent
 
+    def spare(self, spares: bool) -> None:
+        """Whether memory is short: then nothing of finished generations is kept, and what is there goes."""
+        self._spares = spares
+        while spares and self._evict():
+            pass
+
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""
         self._pledged.clear()
@@ -172,9 +158,9 @@ class Residents:
             if self.rules.prefix_cache:
                 self._prefixes.hold(generation.sequence, generation.job.client, generation.ticket)
         if length <= generation.kept:
-            self._behind[generation.sequence] = length, generation.lost_from
+            self.orphans.computed(generation.sequence, length)
         else:
-            self._behind.pop(generation.sequence, None)
+            self.orphans.leave(generation.sequence)
             self.account.hold(generation.sequence, length)
         if self.rules.prefix_cache and length <= generation.prefill:
             self._extend(generation, length)
@@ -188,8 +174,9 @@ class Residents:
             return
         kept = min(generation.sent, len(generation.tokens))
         generation.kept = 0
-        whole = self._behind.pop(sequence, None) is None
-        if self.rules.prefix_cache and not generation.job.reads and whole and kept >= LEAST_MATCH:
+        whole = not self.orphans.leave(sequence)
+        worth = self.rules.prefix_cache and not self._spares and whole
+        if worth and not generation.job.reads and kept >= LEAST_MATCH:
             generation.sequence = sequence
             self._extend(generation, kept)
             generation.sequence = 0
@@ -232,16 +219,14 @@ class Residents:
 
     def _adopt(self, generation: Generation, length: int) -> None:
         sequence = generation.job.sequence
-        del self._orphans[sequence]
         generation.sequence, generation.kept, generation.sent = sequence, length, 0
-        generation.lost_from = self._behind[sequence][1]
+        generation.lost_from = self.orphans.adopt(sequence)
         if self.rules.prefix_cache:
             self._prefixes.hold(sequence, generation.job.client, generation.ticket)
         if not self.rules.kept_from:  # no stage has lost anything
             generation.sent = length
             if self.rules.prefix_cache:
                 self._extend(generation, length)
-            del self._behind[sequence]
 
     def _take(self, generation: Generation, length: int, source: int) -> None:
         """Go on in a finished sequence, under an id of its own: an id is one request's for ever."""
@@ -305,7 +290,7 @@ class Residents:
         """Give up the finished sequence that has been of no use for longest; then the orphan that nobody claims."""
         oldest = self._prefixes.oldest(spared)
         if oldest is None:
-            orphan = next(iter(self._orphans), None)
+            orphan = next(iter(self.orphans), None)
             if orphan is not None:
                 self._give_up(orphan)
             return orphan is not None
@@ -316,6 +301,6 @@ class Residents:
         return True
 
     def _give_up(self, orphan: int) -> None:
-        del self._orphans[orphan], self._behind[orphan]
+        self.orphans.leave(orphan)
         self._ops.append(Drop(orphan))
         self.account.drop(orphan)

@@ -1,7 +1,8 @@
 """A runner: the process that holds one shard of one instance. `python -m exo_node.ring.runner`, started by its daemon.
 
-Standard input: one line of JSON (`runner_config.py`), then the life pipe: its end ends the runner at once. Standard
-output: one JSON object a line (`progress`, `ready` or `error`, see ring/supervisor.py). Standard error: the log.
+Standard input: one line of JSON (`runner_config.py`), then the life pipe: its end ends the runner at once, and a line
+on it (`{"papers": ...}`) replaces its certificate. Standard output: one JSON object a line (`progress`, `ready` or
+`error`, see ring/supervisor.py). Standard error: the log.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ import json  # noqa: E402
 import logging  # noqa: E402
 import threading  # noqa: E402
 import traceback  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from concurrent.futures import Future  # noqa: E402
 from typing import Any  # noqa: E402
 
 from exo_node.errors import ConfigurationError, ExoError  # noqa: E402
 from exo_node.ring.messages import Epoch  # noqa: E402
-from exo_node.ring.runner_config import RunnerConfig, parse_config  # noqa: E402
+from exo_node.ring.runner_config import RunnerConfig, parse_config, read_papers  # noqa: E402
+from exo_node.types import Papers  # noqa: E402
 
 log = logging.getLogger("exo.runner")
 
@@ -74,26 +76,47 @@ def take_pipes() -> tuple[int, int]:
     return life, out
 
 
-def read_line(fd: int) -> bytes:
-    """The first line from `fd`; empty when the pipe has ended."""
-    line = b""
-    while not line.endswith(b"\n"):
-        piece = os.read(fd, 65536)
-        if not piece:
-            return b""
-        line += piece
-        if len(line) > MAX_CONFIG:
-            raise ConfigurationError(f"the runner's configuration is longer than {MAX_CONFIG} bytes")
-    return line
+class LifePipe:
+    """What the daemon says to its runner, line by line."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def line(self) -> bytes:
+        """The next line; empty when the pipe has ended."""
+        while b"\n" not in self._rest:
+            piece = os.read(self._fd, 65536)
+            if not piece:
+                return b""
+            self._rest += piece
+            if len(self._rest) > MAX_CONFIG:
+                raise ConfigurationError(f"a line for the runner is longer than {MAX_CONFIG} bytes")
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line + b"\n"
 
 
-def watch_life(fd: int) -> None:
+class PapersBox:
+    """The runner's latest papers. `changed` is called with others, in the thread that hears of them."""
+
+    def __init__(self, papers: Papers) -> None:
+        self.latest = papers
+        self.changed: Callable[[Papers], None] = lambda papers: None
+
+    def put(self, papers: Papers) -> None:
+        self.latest = papers
+        self.changed(papers)
+
+
+def watch_life(pipe: LifePipe, papers: PapersBox) -> None:
     """End the process at the end of the life pipe, even while the engine or the event loop hangs."""
 
     def watch() -> None:
-        while os.read(fd, 4096):
-            pass
-        os._exit(0)
+        try:
+            while line := pipe.line():
+                papers.put(read_papers(json.loads(line)["papers"]))
+        finally:  # the end, or a line that makes no sense
+            os._exit(0)
 
     threading.Thread(target=watch, name="life", daemon=True).start()
 
@@ -118,7 +141,7 @@ class LoopOutlet:
         self._loop.call_soon_threadsafe(self.servicer.deliver, notices)
 
 
-async def serve(config: RunnerConfig, report: Reporter) -> None:
+async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> None:
     """Load the shard, open the port, say so, and serve until the process is ended."""
     from exo_node.ring.drafting import Drafter
     from exo_node.ring.events import Worker
@@ -130,7 +153,8 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     from exo_node.ring.stage import Stage
     from exo_node.ring.workers import FollowerWorker, HeadWorker
 
-    outlet = LoopOutlet(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    outlet = LoopOutlet(loop)
     turns = Turns()
     loading: Future[tuple[LoadedShard, Worker]] = Future()
 
@@ -167,23 +191,41 @@ async def serve(config: RunnerConfig, report: Reporter) -> None:
     # While the engine loads: these take a tenth of a second.
     from exo_node.ring.liveness import end_process, watch
     from exo_node.ring.runner_service import RingServicer
+    from exo_node.ring.spare import watch_memory
+    from exo_node.transport.gate import Gate
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
-    from exo_node.transport.step_stream import add_ring_service
+    from exo_node.transport.step_stream import STEPS, add_ring_service
+    from exo_node.transport.tls import TlsIdentity
 
+    tls = TlsIdentity(papers.latest)
+    # A stream of steps lives as long as its epoch: a member that is shut out leaves the ring, and a new epoch ends it.
+    gate = Gate(tls, lasting=(STEPS,))
+
+    def replace(latest: Papers) -> None:
+        tls.replace(latest)
+        gate.sweep()
+
+    def heard(latest: Papers) -> None:
+        loop.call_soon_threadsafe(replace, latest)
+
+    papers.changed = heard
     loaded, worker = await asyncio.wrap_future(loading)
-    servicer = outlet.servicer = RingServicer(config, loaded, worker, thread.post)
-    server = create_server(max_receive=MAX_STEP)
+    servicer = outlet.servicer = RingServicer(config, loaded, worker, thread.post, tls)
+    server = create_server([gate], max_receive=MAX_STEP)
     add_ring_service(server, servicer)
-    port = bind(server, config.host, 0, flag="runner port")
+    replace(papers.latest)  # others may have come before `changed` was set
+    port = bind(server, config.host, 0, tls.server_credentials(), flag="runner port")
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
+    sparing = asyncio.create_task(watch_memory(config.min_free_memory, thread.post))
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch(servicer, turns, end_process))
             await server.wait_for_termination()
             watching.cancel()
     finally:
+        sparing.cancel()
         thread.stop()
         await servicer.close()
 
@@ -204,9 +246,9 @@ def ready_event(found: Any, port: int, info: Mapping[str, str]) -> dict[str, Any
 def main() -> int:
     """Exit status 0 at the end of the life pipe, 1 after an error that was reported."""
     life, out = take_pipes()
-    report = Reporter(out)
+    report, pipe = Reporter(out), LifePipe(life)
     try:
-        line = read_line(life)
+        line = pipe.line()
         if not line:
             return 0
         config = parse_config(line)
@@ -214,12 +256,13 @@ def main() -> int:
         report.error(error)
         return 1
     check_parent(config.parent_pid)
-    watch_life(life)
+    papers = PapersBox(config.papers)
+    watch_life(pipe, papers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the daemon ends us in its time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(stream=sys.stderr, level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(serve(config, report))
+        asyncio.run(serve(config, report, papers))
     # The border of the process: the daemon shows the reason instead of an exit status.
     except Exception as error:
         report.error(error)

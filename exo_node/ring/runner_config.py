@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from exo_node.errors import ConfigurationError
-from exo_node.types import Dtype, Shard
+from exo_node.types import Dtype, Papers, Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,8 @@ class RunnerConfig:
     """One shard of one instance on one device. `token` is the instance's secret in hex."""
 
     instance_id: str
-    token: str
+    token: str = field(repr=False)
+    papers: Papers  # of this runner; a later line on the same pipe replaces them
     model_id: str
     model_path: str
     shard: Shard
@@ -41,6 +42,8 @@ class RunnerConfig:
     context: int
     kv_tokens: int
     max_chunk: int
+    max_waiting: int
+    min_free_memory: int  # bytes of the machine's
     reproducible: bool
     prefix_cache: bool
     speculation: bool
@@ -68,12 +71,13 @@ def parse_config(line: bytes) -> RunnerConfig:
 
 def _build(fields: Mapping[str, Any]) -> RunnerConfig:
     shard = fields["shard"]
-    numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk")}
+    numbers = {name: int(fields[name]) for name in ("slots", "context", "kv_tokens", "max_chunk", "max_waiting")}
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     bytes.fromhex(fields["token"])
     return RunnerConfig(
+        papers=read_papers(fields["papers"]),
         instance_id=str(fields["instance_id"]),
         token=str(fields["token"]),
         model_id=str(fields["model_id"]),
@@ -87,6 +91,8 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         context=numbers["context"],
         kv_tokens=numbers["kv_tokens"],
         max_chunk=numbers["max_chunk"],
+        max_waiting=numbers["max_waiting"],
+        min_free_memory=int(fields["min_free_memory"]),
         reproducible=bool(fields["reproducible"]),
         prefix_cache=bool(fields["prefix_cache"]),
         speculation=bool(fields["speculation"]),
@@ -98,6 +104,22 @@ def _build(fields: Mapping[str, Any]) -> RunnerConfig:
         draft=None if fields.get("draft") is None else _draft(fields["draft"]),
         parent_pid=None if fields.get("parent_pid") is None else int(fields["parent_pid"]),
     )
+
+
+def read_papers(fields: Mapping[str, Any]) -> Papers:
+    """What `papers_fields` wrote. Raises `KeyError`, `TypeError`."""
+    roots = {str(name): str(root) for name, root in dict(fields["roots"]).items()}
+    return Papers(str(fields["fingerprint"]), str(fields["certificate"]), str(fields["key"]), roots)
+
+
+def papers_fields(papers: Papers) -> dict[str, Any]:
+    """Papers as JSON, for the pipe of a runner and no other place."""
+    return {
+        "fingerprint": papers.fingerprint,
+        "certificate": papers.certificate,
+        "key": papers.key,
+        "roots": dict(papers.roots),
+    }
 
 
 def _draft(fields: Mapping[str, Any]) -> DraftConfig:

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.ring.configuring import check_configure, ring_setup
 from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, StepIn, Submit, Worker
 from exo_node.ring.grammars import Grammars
-from exo_node.ring.head_data import RingSetup
 from exo_node.ring.keeping import kept_message, read_kept
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Step
 from exo_node.ring.progress import Awaited
@@ -44,7 +44,7 @@ from exo_node.transport.codec import StepFrame, parse_dtype
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceServicer
 from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
-from exo_node.types import DTYPE_BYTES
+from exo_node.transport.tls import TlsIdentity, runner_name
 
 log = logging.getLogger("exo.runner")
 
@@ -69,9 +69,15 @@ class RingServicer(RingServiceServicer):
     """Serves one shard. `post` hands an event to the engine thread; `worker` is only looked at (for Stats)."""
 
     def __init__(
-        self, config: RunnerConfig, loaded: LoadedShard, worker: Worker, post: Callable[[Event], None]
+        self,
+        config: RunnerConfig,
+        loaded: LoadedShard,
+        worker: Worker,
+        post: Callable[[Event], None],
+        tls: TlsIdentity,
     ) -> None:
         self._config = config
+        self._tls = tls
         self._loaded = loaded
         self._worker = worker
         self._post = post
@@ -163,11 +169,16 @@ class RingServicer(RingServiceServicer):
                 next_stage=(request.stage + 1) % request.n_stages,
                 address=request.next_address,
                 token=self._config.token,
+                tls=self._tls,
+                name=runner_name(self._config.instance_id),
                 silence_s=self._silence_s,
                 on_lost=self._downstream_lost,
             )
         done: Future[None] = Future()
-        setup = self._setup(request, epoch) if self._config.is_head else None
+        loaded = self._loaded
+        setup = (
+            ring_setup(self._config, request, loaded.vocab_size, loaded.hidden_size) if self._config.is_head else None
+        )
         if request.n_stages > 1:
             self._wire = request.wire_dtype + (", prompts as int8" if request.int8_rows else "")
         dtype = parse_dtype(request.wire_dtype)
@@ -300,24 +311,7 @@ class RingServicer(RingServiceServicer):
         epoch = read_epoch(request.epoch)
         if epoch != self._epoch or epoch == self._joined:  # else it is the one that a Fence told of
             check_newer(epoch, self._epoch)
-        parse_dtype(request.wire_dtype)
-        kept = read_kept(request.kept)
-        if kept and request.kept_from > request.n_stages:
-            raise InvalidRequest(f"kept from stage {request.kept_from} of {request.n_stages} on", param="kept_from")
-        if kept and self._config.is_head and request.next_sequence <= kept[-1].sequence:
-            raise InvalidRequest("next_sequence must be larger than every id that is kept", param="next_sequence")
-        if not request.stage < request.n_stages:
-            raise InvalidRequest(f"stage {request.stage} of {request.n_stages} does not exist", param="stage")
-        if (request.stage == 0) != self._config.is_head:
-            raise InvalidRequest("stage 0 and only stage 0 is the head", param="stage")
-        if request.n_stages > 1 and not request.next_address:
-            raise InvalidRequest("a ring of several stages needs next_address", param="next_address")
-        if request.int8_rows and (self._config.reproducible or request.stage == request.n_stages - 1):
-            raise InvalidRequest("a reproducible stage and the last one pack nothing", param="int8_rows")
-        for name in ("slots", "context", "max_chunk"):
-            wanted, held = getattr(request, name), getattr(self._config, name)
-            if self._config.is_head and not 0 < wanted <= held:
-                raise InvalidRequest(f"{name} is {wanted}; this shard was loaded for 1 to {held}", param=name)
+        check_configure(self._config, request)
         return epoch
 
     def _cut_off(self, epoch: Epoch) -> Outbound | None:
@@ -329,27 +323,6 @@ class RingServicer(RingServiceServicer):
             self._inbound = None
         old, self._outbound = self._outbound, None
         return old
-
-    def _setup(self, request: ring_pb2.ConfigureRequest, epoch: Epoch) -> RingSetup:
-        width = DTYPE_BYTES[parse_dtype(request.wire_dtype)]
-        return RingSetup(
-            epoch=epoch,
-            n_stages=request.n_stages,
-            slots=request.slots,
-            context=request.context,
-            max_chunk=request.max_chunk,
-            vocab_size=self._loaded.vocab_size,
-            vector_bytes=self._loaded.hidden_size * width,
-            kv_tokens=request.kv_tokens,
-            rollback_depth=None if request.rollback_depth < 0 else request.rollback_depth,
-            whole_tokens=request.whole_tokens,
-            prefix_cache=self._config.prefix_cache,
-            speculation=self._config.speculation,
-            reproducible=self._config.reproducible,
-            kept=read_kept(request.kept),
-            kept_from=request.kept_from if request.kept else 0,
-            next_sequence=request.next_sequence or 1,
-        )
 
     async def _open_inbound(self, context: Any) -> _Inbound:
         """Take the stream of the current epoch; there is one. A newer epoch than ours waits for our Configure."""

@@ -157,6 +157,7 @@ class Generation:
     prefill: int
     sequence: int = 0  # 0 without a slot
     admitted: float | None = None
+    first_at: float | None = None  # when its first token was drawn
     sent: int = 0
     in_flight: int = 0
     first: bool = True

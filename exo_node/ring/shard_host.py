@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from exo_node.cluster.reservations import ReservationLedger
 from exo_node.cluster.stage_memory import draft_pool
@@ -22,14 +22,29 @@ from exo_node.models.catalog import LocalModel, RemoteModel
 from exo_node.models.vocabulary import check_same_vocabulary
 from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
+from exo_node.ring.runner_config import papers_fields
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
 from exo_node.transport.convert import instance_from_pb, shard_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
-from exo_node.types import Instance, ModelSpec
+from exo_node.transport.tls import runner_name
+from exo_node.types import Instance, ModelSpec, Papers
 
 log = logging.getLogger("exo.shards")
 
 EXPIRY_CHECK_S = 1.0
+
+
+class Issuer(Protocol):
+    """What this node's key is needed for (key_rotation.py). Runners get certificates, and never the key."""
+
+    async def issue(self, lists: Sequence[Sequence[str]]) -> list[Papers]:
+        """Papers for processes of these names: who signs and who is trusted as of now. Raises `ExoError`."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Grows whenever what `issue` gives would be other papers."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +57,8 @@ class RunnerSettings:
     reproducible: bool
     prefix_cache: bool = True
     speculation: bool = True
+    max_waiting: int = 256
+    min_free_memory: int = 0
     wire_int8: Literal["off", "auto", "on"] = "off"
 
 
@@ -54,6 +71,7 @@ class ShardHost:
         ledger: ReservationLedger,
         library: ModelLibrary,
         runner_settings: RunnerSettings,
+        issuer: Issuer,
         free_memory: Callable[[], int],
         changed: Callable[[], None],
     ) -> None:
@@ -61,6 +79,7 @@ class ShardHost:
         self._ledger = ledger
         self._library = library
         self._runner_settings = runner_settings
+        self._issuer = issuer
         self._free_memory = free_memory
         self._changed = changed
         self._supervisor = RunnerSupervisor(on_exit=self._runner_ended)
@@ -80,6 +99,17 @@ class ShardHost:
     def memory_free(self) -> int:
         """Bytes that a placement may use."""
         return self._ledger.available(self._free_memory(), time.monotonic())
+
+    async def renew_papers(self) -> None:
+        """Give every runner a certificate of the present key."""
+        await self._give_papers(self._supervisor.all())
+
+    async def _give_papers(self, keys: Sequence[ShardKey]) -> None:
+        if not keys:
+            return
+        made = await self._issuer.issue([[runner_name(instance_id)] for instance_id, _ in keys])
+        for key, papers in zip(keys, made, strict=True):
+            await self._supervisor.tell(key, {"papers": papers_fields(papers)})
 
     async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
         """Whether the model is here, and which files it is."""
@@ -191,8 +221,11 @@ class ShardHost:
         check_supported(request.engine, spec.config, shard)
         draft = await self._draft(request, spec, progress) if request.HasField("draft") else None
         progress("starting", 0, 0)
+        version = self._issuer.version
+        (papers,) = await self._issuer.issue([[runner_name(request.instance_id)]])
         config: Mapping[str, Any] = {
             "instance_id": request.instance_id,
+            "papers": papers_fields(papers),
             "token": request.token.hex(),
             "model_id": shard.model_id,
             "model_path": spec.path,
@@ -212,11 +245,15 @@ class ShardHost:
             "reproducible": self._runner_settings.reproducible,
             "prefix_cache": self._runner_settings.prefix_cache,
             "speculation": self._runner_settings.speculation,
+            "max_waiting": self._runner_settings.max_waiting,
+            "min_free_memory": self._runner_settings.min_free_memory,
             "host": self._runner_settings.host,
             "node_name": self._runner_settings.node_name,
             "log_level": self._runner_settings.log_level,
         }
         ready = await self._supervisor.load(key, config, {}, progress)
+        if version != self._issuer.version:
+            await self._give_papers([key])
         now = time.monotonic()
         self._ledger.commit(*key, until=now + request.lease_ms / 1000)
         self._loaded[key] = request

@@ -70,13 +70,13 @@ class Stage:
         that cannot be had (`ShardLogic.configure`)."""
         mine = {one.sequence: one.length for one in kept if one.is_held(stage, kept_from)}
         fed = [one for one in kept if one.lost_from == stage + 1]
-        if any(self._log.length(one.sequence) < one.length or wire_dtype != self.wire_dtype for one in fed):
+        if any(self._log.length(one.sequence) < one.length for one in fed):
             raise RingBroken("what this stage sent on is not logged any more", code="cannot_keep", status=409)
         for call in self.logic.configure(epoch, stage, n_stages, kept, kept_from):
             self._engine.truncate(call.slot, call.length)
         self.logic.ran()
         if wire_dtype != self.wire_dtype:
-            self._log.clear()
+            self._log.recast(self.wire_dtype, wire_dtype)
         self._log.keep(mine)
         self.wire_dtype, self.int8_rows = wire_dtype, int8_rows
 
@@ -118,6 +118,10 @@ class Stage:
         """This stage's report of the step it has just run."""
         logic = self.logic
         return Report(logic.stage, queue_us, engine_us, codec_us, logic.sequences, logic.cached_tokens)
+
+    def give_back(self) -> None:
+        """See `ShardEngine.give_back`."""
+        self._engine.give_back()
 
     def kv_bytes(self) -> int:
         """See `ShardEngine.kv_bytes`."""

@@ -19,9 +19,9 @@ from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Notice
 from exo_node.transport.client import channel_options
 from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
-from exo_node.transport.server import grpc_target
 from exo_node.transport.status import METADATA_KEY, to_exo
 from exo_node.transport.step_stream import open_steps
+from exo_node.transport.tls import TlsIdentity
 
 
 class Mailbox:
@@ -55,6 +55,8 @@ class Outbound:
         next_stage: int,
         address: str,
         token: str,
+        tls: TlsIdentity,
+        name: str,
         silence_s: float,
         on_lost: Callable[[Epoch, int, ExoError], None],
     ) -> None:
@@ -62,6 +64,8 @@ class Outbound:
         self._next_stage = next_stage
         self._address = address
         self._metadata = ((TOKEN_KEY, token), (EPOCH_KEY, str(epoch)))
+        self._tls = tls
+        self._name = name  # in the next runner's certificate
         self._on_lost = on_lost
         self._options = channel_options(MAX_STEP, silence_s)
         self._queue: deque[bytes] = deque()
@@ -86,7 +90,7 @@ class Outbound:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        async with grpc.aio.insecure_channel(grpc_target(self._address), options=self._options) as channel:
+        async with self._tls.channel(self._address, self._name, self._options) as channel:
             call = open_steps(channel, self._metadata)
             watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
             watch.add_done_callback(lambda _: self._filled.set())

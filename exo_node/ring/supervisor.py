@@ -116,6 +116,19 @@ class RunnerSupervisor:
         log.info("runner %s/%d ready on port %d", key[0][:8], key[1], runner.ready.port)
         return runner.ready
 
+    async def tell(self, key: ShardKey, fields: Mapping[str, Any]) -> None:
+        """Write a line to a runner, loading or ready; nothing where there is none any more."""
+        runner = self._runners.get(key)
+        if runner is None or runner.process.stdin is None:
+            return
+        runner.process.stdin.write(json.dumps(fields).encode() + b"\n")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            await runner.process.stdin.drain()
+
+    def all(self) -> list[ShardKey]:
+        """Shards with a runner, those that still load too."""
+        return list(self._runners)
+
     def rename(self, old: ShardKey, new: ShardKey) -> None:
         """A runner takes another stage. Raises `KeyError` when there is none."""
         runner = self._runners.pop(old)

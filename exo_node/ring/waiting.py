@@ -8,8 +8,9 @@ not idle: idling saves nothing up. (As VTC, Sheng et al. 2023.)
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,6 +61,37 @@ class WaitingQueue:
             if rank < urgent and counter <= waiting[0][0] + OVERTAKE:
                 urgent = rank
                 yield flow.queue[0]
+
+    def of(self, client: str) -> int:
+        """How many of a caller's wait, of all priorities."""
+        return sum(len(flow.queue) for key, flow in self._flows.items() if key[0] == client)
+
+    def before(
+        self,
+        client: str,
+        priority: Priority,
+        left: Callable[[Generation], float],
+        running: Iterable[Generation],
+    ) -> Iterator[Generation]:
+        """Who would have a slot before a new one of that caller, about in that order, if each were served the tokens
+        that are `left` of it, those that run too."""
+        counters = {key: flow.counter for key, flow in self._flows.items()}
+        for one in running:
+            counters[one.job.client, one.job.priority] += left(one) / WEIGHTS[one.job.priority]
+        mine = client, priority
+        counters.setdefault(mine, min(counters.values(), default=0.0))
+        lines = {key: iter(flow.queue) for key, flow in self._flows.items() if flow.queue or key == mine}
+        lines.setdefault(mine, iter(()))
+        order = [(counters[key], rank, key) for rank, key in enumerate(lines)]
+        heapq.heapify(order)
+        while order:
+            counter, rank, key = heapq.heappop(order)
+            if (following := next(lines[key], None)) is not None:
+                yield following
+                served = following.prefill * PROMPT_SHARE + left(following)
+                heapq.heappush(order, (counter + served / WEIGHTS[key[1]], rank, key))
+            elif key == mine:
+                return
 
     def start(self, generation: Generation) -> None:
         """It has a slot now."""

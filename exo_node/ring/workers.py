@@ -16,7 +16,7 @@ from exo_node.errors import EngineFailed, ExoError, InvalidRequest, PeerUnavaila
 from exo_node.ring.drafting import Drafter, Drafting
 from exo_node.ring.events import Cancel, Configure, Event, Fence, Holdings, Lost, Outlet, StepIn, Submit
 from exo_node.ring.head import Head
-from exo_node.ring.head_data import Outgoing
+from exo_node.ring.head_data import Memory, Outgoing
 from exo_node.ring.messages import NO_EPOCH, Epoch, Failure, Report, Step
 from exo_node.ring.prompt_reading import PromptReader, reader_of
 from exo_node.ring.sampler import Constraint, Floats, Sampler
@@ -55,6 +55,8 @@ class FollowerWorker:
                 _fence(self.stage, event)
             case Lost(epoch, stage, error):
                 self._lost(epoch, stage, error)
+            case Memory():
+                self.stage.give_back()
             case _:
                 raise AssertionError(f"not for a follower: {event}")
 
@@ -108,6 +110,7 @@ class HeadWorker:
         self._samplers: dict[int, Sampler] = {}
         self._readers: dict[int, PromptReader] = {}
         self._sent_ns: dict[int, int] = {}
+        self._memory = Memory()
 
     def handle(self, event: Event) -> None:
         match event:
@@ -123,6 +126,9 @@ class HeadWorker:
             case Lost(epoch, _, error):
                 if epoch == self._epoch:
                     self._fail(error)
+            case Memory():
+                self._memory = event
+                self._spare()
             case Configure():
                 self._configure(event)
             case Fence(epoch):
@@ -157,7 +163,14 @@ class HeadWorker:
         if self.head is not None:
             self._fail(RingBroken(f"the ring was set up anew as epoch {event.epoch}: send the request again"))
         self.head = Head(event.setup, self._make_drafter)
+        self._spare()
         self._sent_ns.clear()
+
+    def _spare(self) -> None:
+        if self.head is not None:
+            self.head.spare(self._memory)
+        if self._memory.level != "ok":
+            self.stage.give_back()
 
     def _submit(self, ticket: int, job: Job, constraint: Constraint | None) -> None:
         if self.head is None:

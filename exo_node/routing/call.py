@@ -59,6 +59,28 @@ class Caller:
     user: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Which tokens a stream's frames so far are made of. `ids` (`before` and then `more`, which grows) are theirs while
+    rings of `ids_model` alone made them, else there are none; `model_id` is who answers."""
+
+    before: tuple[int, ...]
+    more: Sequence[int]
+    ids_model: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that another node had begun to stream, for `Call.begun`: `raw` are all its frames, and of whom they are
+    is as in `Said`. What is served are the frames after them."""
+
+    raw: bytes
+    ids: tuple[int, ...] = ()
+    ids_model: str = ""
+    model_id: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request. `body` is the client's JSON object, checked for its shape only, without our own fields.
@@ -81,6 +103,8 @@ class Call:
     files: tuple[FormFile, ...] = ()
     priority: Priority = "normal"  # at the ring; for other backends `service_tier` stays in the body
     reuse_prompts: bool = True  # at the ring: what it keeps of its caller's earlier prompts may be used
+    seed: int | None = None  # at the ring, where the body has none: whoever goes on with the answer draws the same
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +241,8 @@ class UpstreamError(ExoError):
 
 # Codes of failures that are not the backend's: our own helper process died, the model cannot call tools in words.
 WORKER_LOST, INVALID_TOOL_CALL = "worker_lost", "invalid_tool_call"
+# Codes of a ring that is busy, not broken (errors.Overloaded): who asks less often is served.
+QUEUE_FULL = frozenset({"queue_full", "key_queue_full"})
 
 STATUS_OF: Mapping[str, int] = {
     "bad_request": 400,
@@ -309,3 +335,4 @@ class Reply:
     whole: Whole | None = None
     frames: AsyncGenerator[bytes, None] | None = None
     outlet: Outlet | None = None
+    said: Callable[[], Said] | None = None  # of the frames that `frames` has given so far

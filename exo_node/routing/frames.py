@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -14,6 +14,15 @@ HEADER_LIMIT = 1000  # characters of a header of ours: proxies bound all of them
 
 def frame(event: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(event, option=orjson.OPT_NON_STR_KEYS) + b"\n\n"
+
+
+def events_in(raw: bytes) -> Iterable[dict[str, Any]]:
+    """The events of complete frames, as the adapter relays them: one `data:` line each."""
+    for line in raw.split(b"\n"):
+        if line.startswith(b"data:"):
+            text = line[5:].strip()
+            if text.startswith(b"{"):
+                yield orjson.loads(text)
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

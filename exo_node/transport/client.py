@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
@@ -15,18 +16,19 @@ from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, Unautho
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_from_pb, topology_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
-from exo_node.transport.handshake import ClientHandshake, Party, Session
+from exo_node.transport.handshake import Session
+from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.server import (
     KEEPALIVE_MS,
     KEEPALIVE_TIMEOUT_MS,
     MAX_RECEIVE,
-    grpc_target,
     impatient,
     pings,
     target_of,
 )
 from exo_node.transport.sessions import credentials
 from exo_node.transport.status import calling
+from exo_node.transport.tls import Line, explain, node_name
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
 CONNECT_TIMEOUT_S = 10.0  # these three as exo has them
@@ -62,21 +64,22 @@ class GRPCPeerHandle:
         self,
         address: str,
         port: int,
+        node_id: str = "",
         *,
-        me: Party,
-        secret: bytes,
+        identity: NodeIdentity,
         describe: Callable[[], NodeInfo],
         silence_s: float | None = None,
     ) -> None:
-        """`silence_s`: see `channel_options`."""
+        """Only node `node_id` is spoken with; "" = any of our cluster. `silence_s`: see `channel_options`."""
         self.address = address
         self.port = port
-        self._me = me
-        self._secret = secret
+        self._node_id = node_id
+        self._identity = identity
         self._options = channel_options(silence_s=silence_s)
         self._describe = describe
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._line: Line | None = None
+        self._retired: list[Line] = []
+        self._watching: Any = None  # the call of the control stream
         self._session: Session | None = None
         self._info: NodeInfo | None = None
         self._lock = asyncio.Lock()
@@ -105,36 +108,62 @@ class GRPCPeerHandle:
 
     async def connect(self, timeout: float = CONNECT_TIMEOUT_S) -> NodeInfo:
         """Dial and shake hands. Raises `PeerUnavailable`, `DeadlineExceeded`, `ClusterMismatch`, `ProtocolMismatch`."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.addr()), options=self._options)
-            self._stub = NodeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
             async with self._lock:
+                if self._line is None:
+                    self._line = self._open()
                 await self._shake_hands(timeout)
+        except PeerUnavailable as error:
+            await self.close()
+            me, papers = self._identity.node_id, self._identity.tls.papers
+            raise await explain(error, self.address, self.port, me=me, wanted=self._node_id, papers=papers) from error
         except BaseException:
             await self.close()
             raise
         return self.info
 
+    async def renew(self) -> None:
+        """Go on over a new connection, by our present papers; calls that run end on the old one, the watch moves.
+
+        Closes everything and raises as `connect` does when that fails.
+        """
+        async with self._lock:
+            old = self._line
+            if old is None:
+                return
+            self._retired.append(old)
+            self._line = self._open()
+        await self.connect()
+        if self._watching is not None:
+            self._watching.cancel()
+        await old.retire()
+
+    def _open(self) -> Line:
+        name = node_name(self._node_id or ("" if self._info is None else self._info.node_id))
+        channel = self._identity.tls.channel(self.addr(), name, self._options)
+        return Line(channel, NodeServiceStub(channel))  # type: ignore[no-untyped-call]
+
     async def close(self) -> None:
-        channel, self._channel, self._session = self._channel, None, None
-        if channel is not None:
-            await channel.close(None)
+        lines = [*self._retired, *([] if self._line is None else [self._line])]
+        self._line, self._session, self._retired = None, None, []
+        for line in lines:
+            await line.close()
 
     disconnect = close
 
     async def _shake_hands(self, timeout: float) -> Session:
-        machine = ClientHandshake(self._me, self._secret)
-        call = self._stub.Handshake(timeout=timeout)
-        try:
-            with calling(self._name()):
-                challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
-                proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
-                welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
-            session = machine.finish(welcome)
-            info = node_from_pb(welcome.node)
-        finally:
-            call.cancel()
+        machine = self._identity.client_handshake()
+        async with self._use() as stub:
+            call = stub.Handshake(timeout=timeout)
+            try:
+                with calling(self._name()):
+                    challenge = await self._exchange(call, pb.HandshakeMessage(hello=machine.hello()), "challenge")
+                    proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(self._describe()))
+                    welcome: pb.Welcome = await self._exchange(call, pb.HandshakeMessage(proof=proof), "welcome")
+                session = machine.finish(welcome)
+                info = node_from_pb(welcome.node)
+            finally:
+                call.cancel()
         if self._info is not None and (info.node_id, info.boot_id) != (self._info.node_id, self._info.boot_id):
             raise PeerUnavailable(f"node {self._name()} restarted, or another node has its address {self.addr()} now")
         self._session, self._info = session, info
@@ -148,6 +177,11 @@ class GRPCPeerHandle:
         if kind != expected:
             raise PeerUnavailable(f"node {self._name()} answered the handshake with {kind}, not {expected}")
         return getattr(reply, expected)
+
+    def _use(self) -> AbstractAsyncContextManager[Any]:
+        if self._line is None:
+            raise PeerUnavailable(f"node {self._name()} is not connected")
+        return self._line.use()
 
     async def _current(self, stale: Session | None, timeout: float) -> Session:
         """The session to use; a new one when `stale` was refused. Concurrent callers share one handshake."""
@@ -165,14 +199,15 @@ class GRPCPeerHandle:
         while True:
             session = await self._current(stale, timeout)
             try:
-                with calling(self._name()):
-                    return await getattr(self._stub, method)(
-                        request,
-                        timeout=max(0.0, deadline - time.monotonic()),
-                        metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
-                    )
+                async with self._use() as stub:
+                    with calling(self._name()):
+                        return await getattr(stub, method)(
+                            request,
+                            timeout=max(0.0, deadline - time.monotonic()),
+                            metadata=credentials(session, f"/exo.v1.NodeService/{method}"),
+                        )
             except Unauthorized as failure:
-                if stale is not None or not _no_session(failure):
+                if stale is not None or not no_session(failure):
                     raise
                 stale = session
 
@@ -186,20 +221,31 @@ class GRPCPeerHandle:
         stale: Session | None = None
         while True:
             session = await self._current(stale, timeout or CONNECT_TIMEOUT_S)
-            call = getattr(self._stub, method)(
-                request, timeout=timeout, metadata=credentials(session, f"/exo.v1.NodeService/{method}")
-            )
-            try:
-                while (message := await self._read(call, silence)) is not EOF:
-                    yield message
-                return
-            except Unauthorized as failure:
-                # A refused session fails before the first message, so nothing is yielded twice.
-                if stale is not None or not _no_session(failure):
-                    raise
-                stale = session
-            finally:
-                call.cancel()
+            async with self._use() as stub:
+                call = getattr(stub, method)(
+                    request, timeout=timeout, metadata=credentials(session, f"/exo.v1.NodeService/{method}")
+                )
+                if method == "Watch":
+                    self._watching = call
+                try:
+                    while (message := await self._read(call, silence)) is not EOF:
+                        yield message
+                    return
+                except Unauthorized as failure:
+                    # A refused session fails before the first message, so nothing is yielded twice.
+                    if stale is not None or not no_session(failure):
+                        raise
+                    stale = session
+                finally:
+                    call.cancel()
+
+    async def open(self, method: str, stale: Session | None, timeout: float) -> tuple[Any, Session]:
+        """A call that streams both ways, and its session; another one than `stale`, which was refused."""
+        session = await self._current(stale, timeout)
+        if self._line is None:
+            raise PeerUnavailable(f"node {self._name()} is not connected")
+        call = getattr(self._line.stub, method)(metadata=credentials(session, f"/exo.v1.NodeService/{method}"))
+        return call, session
 
     async def _read(self, call: Any, silence: float | None) -> Any:
         try:
@@ -214,18 +260,24 @@ class GRPCPeerHandle:
 
         Raises `PeerUnavailable` when the stream breaks or the peer is silent for `silence` seconds.
         """
-        stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
-        try:
-            async for message in stream:
-                if not message.HasField("node"):
-                    continue  # a beat
-                state = state_from_pb(message)
-                yield state
-                if state.leaving:
-                    return
-        finally:
-            await stream.aclose()
-        raise PeerUnavailable(f"node {self._name()} closed the control stream")
+        while True:
+            line = self._line
+            stream = self.stream("Watch", pb.WatchRequest(), None, silence=silence)
+            try:
+                async for message in stream:
+                    if not message.HasField("node"):
+                        continue  # a beat
+                    state = state_from_pb(message)
+                    yield state
+                    if state.leaving:
+                        return
+            except ExoError:
+                if self._line in (line, None):
+                    raise
+                continue  # the connection was renewed under it
+            finally:
+                await stream.aclose()
+            raise PeerUnavailable(f"node {self._name()} closed the control stream")
 
     async def health_check(self, timeout: float = HEALTH_TIMEOUT_S) -> bool:
         """Whether the peer answers and calls itself healthy; never raises for an unhealthy one."""
@@ -259,5 +311,6 @@ class GRPCPeerHandle:
         return time.perf_counter() - begun
 
 
-def _no_session(error: ExoError) -> bool:
+def no_session(error: ExoError) -> bool:
+    """Whether the peer has forgotten the session: shake hands again."""
     return isinstance(error, Unauthorized) and error.code == "no_session"

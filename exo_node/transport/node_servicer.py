@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -21,8 +21,10 @@ from exo_node.signals import ChangeSignal
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_to_pb, topology_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceServicer
-from exo_node.transport.handshake import Party, ServerHandshake, Session
+from exo_node.transport.handshake import Session
+from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.sessions import SessionTable
+from exo_node.transport.tls import check_speaker
 from exo_node.types import NodeInfo, NodeState
 
 BEAT_S = 0.5  # a quarter of the client's patience: three beats may be late
@@ -45,36 +47,49 @@ class RelayHost(Protocol):
         ...
 
 
+class AnswerHost(Protocol):
+    """What this node tells its peers of the responses that it makes, mirrors and keeps (exo_node/mirror_link.py)."""
+
+    def take(self, request: pb.MirrorResponsesRequest) -> pb.MirrorResponsesResponse: ...
+
+    async def asked(self, request: pb.AskResponseRequest) -> pb.AskResponseResponse: ...
+
+    def followed(self, request: pb.FollowResponseRequest) -> AsyncGenerator[pb.ResponseEvents, None]: ...
+
+
 class ControlServicer(NodeServiceServicer):
     """`describe` and `state` are read whenever they are needed; call `changes.notify()` when they changed.
 
     `topology` gives what this node knows of the cluster. `health` returns "" or what is wrong. `on_peer` hears of every
-    member that shook hands, so that two nodes find each other when only one of them sees the other.
+    member that shook hands, so that two nodes find each other when only one of them sees the other. `rotate` takes a
+    step of a change of the cluster's key.
     """
 
     def __init__(
         self,
         *,
-        me: Party,
-        secret: bytes,
+        identity: NodeIdentity,
         describe: Callable[[], NodeInfo],
         state: Callable[[], NodeState],
         topology: Callable[[], TopologyView],
         changes: ChangeSignal,
         on_peer: OnPeer,
+        rotate: Callable[[pb.RotateKeyRequest], Awaitable[pb.RotateKeyResponse]],
         relays: RelayHost | None = None,
+        answers: AnswerHost | None = None,
         health: Callable[[], str] = lambda: "",
         beat_s: float = BEAT_S,
     ) -> None:
         self.sessions = SessionTable()
-        self._me = me
-        self._secret = secret
+        self._identity = identity
         self._describe = describe
         self._state = state
         self._topology = topology
         self._changes = changes
         self._on_peer = on_peer
+        self._rotate = rotate
         self._relays = relays
+        self._answers = answers
         self._health = health
         self._beat_s = beat_s
         self._leaving = False
@@ -91,8 +106,9 @@ class ControlServicer(NodeServiceServicer):
     async def Handshake(
         self, request_iterator: AsyncIterator[pb.HandshakeMessage], context: Context
     ) -> AsyncGenerator[pb.HandshakeMessage, None]:
-        machine = ServerHandshake(self._me, self._secret)
-        hello = await _next(request_iterator, "hello")
+        hello: pb.Hello = await _next(request_iterator, "hello")
+        machine = self._identity.server_handshake(hello.cluster_fingerprint)
+        check_speaker(context, hello.node_id)
         yield pb.HandshakeMessage(challenge=machine.challenge(hello))
         proof: pb.Proof = await _next(request_iterator, "proof")
         session = machine.finish(proof.proof)
@@ -110,7 +126,7 @@ class ControlServicer(NodeServiceServicer):
         return pb.HealthCheckResponse(is_healthy=not problem, detail=problem)
 
     async def CollectTopology(self, request: pb.CollectTopologyRequest, context: Context) -> pb.TopologyView:
-        view = within(self._topology(), self._me.node_id, frozenset(request.visited), request.max_depth)
+        view = within(self._topology(), self._identity.node_id, frozenset(request.visited), request.max_depth)
         return topology_to_pb(view)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncGenerator[pb.NodeState, None]:
@@ -150,10 +166,35 @@ class ControlServicer(NodeServiceServicer):
     async def CollectProfile(self, request: pb.CollectProfileRequest, context: Context) -> pb.CollectProfileResponse:
         return pb.CollectProfileResponse(rows_json=self._relaying().profile())
 
+    async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> pb.RotateKeyResponse:
+        return await self._rotate(request)
+
     def _relaying(self) -> RelayHost:
         if self._relays is None:
             raise NotFound("this node calls no external models (--no-enable-litellm)")
         return self._relays
+
+    async def MirrorResponses(
+        self, request_iterator: AsyncIterator[pb.MirrorResponsesRequest], context: Context
+    ) -> AsyncGenerator[pb.MirrorResponsesResponse, None]:
+        host = self._answering()
+        async for request in request_iterator:
+            yield host.take(request)
+
+    async def AskResponse(self, request: pb.AskResponseRequest, context: Context) -> pb.AskResponseResponse:
+        return await self._answering().asked(request)
+
+    async def FollowResponse(
+        self, request: pb.FollowResponseRequest, context: Context
+    ) -> AsyncGenerator[pb.ResponseEvents, None]:
+        async with contextlib.aclosing(self._answering().followed(request)) as events:
+            async for event in events:
+                yield event
+
+    def _answering(self) -> AnswerHost:
+        if self._answers is None:
+            raise NotFound("this node keeps no responses")
+        return self._answers
 
     async def ProbeLink(self, request: pb.ProbeLinkRequest, context: Context) -> pb.ProbeLinkResponse:
         if request.reply_bytes > MAX_PROBE_BYTES:

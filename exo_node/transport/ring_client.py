@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
-import grpc.aio
 
 from exo_node.errors import PeerUnavailable
 from exo_node.transport.client import EOF, SILENCE_S, channel_options
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
-from exo_node.transport.server import grpc_target
 from exo_node.transport.status import calling
+from exo_node.transport.tls import Line, TlsIdentity, runner_name
 
 TOKEN_KEY = "exo-instance-token"  # metadata of every call: the instance's secret in hex
 EPOCH_KEY = "exo-epoch"  # metadata of Steps: "counter/coordinator", so that an idle stream is known too
@@ -30,33 +29,38 @@ class RingClient:
     The connection opens with the first call, so a client must be made where an event loop runs.
     """
 
-    def __init__(self, address: str, token: bytes, silence_s: float = SILENCE_S) -> None:
-        """Calls fail when the runner answers no ping for `silence_s` seconds."""
+    def __init__(
+        self, address: str, token: bytes, tls: TlsIdentity, instance_id: str, silence_s: float = SILENCE_S
+    ) -> None:
+        """Only a runner of that instance is spoken with; calls fail when it answers no ping for `silence_s` seconds."""
         self.address = address
         self._options = channel_options(MAX_STEP, silence_s)
+        self._tls = tls
+        self._name = runner_name(instance_id)
+        self._version = -1
+        self._line: Line | None = None
+        self._retired: list[Line] = []
         self._metadata = ((TOKEN_KEY, token.hex()),)
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
 
     async def fence(
         self, request: ring_pb2.FenceRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.FenceResponse:
         """End the runner's epoch; it waits for the Configure of `request.epoch` then. Answers with the KV that it
         holds, once its engine has left the step that runs. A stale epoch raises `RingBroken` (409)."""
-        with calling(self.address):
-            response: ring_pb2.FenceResponse = await self._open().Fence(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        async with self._use() as stub:
+            with calling(self.address):
+                response: ring_pb2.FenceResponse = await stub.Fence(request, timeout=timeout, metadata=self._metadata)
         return response
 
     async def configure(
         self, request: ring_pb2.ConfigureRequest, timeout: float = CONFIGURE_TIMEOUT_S
     ) -> ring_pb2.ConfigureResponse:
         """Start an epoch on this runner: followers first, the head last. A stale epoch raises `RingBroken` (409)."""
-        with calling(self.address):
-            response: ring_pb2.ConfigureResponse = await self._open().Configure(
-                request, timeout=timeout, metadata=self._metadata
-            )
+        async with self._use() as stub:
+            with calling(self.address):
+                response: ring_pb2.ConfigureResponse = await stub.Configure(
+                    request, timeout=timeout, metadata=self._metadata
+                )
         return response
 
     async def reach(self, timeout: float) -> None:
@@ -64,9 +68,7 @@ class RingClient:
 
         Raises `PeerUnavailable` after `timeout` seconds.
         """
-        self._open()
-        channel = self._channel
-        assert channel is not None
+        channel = (await self._open()).channel
         state = channel.get_state(try_to_connect=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -78,33 +80,47 @@ class RingClient:
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
         """The deltas of one generation by the head. Closing the generator cancels it on every shard."""
-        call = self._open().Generate(request, metadata=self._metadata)
-        try:
-            while True:
-                with calling(self.address):
-                    delta = await call.read()
-                if delta is EOF:
-                    return
-                yield delta
-        finally:
-            call.cancel()
+        async with self._use() as stub:
+            call = stub.Generate(request, metadata=self._metadata)
+            try:
+                while True:
+                    with calling(self.address):
+                        delta = await call.read()
+                    if delta is EOF:
+                        return
+                    yield delta
+            finally:
+                call.cancel()
 
     async def stats(self, timeout: float = STATS_TIMEOUT_S) -> ring_pb2.RunnerStats:
         """What the runner holds and has done; on the head also the last round trips."""
-        with calling(self.address):
-            stats: ring_pb2.RunnerStats = await self._open().Stats(
-                ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
-            )
+        async with self._use() as stub:
+            with calling(self.address):
+                stats: ring_pb2.RunnerStats = await stub.Stats(
+                    ring_pb2.StatsRequest(), timeout=timeout, metadata=self._metadata
+                )
         return stats
 
     async def close(self) -> None:
         """Close the connection; calls that still run are cancelled."""
-        if self._channel is not None:
-            await self._channel.close(None)
-            self._channel = self._stub = None
+        lines = [*self._retired, *([] if self._line is None else [self._line])]
+        self._line, self._retired = None, []
+        for line in lines:
+            await line.close()
 
-    def _open(self) -> Any:
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(grpc_target(self.address), options=self._options)
-            self._stub = RingServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        return self._stub
+    @contextlib.asynccontextmanager
+    async def _use(self) -> AsyncGenerator[Any, None]:
+        """The stub of a connection that shows our present papers; what runs on an older one may end there."""
+        async with (await self._open()).use() as stub:
+            yield stub
+
+    async def _open(self) -> Line:
+        if self._line is not None and self._version != self._tls.version:
+            old, self._line = self._line, None
+            self._retired.append(old)
+            await old.retire()
+        if self._line is None:
+            self._version = self._tls.version
+            channel = self._tls.channel(self.address, self._name, self._options)
+            self._line = Line(channel, RingServiceStub(channel))  # type: ignore[no-untyped-call]
+        return self._line

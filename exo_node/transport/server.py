@@ -59,11 +59,16 @@ def create_server(
     return grpc.aio.server(interceptors=chain, options=server_options(max_receive))
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, *, flag: str = "--node-port") -> int:
-    """Bind before `start()`; port 0 takes a free one. Returns the port. Raises `ConfigurationError` naming it."""
+def bind(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials, *, flag: str = "--node-port"
+) -> int:
+    """Bind before `start()`; port 0 takes a free one. Returns the port. Raises `ConfigurationError` naming it.
+
+    `credentials` are `TlsIdentity.server_credentials()`: there are no other ports.
+    """
     target = target_of(host, port)
     try:
-        bound = server.add_insecure_port(grpc_target(target))
+        bound = server.add_secure_port(grpc_target(target), credentials)
     except RuntimeError as error:
         bound = 0
         cause: RuntimeError | None = error

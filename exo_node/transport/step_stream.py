@@ -12,12 +12,13 @@ from exo_node.transport.codec import StepFrame
 from exo_node.transport.generated.exo.v1 import ring_pb2
 
 SERVICE = ring_pb2.DESCRIPTOR.services_by_name["RingService"].full_name
+STEPS = f"/{SERVICE}/Steps"
 
 
 def open_steps(channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]]) -> Any:
     """A call of `Steps`, whose `write` takes a serialized step."""
     untyped: Any = channel  # grpc's types know neither: without a serializer bytes go as they are
-    call = untyped.stream_unary(f"/{SERVICE}/Steps", response_deserializer=ring_pb2.StepsSummary.FromString)
+    call = untyped.stream_unary(STEPS, response_deserializer=ring_pb2.StepsSummary.FromString)
     return call(metadata=metadata)
 
 

@@ -80,7 +80,7 @@ async def runner_case(engine: str, silence: float, stage: int, signum: signal.Si
             for at in range(STAGES)
         )
     )
-    made = runners.Ring(list(started), [RingClient(one.address, runners.TOKEN, silence) for one in started])
+    made = runners.Ring(list(started), [runners.dial(one.address, silence_s=silence) for one in started])
     try:
         for at in reversed(range(STAGES)):
             message = made.configuration(at, 1)

@@ -34,7 +34,7 @@ from exo_node.api.openai_response import Answer
 from exo_node.config import Settings
 from exo_node.models.toolformats import hermes
 from exo_node.models.toolformats.base import Options, ToolFormat
-from exo_node.routing.cache.answer_cache import events_in
+from exo_node.routing.frames import events_in
 from exo_node.types import TokenDelta, ToolCallDelta, Usage
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}

@@ -67,7 +67,7 @@ async def runner_ring(
     if failed := [one.events[-1] for one in started if one.events[-1]["event"] != "ready"]:
         raise SystemExit(f"a runner failed: {failed[0]}")
     hops = [DelayProxy(started[(at + 1) % stages].address) for at in range(stages)] if delays else []
-    made = runners.Ring(list(started), [RingClient(one.address, runners.TOKEN) for one in started])
+    made = runners.Ring(list(started), [runners.dial(one.address) for one in started])
     try:
         addresses = [await hop.start() for hop in hops]
         for stage in reversed(range(stages)):

@@ -27,14 +27,17 @@ from exo_node.transport.ring_client import EPOCH_KEY, TOKEN_KEY
 from exo_node.transport.server import MAX_CONTROL, server_options
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.transport.status import METADATA_KEY, ErrorInterceptor
+from exo_node.transport.tls import ANY_NODE
 from tests.fuzz.cases import Finding, Target
 from tests.fuzz.inputs import broken
 from tests.fuzz.protos import messages
 from tests.integration import runners
+from tests.papers import tls
 
 NODE = node_pb2.DESCRIPTOR.services_by_name["NodeService"]
 RING = ring_pb2.DESCRIPTOR.services_by_name["RingService"]
 TIMEOUT_S = 20.0
+KEY = ClusterKey(bytes(32))
 READ = 1  # answers of a stream: some have no end
 LAST_EPOCH = 2**40  # those beyond are kept for the last check
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -79,13 +82,14 @@ def _node() -> Iterator[World]:
         settings = Settings(home=Path(home), offline=True, discovery_module="none", enable_litellm=True)
 
         async def start() -> tuple[Any, list[Any], dict[str, int]]:
-            daemon = Daemon(settings, ClusterKey(bytes(32)), "fuzzed")
+            daemon = Daemon(settings, KEY, "fuzzed")
+            await daemon.keys.start()
             servers, ports = [], {}
             for way, more in (("member", []), ("stranger", [SessionInterceptor(daemon._servicer.sessions)])):
-                chain: list[Any] = [*more, ErrorInterceptor()]
+                chain: list[Any] = [daemon.keys.gate, *more, ErrorInterceptor()]
                 server = grpc.aio.server(interceptors=chain, options=server_options(MAX_CONTROL))
                 add_NodeServiceServicer_to_server(daemon._servicer, server)  # type: ignore[no-untyped-call]
-                ports[way] = server.add_insecure_port("127.0.0.1:0")
+                ports[way] = server.add_secure_port("127.0.0.1:0", daemon.keys.tls.server_credentials())
                 await server.start()
                 servers.append(server)
             return daemon, servers, ports
@@ -109,8 +113,7 @@ def _runner() -> Iterator[World]:
         made = runners.ring(runners.model_folder(Path(folder)), 1)
         ring = loop.run_until_complete(made.__aenter__())
         client: Any = ring.clients[0]
-        opened = client._open()
-        channel = getattr(opened, "_channel", None) or client._channel
+        channel = loop.run_until_complete(client._open()).channel
         port = int(client.address.rpartition(":")[2])
         world = World(loop, {"raw": port}, {"member": channel, "stranger": channel})
         world.metadata = {"member": ((TOKEN_KEY, runners.TOKEN.hex()),), "stranger": ((TOKEN_KEY, "guess"),)}
@@ -131,7 +134,8 @@ async def _still_serves(ring: runners.Ring) -> None:
 
 
 def _channel(port: int) -> Any:
-    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options())
+    """Of a member: strangers get no further than TLS (tests/integration/test_trust.py), and have "raw"."""
+    return tls("fuzzer.exo", key=KEY).channel(f"127.0.0.1:{port}", ANY_NODE, channel_options())
 
 
 def _check(world: World, call: Call) -> None:

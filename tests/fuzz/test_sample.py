@@ -14,6 +14,6 @@ FEWER = {"templates.templates": 24, "grpc.node": 60, "grpc.runner": 60, "http.no
 @pytest.mark.parametrize("target", TARGETS, ids=lambda one: one.name)
 def test_sample(target: Target) -> None:
     """Some hundred inputs of each border raise no exception but ours, end in time and show nothing of our code."""
-    block = run_block(target, 20261121, FEWER.get(target.name, 200), limits=False)
+    block = run_block(target, 20261121, FEWER.get(target.name, 150), limits=False)
     assert block.cases >= 20
     assert not block.found, "\n\n".join(f"{one.signature}\n{one.input}\n{one.trace}" for one in block.found.values())

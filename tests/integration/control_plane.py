@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
+from exo_node.cluster.identity import ClusterKey, KeyStore
+from exo_node.key_rotation import KeyRing
 from exo_node.signals import ChangeSignal
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.convert import TopologyView
@@ -17,9 +21,7 @@ from exo_node.transport.node_servicer import ControlServicer
 from exo_node.transport.server import bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import Device, NodeInfo, NodeState, PeerLink
-
-SECRET = b"s" * 32
-FINGERPRINT = "f" * 32
+from tests.papers import FINGERPRINT, KEY, identity
 
 
 def party(node_id: str, boot_id: str = "boot-1", **fields: object) -> Party:
@@ -48,7 +50,7 @@ class ControlNode:
     """One node's server; `links` is what it says of its peers, `seen` who shook hands with it."""
 
     me: Party
-    secret: bytes = SECRET
+    key: ClusterKey = KEY
     beat_s: float = 0.1
     port: int = 0
     links: tuple[PeerLink, ...] = ()
@@ -58,6 +60,11 @@ class ControlNode:
     on_peer: Callable[[NodeInfo, str], None] | None = None
     own_links: Callable[[], tuple[PeerLink, ...]] | None = None
     servicer: ControlServicer | None = None
+
+    def __post_init__(self) -> None:
+        self.identity = identity(self.me, self.key)
+        self.keys = KeyRing(self.key, self.identity, KeyStore(Path(os.environ["EXO_HOME"]) / self.me.node_id))
+        self.gate = self.keys.gate
 
     def info(self) -> NodeInfo:
         return node_info(self.me, self.port)
@@ -70,8 +77,8 @@ class ControlNode:
         known = {node.node_id: node for node, _ in self.seen}
         return self.view if self.own_links is None else TopologyView(known, {self.me.node_id: self.own_links()})
 
-    def handle(self, address: str, port: int) -> GRPCPeerHandle:
-        return GRPCPeerHandle(address, port, me=self.me, secret=self.secret, describe=self.info)
+    def handle(self, address: str, port: int, node_id: str = "") -> GRPCPeerHandle:
+        return GRPCPeerHandle(address, port, node_id, identity=self.identity, describe=self.info)
 
     def greeted(self, node: NodeInfo, ip: str) -> None:
         self.seen.append((node, ip))
@@ -81,18 +88,18 @@ class ControlNode:
     @contextlib.asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[ControlNode, None]:
         servicer = self.servicer = ControlServicer(
-            me=self.me,
-            secret=self.secret,
+            identity=self.identity,
             describe=self.info,
             state=self.state,
             topology=self.topology,
             changes=self.changes,
             on_peer=self.greeted,
+            rotate=self.keys.take,
             beat_s=self.beat_s,
         )
-        server = create_server([SessionInterceptor(servicer.sessions)])
+        server = create_server([self.gate, SessionInterceptor(servicer.sessions)])
         add_NodeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-        self.port = bind(server, host, port)
+        self.port = bind(server, host, port, self.identity.tls.server_credentials())
         await server.start()
         try:
             yield self

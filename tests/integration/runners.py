@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from exo_node.ring.keeping import kept_message, read_kept, surviving
+from exo_node.ring.runner_config import papers_fields
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
+from exo_node.transport.tls import node_name, runner_name
+from tests.papers import papers, tls
 
 TOKEN = bytes(range(16))
 INSTANCE = "instance-1"
+PAPERS = papers_fields(papers(runner_name(INSTANCE)))
 LAYERS, HIDDEN, VOCAB = 6, 16, 97
 SLOTS, CONTEXT, MAX_CHUNK = 4, 512, 8
 START_TIMEOUT_S = 60.0  # a loaded machine
@@ -52,6 +57,7 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
     return {
         "instance_id": INSTANCE,
         "token": TOKEN.hex(),
+        "papers": PAPERS,
         "model_id": "fake-model",
         "model_path": str(model),
         "shard": {"start_layer": cut[stage], "end_layer": cut[stage + 1], "n_layers": LAYERS},
@@ -64,6 +70,8 @@ def config(model: Path, stage: int, n_stages: int, **changes: Any) -> dict[str, 
         "context": CONTEXT,
         "kv_tokens": SLOTS * CONTEXT,
         "max_chunk": MAX_CHUNK,
+        "max_waiting": 64,
+        "min_free_memory": 0,
         "reproducible": False,
         "prefix_cache": False,  # so that a slot that is not given back shows
         "speculation": True,
@@ -90,6 +98,11 @@ async def start(fields: dict[str, Any]) -> Runner:
             if events[-1]["event"] in ("ready", "error"):
                 break
     return Runner(process, events)
+
+
+def dial(address: str, token: bytes = TOKEN, silence_s: float = SILENCE_S) -> RingClient:
+    """A member's client of a runner."""
+    return RingClient(address, token, tls(node_name("test")), INSTANCE, silence_s)
 
 
 @dataclass
@@ -131,7 +144,7 @@ class Ring:
         self.runners[stage].process.kill()
         await self.clients[stage].close()
         self.runners[stage] = await start(fields)
-        self.clients[stage] = RingClient(self.runners[stage].address, TOKEN)
+        self.clients[stage] = dial(self.runners[stage].address)
 
     def configuration(self, stage: int, counter: int) -> ring_pb2.ConfigureRequest:
         count = len(self.clients)
@@ -165,7 +178,7 @@ class Ring:
 async def ring(model: Path, n_stages: int, *, configure: bool = True, **changes: Any) -> AsyncIterator[Ring]:
     """A ring of runner processes, with these `changes` to their configuration; all end with the block."""
     runners = await asyncio.gather(*(start(config(model, stage, n_stages, **changes)) for stage in range(n_stages)))
-    made = Ring(list(runners), [RingClient(runner.address, TOKEN) for runner in runners])
+    made = Ring(list(runners), [dial(runner.address) for runner in runners])
     try:
         if configure:
             await made.configure(1)

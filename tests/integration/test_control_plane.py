@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from exo_node.errors import ClusterMismatch, ConfigurationError, InvalidRequest, PeerUnavailable, ProtocolMismatch
+from exo_node.errors import ConfigurationError, InvalidRequest, PeerUnavailable, ProtocolMismatch
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.convert import TopologyView
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -23,6 +23,7 @@ from exo_node.transport.handshake import Party
 from exo_node.transport.server import bind, create_server
 from exo_node.types import PeerLink
 from tests.integration.control_plane import ControlNode, node_info, party
+from tests.papers import identity, tls
 
 HERE = Path(__file__).parent
 
@@ -41,8 +42,8 @@ def child_node(node_id: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
         child.stdout.close()
 
 
-async def connected(me: Party, port: int, secret: bytes = b"s" * 32) -> GRPCPeerHandle:
-    handle = GRPCPeerHandle("127.0.0.1", port, me=me, secret=secret, describe=lambda: node_info(me))
+async def connected(me: Party, port: int, node_id: str = "") -> GRPCPeerHandle:
+    handle = GRPCPeerHandle("127.0.0.1", port, node_id, identity=identity(me), describe=lambda: node_info(me))
     await handle.connect()
     return handle
 
@@ -58,17 +59,6 @@ async def test_connect() -> None:
         assert not handle.is_connected()
 
 
-async def test_other_cluster() -> None:
-    """A node with another key is refused by name, even when it announces our fingerprint; the server lives on."""
-    async with ControlNode(party("bob")).serving() as bob:
-        with pytest.raises(ClusterMismatch, match="'ann' belongs to cluster 00000000"):
-            await connected(party("ann", fingerprint="0" * 32), bob.port)
-        with pytest.raises(ClusterMismatch, match="could not prove"):
-            await connected(party("ann"), bob.port, secret=b"x" * 32)
-        assert not bob.seen
-        await (await connected(party("ann"), bob.port)).close()
-
-
 async def test_other_protocol() -> None:
     """A node of a protocol that we do not speak is refused with both ranges and versions."""
     async with ControlNode(party("bob", protocol_min=7, protocol_max=8, version="9.9")).serving() as bob:
@@ -79,7 +69,7 @@ async def test_other_protocol() -> None:
 async def test_no_session_no_call() -> None:
     """Without a session every call but the handshake is UNAUTHENTICATED, unary or streaming, forged or not."""
     async with ControlNode(party("bob")).serving() as bob:
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{bob.port}")
+        channel = tls("eve.exo").channel(f"127.0.0.1:{bob.port}", "bob.exo", ())
         stub = NodeServiceStub(channel)  # type: ignore[no-untyped-call]
         handle = await connected(party("ann"), bob.port)
         assert bob.servicer is not None
@@ -205,7 +195,7 @@ async def test_port_in_use() -> None:
     """Two servers never share a port: the second is told which one is taken."""
     async with ControlNode(party("bob")).serving() as bob:
         with pytest.raises(ConfigurationError, match=f"--node-port {bob.port}"):
-            bind(create_server(), "127.0.0.1", bob.port)
+            bind(create_server(), "127.0.0.1", bob.port, tls("ann.exo").server_credentials())
 
 
 async def test_a_closed_connection_is_no_cancellation() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.cluster.discovery import Announcement, Discovery, PeerGone, PeerSeen
+from exo_node.cluster.keys import ClusterKey
 from exo_node.cluster.manual import StaticPeers
 from exo_node.cluster.mdns import MdnsDiscovery
 from exo_node.cluster.membership import ClusterMembers
@@ -23,6 +24,7 @@ from exo_node.cluster.sources import discoveries
 from exo_node.errors import PeerUnavailable
 from exo_node.transport.handshake import Party
 from tests.integration.control_plane import ControlNode, party
+from tests.papers import FINGERPRINT, KEY, OTHER
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -33,7 +35,7 @@ asyncio.run(child(*sys.argv[1:]))
 
 
 def announcement(node: ControlNode) -> Announcement:
-    me = node.me
+    me = node.identity.party
     return Announcement(
         node_id=me.node_id, boot_id=me.boot_id, fingerprint=me.fingerprint, version=me.version,
         protocol_min=1, protocol_max=1, grpc_port=node.port, api_port=0,
@@ -49,16 +51,26 @@ def mdns(node: ControlNode) -> Sequence[Discovery]:
 
 @contextlib.asynccontextmanager
 async def member(
-    me: Party, sources: Sources, *, host: str = "127.0.0.1", port: int = 0, silence_s: float = 2.0
+    me: Party,
+    sources: Sources,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    silence_s: float = 2.0,
+    key: ClusterKey = KEY,
 ) -> AsyncGenerator[tuple[ClusterMembers, ControlNode], None]:
     """A node with everything of the cluster room, as the daemon joins it."""
-    node = ControlNode(me)
+    node = ControlNode(me, key)
     members: list[ClusterMembers] = []
     node.on_peer = lambda info, ip: members[0].greet(info, ip)
     node.own_links = lambda: members[0].links()
     async with node.serving(host, port):
         mine = ClusterMembers(
-            me=me, dial=node.handle, changed=node.changes.notify, discoveries=sources(node), silence_s=silence_s
+            me=node.identity,
+            dial=node.handle,
+            changed=node.changes.notify,
+            discoveries=sources(node),
+            silence_s=silence_s,
         )
         members.append(mine)
         running = asyncio.create_task(mine.run())
@@ -163,7 +175,7 @@ async def test_other_cluster_is_listed_and_never_dialled() -> None:
     """Nodes of two clusters on one network see, list and do not touch each other."""
     async with (
         member(party("ann"), mdns) as (ann, ann_node),
-        member(party("eve", fingerprint="0" * 32), mdns) as (
+        member(party("eve"), mdns, key=OTHER) as (
             eve,
             eve_node,
         ),
@@ -238,7 +250,7 @@ async def test_goodbye() -> None:
     events = one.events()
     seen = await asyncio.wait_for(anext(events), 10)
     assert isinstance(seen, PeerSeen)
-    assert (seen.node_id, seen.boot_id, seen.fingerprint) == ("bob", "boot-1", "f" * 32)
+    assert (seen.node_id, seen.boot_id, seen.fingerprint) == ("bob", "boot-1", FINGERPRINT)
     assert seen.endpoints[0].port == 4711
     await two.stop()
     while not isinstance(await asyncio.wait_for(anext(events), 10), PeerGone):

@@ -20,7 +20,15 @@ import pytest
 
 from exo_node.api.ring_upstream import RingUpstream
 from exo_node.config import Settings
-from exo_node.errors import ExoError, ModelNotFound, NoCapacity, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.errors import (
+    AnswerLost,
+    ExoError,
+    ModelNotFound,
+    NoCapacity,
+    PeerUnavailable,
+    RingBroken,
+    Unauthorized,
+)
 from exo_node.routing.adapter.adapter import LiteLLMAdapter
 from exo_node.routing.adapter.parts import Options, Parts
 from exo_node.routing.call import Call, CallRecord, Reply, Upstream
@@ -273,6 +281,9 @@ async def test_alone_it_is_one_error_with_the_true_cause(hazard: str, stream: bo
                 assert error.status == 404
             else:
                 assert error.status == {"timeout": 504}.get(CAUSE[hazard], error.status)
+        elif hazard in RING_ERRORS and hazard in MID and not stream:
+            assert isinstance(error, AnswerLost)
+            assert error.__cause__ is RING_ERRORS[hazard]
         elif not started and hazard in RING_ERRORS:
             assert error is RING_ERRORS[hazard], "the ring's own words"
         held_to_account(made, record)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exo_node.transport.ring_client import RingClient
 from tests.checkpoints import HYBRIDS, N_LAYERS, make_checkpoint
-from tests.integration.runners import TOKEN, Ring, config, request, start
+from tests.integration.runners import Ring, config, dial, request, start
 
 pytestmark = pytest.mark.engine_mlx
 CHUNK, CUT = 64, (0, 3, N_LAYERS)
@@ -28,7 +27,7 @@ async def ring(model: Path, **fields: Any) -> AsyncIterator[Ring]:
     shards = [{"start_layer": a, "end_layer": b, "n_layers": N_LAYERS} for a, b in pairwise(CUT)]
     wanted = {"engine": "mlx", "context": 256, "kv_tokens": 4 * 256, "max_chunk": CHUNK, **fields}
     processes = [await start(config(model, i, 2, shard=shard, **wanted)) for i, shard in enumerate(shards)]
-    made = Ring(processes, [RingClient(process.address, TOKEN) for process in processes])
+    made = Ring(processes, [dial(process.address) for process in processes])
     try:
         ready = [process.events[-1] for process in processes]
         for stage in (1, 0):

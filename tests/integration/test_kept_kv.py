@@ -16,18 +16,7 @@ from exo_node.errors import ExoError, InvalidRequest, RingBroken
 from exo_node.models.config import normalise
 from exo_node.models.headers import read_json
 from exo_node.transport.generated.exo.v1 import ring_pb2
-from exo_node.transport.ring_client import RingClient
-from tests.integration.runners import (
-    CONTEXT,
-    TOKEN,
-    Ring,
-    config,
-    generate,
-    model_folder,
-    request,
-    ring,
-    start,
-)
+from tests.integration.runners import CONTEXT, Ring, config, dial, generate, model_folder, request, ring, start
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 CHUNK = 16
@@ -88,7 +77,7 @@ async def demo_ring(engines: list[str]) -> AsyncIterator[tuple[Ring, list[dict[s
         for stage, (shard, engine) in enumerate(zip(shards, engines, strict=True))
     ]
     runners = list(await asyncio.gather(*(start(fields) for fields in told)))
-    made = Ring(runners, [RingClient(runner.address, TOKEN) for runner in runners])
+    made = Ring(runners, [dial(runner.address) for runner in runners])
     try:
         yield made, told
     finally:

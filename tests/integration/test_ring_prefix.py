@@ -20,7 +20,7 @@ from exo_node.ring.recovering import Recovered
 from exo_node.routing.call import Attempt, Call, Partial
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard
-from tests.integration.runners import CONTEXT, INSTANCE, TOKEN, Ring, config, start
+from tests.integration.runners import CONTEXT, INSTANCE, Ring, config, dial, start
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 QUESTION = "What is exo?"
@@ -85,7 +85,7 @@ async def test_an_answer_goes_on_after_any_token(tmp_path: Path, fields: dict[st
     layers = normalise(read_json(DEMO / "config.json"))["num_hidden_layers"]
     shard = {"start_layer": 0, "end_layer": layers, "n_layers": layers}
     runner = await start(config(DEMO, 0, 1, model_id="demo", shard=shard, engine="mlx"))
-    client = RingClient(runner.address, TOKEN)
+    client = dial(runner.address)
     try:
         await Ring([runner], [client]).configure(1)
         backend = LocalBackend(OneRunner(client), BackendDefaults(60, None, None))

@@ -27,7 +27,7 @@ from exo_node.routing.call import Attempt, Call, Partial, UpstreamError
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance, ModelCard
 from tests.chat_templates import TEMPLATES
-from tests.integration.runners import INSTANCE, TOKEN, Ring, config, start
+from tests.integration.runners import INSTANCE, Ring, config, dial, start
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 CONTEXT = 1024
@@ -91,7 +91,7 @@ async def ring(tmp_path: Path, folder: Path = DEMO) -> AsyncIterator[tuple[OneRu
     runner = await start(
         config(folder, 0, 1, model_id="demo", shard=shard, engine="mlx", context=CONTEXT, max_chunk=256)
     )
-    client = RingClient(runner.address, TOKEN)
+    client = dial(runner.address)
     try:
         configuration = Ring([runner], [client]).configuration(0, 1)
         configuration.context, configuration.max_chunk = CONTEXT, 256

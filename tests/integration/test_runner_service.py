@@ -13,7 +13,7 @@ import pytest
 
 from exo_node.engine.base import EngineRow, LoadPlan
 from exo_node.engine.fake import FakeEngine
-from exo_node.errors import ExoError, InvalidRequest, NotFound, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.errors import ExoError, InvalidRequest, NotFound, Overloaded, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Shard
@@ -23,8 +23,8 @@ from tests.integration.runners import (
     INSTANCE,
     LAYERS,
     SLOTS,
-    TOKEN,
     VOCAB,
+    dial,
     generate,
     model_folder,
     request,
@@ -97,7 +97,7 @@ async def test_a_caller_that_goes_frees_its_slots_everywhere(tmp_path: Path, n_s
     """Closing the iterator cancels on every shard, long before max_tokens, and so does a broken connection."""
     async with ring(model_folder(tmp_path, fake_step_seconds=0.002), n_stages) as made:
         for way in ("close", "disconnect"):
-            client = RingClient(made.clients[0].address, TOKEN)
+            client = dial(made.clients[0].address)
             stream = client.generate(request((1, 2, 3), 400))
             assert (await anext(stream)).ids
             assert sum(one.slots_used for one in await made.stats()) >= 1
@@ -123,7 +123,7 @@ async def test_a_slow_reader_never_holds_up_the_others(tmp_path: Path) -> None:
 async def test_only_members_of_the_instance_may_speak(tmp_path: Path) -> None:
     """Every call without the right token is refused; another instance's id is not found."""
     async with ring(model_folder(tmp_path), 1) as made:
-        stranger = RingClient(made.clients[0].address, b"guess")
+        stranger = dial(made.clients[0].address, b"guess")
         with pytest.raises(Unauthorized):
             await stranger.stats()
         with pytest.raises(Unauthorized):
@@ -230,6 +230,38 @@ async def test_time_runs_out(tmp_path: Path) -> None:
             await generate(made.clients[0], request((1, 2), 400, timeout_ms=150))
         assert caught.value.status == 504
         await made.settled()
+
+
+async def _waiting(client: RingClient, count: int) -> None:
+    """Until so many requests wait for a slot."""
+    while (await client.stats()).waiting < count:  # noqa: ASYNC110 (what waits is another process's)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_full_queue_refuses_with_the_wait_and_takes_back_what_goes_on(tmp_path: Path) -> None:
+    """Over the wire: 429 with the seconds until the queue has had its turn; an answer that goes on finds a place."""
+    async with ring(model_folder(tmp_path, fake_step_seconds=0.005), 1, max_waiting=2) as made:
+        client = made.clients[0]
+        running = [client.generate(request((one, 2), 300, str(one), client=f"key-{one}")) for one in range(SLOTS)]
+        for stream in running:
+            await anext(stream)
+        waiting = [asyncio.create_task(generate(client, request((9, one), 300, f"w{one}"))) for one in range(2)]
+        await _waiting(client, 2)
+        with pytest.raises(Overloaded, match="2 requests wait for this model already") as refused:
+            await generate(client, request((8, 8), 5, "refused"))
+        assert (refused.value.status, refused.value.code) == (429, "queue_full")
+        # Four run for 300 steps of 5 ms; the two that wait take two of their places, so a third one is free as soon.
+        assert refused.value.retry_after is not None
+        assert 0.3 < refused.value.retry_after < 30.0
+        going_on = request((8, 8), 3, "goes on", generated_ids=expected((8, 8), 2))
+        more = asyncio.create_task(generate(client, going_on))
+        await _waiting(client, 3)
+        for stream in running:
+            await stream.aclose()
+        assert await more == (expected((8, 8), 3)[2:], "length")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_the_newest_attempt_wins(tmp_path: Path) -> None:

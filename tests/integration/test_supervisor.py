@@ -12,14 +12,18 @@ import psutil
 import pytest
 
 from exo_node.errors import CheckpointError, PeerUnavailable
+from exo_node.ring.runner_config import papers_fields
 from exo_node.ring.supervisor import SECRETS, RunnerSupervisor, ShardKey, describe_exit
+from exo_node.transport.tls import runner_name
 from tests.checkpoints import make_checkpoint
+from tests.papers import papers
 
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
     return {
         "instance_id": "i",
         "token": "00" * 32,
+        "papers": papers_fields(papers(runner_name("i"))),
         "model_id": folder.name,
         "model_path": str(folder),
         "shard": {"start_layer": 0, "end_layer": 1, "n_layers": 3},
@@ -32,6 +36,8 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "context": 32,
         "kv_tokens": 64,
         "max_chunk": 16,
+        "max_waiting": 64,
+        "min_free_memory": 0,
         "reproducible": False,
         "prefix_cache": True,
         "speculation": True,

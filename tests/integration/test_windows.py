@@ -14,9 +14,8 @@ import pytest
 
 from exo_node.models.config import normalise
 from exo_node.models.headers import read_json
-from exo_node.transport.ring_client import RingClient
 from tests.checkpoints import make_checkpoint
-from tests.integration.runners import TOKEN, Ring, config, request, start
+from tests.integration.runners import Ring, config, dial, request, start
 
 pytestmark = pytest.mark.engine_mlx
 LONG, CHUNK, SLOTS = 1024, 64, 4
@@ -36,7 +35,7 @@ async def runner(model: Path, *, prefix_cache: bool) -> AsyncIterator[tuple[Ring
     }
     process = await start(config(model, 0, 1, **fields))
     ready = process.events[-1]
-    ring = Ring([process], [RingClient(process.address, TOKEN)])
+    ring = Ring([process], [dial(process.address)])
     try:
         configuration = ring.configuration(0, 1)
         configuration.context, configuration.max_chunk = LONG, CHUNK

@@ -134,3 +134,12 @@ def test_rings() -> None:
     assert find(metrics, "exo_ring_preemptions_total") == 0
     metrics.rings([])
     assert find(metrics, "exo_ring_running") is None
+
+
+def test_the_node_itself() -> None:
+    """How full it is, and how many clients were cut off."""
+    metrics = Metrics()
+    metrics.node({"answering": 2, "memory_pressure": 1, "slow_readers": 3})
+    assert find(metrics, "exo_answering") == 2
+    assert find(metrics, "exo_memory_pressure") == 1
+    assert find(metrics, "exo_slow_readers_total") == 3

@@ -23,6 +23,7 @@ from exo_node.store_thread import DatabaseThread
 KEY = {
     "id": "key-1", "name": "ci", "hash": b"h" * 32, "created": 1.0, "scopes": ["use", "read"], "models": ["gpt-*"],
     "rpm": 5, "tpm": None, "user_rpm": None, "user_tpm": 9, "budget": 1.5, "period": "day", "expires": 9.5,
+    "concurrency": 3,
 }  # fmt: skip
 
 

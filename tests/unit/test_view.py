@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from exo_node.cluster.discovery import Endpoint, PeerSeen
 from exo_node.config import Settings
 from exo_node.errors import PeerUnavailable
 from exo_node.limits.api_keys import KeyInfo
@@ -50,10 +51,18 @@ class Members:
     def links(self) -> tuple[PeerLink, ...]:
         return (PeerLink("b", address="fe80::2%eth0"), PeerLink("c", address="10.9.9.3"))
 
+    def foreign(self) -> list[PeerSeen]:
+        return [
+            PeerSeen(source="mdns", key="x", endpoints=(Endpoint("10.0.0.9", 5),), node_id="eve", fingerprint="0" * 32)
+        ]
+
+    def problems(self) -> Mapping[str, str]:
+        return {"10.0.0.8:5": "nobody there"}
+
 
 @pytest.fixture
 def view() -> NodeView:
-    return NodeView("a", Members(), lambda: node("a"))
+    return NodeView("a", Members(), lambda: node("a"), cast(Any, None))
 
 
 def test_each_node_has_its_own_way_to_another(view: NodeView) -> None:
@@ -124,3 +133,18 @@ async def test_spend_and_what_keys_may_ask_for(tmp_path: Path, monkeypatch: pyte
         assert (found["total"]["requests"], found["total"]["unpriced"]) == (2, 1)
     finally:
         await view.stop()
+
+
+def test_who_is_outside_is_told(view: NodeView) -> None:
+    """Nodes of other clusters are listed with theirs, and why others are not here."""
+    view.attach(cast(Any, Nothing()))
+    told = view.topology()
+    assert told["other_clusters"] == [{"node_id": "eve", "cluster": "00000000", "address": "10.0.0.9:5"}]
+    assert told["problems"] == {"10.0.0.8:5": "nobody there"}
+
+
+class Nothing:
+    """No instances."""
+
+    def all(self) -> list[Any]:
+        return []

@@ -11,7 +11,6 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Wire
 from exo_node.api.dialects.ollama import ORIGINS, Asked, addressed, decode_chat, decode_generate, model_name
 from exo_node.api.dialects.ollama_answer import OllamaEncoder
@@ -30,8 +29,7 @@ from exo_node.api.schemas import ollama as schemas
 from exo_node.api.serving import object_of, read_object, whole_of
 from exo_node.config import Settings
 from exo_node.errors import ExoError
-from exo_node.routing.adapter.watch import Within
-from exo_node.routing.cache.answer_cache import events_in
+from exo_node.routing.frames import events_in
 
 WIRE = Wire(content_type=NDJSON, keep_alive=b"")  # a line that is no answer would be taken for one
 
@@ -143,7 +141,7 @@ class OllamaRoutes:
                 return await self._server.answer(request, Decoded(body, encoder), WIRE, asked.kind)
             call = self._serving.call(request, asked.kind, body)
             try:
-                with Within(self._serving.timeout_s):
+                with self._serving.leaving.within(self._serving.timeout_s):
                     reply = await self._serving.routing.serve(call)
                     if reply.frames is None:
                         raise ExoError("the answer to a streamed call is no stream")
@@ -152,7 +150,7 @@ class OllamaRoutes:
                             for event in events_in(raw):
                                 encoder.take(event)
             except TimeoutError as e:
-                raise sse.late(self._serving.timeout_s) from e
+                raise self._serving.leaving.why(self._serving.timeout_s) from e
             return web.json_response(encoder.collected(), headers=reply.headers)
 
     async def _only_load(self, asked: Asked, found: Found, encoder: OllamaEncoder) -> web.Response:
@@ -185,8 +183,8 @@ class OllamaRoutes:
             return 0
         began = time.perf_counter_ns()
         try:
-            with Within(self._serving.timeout_s):
+            with self._serving.leaving.within(self._serving.timeout_s):
                 await self._cluster.place(found.placed_as, min_nodes=1, nodes=(), engines=(), reuse=True)
         except TimeoutError as e:
-            raise sse.late(self._serving.timeout_s) from e
+            raise self._serving.leaving.why(self._serving.timeout_s) from e
         return time.perf_counter_ns() - began

@@ -6,7 +6,7 @@ A response is stored for 30 days unless the request says `store: false`, and onl
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,19 @@ from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.dialects.counting import ESTIMATED, count_prompt
 from exo_node.api.dialects.origins import name_origin
-from exo_node.api.dialects.responses_background import Background, Job
+from exo_node.api.dialects.responses_background import Background
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
-from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
+from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses, Owner
+from exo_node.api.dialects.responses_maker import Maker, fresh_seed
+from exo_node.api.dialects.responses_places import Places
 from exo_node.api.dialects.responses_request import ORIGINS, Asked, Given, decode, includes
-from exo_node.api.dialects.responses_shapes import UNFINISHED, error_frame
+from exo_node.api.dialects.responses_rows import Head
+from exo_node.api.dialects.responses_shapes import error_frame
 from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.fields import bad
-from exo_node.api.guard import caller_id
+from exo_node.api.guard import principal
+from exo_node.api.mirroring.ports import PeersPort
+from exo_node.api.mirroring.sender import Sender
 from exo_node.api.operations import JSON, SSE, operation
 from exo_node.api.pages import boolean, whole_number
 from exo_node.api.schemas import answers as listed
@@ -35,7 +40,7 @@ from exo_node.config import Settings
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.call import UpstreamError
 from exo_node.store import Store
-from exo_node.store_responses import ResponseTable
+from exo_node.store_responses import ResponseRow, ResponseTable
 from exo_node.types import Backend
 
 WIRE = Wire()
@@ -49,22 +54,29 @@ class _Begun:
     given: Given
     asked: Asked
     encoder: ResponsesEncoder
-    owner: str
+    owner: Owner
+    body: Mapping[str, Any]
 
 
 class ResponsesRoutes:
-    """Handlers over the adapter; `store` keeps the responses, `node` is this node's id, `backend` counts tokens.
+    """Handlers over the adapter; `store` keeps the responses, `peers` are the other nodes, `backend` counts tokens.
 
     `close` is to be called when nothing is served any more and the store is still there.
     """
 
-    def __init__(self, serving: CallServer, backend: Backend, settings: Settings, store: Store, node: str) -> None:
+    def __init__(
+        self, serving: CallServer, backend: Backend, settings: Settings, store: Store, peers: PeersPort
+    ) -> None:
         self._server = DialectServer(serving)
         self._serving = serving
         self._backend = backend
         self._settings = settings
-        self._kept = KeptResponses(ResponseTable(store), node, serving.timeout_s)
+        self._peers = peers
         self._background = Background(serving.timeout_s)
+        self._kept = KeptResponses(ResponseTable(store), peers.node_id, serving.timeout_s, self._fetch)
+        sender = Sender(peers)
+        self._maker = Maker(serving, self._background, self._kept, sender)
+        self.places = Places(peers, self._background, self._kept, sender, self._maker, serving.timeout_s)
 
     def routes(self) -> list[tuple[str, str, Any]]:
         """(method, path without /v1, handler)."""
@@ -78,13 +90,13 @@ class ResponsesRoutes:
         ]
 
     async def close(self, app: web.Application) -> None:
-        """Ends what is made in the background; aiohttp's `on_cleanup`."""
-        await self._background.close()
+        """Ends what is made in the background, or hands it over; aiohttp's `on_cleanup`."""
+        await self._maker.close()
 
     @operation("Responses", scope="use", body=schemas.ResponseRequest, answer=schemas.Response, answers=(JSON, SSE))
     async def create(self, request: web.Request) -> web.StreamResponse:
         """A response, whole or as its events, stored unless `store` is false."""
-        begun = await self._begin(await read_object(request), caller_id())
+        begun = await self._begin(await read_object(request), self._owner())
         if begun.asked.background:
             return await self._in_background(request, begun)
         with _naming_origins(begun.asked):
@@ -92,7 +104,7 @@ class ResponsesRoutes:
 
     async def respond(self, owner: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The response to a request of `owner`'s that is not streamed. Raises `ExoError`."""
-        begun = await self._begin(body, owner)
+        begun = await self._begin(body, Owner(owner))
         if begun.asked.chat["stream"]:
             raise bad("background" if begun.asked.background else "stream", "is not done here")
         with _naming_origins(begun.asked):
@@ -104,56 +116,36 @@ class ResponsesRoutes:
     @operation("Responses", scope="use", body=schemas.ResponseInput, answer=schemas.InputTokens)
     async def input_tokens(self, request: web.Request) -> web.Response:
         """Tokens of what `create` would send; a header says where that is an estimate."""
-        begun = await self._begin(await read_object(request), caller_id())
+        begun = await self._begin(await read_object(request), self._owner())
         with _naming_origins(begun.asked):
             call = self._serving.call(request, "chat", begun.asked.chat)
             tokens, exact = await count_prompt(self._serving, self._backend, self._settings, call)
         answer = {"object": "response.input_tokens", "input_tokens": tokens}
         return web.json_response(answer, headers={} if exact else {ESTIMATED: "true"})
 
-    @operation("Responses", scope="use", answer=schemas.Response, answers=(JSON, SSE))
+    @operation("Responses", scope="use", query=schemas.RetrieveQuery, answer=schemas.Response, answers=(JSON, SSE))
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """The response as it is now, or with `stream=true` its events, those after `starting_after`."""
         query = request.query
         _check_include(query)
+        ident, owner = request.match_info["id"], self._owner()
         if not boolean(query, "stream"):
-            return web.json_response(await self._now(request.match_info["id"], caller_id()))
+            return web.json_response((await self.places.row(ident, owner)).response)
         if boolean(query, "include_obfuscation"):
             raise bad("include_obfuscation", "is settled when the response is created", code="unsupported_parameter")
-        after = whole_number(query, "starting_after", -1, 2**53, low=0)
-        ident, owner = request.match_info["id"], caller_id()
-        job = self._background.get(ident, owner)
-        if job is not None and job.encoder.streamed:
-            return await self._follow(request, job, after)
-        row = await self._kept.row(ident, owner)
-        if row.events is None:
-            problem = "only a response created with background: true and stream: true has a stream to fetch"
-            raise bad("stream", problem, code="unsupported_parameter")
-        return await sse.respond(request, _replay(row.events, after), self._serving.timeout_s, style=_style(0))
+        return await self._follow(request, ident, owner, whole_number(query, "starting_after", -1, 2**53, low=0))
 
     @operation("Responses", scope="use", answer=schemas.Deleted)
     async def delete(self, request: web.Request) -> web.Response:
-        """Forget the response; one in the making ends."""
-        ident, owner = request.match_info["id"], caller_id()
-        job = self._background.get(ident, owner)
-        if job is not None:
-            await self._background.cancel(ident, job)
-        await self._kept.remove(ident, owner)
+        """Forget the response, on every node; one in the making ends."""
+        ident = request.match_info["id"]
+        await self.places.delete(ident, self._owner())
         return web.json_response({"id": ident, "object": "response", "deleted": True})
 
     @operation("Responses", scope="use", answer=schemas.Response)
     async def cancel(self, request: web.Request) -> web.Response:
         """End a response in the background; one that has ended is as it is."""
-        ident, owner = request.match_info["id"], caller_id()
-        job = self._background.get(ident, owner)
-        if job is not None:
-            await self._background.cancel(ident, job)
-            return web.json_response(job.encoder.response())
-        row = await self._kept.row(ident, owner)
-        if not row.response["background"]:
-            raise InvalidRequest(f"{ident} was not made in the background: hang up to end one that is not")
-        if row.response["status"] in UNFINISHED:
-            raise InvalidRequest(f"{ident} is made by node {row.node}: cancel it there", status=409)
+        row = await self.places.row(request.match_info["id"], self._owner(), "cancel")
         return web.json_response(row.response)
 
     @operation("Responses", scope="use", answer=listed.Listing)
@@ -161,7 +153,8 @@ class ResponsesRoutes:
         """All that the response was made from, earlier responses' items too; the newest first unless `order=asc`."""
         query = request.query
         _check_include(query)
-        items = await self._kept.context(await self._kept.row(request.match_info["id"], caller_id()))
+        owner = self._owner()
+        items = await self._kept.context(await self.places.row(request.match_info["id"], owner), owner)
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise bad("order", "must be asc or desc")
@@ -180,52 +173,46 @@ class ResponsesRoutes:
 
     # -- parts
 
-    async def _begin(self, body: Mapping[str, Any], owner: str) -> _Begun:
+    def _owner(self) -> Owner:
+        caller = principal()
+        return Owner("") if caller is None else Owner(caller.key_id, self._peers.sign(caller.proof))
+
+    async def _fetch(self, ident: str, owner: Owner) -> list[ResponseRow]:
+        return await self.places.fetch(ident, owner)
+
+    async def _begin(self, body: Mapping[str, Any], owner: Owner) -> _Begun:
         given = await self._kept.given(body, f"resp_{random.getrandbits(128):032x}", owner)
         asked = decode(await self._kept.as_it_can_be(body), given)
-        return _Begun(given, asked, ResponsesEncoder(asked), owner)
+        return _Begun(given, asked, ResponsesEncoder(asked), owner, body)
 
     def _encoder(self, begun: _Begun) -> Encoder:
         if not begun.asked.store:
             return begun.encoder
         return KeepingEncoder(begun.encoder, lambda response: self._keep(begun, response))
 
-    def _keep(self, begun: _Begun, response: dict[str, Any], **more: Any) -> None:
-        self._kept.put(begun.given, begun.asked.items, begun.owner, response, **more)
-
-    async def _now(self, ident: str, owner: str) -> dict[str, Any]:
-        job = self._background.get(ident, owner)
-        return (await self._kept.row(ident, owner)).response if job is None else job.encoder.response()
+    def _keep(self, begun: _Begun, response: dict[str, Any]) -> None:
+        self._kept.put(begun.given, begun.asked.items, begun.owner, response)
 
     async def _in_background(self, request: web.Request, begun: _Begun) -> web.StreamResponse:
-        asked, encoder = begun.asked, begun.encoder
+        asked, given, owner = begun.asked, begun.given, begun.owner
         self._background.check_room()
         with _naming_origins(asked):
             call = self._serving.call(request, "chat", asked.chat)
+        head = Head(
+            body=begun.body, id=given.id, created=given.created, history=list(given.history), stored=given.stored,
+            model=call.model, seed=fresh_seed(), key_id=owner.key_id, asker=owner.asker, priority=call.priority,
+            no_cache=call.wishes.no_cache,
+        )  # fmt: skip
+        self._maker.begin(head, asked, begun.encoder, owner, call)
+        queued = web.json_response(begun.encoder.response())
+        await self._kept.stored(given.id, owner)  # it is known wherever it is asked for when we say so
+        return await self._follow(request, given.id, owner, -1) if asked.stream else queued
 
-        def keep(job: Job) -> None:
-            self._keep(begun, encoder.response(), events=job.frames if asked.stream else None)
-
-        job = Job(encoder, begun.owner, keep)
-        job.add(encoder.queue())
-        self._keep(begun, encoder.response())  # so that it is known wherever it is asked for,
-        await self._kept.row(begun.given.id, begun.owner)  # and is there when we say so
-        self._background.start(begun.given.id, job, self._server.frames(call, encoder, sse.Opening()))
-        if asked.stream:
-            return await self._follow(request, job, -1)
-        return web.json_response(encoder.response())
-
-    async def _follow(self, request: web.Request, job: Job, after: int) -> web.StreamResponse:
-        return await sse.respond(request, job.follow(after), self._serving.timeout_s, style=_style(len(job.frames)))
-
-
-def _style(number: int) -> sse.Style:
-    """Of a stream whose frames are there already; only the wait for them can fail."""
-    return sse.Style(done=b"", failure=lambda error: error_frame(error, number))
-
-
-async def _replay(events: Sequence[bytes], after: int) -> AsyncGenerator[bytes, None]:
-    yield b"".join(events[after + 1 :])
+    async def _follow(self, request: web.Request, ident: str, owner: Owner, after: int) -> web.StreamResponse:
+        job = self._background.get(ident, owner)
+        number = 0 if job is None else len(job.frames)  # only the wait for what is there can fail
+        style = sse.Style(done=b"", failure=lambda error: error_frame(error, number))
+        return await sse.respond(request, self.places.events(ident, owner, after), self._serving.timeout_s, style=style)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
@@ -12,63 +12,109 @@ from exo_node.api.dialects.responses_items import Item, references, response_of
 from exo_node.api.dialects.responses_request import Given
 from exo_node.api.dialects.responses_shapes import UNFINISHED
 from exo_node.api.fields import Fields, bad
-from exo_node.errors import ExoError, NotFound, StoreError
+from exo_node.errors import ExoError, StoreError
 from exo_node.store_responses import ResponseRow, ResponseTable
 
 GRACE_S = 60.0  # beyond a response's own time, until one on another node counts as lost
 
 
-class KeptResponses:
-    """Over the table. `node` is this node's id, `timeout_s` the longest that a response takes."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose response it is: an API key's id on this machine, and its asker (mirroring/asker.py; "": no other node may
+    be asked)."""
 
-    def __init__(self, table: ResponseTable, node: str, timeout_s: float) -> None:
+    key_id: str
+    asker: str = ""
+
+    def shares(self, other: Owner) -> bool:
+        return self.key_id == other.key_id or (self.asker != "" and self.asker == other.asker)
+
+
+# Rows of a response and those before it, at another node; [] where nobody has it.
+Fetch = Callable[[str, Owner], Awaitable[list[ResponseRow]]]
+
+
+async def nowhere(ident: str, owner: Owner) -> list[ResponseRow]:
+    return []
+
+
+class KeptResponses:
+    """Over the table. `node` is this node's id, `timeout_s` the longest that a response takes; `fetch` gives what other
+    nodes have."""
+
+    def __init__(self, table: ResponseTable, node: str, timeout_s: float, fetch: Fetch = nowhere) -> None:
         self._table = table
         self._node = node
         self._timeout_s = timeout_s
+        self._fetch = fetch
 
-    async def given(self, body: Mapping[str, Any], ident: str, owner: str) -> Given:
+    async def given(self, body: Mapping[str, Any], ident: str, owner: Owner) -> Given:
         """What `body` needs of earlier responses. Raises `InvalidRequest`."""
         previous = Fields(body).text("previous_response_id")
         history = await self._history(previous, owner) if previous else []
         stored: dict[str, Item] = {}
         wanted = references(body.get("input"))
         for one in dict.fromkeys(map(response_of, wanted)):
-            row = await self._table.get(one, owner)
-            if row is not None:
+            own = await self.stored(one, owner)
+            for row in await self._fetch(one, owner) if own is None else [own]:
                 stored |= {item["id"]: item for item in (*row.input, *row.response["output"])}
         return Given(id=ident, created=int(time.time()), history=history, stored=stored)
 
-    async def row(self, ident: str, owner: str) -> ResponseRow:
-        """A stored response. One whose node is gone has failed. Raises `NotFound`."""
-        row = await self._table.get(ident, owner)
-        if row is None:
-            raise NotFound(f"no response {ident[:80]!r}", param="response_id")
-        lost = row.node == self._node or time.time() > row.created + self._timeout_s + GRACE_S
+    async def stored(self, ident: str, owner: Owner) -> ResponseRow | None:
+        """What is in this node's database, as it is there."""
+        return await self._table.get(ident, owner.key_id, owner.asker)
+
+    def judged(self, row: ResponseRow) -> ResponseRow:
+        """A row that no live node makes: it has failed, unless its mirror may go on with it."""
+        lost = (row.node == self._node and not row.mirror) or time.time() > row.created + self._timeout_s + GRACE_S
         if row.response["status"] in UNFINISHED and lost:
             error = {"code": "server_error", "message": "the node that made the response ended before it was complete"}
             row = replace(row, response={**row.response, "status": "failed", "error": error})
         return row
 
-    async def context(self, row: ResponseRow) -> list[Item]:
-        """All items that the response was made from, the oldest first."""
-        chain = await self._table.chain(row.id, row.owner)
-        return [*_items(chain[:-1]), *row.input]
+    async def own_chain(self, ident: str, owner: Owner) -> list[ResponseRow]:
+        """The response and those before it, the oldest first, as far as this node has them."""
+        return await self._table.chain(ident, owner.key_id, owner.asker)
 
-    async def remove(self, ident: str, owner: str) -> None:
-        if not await self._table.remove(ident, owner):
-            raise NotFound(f"no response {ident[:80]!r}", param="response_id")
+    async def chain(self, ident: str, owner: Owner) -> list[ResponseRow]:
+        """The same with what other nodes have."""
+        found: list[ResponseRow] = []
+        before: str | None = ident
+        while before is not None:
+            rows = await self.own_chain(before, owner)
+            if not rows or rows[-1].id != before:
+                rows = await self._fetch(before, owner)
+            if not rows or rows[-1].id != before:
+                break
+            found = [*rows, *found]
+            before = rows[0].previous
+        return found
 
-    def put(self, given: Given, items: list[Item], owner: str, response: dict[str, Any], **more: Any) -> None:
+    async def context(self, row: ResponseRow, owner: Owner) -> list[Item]:
+        """All items that the response was made from, the oldest first, as far as they are still there."""
+        chain = [] if row.previous is None else await self.chain(row.previous, owner)
+        return [*_items(chain), *row.input]
+
+    async def remove(self, ident: str, owner: Owner) -> bool:
+        """False where there was none."""
+        return await self._table.remove(ident, owner.key_id, owner.asker)
+
+    def put(self, given: Given, items: list[Item], owner: Owner, response: dict[str, Any], **more: Any) -> ResponseRow:
         """Store the state of a response that `given` and its own `items` lead to."""
         previous = response["previous_response_id"]
         row = ResponseRow(
-            id=given.id, owner=owner, node=self._node, created=given.created, previous=previous, input=items,
-            response=response, **more,
+            id=given.id, owner=owner.key_id, asker=owner.asker, node=self._node, created=given.created,
+            previous=previous, input=items, response=response, **more,
         )  # fmt: skip
         self._table.put(row)
+        return row
 
-    async def _history(self, previous: str, owner: str) -> list[Item]:
-        chain = await self._table.chain(previous, owner)
+    def put_row(self, row: ResponseRow) -> None:
+        """Store what another node has made."""
+        self._table.put(row)
+
+    async def _history(self, previous: str, owner: Owner) -> list[Item]:
+        chain = await self.chain(previous, owner)
         code = "previous_response_not_found"
         if not chain or chain[-1].id != previous:
             raise bad("previous_response_id", f"no response {previous[:80]!r} is stored", code=code)

@@ -14,9 +14,8 @@ from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.serving import CallServer, whole_of
 from exo_node.errors import ExoError
 from exo_node.routing.adapter.report import text_of
-from exo_node.routing.cache.answer_cache import events_in
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call, CallKind, Reply
-from exo_node.routing.frames import usage_object
+from exo_node.routing.frames import events_in, usage_object
 from exo_node.types import Usage
 
 

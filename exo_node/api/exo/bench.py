@@ -24,8 +24,8 @@ from exo_node.api.schemas.exo_answers import BenchCompletion
 from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import ExoError, ModelNotFound
-from exo_node.routing.cache.answer_cache import events_in
 from exo_node.routing.call import Call
+from exo_node.routing.frames import events_in
 from exo_node.types import Backend
 
 

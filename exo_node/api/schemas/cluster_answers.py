@@ -69,6 +69,15 @@ class Instances(Struct, kw_only=True):
     data: list[InstanceView]
 
 
+class KeyRotated(Struct, kw_only=True):
+    object: Literal["cluster.key"]
+    fingerprint: str
+    nodes: list[str]
+    configured: list[str]
+    failed: dict[str, str]
+    patience_s: float
+
+
 class InstanceDeleted(Struct, kw_only=True):
     id: str
     object: Literal["instance.deleted"]
@@ -172,8 +181,18 @@ class LinkView(Struct, kw_only=True):
     description: str
 
 
+class Stranger(Struct, kw_only=True):
+    """An announced node that does not hold this cluster's key."""
+
+    node_id: str
+    cluster: str
+    address: str
+
+
 class Topology(Struct, kw_only=True):
     nodes: dict[str, NodeView]
     peer_graph: dict[str, list[LinkView]]
     active_node_id: Annotated[str, Meta(description="The node that answers.")]
     instances: list[InstanceView]
+    other_clusters: list[Stranger] = []
+    problems: Annotated[dict[str, str], Meta(description="Why nodes are not members, by id or address.")] = {}

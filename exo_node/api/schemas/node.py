@@ -32,6 +32,18 @@ class PlaceRequest(Struct, kw_only=True):
     stream: bool | None = None
 
 
+class RotateRequest(Struct, kw_only=True):
+    """`POST /v1/cluster/key`."""
+
+    phrase: (
+        Annotated[str, Meta(min_length=1, description="As of --cluster-key; without it the key is random.")] | None
+    ) = None
+    without: (
+        Annotated[list[str], Meta(description="Members that are not told the new key, and so shut out.")] | None
+    ) = None
+    patience_s: Annotated[float, Meta(ge=0, le=3600, description="For calls in progress (30).")] | None = None
+
+
 class DrainRequest(Struct, kw_only=True):
     """`POST /v1/nodes/{id}/drain`; may be empty."""
 

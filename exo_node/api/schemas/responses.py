@@ -63,6 +63,17 @@ class Response(Struct, kw_only=True):
     error: Object | None = None
 
 
+class RetrieveQuery(Struct, kw_only=True):
+    stream: (
+        Annotated[bool, Meta(description="The events of one created with background and stream, to its end.")] | None
+    ) = None
+    starting_after: (
+        Annotated[int, Meta(ge=0, description="Only events with a higher sequence_number; on any node of the cluster.")]
+        | None
+    ) = None
+    include: list[str] | None = None
+
+
 class Deleted(Struct, kw_only=True):
     id: str
     deleted: bool

@@ -155,6 +155,7 @@ class RouterStats(Struct, kw_only=True):
     limits: Object
     callbacks: dict[str, int]
     litellm: Object
+    memory: Object
     sources: list[str]
     records: list[str]
     record_models: dict[str, dict[str, str]]

@@ -262,6 +262,10 @@ class MLXShardEngine:
         """Bytes that the slots' keys and values take at present (`LoadReport.kv_bytes`: what they may at most)."""
         return self._state().pool.bytes()
 
+    def give_back(self) -> None:
+        """See `ShardEngine.give_back`: MLX keeps freed buffers."""
+        self._mx.clear_cache()
+
     def close(self) -> None:
         """Give up weights and slots. On the engine's thread, as every call; the thread may end after it."""
         self._loaded = None

@@ -133,6 +133,9 @@ class TinygradShardEngine:
         """See `ShardEngine.kv_bytes`: all is there from the start."""
         return self._ready().decoder.kv_bytes
 
+    def give_back(self) -> None:
+        """See `ShardEngine.give_back`: its pool is all there from the start, and nothing is kept beside it."""
+
     def close(self) -> None:
         """Drop weights and KV. Safe to call twice; the engine can load again."""
         if self._loaded is not None:

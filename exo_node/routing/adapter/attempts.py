@@ -14,6 +14,7 @@ from exo_node.routing.adapter.ports import Breaker, Gate, Profile
 from exo_node.routing.call import (
     CHARACTERS_PER_TOKEN,
     INVALID_TOOL_CALL,
+    QUEUE_FULL,
     WORKER_LOST,
     AttemptRecord,
     Call,
@@ -27,7 +28,7 @@ from exo_node.types import Usage
 _MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
-_NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL})
+_NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
 
 
 def is_priced(candidate: Candidate) -> bool:

@@ -5,12 +5,13 @@ The client sees one answer: one id, one role, no text twice, one finish_reason, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exo_node.routing.call import Batch, Call, Continuation, Partial
-from exo_node.routing.frames import frame
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, Batch, Begun, Call, Continuation, Partial, Said
+from exo_node.routing.frames import events_in, frame, usage_event
 from exo_node.routing.plan import Candidate
 from exo_node.routing.upstream.transcript import MAX_PARTIAL, Transcript, choices
 from exo_node.types import Usage
@@ -56,6 +57,13 @@ class Delivered:
         self.extras |= transcript.extras
         self.head = self.head or transcript.head
 
+    def with_more(self, candidate: Candidate, ids: Sequence[int]) -> Said:
+        """Of whom it all is when `candidate` has said `ids` more."""
+        ring = candidate.kind == "ring"
+        if ring and (not self.text or self.ids_model == candidate.model):
+            return Said(self.ids, ids, candidate.model, candidate.model_id)
+        return Said((), (), "", candidate.model_id)
+
     @property
     def only(self) -> str:
         """The only ring model that can go on, since it alone can read the calls begun from their tokens; "" for any."""
@@ -67,6 +75,35 @@ class Delivered:
             ids = self.ids if candidate.model == self.ids_model else ()
             return Partial(self.text, ids, self.tokens)
         return Partial(self.text.rstrip(), (), self.tokens)
+
+
+def delivered_of(begun: Begun, call: Call) -> tuple[Delivered, Transcript]:
+    """What another node had sent of the answer to `call`. Raises `UpstreamError` where that is no answer's frames."""
+    transcript = Transcript(call, "the node that began the answer")
+    events = list(events_in(begun.raw))
+    transcript.take(Batch(begun.raw, events, begun.ids))
+    text, ring = transcript.text, bool(begun.ids_model)
+    tokens = len(begun.ids) or max(transcript.pieces, math.ceil(transcript.characters / CHARACTERS_PER_TOKEN))
+    found = Delivered(
+        head=transcript.head,
+        text=text,
+        tokens=tokens,
+        exact=ring or not text,
+        ids=begun.ids,
+        ids_model=begun.ids_model,
+        model_id=begun.model_id,
+        extras=frozenset(transcript.extras),
+    )
+    return found, transcript
+
+
+def closing(delivered: Delivered, transcript: Transcript, used: Usage) -> bytes:
+    """What is missing of an answer that has all its text."""
+    raw = b""
+    if not transcript.complete:
+        choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+        raw = frame({**delivered.head, "choices": [choice]})
+    return raw if transcript.usage is not None else raw + frame(usage_event(delivered.head, used, None))
 
 
 def refusal(call: Call, delivered: Delivered, transcript: Transcript) -> str:

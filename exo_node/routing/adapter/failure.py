@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from exo_node.errors import ExoError
+from exo_node.errors import AnswerLost, ExoError
 from exo_node.routing.call import Call, Capability, UpstreamError
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.policy.options import TOO_DEAR
@@ -23,8 +23,9 @@ def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, Upstre
     """
     latest: dict[str, UpstreamError] = {}
     for step, error in errors:
-        latest.pop(step.candidate.backend, None)
-        latest[step.candidate.backend] = error
+        before = latest.pop(step.candidate.backend, None)
+        # What a ring lost stays lost, whatever the next attempt met with before its first token.
+        latest[step.candidate.backend] = before if before is not None and before.code == AnswerLost.code else error
     if not latest:
         return UpstreamError(f"{call.model}: no time was left to ask a backend", "timeout")
     order = {step.candidate.backend: i for i, step in enumerate(plan.steps)}

@@ -14,7 +14,7 @@ from exo_node.routing.adapter.attempts import Attempts, Tried
 from exo_node.routing.adapter.continuation import Continuer, Delivered, refusal, total_usage
 from exo_node.routing.adapter.report import Report
 from exo_node.routing.adapter.watch import Watch
-from exo_node.routing.call import Attempt, Batch, Call, Outlet, Upstream, UpstreamError
+from exo_node.routing.call import Attempt, Batch, Call, Outlet, Said, Upstream, UpstreamError
 from exo_node.routing.frames import frame, usage_event
 from exo_node.routing.upstream.transcript import Transcript
 from exo_node.routing.upstream.wire_stream import WireStream
@@ -163,15 +163,17 @@ class Owner(Protocol):
         ...
 
 
-async def relay(owner: Owner, live: Live, outlet: Outlet) -> AsyncGenerator[bytes, None]:
+async def relay(owner: Owner, live: Live, outlet: Outlet, story: Story | None = None) -> AsyncGenerator[bytes, None]:
     """The frames of the answer. The first item is empty: whoever made the generator takes it, so that closing it always
-    comes here (a generator that has not begun is closed without a trace). What is not special takes the `outlet`."""
-    story = _Story(owner)
+    comes here (a generator that has not begun is closed without a trace). What is not special takes the `outlet`.
+    `story`: of an answer that has begun elsewhere."""
+    story = story or Story(owner)
     try:
         yield b""
         while True:
             error: UpstreamError | None = None
             plain = story.continuer is None
+            story.live = live
             transcript, watch = live.transcript, live.watch
             held = [batch.raw if plain and not special else story.piece(live, batch) for batch, special in live.held]
             live.held.clear()
@@ -236,10 +238,13 @@ async def relay(owner: Owner, live: Live, outlet: Outlet) -> AsyncGenerator[byte
         await live.close()
 
 
-class _Story:
-    """One answer over all the backends that make it: what goes out for each special batch, and at the end."""
+class Story:
+    """One answer over all the backends that make it: what goes out for each special batch, and at the end.
 
-    def __init__(self, owner: Owner) -> None:
+    `begun`: what went out of it from another node, and the backend that goes on here.
+    """
+
+    def __init__(self, owner: Owner, begun: tuple[Delivered, Live] | None = None) -> None:
         options = owner.call.body.get("stream_options")
         self._wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
         self._owner = owner
@@ -247,6 +252,10 @@ class _Story:
         self._lingers = False
         self._delivered = Delivered()
         self.continuer: Continuer | None = None
+        self.live: Live | None = None
+        if begun is not None:
+            self._delivered, self.live = begun
+            self.continuer = Continuer(self._delivered, self.live.tried.candidate)
         self._over = False  # the limit was reached just where the backend broke
 
     def piece(self, live: Live, batch: Batch) -> bytes:
@@ -313,6 +322,12 @@ class _Story:
         if not live.tried.ended:
             self._owner.attempts.answered(live.tried, live.transcript.usage)
         self._owner.report.answered(live.tried, usage, estimated, self.text(live))
+
+    def said(self) -> Said:
+        """See `Reply.said`."""
+        assert self.live is not None
+        candidate, ids = self.live.tried.candidate, self.live.transcript.ids
+        return self._delivered.with_more(candidate, ids)
 
     def text(self, live: Live) -> str:
         if self.continuer is None:

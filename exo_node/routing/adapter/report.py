@@ -94,7 +94,7 @@ class Report:
             found["cost_estimated"] = True
         return found
 
-    def answered(self, tried: Tried, usage: Usage | None, estimated: bool, text: str) -> None:
+    def answered(self, tried: Tried | None, usage: Usage | None, estimated: bool, text: str) -> None:
         self._tell(tried, usage=usage, estimated=estimated, text=text)
 
     def gone(self, tried: Tried | None, text: str) -> None:

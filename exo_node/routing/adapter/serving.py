@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import Any, TypeVar
@@ -11,20 +11,27 @@ from typing import Any, TypeVar
 from exo_node.errors import ExoError
 from exo_node.routing.adapter import cascade
 from exo_node.routing.adapter.attempts import Attempts, Tried
-from exo_node.routing.adapter.continuation import Delivered, may_continue, rest_of
+from exo_node.routing.adapter.continuation import (
+    Delivered,
+    closing,
+    delivered_of,
+    may_continue,
+    refusal,
+    rest_of,
+)
 from exo_node.routing.adapter.course import Course
 from exo_node.routing.adapter.failure import final_error
 from exo_node.routing.adapter.hedge import race
 from exo_node.routing.adapter.parts import Options, Parts
-from exo_node.routing.adapter.relay import Live, code_of_lateness, open_stream, relay
+from exo_node.routing.adapter.relay import Live, Story, code_of_lateness, open_stream, relay
 from exo_node.routing.adapter.report import Report, text_of
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.replay import replay
-from exo_node.routing.call import Attempt, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
+from exo_node.routing.call import Attempt, Begun, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.routing.upstream.transcript import read_usage
+from exo_node.routing.upstream.transcript import Transcript, read_usage
 from exo_node.types import Usage
 
 T = TypeVar("T")
@@ -66,15 +73,40 @@ class Serving:
 
     async def serve(self) -> Reply:
         """Raises `ExoError`. The caller tells the report when this raises; a stream tells it at its end."""
+        if self.call.begun is not None:
+            return await self._go_on_from(self.call.begun)
         if self._plan.cascade and self.call.kind in STREAMED:
             return await self._cascade()
         if self.call.stream and self.call.kind in STREAMED:
             live = await self._until_answered(self._open, self._discard_live)
-            outlet = Outlet()
-            frames = relay(self, live, outlet)
-            await anext(frames)  # from here on, closing it settles everything
-            return Reply(headers=self.report.headers(live.tried), frames=frames, outlet=outlet)
+            return await self._streamed(live, Story(self))
         return self._deliver(await self._until_answered(self._ask, self._discard))
+
+    async def _streamed(self, live: Live, story: Story) -> Reply:
+        outlet = Outlet()
+        frames = relay(self, live, outlet, story)
+        await anext(frames)  # from here on, closing it settles everything
+        return Reply(headers=self.report.headers(live.tried), frames=frames, outlet=outlet, said=story.said)
+
+    async def _go_on_from(self, begun: Begun) -> Reply:
+        """The rest of an answer that another node began."""
+        delivered, transcript = delivered_of(begun, self.call)
+        if not delivered.head:  # nothing was said yet
+            live = await self._until_answered(self._open, self._discard_live)
+            return await self._streamed(live, Story(self))
+        lost = UpstreamError("the node that began the answer was lost", "reset")
+        self.report.continued = True
+        if transcript.complete:
+            found = None
+        elif why := refusal(self.call, delivered, Transcript(self.call)):
+            raise UpstreamError(f"{lost.message}, and nobody can go on with it because {why}", "reset")
+        else:
+            found = await self.go_on(delivered, lost)
+        if found is not None:
+            return await self._streamed(found, Story(self, (delivered, found)))
+        used = transcript.usage or Usage(self.call.prompt_tokens, delivered.tokens)
+        self.report.answered(None, used, transcript.usage is None, delivered.text)
+        return Reply(headers=self.report.headers(None), frames=one_frame(closing(delivered, transcript, used)))
 
     # -- trying
 
@@ -277,6 +309,10 @@ class Serving:
                 hedge=False,
             )
         return None
+
+
+async def one_frame(raw: bytes) -> AsyncGenerator[bytes, None]:
+    yield raw
 
 
 def _plain(call: Call, candidate: Candidate, *, logprobs: bool) -> tuple[Call, bool]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
-
-import orjson
 
 from exo_node.metrics import Metrics
 from exo_node.routing.cache.replay import replay
@@ -20,7 +18,7 @@ from exo_node.routing.cache.response_cache import ResponseCache
 from exo_node.routing.cache.stream_collector import StreamCollector
 from exo_node.routing.call import Call, CallRecord, CallSink, Reply, Whole
 from exo_node.routing.deployment import Deployment
-from exo_node.routing.frames import header_value
+from exo_node.routing.frames import events_in, header_value
 from exo_node.types import Usage
 
 
@@ -116,12 +114,3 @@ class AnswerCache:
         if call.stream and call.kind in ("chat", "completion"):
             return Reply(headers=headers, frames=replay(whole, call))
         return Reply(headers=headers, whole=whole)
-
-
-def events_in(raw: bytes) -> Iterable[dict[str, Any]]:
-    """The events of complete frames, as the adapter relays them: one `data:` line each."""
-    for line in raw.split(b"\n"):
-        if line.startswith(b"data:"):
-            text = line[5:].strip()
-            if text.startswith(b"{"):
-                yield orjson.loads(text)

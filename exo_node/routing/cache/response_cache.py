@@ -65,6 +65,11 @@ class MemoryKeeper:
         while self.size > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    def give_up(self) -> None:
+        """Keep nothing: the memory is wanted elsewhere."""
+        self._entries.clear()
+        self.size = 0
+
     def _drop(self, key: str) -> None:
         self.size -= len(self._entries.pop(key)[1])
 
@@ -103,6 +108,11 @@ class ResponseCache:
         self.hits = 0
         self.misses = 0
         self._complained = False
+
+    def give_up(self) -> None:
+        """Give the memory back that answers are kept in."""
+        if isinstance(self._keeper, MemoryKeeper):
+            self._keeper.give_up()
 
     def serves(self, call: Call) -> bool:
         """Whether this call's answer may come from the cache or be kept in it."""

@@ -49,6 +49,10 @@ class Front:
     async def stop(self) -> None:
         await self._made.stop()
 
+    def give_up_memory(self) -> None:
+        """What is kept in memory for later only."""
+        self._made.answers.cache.give_up()
+
     # -- calls
 
     async def serve(self, call: Call) -> Reply:
@@ -56,7 +60,7 @@ class Front:
         self._made.prober.requested()
         call = self._made.runtime.applied(call)
         self._made.admissions.check_models(call)
-        key = self._made.answers.key(call)
+        key = None if call.begun is not None else self._made.answers.key(call)
         if key is not None and (kept := await self._made.answers.get(key, call)) is not None:
             return kept
         await self._made.admissions.admit(call)
@@ -114,8 +118,8 @@ class Front:
         """Document 004's keys, then ours."""
         return self._made.statistics.rows(self._made.notes())
 
-    def render_metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        return self._made.statistics.rendered(rings)
+    def render_metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        return self._made.statistics.rendered(rings, node)
 
     def deployments(self) -> list[dict[str, Any]]:
         return self._made.registry.deployments()

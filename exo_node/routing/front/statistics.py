@@ -59,10 +59,11 @@ class Statistics:
             "notes": list(notes),
         }
 
-    def rendered(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-        """Prometheus' text and its content type; `rings`: what the heads on this node report."""
+    def rendered(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
+        """Prometheus' text and its content type; `rings`: what the heads on this node report; `node`: of itself."""
         now = time.monotonic()
         self.meter.in_flight(self.adapter.in_flight, self.profile.flying())
         self.meter.breakers({row["backend"]: row["state"] for row in self.breaker.snapshot(now)})
         self.meter.rings(rings)
+        self.meter.node(node)
         return self.meter.render()

@@ -126,6 +126,7 @@ class ScriptedCluster:
         self.copied: list[tuple[str, str]] = []
         self.elsewhere: dict[str, list[str]] = {}  # node -> the models that it holds
         self.ended = False
+        self.rotated: dict[str, Any] = {"configured": [], "failed": {}}
         self.drained: list[tuple[str, bool]] = []
         self.stuck: dict[str, str] = {}
 
@@ -147,6 +148,10 @@ class ScriptedCluster:
 
     def instances(self) -> list[dict[str, Any]]:
         return self.placed
+
+    async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
+        self.calls.append({"phrase": phrase, "without": without, "patience_s": patience_s})
+        return {"fingerprint": "f" * 32, "nodes": ["node-a"], "patience_s": patience_s, **self.rotated}
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:
         known = any(instance["id"] == instance_id for instance in self.placed)
@@ -263,7 +268,21 @@ async def serve_api(
     patience: Patience | None = None,
     **settings: Any,
 ) -> AsyncIterator[str]:
-    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL.
+    """See `serve_whole`; gives the base URL only."""
+    async with serve_whole(backend, cluster, routing, patience=patience, **settings) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def serve_whole(
+    backend: Backend,
+    cluster: ClusterPort | None = None,
+    routing: RoutingPort | None = None,
+    *,
+    patience: Patience | None = None,
+    **settings: Any,
+) -> AsyncIterator[tuple[str, ChatGPTAPI]]:
+    """The real server on an ephemeral port of loopback, as the daemon runs it; gives its base URL, and itself.
 
     Without `routing` there is the ring only.
     """
@@ -276,7 +295,7 @@ async def serve_api(
         await runner.setup()
         try:
             await ServerSite(runner, "127.0.0.1", 0, patience=patience).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}", api
         finally:
             await runner.cleanup()
             store.close()

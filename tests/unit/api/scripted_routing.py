@@ -168,7 +168,7 @@ class ScriptedRouting:
         self.config.update(changes)
         return self.config
 
-    def metrics(self, rings: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+    def metrics(self, rings: Sequence[Mapping[str, Any]], node: Mapping[str, float]) -> tuple[bytes, str]:
         return (
             f"# TYPE exo_requests_total counter\n# {[one['model'] for one in rings]}\n".encode(),
             "text/plain; version=1.0.0; charset=utf-8",

@@ -78,6 +78,22 @@ async def test_an_instances_life() -> None:
             assert answer.status == 404
 
 
+async def test_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked and the defaults go to the node; a phrase does not cross a network in plain text."""
+    cluster = ScriptedCluster()
+    async with serve_api(ScriptedBackend([END]), cluster) as url, aiohttp.ClientSession(url) as http:
+        async with http.post("/v1/cluster/key", json={"without": ["eve"]}) as answer:
+            assert (answer.status, (await answer.json())["fingerprint"]) == (200, "f" * 32)
+        assert cluster.calls == [{"phrase": None, "without": ("eve",), "patience_s": 30.0}]
+        for wrong in ({"patience_s": -1}, {"key": "x"}, {"without": "eve"}):
+            async with http.post("/v1/cluster/key", json=wrong) as answer:
+                assert answer.status == 400
+        monkeypatch.setattr("exo_node.api.cluster.is_loopback", lambda host: False)
+        async with http.post("/v1/cluster/key", json={"phrase": "gibus tolaf"}) as answer:
+            assert (answer.status, (await answer.json())["error"]["param"]) == (400, "phrase")
+        assert len(cluster.calls) == 1
+
+
 async def test_progress_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stream: true the progress comes as events, then the instance, then [DONE]; silence sends comments."""
     monkeypatch.setattr(sse, "SILENCE_S", 0.02)

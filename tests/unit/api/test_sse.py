@@ -54,7 +54,12 @@ async def test_error_in_the_middle() -> None:
     events = body.strip().split("\n\n")
     assert json.loads(events[-2].removeprefix("data: "))["choices"][0]["delta"] == {"content": "a"}
     assert json.loads(events[-1].removeprefix("data: ")) == {
-        "error": {"message": "gone", "type": "server_error", "param": None, "code": "peer_unavailable"}
+        "error": {
+            "message": "the answer broke off after 1 token: gone",
+            "type": "server_error",
+            "param": None,
+            "code": "answer_lost",
+        }
     }
 
 

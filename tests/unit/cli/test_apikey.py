@@ -59,12 +59,12 @@ def test_a_key_is_made_shown_and_revoked(exo_home: Path, capsys: pytest.CaptureF
 def test_scopes_and_expiry(exo_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A key has the scopes that are named, `use` when none is, and the list shows them and until when it is good."""
     assert dispatch(["apikey", "add", "--name", "a", "--scope", "use,read", "--expires", "2099-06-30"]) == 0
-    assert dispatch(["apikey", "add", "--name", "b"]) == 0
+    assert dispatch(["apikey", "add", "--name", "b", "--concurrency", "3"]) == 0
     capsys.readouterr()
     assert dispatch(["apikey", "list"]) == 0
     first, second = capsys.readouterr().out.splitlines()[1:]
     assert "use, read" in first and ("2099-06-30" in first or "2099-07-01" in first)  # the local time's day
-    assert "never" in second and second.endswith("use")
+    assert "never" in second and second.endswith("use, concurrency 3")
 
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()

@@ -73,7 +73,8 @@ def test_failures(before: list[Step], start_node: StartNode, capsys: pytest.Capt
     start_node(ScriptedBackend([*before, error]))
     assert dispatch(["run", "demo", "--prompt", "hi"]) == 1
     captured = capsys.readouterr()
-    assert captured.err == f"exo: {error.message}\n"
+    lost = "the answer broke off after 1 token: " if before else ""
+    assert captured.err == f"exo: {lost}{error.message}\n"
     assert captured.out == ("half\n" if before else "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exo_node.cli.main import dispatch
-from exo_node.cli.status import describe_external, describe_load
+from exo_node.cli.status import describe, describe_external, describe_load, describe_memory
 from tests.unit.api.scripted import END, ScriptedBackend, ScriptedCluster
 from tests.unit.api.scripted_routing import ScriptedRouting
 from tests.unit.cli.conftest import StartNode
@@ -50,7 +50,27 @@ def test_status(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> No
     assert dispatch(["status", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("stats") == {"inst-0": asyncio.run(cluster.instance_stats("inst-0"))}
-    assert said == {**cluster.topology(), "router": ScriptedRouting().stats()}
+    assert said.pop("router") == {**ScriptedRouting().stats(), "memory": {"level": "ok", "free": 0, "min_free": 0}}
+    assert said == cluster.topology()
+
+
+def test_short_memory_is_told() -> None:
+    """Nothing is said while there is enough."""
+    row = {"level": "critical", "free": 300 * 2**20, "min_free": 512 * 2**20}
+    assert describe_memory({**row, "level": "ok"}) == []
+    (line,) = describe_memory(row)
+    assert "runs out" in line
+    assert "300.0 MiB are free" in line
+
+
+def test_who_is_outside_is_shown() -> None:
+    """Nodes of other clusters with theirs, and why a peer that was named is not here."""
+    topology = ScriptedCluster().topology()
+    topology["other_clusters"] = [{"node_id": "eve", "cluster": "00000000", "address": "10.0.0.9:5"}]
+    topology["problems"] = {"10.0.0.8:5": "peer 10.0.0.8:5: cannot be reached"}
+    said = describe(topology, {}, "http://127.0.0.1:1")
+    assert "not ours: eve of cluster 00000000, 10.0.0.9:5" in said
+    assert "not here: peer 10.0.0.8:5: cannot be reached" in said
 
 
 def test_models_of_keys_and_peers() -> None:

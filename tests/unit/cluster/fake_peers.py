@@ -62,6 +62,8 @@ class FakeHandle:
 
     async def close(self) -> None: ...
 
+    async def renew(self) -> None: ...
+
     async def watch(self, silence: float) -> AsyncGenerator[NodeState, None]:
         assert self.node is not None
         queue: asyncio.Queue[NodeState | ExoError] = asyncio.Queue()
@@ -96,7 +98,7 @@ class FakeNetwork:
     def __init__(self, **nodes: FakeNode) -> None:
         self.by_port = {node.info.grpc_port: node for node in nodes.values()}
 
-    def dial(self, address: str, port: int) -> Any:
+    def dial(self, address: str, port: int, node_id: str) -> Any:
         return FakeHandle(self.by_port.get(port), address, port)
 
 

@@ -26,7 +26,7 @@ def announced(port: int = 1, boot_id: str = "b1") -> PeerSeen:
 @contextlib.asynccontextmanager
 async def kept(network: FakeNetwork) -> AsyncGenerator[tuple[PeerKeeper, Sightings, list[bool]], None]:
     """A running keeper of "bob", the sightings that it reads, and whether bob was here at each publication."""
-    sightings = Sightings("ann", "")
+    sightings = Sightings("ann", lambda: ())
     sightings.apply(announced())
     published: list[bool] = []
 
@@ -129,7 +129,7 @@ async def test_refused() -> None:
 
 async def test_forgotten() -> None:
     """When nobody announces a peer that does not answer, its keeper ends."""
-    sightings = Sightings("ann", "")
+    sightings = Sightings("ann", lambda: ())
     sightings.apply(announced())
     keeper = PeerKeeper(
         "bob", dial=FakeNetwork().dial, sightings=sightings, publish=lambda: None, hear=lambda *_: asyncio.sleep(0),

@@ -32,6 +32,8 @@ def test_same_host() -> None:
     "change",
     [
         {"node_id": ""},
+        {"node_id": "bob\x1b[2J"},
+        {"cluster": "ffff\n"},
         {"boot_id": None},
         {"grpc_port": "x"},
         {"grpc_port": "0"},

@@ -21,6 +21,7 @@ class Ann:
     node_id: str = "ann"
     boot_id: str = "a1"
     fingerprint: str = "f"
+    fingerprints: tuple[str, ...] = ("f",)
 
 
 @contextlib.asynccontextmanager

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from exo_node.cluster.discovery import Endpoint
-from exo_node.cluster.peer import Dial, WrongNode, connect_any, resolve
-from exo_node.errors import ClusterMismatch, ExoError, PeerUnavailable
+from exo_node.cluster.peer import Dial, connect_any, resolve
+from exo_node.errors import ClusterMismatch, ExoError, PeerUnavailable, WrongNode
 from exo_node.types import NodeInfo
 
 
@@ -48,7 +48,7 @@ class Network:
         self.dialled: list[FakePeer] = []
         self._answers = {f"10.0.0.{name[1:]}": answer for name, answer in answers.items()}
 
-    def dial(self, address: str, port: int) -> Any:
+    def dial(self, address: str, port: int, node_id: str) -> Any:
         self.dialled.append(FakePeer(address, self._answers[address]))
         return self.dialled[-1]
 

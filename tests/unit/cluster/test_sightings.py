@@ -21,7 +21,7 @@ def ports(sightings: Sightings, node_id: str = "bob") -> list[int]:
 
 def test_newest_first_and_withdrawn() -> None:
     """Addresses said last are dialled first; what is withdrawn is not dialled."""
-    sightings = Sightings("ann", OURS)
+    sightings = Sightings("ann", lambda: [OURS])
     sightings.apply(seen("mdns", "x", 1))
     sightings.apply(seen("manual", "bob", 2))
     assert ports(sightings) == [2, 1]
@@ -34,14 +34,14 @@ def test_newest_first_and_withdrawn() -> None:
 
 def test_repeats_change_nothing() -> None:
     """The same announcement again is no news."""
-    sightings = Sightings("ann", OURS)
+    sightings = Sightings("ann", lambda: [OURS])
     assert sightings.apply(seen("mdns", "x", 1)) is not None
     assert sightings.apply(seen("mdns", "x", 1)) is None
 
 
 def test_foreigners() -> None:
     """Nodes of other clusters are listed, and neither dialled nor mixed with ours."""
-    sightings = Sightings("ann", OURS)
+    sightings = Sightings("ann", lambda: [OURS])
     sightings.apply(seen("mdns", "x", 1, fingerprint=THEIRS))
     assert (sightings.nodes(), ports(sightings), len(sightings.foreign())) == ([], [], 1)
     sightings.apply(seen("mdns", "y", 2))
@@ -50,7 +50,7 @@ def test_foreigners() -> None:
 
 def test_ourselves_and_mere_addresses() -> None:
     """Our own announcement is nobody to dial; an address without an id is kept apart."""
-    sightings = Sightings("ann", OURS)
+    sightings = Sightings("ann", lambda: [OURS])
     sightings.apply(seen("mdns", "x", 1, node_id="ann"))
     sightings.apply(PeerSeen(source="peer", key="h:1", endpoints=(Endpoint("h", 1),)))
     assert sightings.nodes() == []
@@ -58,7 +58,7 @@ def test_ourselves_and_mere_addresses() -> None:
 
 def test_restart_and_hearsay() -> None:
     """A former life can be forgotten alone; so can what was only heard of."""
-    sightings = Sightings("ann", OURS)
+    sightings = Sightings("ann", lambda: [OURS])
     sightings.apply(seen("mdns", "x", 1))
     sightings.apply(seen("mdns", "y", 2, boot_id="b2"))
     sightings.apply(seen("gossip", "bob", 3, boot_id="b2"))

@@ -199,3 +199,28 @@ async def test_without_limits_nothing_is_touched(node: Node) -> None:
     await node.gate.admit("", "", "m", 1)
     assert not node.store.path.exists()
     assert node.gate.status() == {"redis": None, "shared": False}
+
+
+async def test_a_key_has_so_many_requests_at_once(node: Node) -> None:
+    """Settled and released ones make room; one that another limit refuses has taken none."""
+    info, _ = await node.keys.add(KeyInfo(id="", name="two", concurrency=2, rpm=4))
+    first, second = [await outcome(node.gate, info.id) for _ in range(2)]
+    assert isinstance(first, Admission)
+    assert isinstance(second, Admission)
+    refused = await outcome(node.gate, info.id)
+    assert isinstance(refused, RateLimited)
+    assert refused.code == "concurrency_limit_exceeded"
+    node.gate.settle(first, 5, 0.0)
+    node.gate.settle(first, 5, 0.0)
+    node.gate.release(second)
+    third, fourth = [await outcome(node.gate, info.id) for _ in range(2)]
+    assert isinstance(third, Admission)
+    assert isinstance(fourth, Admission)
+    node.gate.settle(third, 5, 0.0)
+    fifth = await outcome(node.gate, info.id)  # four in this minute, of which one was given back
+    assert isinstance(fifth, Admission)
+    node.gate.settle(fifth, 5, 0.0)
+    refused = await outcome(node.gate, info.id)
+    assert isinstance(refused, RateLimited)
+    assert refused.code == "requests_rate_limit_exceeded"
+    assert node.gate._running.count(info.id) == 1

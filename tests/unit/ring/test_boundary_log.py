@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from exo_node.ring.boundary_log import BoundaryLog
 from exo_node.ring.messages import Copy, Drop, Rename
 
@@ -47,8 +49,17 @@ def test_what_is_kept_over_an_epoch_is_cut() -> None:
     made = log()
     made.keep({1: 3, 9: 1})
     assert (made.length(1), made.length(2), made.n_bytes) == (3, 0, 6)
-    made.clear()
-    assert (made.length(1), made.n_bytes) == (0, 0)
+
+
+def test_what_is_logged_can_travel_in_another_dtype() -> None:
+    """A new neighbour may compute in another one: the same numbers, where they have them."""
+    made = BoundaryLog()
+    numbers = np.asarray([1.0, -2.5, 0.15625, 3.0], np.float32)
+    made.write(1, 0, memoryview((numbers.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()), 4)
+    made.recast("bfloat16", "float32")
+    assert (made.length(1), made.n_bytes, read(made, 1, 0, 2)) == (2, 16, numbers.tobytes())
+    made.recast("float32", "float16")
+    assert (made.length(1), read(made, 1, 1, 1)) == (2, numbers[2:].astype("<f2").tobytes())
 
 
 def test_the_longest_unwritten_goes_where_there_is_too_much() -> None:

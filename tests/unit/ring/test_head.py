@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, NoCapacity, RingBroken
+from exo_node.errors import ContextLengthExceeded, DeadlineExceeded, ExoError, InvalidRequest, Overloaded, RingBroken
+from exo_node.ring.backlog import UNKNOWN_S
 from exo_node.ring.head import Head
 from exo_node.ring.messages import Drop, Report
 from exo_node.ring.sequences import Delta, Failed, Notice, Pooling, Reading, TokenChoice, Want
@@ -93,8 +94,8 @@ def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
         assert head.submit(ticket, job(request_id=str(ticket), max_tokens=1), 0.0) == []
     assert (head.waiting, head.running) == (3, 0)
     error = error_of(head.submit(9, job(request_id="9"), 0.0))
-    assert isinstance(error, NoCapacity)
-    assert error.retry_after == 1.0
+    assert isinstance(error, Overloaded)
+    assert error.retry_after == UNKNOWN_S
     order = []
     for number in range(2, 8):
         outgoing = head.next_step(0.0)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from exo_node.ring.messages import Copy, Drop, Kept, Rename
-from exo_node.ring.residents import ORPHAN_S, RESERVED, PoolRules, Residents
+from exo_node.ring.orphans import ORPHAN_S
+from exo_node.ring.residents import RESERVED, PoolRules, Residents
 from exo_node.ring.sequences import Generation, Job, Pooling
 
 TEXT = tuple(range(100, 180))
@@ -253,7 +254,7 @@ def test_where_nothing_is_lost_nothing_is_computed_again() -> None:
 def test_orphans_leave_when_their_room_is_wanted() -> None:
     """The oldest first, one whose request waits last; who comes too late computes all again."""
     pool = orphaned(Kept(4, 33, 33), Kept(5, 20, 20), slots=2)
-    pool.claim(4)
+    pool.orphans.claim(4)
     come(pool, 1, TEXT[40:60])
     assert pool.take_ops() == (Drop(5),)
     mine, late = back(2, 4, TEXT[:32], 1), back(3, 5, TEXT[40:58], 1)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.ring.runner_config import DraftConfig, parse_config
-from exo_node.types import Shard
+from exo_node.ring.runner_config import DraftConfig, papers_fields, parse_config
+from exo_node.types import Papers, Shard
+
+PAPERS = Papers("f" * 32, "certificate", "private key", {"f" * 32: "root"})
 
 GOOD: dict[str, Any] = {
     "instance_id": "i",
     "token": "ab12",
+    "papers": papers_fields(PAPERS),
     "model_id": "m",
     "model_path": "/models/m",
     "shard": {"start_layer": 0, "end_layer": 2, "n_layers": 4},
@@ -26,6 +29,8 @@ GOOD: dict[str, Any] = {
     "context": 64,
     "kv_tokens": 128,
     "max_chunk": 8,
+    "max_waiting": 256,
+    "min_free_memory": 0,
     "reproducible": False,
     "prefix_cache": True,
     "speculation": True,
@@ -40,6 +45,9 @@ def test_a_good_line_is_read() -> None:
     """Every field arrives; the parent's pid may be absent."""
     config = parse_config(json.dumps(GOOD).encode())
     assert (config.shard, config.slots, config.parent_pid) == (Shard("m", 0, 2, 4), 2, None)
+    assert config.papers == PAPERS
+    assert "private key" not in repr(config)
+    assert "ab12" not in repr(config)
     assert parse_config(json.dumps({**GOOD, "parent_pid": 7}).encode()).parent_pid == 7
 
 

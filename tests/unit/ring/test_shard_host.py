@@ -17,6 +17,7 @@ from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Instance, Shard
+from tests.papers import Issuer
 from tests.tiny_models import CONFIG, write_model
 
 FREE = 1000
@@ -33,6 +34,7 @@ def host(tmp_path: Path) -> ShardHost:
         ledger=ReservationLedger(),
         library=library,
         runner_settings=RunnerSettings(host="127.0.0.1", node_name="n", log_level="WARNING", reproducible=False),
+        issuer=Issuer(),
         free_memory=lambda: FREE,
         changed=lambda: changes.append(1),
     )

@@ -17,6 +17,7 @@ from exo_node.ring.keeping import surviving
 from exo_node.ring.kv_account import Pool
 from exo_node.ring.messages import Copy, Drop, Epoch, Op, Row, Step
 from exo_node.ring.stage import Stage, output_offsets
+from exo_node.types import Dtype
 from tests.unit.ring.fakering import CONTEXT, VOCAB, oracle_logits, stages
 
 TOKENS = st.integers(0, VOCAB - 1)
@@ -41,8 +42,8 @@ class StageMachine(RuleBasedStateMachine):
         self.number = 0
         self.next_id = 1
 
-    @rule(data=st.data(), lost=st.integers(-1, 3))
-    def recover(self, data: st.DataObject, lost: int) -> None:
+    @rule(data=st.data(), lost=st.integers(-1, 3), wire=st.sampled_from(["bfloat16", "float32", "float16"]))
+    def recover(self, data: st.DataObject, lost: int, wire: Dtype) -> None:
         """A stage is lost, or only a link (-1). The others keep some sequences, perhaps cut, or those behind it do; the
         rest compute them again, a piece of this and a piece of that, and then all hold the same."""
         if lost >= len(self.chain):
@@ -62,7 +63,7 @@ class StageMachine(RuleBasedStateMachine):
                 lost_from = one.lost_from if kept_from == len(self.chain) or data.draw(st.booleans()) else 0
                 kept.append(replace(one, length=cut, lost_from=lost_from))
         for index, stage in enumerate(self.chain):
-            stage.configure(epoch, index, len(self.chain), "bfloat16", kept=kept, kept_from=lost + 1)
+            stage.configure(epoch, index, len(self.chain), wire, kept=kept, kept_from=lost + 1)
         self.number = 0
         self.live = {one.sequence: self.live[one.sequence][: one.length] for one in kept}
         for index, stage in enumerate(self.chain):

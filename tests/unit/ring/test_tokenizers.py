@@ -18,6 +18,7 @@ from exo_node.ring.library import ModelLibrary
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.ring.tokenizers import InstanceTokenizers
 from exo_node.types import Assignment, Instance, Shard
+from tests.papers import Issuer
 
 DEMO = Path(exo_node.models.__file__).parent / "demo"
 INSTANCE = Instance(
@@ -49,6 +50,7 @@ class World:
             ledger=ReservationLedger(),
             library=library,
             runner_settings=settings,
+            issuer=Issuer(),
             free_memory=lambda: 0,
             changed=lambda: None,
         )

@@ -91,3 +91,22 @@ def test_the_more_urgent_may_go_before_one_that_finds_no_place_but_not_for_ever(
     assert [one.ticket for one in queue.turns()] == [1, 2, 5]
     queue.charge(high, 8.0)
     assert [one.ticket for one in queue.turns()] == [1, 2]
+
+
+def test_the_order_before_a_new_one_is_foretold() -> None:
+    """Callers in turn, by what each is served; whoever comes after the new one's turn is not among them."""
+    queue = WaitingQueue()
+    for ticket, client in enumerate("aaaab", 1):
+        queue.add(generation(ticket, client))
+    assert queue.of("a") == 4
+
+    def order(client: str) -> list[int]:
+        return [one.ticket for one in queue.before(client, "normal", lambda one: 10.0, ())]
+
+    assert order("a") == [1, 5, 2, 3, 4]
+    assert order("b") == [1, 5, 2]
+    assert order("c") == [1, 5]
+    one = next(queue.turns())
+    queue.start(one)
+    # What runs is yet to be served ten tokens: the others' turn.
+    assert [two.ticket for two in queue.before("a", "normal", lambda one: 10.0, (one,))] == [5, 2, 3, 4]

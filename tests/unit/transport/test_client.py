@@ -9,6 +9,7 @@ from exo_node.transport.client import GRPCPeerHandle, channel_options
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.handshake import Party
 from exo_node.types import NodeInfo
+from tests.papers import identity
 
 
 def nobody() -> NodeInfo:
@@ -17,7 +18,7 @@ def nobody() -> NodeInfo:
 
 async def test_unconnected() -> None:
     """Nothing is opened before `connect`; using the handle says so, naming the address."""
-    handle = GRPCPeerHandle("fe80::1%eth0", 80, me=Party("a", "b", "f", "1"), secret=b"", describe=nobody)
+    handle = GRPCPeerHandle("fe80::1%eth0", 80, identity=identity(Party("a", "b", "f", "1")), describe=nobody)
     assert not handle.is_connected()
     with pytest.raises(PeerUnavailable, match=r"\[fe80::1%eth0\]:80 is not connected"):
         await handle.call("HealthCheck", pb.HealthCheckRequest(), 1.0)

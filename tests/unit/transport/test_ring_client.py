@@ -10,6 +10,7 @@ import pytest
 from exo_node.errors import PeerUnavailable
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.ring_client import RingClient
+from tests.papers import tls
 
 
 def test_it_costs_a_daemon_no_numpy() -> None:
@@ -20,7 +21,7 @@ def test_it_costs_a_daemon_no_numpy() -> None:
 
 async def test_a_runner_that_is_not_there_is_unavailable() -> None:
     """Every call says who cannot be reached."""
-    client = RingClient("127.0.0.1:1", b"secret")
+    client = RingClient("127.0.0.1:1", b"secret", tls("ann.exo"), "i")
     with pytest.raises(PeerUnavailable, match=r"127\.0\.0\.1:1"):
         await client.stats()
     with pytest.raises(PeerUnavailable):

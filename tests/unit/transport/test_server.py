@@ -14,6 +14,7 @@ from exo_node.transport.server import (
     server_options,
     target_of,
 )
+from tests.papers import tls
 
 
 def test_target() -> None:
@@ -30,10 +31,10 @@ def test_ports_are_never_shared() -> None:
 
 async def test_bind() -> None:
     """A free port is told; an address that is not ours is refused with flag, port and address."""
-    server = create_server()
-    assert bind(server, "127.0.0.1", 0) > 0
+    server, credentials = create_server(), tls("ann.exo").server_credentials()
+    assert bind(server, "127.0.0.1", 0, credentials) > 0
     with pytest.raises(ConfigurationError, match=r"--node-port 5\d*: cannot listen on 203\.0\.113\.1:5"):
-        bind(server, "203.0.113.1", 5555)
+        bind(server, "203.0.113.1", 5555, credentials)
     await server.stop(None)
 
 

@@ -116,7 +116,8 @@ async def test_errors_after_the_first_word() -> None:
     """A stream ends with an error's line; a whole answer is an error."""
     async with stage([TokenDelta("He"), PeerUnavailable("node b is gone")]) as on:
         status, lines = await on.post("chat", messages=HI)
-        assert (status, lines[0]["message"]["content"], lines[-1]) == (200, "He", {"error": "node b is gone"})
+        lost = "the answer broke off after 1 token: node b is gone"
+        assert (status, lines[0]["message"]["content"], lines[-1]) == (200, "He", {"error": lost})
         assert (await on.post("chat", messages=HI, stream=False))[0] == 503
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from exo_node.api.dialects.responses_background import MAX_JOBS, Background, Job
+from exo_node.api.dialects.responses_background import MAX_JOBS, Background, Job, Source
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
+from exo_node.api.dialects.responses_kept import Owner
 from exo_node.api.dialects.responses_request import Given, decode
+from exo_node.api.mirroring.log import ResponseLog
 from exo_node.errors import NoCapacity, RateLimited
+from exo_node.routing.call import Said
+from exo_node.routing.frames import frame
 from tests.unit.api.dialects.responses_events import names, parsed
 from tests.unit.api.scripted import until
+
+OURS, THEIRS = Owner("key-1"), Owner("key-2")
+
+
+async def nobody(ident: str) -> bool:
+    """No other node goes on."""
+    return False
 
 
 class Made:
@@ -24,21 +34,22 @@ class Made:
         self.encoder = ResponsesEncoder(asked)
         self.kept: list[dict[str, Any]] = []
         self.steps = steps
-        self.job = Job(self.encoder, "key-1", lambda job: self.kept.append(dict(job.encoder.response())))
+        log = ResponseLog("resp_" + "d" * 32, b"{}")
+        self.job = Job(self.encoder, OURS, lambda job: self.kept.append(dict(job.encoder.response())), log)
         self.job.add(self.encoder.queue())
+        self.job.tell()
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> Source:
         for step in self.steps:
             if isinstance(step, str):
-                yield self.encoder.feed({"choices": [{"index": 0, "delta": {"content": step}}]})
+                yield frame({"choices": [{"index": 0, "delta": {"content": step}}]}), Said((), (1,), "m", "m")
             elif isinstance(step, Exception):
                 raise step
             else:
                 await step.wait()
-        yield self.encoder.end()
 
     async def events(self, after: int = -1) -> bytes:
-        return b"".join([piece async for piece in self.job.follow(after)])
+        return b"".join([piece async for _, piece in self.job.follow(after)])
 
     @property
     def status(self) -> str:
@@ -51,8 +62,8 @@ async def test_it_is_followed_from_anywhere() -> None:
     going = asyncio.Event()
     made, background = Made("Hi", going, " you"), Background(9)
     background.start("r", made.job, made.pieces())
-    assert background.get("r", "key-2") is None
-    assert background.get("r", "key-1") is made.job
+    assert background.get("r", THEIRS) is None
+    assert background.get("r", OURS) is made.job
     follower = asyncio.create_task(made.events())
     await until(lambda: len(made.job.frames) >= 6)
     going.set()
@@ -60,9 +71,44 @@ async def test_it_is_followed_from_anywhere() -> None:
     assert names(parsed(raw))[-1] == "completed"
     assert raw.endswith(await made.events(4))
     assert (await made.events(4)).count(b"\n\n") == raw.count(b"\n\n") - 5
-    await until(lambda: background.get("r", "key-1") is None)
+    await until(lambda: background.get("r", OURS) is None)
     assert made.status == "completed"
-    await background.close()
+    await background.close(nobody)
+
+
+async def test_readers_see_what_the_mirror_has() -> None:
+    """Frames are shown up to the version of the log that was acknowledged; one that moves sends its readers away."""
+    going = asyncio.Event()
+    made, background = Made("Hi", going), Background(9)
+    versions: list[int] = []
+    made.job.told = lambda job: versions.append(job.log.version)
+    background.start("r", made.job, made.pieces())
+    await until(lambda: versions == [1])
+    assert (made.job.shown, len(made.job.frames)) == (2, 6)
+    assert [bytes(made.job.log.said).count(b"data:"), made.job.log.ids] == [1, [1]]
+    follower = asyncio.create_task(made.events())
+    made.job.show(1)
+    assert made.job.shown == 6
+    going.set()
+    await until(lambda: versions == [1, 1])  # the end is in the row that `kept` makes
+    made.job.move()
+    assert names(parsed(await follower))[-1] == "output_text.delta"
+
+
+async def test_another_node_goes_on() -> None:
+    """What is handed over ends without a word, here and when the node stops."""
+
+    async def somebody(ident: str) -> bool:
+        return True
+
+    for stopped in (False, True):
+        made, background = Made("Hi", asyncio.Event()), Background(9)
+        background.start("r", made.job, made.pieces())
+        follower = asyncio.create_task(made.events())
+        await until(lambda made=made: made.job.shown == 6)  # type: ignore[misc]
+        await (background.close(somebody) if stopped else background.leave("r"))
+        assert names(parsed(await follower))[-1] == "output_text.delta"
+        assert (made.kept, made.job.moved, background.running()) == ([], True, [])
 
 
 async def test_cancelled() -> None:
@@ -105,7 +151,7 @@ async def test_closing_ends_all() -> None:
         background.start(str(i), made.job, made.pieces())
     with pytest.raises(RateLimited):
         background.check_room()
-    await background.close()
+    await background.close(nobody)
     assert {made.status for made in many} == {"failed"}
     assert parsed(b"".join(many[0].job.frames))[-2].code == "node_stopped"
     background.check_room()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exo_node.api.dialects.responses_encoder import ResponsesEncoder
-from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses
+from exo_node.api.dialects.responses_kept import KeepingEncoder, KeptResponses, Owner
 from exo_node.api.dialects.responses_request import Given, decode
-from exo_node.errors import ExoError, InvalidRequest, NotFound, StoreError
+from exo_node.errors import ExoError, InvalidRequest, StoreError
 from exo_node.store import Store, store_path
-from exo_node.store_responses import ResponseTable
+from exo_node.store_responses import ResponseRow, ResponseTable
 
+OURS, THEIRS = Owner("key-1"), Owner("key-2")
 ANSWER = {"model": "m", "choices": [{"index": 0, "message": {"content": "Yes"}, "finish_reason": "stop"}]}
 
 
@@ -31,13 +33,15 @@ def name(digit: int) -> str:
     return f"resp_{digit:032x}"
 
 
-async def keep(kept: KeptResponses, number: int, status: str = "completed", created: float = 0, **body: Any) -> None:
+async def keep(
+    kept: KeptResponses, number: int, status: str = "completed", created: float = 0, owner: Owner = OURS, **body: Any
+) -> None:
     """Store the response of that number, made from `body`."""
-    given = await kept.given(body, name(number), "key-1")
+    given = await kept.given(body, name(number), owner)
     asked = decode({"input": f"q{number}", **body}, given)
     response = ResponsesEncoder(asked).whole(ANSWER)
     given = Given(id=given.id, created=int(created or time.time()))
-    kept.put(given, asked.items, "key-1", {**response, "status": status})
+    kept.put(given, asked.items, owner, {**response, "status": status})
 
 
 async def test_a_conversation(store: Store) -> None:
@@ -46,19 +50,43 @@ async def test_a_conversation(store: Store) -> None:
     await keep(kept, 1)
     await keep(kept, 2, previous_response_id=name(1))
     items = [{"id": f"msg_{1:032x}o0"}, {"id": f"msg_{2:032x}i0"}, {"id": "msg_unknown"}]
-    given = await kept.given({"previous_response_id": name(2), "input": items}, name(3), "key-1")
+    given = await kept.given({"previous_response_id": name(2), "input": items}, name(3), OURS)
     assert [item["content"][0]["text"] for item in given.history] == ["q1", "Yes", "q2", "Yes"]
     assert [given.stored[item["id"]]["content"][0]["text"] for item in items[:2]] == ["Yes", "q2"]
     assert "msg_unknown" not in given.stored
-    context = await kept.context(await kept.row(name(2), "key-1"))
+    row = await kept.stored(name(2), OURS)
+    assert row is not None
+    context = await kept.context(row, OURS)
     assert [item["content"][0]["text"] for item in context] == ["q1", "Yes", "q2"]
     with pytest.raises(InvalidRequest) as caught:
-        await kept.given({"previous_response_id": name(2)}, name(3), "key-2")
+        await kept.given({"previous_response_id": name(2)}, name(3), THEIRS)
     assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
-    assert (await kept.given({"input": items}, name(3), "key-2")).stored == {}
-    for wrong in (kept.row(name(2), "key-2"), kept.remove(name(2), "key-2")):
-        with pytest.raises(NotFound):
-            await wrong
+    assert (await kept.given({"input": items}, name(3), THEIRS)).stored == {}
+    assert await kept.stored(name(2), THEIRS) is None
+    assert not await kept.remove(name(2), THEIRS)
+
+
+async def test_what_other_nodes_keep(store: Store, tmp_path: Path) -> None:
+    """The beginning of a conversation, and items, may be at another node; who made them is known there by the asker."""
+    other = Store(store_path(tmp_path / "other"))
+    there, asked = KeptResponses(ResponseTable(other), "b", 9), []
+
+    async def fetch(ident: str, owner: Owner) -> list[ResponseRow]:
+        asked.append(ident)
+        return await there.own_chain(ident, owner)
+
+    kept = KeptResponses(ResponseTable(store), "a", 9, fetch)
+    mine = Owner("key-7", "asker")
+    await keep(there, 1, owner=Owner("key-3", "asker"))
+    await keep(kept, 2, owner=mine, previous_response_id=name(1))
+    items = [{"id": f"msg_{1:032x}o0"}]
+    given = await kept.given({"previous_response_id": name(2), "input": items}, name(3), mine)
+    assert [item["content"][0]["text"] for item in given.history] == ["q1", "Yes", "q2", "Yes"]
+    assert list(given.stored) == [f"msg_{1:032x}i0", f"msg_{1:032x}o0"]
+    assert set(asked) == {name(1)}
+    with pytest.raises(InvalidRequest):
+        await kept.given({"previous_response_id": name(1)}, name(3), Owner("key-9", "another"))
+    other.close()
 
 
 async def test_what_cannot_be_gone_on_from(store: Store) -> None:
@@ -66,23 +94,32 @@ async def test_what_cannot_be_gone_on_from(store: Store) -> None:
     kept = KeptResponses(ResponseTable(store), "a", 9)
     await keep(kept, 1)
     await keep(kept, 2, previous_response_id=name(1))
-    await kept.remove(name(1), "key-1")
+    await kept.remove(name(1), OURS)
     with pytest.raises(InvalidRequest, match=f"earlier response '{name(1)}' is no longer stored"):
-        await kept.given({"previous_response_id": name(2)}, name(3), "key-1")
+        await kept.given({"previous_response_id": name(2)}, name(3), OURS)
     await keep(kept, 4, status="in_progress")
     with pytest.raises(InvalidRequest, match="not complete yet"):
-        await kept.given({"previous_response_id": name(4)}, name(5), "key-1")
+        await kept.given({"previous_response_id": name(4)}, name(5), OURS)
 
 
 async def test_one_whose_node_is_gone_has_failed(store: Store) -> None:
     """What this node does not make any more, and what another cannot be making any more, has failed."""
     here, there = (KeptResponses(ResponseTable(store), node, 9) for node in ("a", "b"))
+
+    async def now(kept: KeptResponses, number: int) -> dict[str, Any]:
+        row = await kept.stored(name(number), OURS)
+        assert row is not None
+        return kept.judged(row).response
+
     await keep(here, 1, status="queued")
-    assert (await there.row(name(1), "key-1")).response["status"] == "queued"
-    failed = (await here.row(name(1), "key-1")).response
+    assert (await now(there, 1))["status"] == "queued"
+    failed = await now(here, 1)
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
     await keep(here, 2, status="in_progress", created=time.time() - 100)
-    assert (await there.row(name(2), "key-1")).response["status"] == "failed"
+    assert (await now(there, 2))["status"] == "failed"
+    row = await here.stored(name(1), OURS)
+    assert row is not None
+    assert here.judged(replace(row, mirror="b")).response["status"] == "queued"  # it may go on there
 
 
 def test_it_is_kept_when_it_has_ended() -> None:

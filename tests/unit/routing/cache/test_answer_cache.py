@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from exo_node.metrics import Metrics
-from exo_node.routing.cache.answer_cache import AnswerCache, events_in
+from exo_node.routing.cache.answer_cache import AnswerCache
 from exo_node.routing.cache.response_cache import MemoryKeeper, ResponseCache
 from exo_node.routing.call import Call, CallRecord, Reply
 from exo_node.routing.deployment import CacheConfig
@@ -113,8 +113,3 @@ async def test_another_meaning_is_another_question() -> None:
     assert await found(answers, call) is not None
     meant = ["gpt-4o-mini"]
     assert await found(answers, call) is None
-
-
-def test_events_of_frames() -> None:
-    """Comments and `[DONE]` are none."""
-    assert list(events_in(b': hi\n\ndata: {"a":1}\n\ndata:{"b":2}\n\ndata: [DONE]\n\n')) == [{"a": 1}, {"b": 2}]

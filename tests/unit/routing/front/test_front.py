@@ -23,7 +23,7 @@ async def test_the_ring_serves_without_any_configuration(tmp_path: Path, monkeyp
             await made.serve(make_call(model="nobody"))
         assert len(ring.attempts) == 2
         assert made.stats()["requests"]["in_flight"] == 0
-        assert b"ring:demo" in made.render_metrics(())[0]
+        assert b"ring:demo" in made.render_metrics((), {})[0]
         assert made.verify("any") is None
 
 

@@ -24,5 +24,5 @@ async def test_rows_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (rows["model_list"], rows["healthy_deployments"]) == (["paid"], ["openai/gpt-4o"])
         assert rows["routing_strategy"] == rows["strategy"] == "latency"
         assert rows["requests"] == {"requests": 1, "failed": 0, "continued": 0, "in_flight": 0}
-        assert b'backend="ring:demo"' in made.render_metrics(())[0]
+        assert b'backend="ring:demo"' in made.render_metrics((), {})[0]
         assert "planted" not in str(rows)

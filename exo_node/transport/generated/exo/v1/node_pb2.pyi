@@ -6,6 +6,99 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ResponsePart(_message.Message):
+    __slots__ = ("id", "term", "head", "head_at", "head_size", "said", "said_at", "ids", "ids_at", "ids_model", "model_id", "row", "row_at", "row_size")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    HEAD_AT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SAID_FIELD_NUMBER: _ClassVar[int]
+    SAID_AT_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    IDS_AT_FIELD_NUMBER: _ClassVar[int]
+    IDS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    ROW_AT_FIELD_NUMBER: _ClassVar[int]
+    ROW_SIZE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    term: int
+    head: bytes
+    head_at: int
+    head_size: int
+    said: bytes
+    said_at: int
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    ids_at: int
+    ids_model: str
+    model_id: str
+    row: bytes
+    row_at: int
+    row_size: int
+    def __init__(self, id: _Optional[str] = ..., term: _Optional[int] = ..., head: _Optional[bytes] = ..., head_at: _Optional[int] = ..., head_size: _Optional[int] = ..., said: _Optional[bytes] = ..., said_at: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., ids_at: _Optional[int] = ..., ids_model: _Optional[str] = ..., model_id: _Optional[str] = ..., row: _Optional[bytes] = ..., row_at: _Optional[int] = ..., row_size: _Optional[int] = ...) -> None: ...
+
+class MirrorResponsesRequest(_message.Message):
+    __slots__ = ("node_id", "boot_id", "parts")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    boot_id: str
+    parts: _containers.RepeatedCompositeFieldContainer[ResponsePart]
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ResponsePart, _Mapping]]] = ...) -> None: ...
+
+class MirrorResponsesResponse(_message.Message):
+    __slots__ = ("refused",)
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    refused: _containers.ScalarMap[str, str]
+    def __init__(self, refused: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class AskResponseRequest(_message.Message):
+    __slots__ = ("id", "asker", "act")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ASKER_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    asker: str
+    act: str
+    def __init__(self, id: _Optional[str] = ..., asker: _Optional[str] = ..., act: _Optional[str] = ...) -> None: ...
+
+class AskResponseResponse(_message.Message):
+    __slots__ = ("state", "term", "body_json")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BODY_JSON_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    term: int
+    body_json: bytes
+    def __init__(self, state: _Optional[str] = ..., term: _Optional[int] = ..., body_json: _Optional[bytes] = ...) -> None: ...
+
+class FollowResponseRequest(_message.Message):
+    __slots__ = ("id", "asker", "after")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ASKER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    asker: str
+    after: int
+    def __init__(self, id: _Optional[str] = ..., asker: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
+
+class ResponseEvents(_message.Message):
+    __slots__ = ("last", "frames")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    last: int
+    frames: bytes
+    def __init__(self, last: _Optional[int] = ..., frames: _Optional[bytes] = ...) -> None: ...
+
 class HandshakeMessage(_message.Message):
     __slots__ = ("hello", "challenge", "proof", "welcome")
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -674,6 +767,24 @@ class RecoveryTimes(_message.Message):
     connect_us: int
     loaded: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, fence_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., load_us: _Optional[int] = ..., connect_us: _Optional[int] = ..., loaded: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RotateKeyRequest(_message.Message):
+    __slots__ = ("key", "commit", "patience_ms")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    commit: str
+    patience_ms: int
+    def __init__(self, key: _Optional[bytes] = ..., commit: _Optional[str] = ..., patience_ms: _Optional[int] = ...) -> None: ...
+
+class RotateKeyResponse(_message.Message):
+    __slots__ = ("fingerprint", "configured")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: str
+    configured: bool
+    def __init__(self, fingerprint: _Optional[str] = ..., configured: _Optional[bool] = ...) -> None: ...
 
 class RemoveInstanceRequest(_message.Message):
     __slots__ = ("instance_id",)

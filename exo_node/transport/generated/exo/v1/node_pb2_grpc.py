@@ -111,6 +111,11 @@ class NodeServiceStub:
                 request_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/exo.v1.NodeService/RotateKey',
+                request_serializer=exo_dot_v1_dot_node__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
         self.Relay = channel.unary_stream(
                 '/exo.v1.NodeService/Relay',
                 request_serializer=exo_dot_v1_dot_node__pb2.RelayRequest.SerializeToString,
@@ -120,6 +125,21 @@ class NodeServiceStub:
                 '/exo.v1.NodeService/CollectProfile',
                 request_serializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
                 response_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
+                _registered_method=True)
+        self.MirrorResponses = channel.stream_stream(
+                '/exo.v1.NodeService/MirrorResponses',
+                request_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.FromString,
+                _registered_method=True)
+        self.AskResponse = channel.unary_unary(
+                '/exo.v1.NodeService/AskResponse',
+                request_serializer=exo_dot_v1_dot_node__pb2.AskResponseRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.AskResponseResponse.FromString,
+                _registered_method=True)
+        self.FollowResponse = channel.unary_stream(
+                '/exo.v1.NodeService/FollowResponse',
+                request_serializer=exo_dot_v1_dot_node__pb2.FollowResponseRequest.SerializeToString,
+                response_deserializer=exo_dot_v1_dot_node__pb2.ResponseEvents.FromString,
                 _registered_method=True)
 
 
@@ -228,6 +248,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Any node -> all members: the cluster's key changes. First every member is told the key, then to make it its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Relay(self, request, context):
         """A node that holds a provider's key asks the provider for a node that does not. The key stays where it is.
         """
@@ -237,6 +264,27 @@ class NodeServiceServicer:
 
     def CollectProfile(self, request, context):
         """What this node has measured of its backends, for its peers' first guesses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MirrorResponses(self, request_iterator, context):
+        """Maker -> mirror: what has come of answers that are made in the background. Each message is answered before the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AskResponse(self, request, context):
+        """Any node -> any node: have you got this response? And what is asked of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowResponse(self, request, context):
+        """Any node -> the one that has it: a response's events, those to come too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -320,6 +368,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=exo_dot_v1_dot_node__pb2.RemoveInstanceRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.RemoveInstanceResponse.SerializeToString,
             ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.RotateKeyRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.RotateKeyResponse.SerializeToString,
+            ),
             'Relay': grpc.unary_stream_rpc_method_handler(
                     servicer.Relay,
                     request_deserializer=exo_dot_v1_dot_node__pb2.RelayRequest.FromString,
@@ -329,6 +382,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.CollectProfile,
                     request_deserializer=exo_dot_v1_dot_node__pb2.CollectProfileRequest.FromString,
                     response_serializer=exo_dot_v1_dot_node__pb2.CollectProfileResponse.SerializeToString,
+            ),
+            'MirrorResponses': grpc.stream_stream_rpc_method_handler(
+                    servicer.MirrorResponses,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.SerializeToString,
+            ),
+            'AskResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.AskResponse,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.AskResponseRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.AskResponseResponse.SerializeToString,
+            ),
+            'FollowResponse': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowResponse,
+                    request_deserializer=exo_dot_v1_dot_node__pb2.FollowResponseRequest.FromString,
+                    response_serializer=exo_dot_v1_dot_node__pb2.ResponseEvents.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -749,6 +817,33 @@ class NodeService:
             _registered_method=True)
 
     @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/RotateKey',
+            exo_dot_v1_dot_node__pb2.RotateKeyRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Relay(request,
             target,
             options=(),
@@ -792,6 +887,87 @@ class NodeService:
             '/exo.v1.NodeService/CollectProfile',
             exo_dot_v1_dot_node__pb2.CollectProfileRequest.SerializeToString,
             exo_dot_v1_dot_node__pb2.CollectProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MirrorResponses(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/exo.v1.NodeService/MirrorResponses',
+            exo_dot_v1_dot_node__pb2.MirrorResponsesRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.MirrorResponsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo.v1.NodeService/AskResponse',
+            exo_dot_v1_dot_node__pb2.AskResponseRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.AskResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/exo.v1.NodeService/FollowResponse',
+            exo_dot_v1_dot_node__pb2.FollowResponseRequest.SerializeToString,
+            exo_dot_v1_dot_node__pb2.ResponseEvents.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,194 @@
+"""The cluster's key changes while its nodes run: in one process over real sockets, and on daemons with a ring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from exo_node.cli.main import dispatch
+from exo_node.cluster.certificates import fingerprint
+from exo_node.cluster.discovery import Discovery
+from exo_node.cluster.identity import ClusterKey, KeyStore
+from exo_node.cluster.manual import StaticPeers
+from exo_node.cluster.membership import ClusterMembers
+from exo_node.errors import ClusterMismatch, ExoError, InvalidRequest, Unauthorized
+from exo_node.transport.client import GRPCPeerHandle
+from exo_node.transport.generated.exo.v1 import node_pb2 as pb
+from tests.integration.control_plane import ControlNode, node_info, party
+from tests.integration.harness import NodeProcess, nodes, wait_until
+from tests.integration.test_discovery import until
+from tests.papers import KEY, OTHER, identity
+
+OLD, NEW = fingerprint(KEY), fingerprint(OTHER)
+
+
+class Node:
+    """A node's control plane with its members and its key; `lost` are peers that it had and has no more."""
+
+    def __init__(self, name: str, peers: tuple[str, ...] = ()) -> None:
+        self.control = ControlNode(party(name))
+        self.keys = self.control.keys
+        sources: tuple[Discovery, ...] = (StaticPeers(peers),) if peers else ()
+        self.members = ClusterMembers(
+            me=self.control.identity, dial=self.control.handle, changed=self._changed, discoveries=sources
+        )
+        self.control.on_peer = self.members.greet
+        self.control.own_links = self.members.links
+        self.lost: set[str] = set()
+        self._seen: set[str] = set()
+        self.keys.attach(self.members, self._renew_runners)
+
+    async def _renew_runners(self) -> None:
+        """None here."""
+
+    def _changed(self) -> None:
+        now = set(self.members.states())
+        self.lost |= self._seen - now
+        self._seen |= now
+        self.control.changes.notify()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[Node, None]:
+        async with self.control.serving():
+            await self.keys.start()
+            task = asyncio.create_task(self.members.run())
+            try:
+                yield self
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                assert self.control.servicer is not None
+                await self.control.servicer.leave()
+                await self.members.close()
+                await self.keys.close()
+
+    def trusts(self) -> set[str]:
+        return set(self.control.identity.tls.papers.roots)
+
+
+@contextlib.asynccontextmanager
+async def cluster(*names: str) -> AsyncGenerator[list[Node], None]:
+    """Nodes that all see each other; the first one's address is all that the others are told."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(Node(names[0]).running())]
+        address = f"127.0.0.1:{made[0].control.port}"
+        for name in names[1:]:
+            made.append(await stack.enter_async_context(Node(name, (address,)).running()))
+        await until(lambda: all(len(one.members.states()) == len(names) - 1 for one in made), 30, "everybody")
+        yield made
+
+
+async def thief(node: Node) -> GRPCPeerHandle:
+    """Somebody with a certificate of the old key and an open connection, whom nobody calls a member."""
+    me = party("mallory")
+    made = GRPCPeerHandle("127.0.0.1", node.control.port, identity=identity(me), describe=lambda: node_info(me))
+    await made.connect()
+    return made
+
+
+async def test_every_member_changes_and_nobody_is_lost() -> None:
+    """Three nodes take another key, keep it on disk and each other in sight; then the old one opens nothing, and what
+    it had opened is closed."""
+    async with cluster("ann", "bob", "eve") as made:
+        mallory = await thief(made[1])
+        watch = mallory.watch(silence=60)
+        await anext(watch)
+        # What Mallory says of itself is a member's word: the others dial it in vain, which is no part of this test.
+        done = await made[0].keys.rotate(OTHER, without=(), patience_s=0.5)
+        assert (done["fingerprint"], done["nodes"], done["failed"]) == (NEW, ["ann", "bob", "eve"], {})
+        for node in made:
+            assert node.control.identity.fingerprint == NEW
+            assert KeyStore(node.keys._store.path.parent.parent).load() == OTHER
+        await until(lambda: all(one.trusts() == {NEW} for one in made), 30, "the old key's end")
+        with pytest.raises(ExoError):
+            async for _ in watch:
+                pass
+        with pytest.raises(Unauthorized, match="trusted no more"):
+            await mallory.call("ProbeLink", pb.ProbeLinkRequest(), 20)
+        await mallory.close()
+        with pytest.raises(ClusterMismatch):
+            await thief(made[2])
+        assert [one.lost for one in made] == [set(), set(), set()]
+        assert all(len(one.members.states()) == 2 for one in made)
+        for one in made:  # and their connections work
+            assert all([await one.members.peer(peer).health_check(20) for peer in one.members.states()])
+
+
+async def test_a_member_can_be_left_out() -> None:
+    """Who is not told the new key is out, though its node runs on with the old one; unknown names are refused."""
+    async with cluster("ann", "bob", "eve") as (ann, bob, eve):
+        with pytest.raises(InvalidRequest, match="'joe'"):
+            await ann.keys.rotate(OTHER, without=("joe",))
+        done = await ann.keys.rotate(OTHER, without=("eve",), patience_s=0.1)
+        assert done["nodes"] == ["ann", "bob"]
+        await until(lambda: [*ann.members.states()] == ["bob"] and [*bob.members.states()] == ["ann"], 30, "eve's end")
+        await until(lambda: not eve.members.states(), 30, "the end in eve's eyes")
+        await until(lambda: any(NEW[:8] in why for why in eve.members.problems().values()), 30, "the reason")
+
+
+async def test_a_key_that_was_not_prepared_is_not_taken() -> None:
+    """A commit without its first step is refused; a rotation that a member cannot take part in changes nothing."""
+    async with cluster("ann", "bob") as (ann, bob):
+        with pytest.raises(ClusterMismatch, match="has not been told of key"):
+            await bob.keys.commit(NEW, 0)
+        with pytest.raises(InvalidRequest, match="the cluster's key already"):
+            await ann.keys.rotate(KEY)
+        with pytest.raises(InvalidRequest, match="32 bytes"):
+            await ann.members.peer("bob").call("RotateKey", pb.RotateKeyRequest(key=b"short"), 20)
+
+        async def broken(key: ClusterKey) -> str:
+            raise InvalidRequest("no")
+
+        bob.keys.prepare = broken  # type: ignore[method-assign]
+        with pytest.raises(InvalidRequest, match="no"):
+            await ann.keys.rotate(OTHER)
+        assert (ann.control.identity.fingerprint, bob.trusts()) == (OLD, {OLD})
+
+
+def test_streams_outlive_a_change_of_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring over two daemons answers on while `exo key rotate` runs: no word is lost, no node and no runner goes, and
+    both keep the new key."""
+    with nodes(tmp_path / "home", ["--node-id", "a", "-v"], ["--node-id", "b", "-v"]) as (a, b):
+        status, placed = a.request("POST", "/v1/instances", {"model": "demo", "nodes": ["a", "b"]})
+        assert status == 200, placed
+        expected = [answer(one) for one in (a, b)]
+        heard: list[str] = []
+        rotated = threading.Event()
+
+        def keep_asking(node: NodeProcess) -> None:
+            while not rotated.is_set():
+                heard.append(answer(node))
+
+        askers = [threading.Thread(target=keep_asking, args=(one,)) for one in (a, b)]
+        for one in askers:
+            one.start()
+        try:
+            wait_until(lambda: len(heard) > 2, 60)
+            monkeypatch.setenv("EXO_HOME", str(a.home))
+            before = KeyStore(a.home).load()
+            assert dispatch(["key", "rotate", "--patience", "2"]) == 0
+            assert KeyStore(a.home).load() != before
+            wait_until(lambda: all("is trusted no more" in one.log() for one in (a, b)), 60)
+            sofar = len(heard)
+            wait_until(lambda: len(heard) > sofar + 2, 60)
+        finally:
+            rotated.set()
+            for one in askers:
+                one.join()
+        assert set(heard) == set(expected)
+        assert [answer(one) for one in (a, b)] == expected
+        assert [one["id"] for one in a.topology()["instances"]] == [placed["id"]]
+        assert "is gone" not in a.log() + b.log()
+
+
+def answer(node: NodeProcess) -> str:
+    """What the demo streams to a question."""
+    chunks = node.client().chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "What is exo?"}], stream=True, temperature=0
+    )
+    return "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
