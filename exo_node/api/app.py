@@ -38,7 +38,7 @@ from exo_node.api.providers import ProviderRoutes
 from exo_node.api.router import RouterRoutes
 from exo_node.api.schemas.cluster_answers import Welcome
 from exo_node.api.sending import SENDING, Sending
-from exo_node.api.serving import CallServer
+from exo_node.api.serving import CallServer, expected
 from exo_node.api.spend import SpendRoutes
 from exo_node.api.vision import VisionRoutes
 from exo_node.config import Settings
@@ -159,6 +159,7 @@ class ChatGPTAPI:
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:
             for prefix in prefixes:
-                self.app.router.add_route(method, prefix + path, handler)
+                self.app.router.add_route(method, prefix + path, handler, expect_handler=expected)
                 if method == "GET":
-                    self.app.router.add_route("HEAD", prefix + path, handler)  # probes and link checkers
+                    # For probes and link checkers.
+                    self.app.router.add_route("HEAD", prefix + path, handler, expect_handler=expected)

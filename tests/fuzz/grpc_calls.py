@@ -179,9 +179,9 @@ def _judge(call: Call, made: Any, code: Any, details: str | None, trailing: Any)
     said = details or ""
     if "Traceback" in said or 'File "' in said or "Unexpected <class" in said:
         raise Finding(f"{call.method} shows our code: {said[:200]}")
-    if code is grpc.StatusCode.UNKNOWN or code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise Finding(f"{call.method} ended with {code}: {said[:200]}")
     ours = any(key == METADATA_KEY for key, _ in trailing or ())
+    if not ours and code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise Finding(f"{call.method} ended with {code}: {said[:200]}")
     if code is grpc.StatusCode.INTERNAL and not ours and said != "Internal error from Core":  # that is our side's
         raise Finding(f"{call.method} failed inside: {said[:200]}")
 

@@ -150,3 +150,13 @@ async def test_only_the_admins_keys_may_hurry(tmp_path: Path) -> None:
     assert routing.calls[-1].body["service_tier"] == "default"  # other backends read it themselves
     late = CallServer(Settings(home=tmp_path), routing).call_of("k1", "chat", {**CHAT, "service_tier": "priority"})
     assert late.priority == "low"
+
+
+@pytest.mark.parametrize(("said", "status"), [("100-continue", b"100 Continue"), ("\xb2", b"200 OK"), ("x", b"200 OK")])
+async def test_expectations(said: str, status: bytes) -> None:
+    """`100-continue` is answered before the body; whatever else is expected is passed over, even what is no text."""
+    async with serve_api(ScriptedBackend([END]), routing=ScriptedRouting()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2].strip("/")))
+        writer.write(f"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: {said}\r\n\r\n".encode("latin-1"))
+        assert status in await asyncio.wait_for(reader.readline(), 30)
+        writer.close()
