@@ -11,7 +11,8 @@ each trial something is killed when the client has 24 tokens of an answer to a p
 - `plan_ms`, `load_ms`, `connect_ms`: as that node tells (`GET /v1/recoveries`); `replay_ms`: the rest.
 - `ratio`: the whole, from the kill to the next token, over the prediction: the usual time of placing that ring, and the
   tokens that are computed again (of all answers: they share the engines) at the rate of a prompt; both are measured
-  before, with nothing else going on, as a broken ring computes nothing. Bars: median 1.25, p95 2.
+  before each kind, with nothing else going on, as a broken ring computes nothing. For `hang` the 2 s of silence are
+  added. Bars: median 1.25, p95 2.
 
 One JSON line for each kind, then one of all.
 """
@@ -45,6 +46,7 @@ RING = "bc"
 PROMPT, BEFORE, AFTER = 200, 24, 12  # tokens; more than are under way when it happens
 LETTERS = range(97, 123)  # every token of an answer is one letter: an event each
 WARM = 5  # placements and prompts by which a prediction is made
+SILENCE_MS = 2000.0  # after which a runner that only hangs is taken for lost (--peer-timeout)
 GIVE_UP_S = 120.0
 PARTS = ("detect_ms", "plan_ms", "load_ms", "connect_ms", "replay_ms")
 # What exo does (EXO.md, section 3): measured with two nodes of v1, the last stage killed at 5 s.
@@ -202,7 +204,10 @@ def told(fleet: Fleet, request_id: str) -> list[dict[str, Any]]:
 
 def line(kind: str, trials: Sequence[dict[str, float]], costs: dict[str, float], count: int) -> dict[str, Any]:
     totals = [one["total_ms"] for one in trials]
-    predicted = [costs["load_ms"] + one["replayed_of_all"] * costs["prefill_ms_per_token"] for one in trials]
+    silence_ms = SILENCE_MS if KINDS[kind][0] == "stop" else 0.0
+    predicted = [
+        silence_ms + costs["load_ms"] + one["replayed_of_all"] * costs["prefill_ms_per_token"] for one in trials
+    ]
     ratios = [total / wanted for total, wanted in zip(totals, predicted, strict=True)]
     return {
         "bench": "recovery: silence that a client hears / predicted load and prefill",
@@ -249,8 +254,8 @@ def main() -> None:
         arguments = ("--models-dir", str(folder.parent), "--no-speculation", "--max-sequences", str(options.busy + 1))
         work, env = Path(temporary) / "work", references.threads_of(options.threads)
         with Fleet(work, options.engine, "plain", None, arguments, letters="abc", env=env) as fleet:
-            costs = measured(fleet, folder.name)
             for kind in options.kind or KINDS:
+                costs = measured(fleet, folder.name)  # of each kind anew: a machine is not always as busy
                 found = [trial(fleet, folder.name, kind, number, options.busy) for number in range(trials)]
                 if KINDS[kind][0] == "kill":
                     detected += [one["detect_ms"] for one in found]

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--no-links", action="store_true", help="make no network namespaces, cut no links")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each cell's outcome there, a line each")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nodes are ended then too
     hosts = "switched off" if arguments.no_links else hosts_or_reason()
     if isinstance(hosts, str):
         print(f"chaos: no links are cut: {hosts}")
@@ -65,12 +67,13 @@ def run(arguments: argparse.Namespace, hosts: Hosts | None) -> int:
     print(f"chaos: seed {seed}, {len(cells)} cells, {sum(one.kills for one in cells)} kills; {load()}", flush=True)
     outcomes: list[Outcome] = []
     at = 0
-    while at < len(cells):
-        group = [one for one in cells[at:] if one.fleet == cells[at].fleet]
-        done = on_one_fleet(group, hosts, outcomes, len(cells), arguments.json)
-        at += done
-    print(table(outcomes))
-    print(f"chaos: {load()}")
+    try:
+        while at < len(cells):
+            group = [one for one in cells[at:] if one.fleet == cells[at].fleet]
+            at += on_one_fleet(group, hosts, outcomes, len(cells), arguments.json)
+    finally:  # interrupted, it still tells what was seen
+        print(table(outcomes))
+        print(f"chaos: {load()}", flush=True)
     return int(any(one.lost or one.trouble for one in outcomes))
 
 
