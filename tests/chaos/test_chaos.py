@@ -16,9 +16,11 @@ from tests.integration.harness import SHARED_MODELS
 CELLS = [
     "follower-runner:kill:t16:mlx:x8:exact:demo:bc:c:1",
     "head-runner:stop:t32:mlx:x1:exact:demo:ab:a:3",
+    "two-nodes:kill:recovery:mlx:x1:exact:demo:cb:bc:6",
+]
+LONGER = [
     "head-node:kill:first:mlx:x8:exact:stories260K:bcd:b:4",
     "follower-node:cut:prefill:mlx:x1:exact:demo:ad:d:5",
-    "two-nodes:kill:recovery:mlx:x1:exact:demo:cb:bc:6",
     "follower-runner:kill:t16:mixed:x1:plain:demo:bc:c:7",
 ]
 FLEETS: dict[tuple[str, str], tuple[str, str]] = {}
@@ -43,17 +45,22 @@ def runner(
         yield Runner(fleet)
 
 
-def _case(text: str) -> object:
+def _case(text: str, *, soak: bool = False) -> object:
     cell = parse(text)
     engines = {"mlx": ["mlx"], "tinygrad": ["tinygrad"], "mixed": ["mlx", "tinygrad"]}[cell.engines]
     marks = [getattr(pytest.mark, f"engine_{one}") for one in engines]
+    if soak:
+        marks.append(pytest.mark.soak)
     if cell.model != "demo" and not (SHARED_MODELS / cell.model).is_dir():
         marks.append(pytest.mark.skip(reason=f"no ../shared/models/{cell.model} beside the repository"))
     fleet = FLEETS.setdefault(cell.fleet, cell.fleet)  # pytest keeps a fixture while its parameter is the same object
     return pytest.param(fleet, cell, id=text, marks=marks)
 
 
-@pytest.mark.parametrize(("runner", "cell"), [_case(one) for one in CELLS], indirect=["runner"])
+CASES = [*map(_case, CELLS), *(_case(one, soak=True) for one in LONGER)]
+
+
+@pytest.mark.parametrize(("runner", "cell"), CASES, indirect=["runner"])
 def test_no_client_loses_a_byte(runner: Runner, hosts: Hosts | str, cell: Cell) -> None:
     """Whatever dies, every answer is whole: its bytes, its end and its usage are the undisturbed run's."""
     if cell.how == "cut" and isinstance(hosts, str):
