@@ -234,7 +234,7 @@ class Daemon:
         guards = [self.keys.gate, SessionInterceptor(self._servicer.sessions)]
         self._grpc = create_server(guards, max_receive=MAX_CONTROL)
         acts = AuditTable(self.routing.key_store)
-        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, key.subkey(ASKER_PURPOSE))
+        peers = PeerLink(node_id, self._boot_id, self.view, self.changes, lambda: self.keys.subkey(ASKER_PURPOSE))
         self._api = ChatGPTAPI(
             settings, self._backend, self.view, self.routing, self.routing.store, acts, self._machine.watch, peers
         )
@@ -355,9 +355,23 @@ class Daemon:
         seconds = self.settings.shutdown_timeout
         if len(self._api.leaving):
             log.info("stopping; answers that may run for %g s more: %d", seconds, len(self._api.leaving))
-        cut, _ = await asyncio.gather(self._api.leaving.drain(seconds), self.routing.relays.drain(seconds))
+        cut, _, _ = await asyncio.gather(
+            self._api.leaving.drain(seconds), self.routing.relays.drain(seconds), self._hand_over(seconds)
+        )
         if cut:
             log.warning("answers ended before they were complete: %d (--shutdown-timeout %g)", cut, seconds)
+
+    async def _hand_over(self, seconds: float) -> None:
+        """Where answers are being made with shards of this node, other nodes take them over."""
+        if not self.view.states():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if not await self.instances.busy_here():
+                    return
+                answer = await self.instances.drainer.drain(True)
+                for instance_id, why in answer.failed.items():
+                    log.warning("instance %s cannot be handed over: %s", instance_id[:8], why)
 
     async def stop(self) -> None:
         """Leave: first no new requests of clients or peers, then our instances, then a goodbye to the peers."""

@@ -79,6 +79,10 @@ class KeyRing:
 
     # -- certificates for runners (ring/shard_host.py) -----------------------------------------------------------
 
+    def subkey(self, purpose: bytes) -> bytes:
+        """Of the key as it is now."""
+        return self._key.subkey(purpose)
+
     @property
     def tls(self) -> TlsIdentity:
         return self._identity.tls

@@ -10,7 +10,7 @@ from exo_node.api.mirroring.asker import AskerSigner
 from exo_node.api.mirroring.choice import Has, State
 from exo_node.api.mirroring.log import Part
 from exo_node.api.mirroring.ports import Act, Answered, Question, ResponseHost
-from exo_node.errors import InvalidRequest
+from exo_node.errors import InvalidRequest, PeerUnavailable
 from exo_node.signals import ChangeSignal
 from exo_node.transport.exchange import Exchange
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -29,16 +29,18 @@ class Peers(Protocol):
 
 
 class PeerLink:
-    """`api.mirroring.ports.PeersPort`. `secret` is for the askers (asker.py)."""
+    """`api.mirroring.ports.PeersPort`. `secret` is for the askers (asker.py), and another one after a rotation."""
 
-    def __init__(self, node_id: str, boot_id: str, view: Peers, changes: ChangeSignal, secret: bytes) -> None:
+    def __init__(
+        self, node_id: str, boot_id: str, view: Peers, changes: ChangeSignal, secret: Callable[[], bytes]
+    ) -> None:
         self.node_id, self.boot_id = node_id, boot_id
         self._view, self._changes = view, changes
-        self._signer = AskerSigner(secret)
+        self._secret = secret
         self._exchanges: dict[str, Exchange] = {}
 
     def sign(self, proof: bytes) -> str:
-        return self._signer.sign(proof)
+        return AskerSigner(self._secret()).sign(proof)
 
     def live(self) -> Mapping[str, str]:
         return {node: state.node.boot_id for node, state in self._view.states().items()}
@@ -54,8 +56,12 @@ class PeerLink:
             node_id=self.node_id, boot_id=self.boot_id, parts=[part_to_pb(one) for one in parts]
         )
         handle, exchange = self._view.peer(node), self._exchanges.get(node)
-        if exchange is None or exchange.handle is not handle:  # it was lost, and found again
-            exchange = self._exchanges[node] = Exchange(handle, "MirrorResponses")
+        if exchange is not None and exchange.handle is handle:
+            try:
+                return dict((await exchange.ask(request, timeout)).refused)
+            except PeerUnavailable:
+                pass  # its connection was replaced, or the peer is gone; parts may come twice
+        exchange = self._exchanges[node] = Exchange(handle, "MirrorResponses")
         return dict((await exchange.ask(request, timeout)).refused)
 
     async def ask(self, node: str, question: Question, timeout: float) -> Answered:

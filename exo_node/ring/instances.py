@@ -227,6 +227,20 @@ class InstanceManager:
         where, tls = self._runner_address(instance, stage), self._cluster.tls
         return RingClient(where, instance.token, tls, instance.instance_id, silence_s)
 
+    async def busy_here(self) -> bool:
+        """Whether answers are being made by an instance that has a shard on this node."""
+
+        async def busy(one: Instance) -> bool:
+            try:
+                stats = await self.client(one).stats()
+            except ExoError:
+                return False  # its head is gone: there is nothing to hand over
+            return bool(stats.running or stats.waiting)
+
+        here = self._cluster.node_id
+        held = [one for one in self.all() if one.state == "ready" and any(at.node_id == here for at in one.assignments)]
+        return any(await asyncio.gather(*map(busy, held)))
+
     def _runner_address(self, instance: Instance, stage: int) -> str:
         """Where this node reaches a runner: our own way to its node, the port that its node told."""
         port = int(instance.addresses[stage].rpartition(":")[2])

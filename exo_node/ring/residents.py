@@ -130,8 +130,8 @@ class Residents:
     def spare(self, spares: bool) -> None:
         """Whether memory is short: then nothing of finished generations is kept, and what is there goes."""
         self._spares = spares
-        while spares and self._evict():
-            pass
+        while spares and self._prefixes.oldest() is not None:
+            self._evict()
 
     def begin_step(self) -> None:
         """A new step is being made: room that was made for another is free if that was not sent."""

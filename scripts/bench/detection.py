@@ -225,11 +225,15 @@ def by_nodes(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def clear(cluster: list[NodeProcess]) -> None:
-    """Take down every instance, as far as there is one still."""
-    for node in cluster:
-        for one in node.request("GET", "/v1/instances")[1]["data"]:
-            node.request("DELETE", f"/v1/instances/{one['id']}")
-    wait_until(lambda: not any(node.request("GET", "/v1/instances")[1]["data"] for node in cluster), 60)
+    """Take down every instance; one that is recovering can be later."""
+
+    def cleared() -> bool:
+        left = [one["id"] for node in cluster for one in node.request("GET", "/v1/instances")[1]["data"]]
+        for instance_id in left:
+            cluster[0].request("DELETE", f"/v1/instances/{instance_id}")
+        return not left
+
+    wait_until(cleared, 60, lambda: "\n".join(node.log()[-1500:] for node in cluster))
 
 
 # ---- a cable ---------------------------------------------------------------------------------------------------------

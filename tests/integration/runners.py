@@ -119,10 +119,11 @@ class Ring:
             await self.clients[stage].configure(self.configuration(stage, counter))
 
     async def fence(self, counter: int) -> list[ring_pb2.FenceResponse]:
-        """Tell every stage that this epoch begins; what they hold."""
+        """Tell every stage that this epoch begins, the head first, which else might see its neighbours go; what they
+        hold."""
         epoch = ring_pb2.Epoch(counter=counter, coordinator="test")
         told = ring_pb2.FenceRequest(instance_id=INSTANCE, epoch=epoch)
-        return list(await asyncio.gather(*(client.fence(told) for client in self.clients)))
+        return [await client.fence(told) for client in self.clients]
 
     async def recover(self, counter: int, lost: int | None = None, **changes: Any) -> list[ring_pb2.KeptSequence]:
         """Begin an epoch with what the stages but `lost` have kept; which is that. `changes`: to Configure."""
@@ -130,7 +131,7 @@ class Ring:
         held = [None if stage == lost else read_kept(answer.held) for stage, answer in enumerate(answers)]
         found, kept_from = surviving(held, None, 0)
         kept = [kept_message(one) for one in found]
-        for stage in reversed(range(len(self.clients))):
+        for stage in range(len(self.clients)):  # the head first: it sends before the others know
             wanted = self.configuration(stage, counter)
             wanted.kept.extend(kept)
             wanted.kept_from, wanted.next_sequence = kept_from, 1 + max(one.highest for one in answers)

@@ -129,7 +129,8 @@ def told_of(node: NodeProcess) -> tuple[str, int]:
     return one["id"], one["epoch"]
 
 
-@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("breaks", [3, 20])
 def test_short_breaks_of_nodes_place_nothing_anew(tmp_path: Path, breaks: int) -> None:
     """Daemons and runners that pause for 300 ms in the middle of answers: the same text, the same instance."""
     arguments = ["--discovery-module", "mdns", "-v"]

@@ -150,6 +150,7 @@ async def test_a_key_that_was_not_prepared_is_not_taken() -> None:
         assert (ann.control.identity.fingerprint, bob.trusts()) == (OLD, {OLD})
 
 
+@pytest.mark.soak
 def test_streams_outlive_a_change_of_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring over two daemons answers on while `exo key rotate` runs: no word is lost, no node and no runner goes, and
     both keep the new key."""

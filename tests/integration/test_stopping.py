@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import CONFIG, KEY
-from tests.integration.harness import NodeProcess, wait_until
+from tests.integration.harness import NodeProcess, nodes, wait_until
 from tests.standins import Script, Standin, serve, standin
 
 
@@ -108,6 +108,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
         assert long.ended.wait(5)
 
 
+@pytest.mark.soak
 def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
     """A batch goes on with the next start; a response in the making is known as failed, not forgotten. (And a runner
     that hangs keeps no node from ending.)"""
@@ -132,3 +133,21 @@ def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
         runner.suspend()  # it will not end by itself
         assert node.stop() == 0
         assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_node_that_stops_hands_its_rings_over(tmp_path: Path) -> None:
+    """The other node's client sees its answer go on to the same end, though the ring's only node was told to stop."""
+    alone = ["--reproducible", "-v", "--shutdown-timeout", "30"]
+    with nodes(tmp_path / "home", ["--node-id", "a", *alone], ["--node-id", "b", *alone]) as (leaves, stays):
+        status, placed = stays.request("POST", "/v1/instances", {"model": "demo", "nodes": ["a"]})
+        assert status == 200, placed
+        ask: Any = {"model": "demo", "prompt": "Tell me a story", "max_tokens": 300, "temperature": 0}
+        ask["extra_body"] = {"ignore_eos": True}
+        whole = stays.client().completions.create(**ask).choices[0].text
+        text = ""
+        for chunk in stays.client().completions.create(**ask, stream=True):
+            if not text:
+                leaves.process.send_signal(signal.SIGTERM)
+            text += chunk.choices[0].text if chunk.choices else ""
+        assert text == whole
+        assert leaves.process.wait(30) == 0, leaves.log()

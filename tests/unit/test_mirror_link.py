@@ -44,7 +44,7 @@ class Host:
 
 async def test_every_call() -> None:
     """What one node says comes out at the other; what no node of ours says is refused."""
-    host, signal = Host(), ChangeSignal()
+    host, signal, secrets = Host(), ChangeSignal(), [b"secret"]
     service = AnswerService(lambda: host)
     async with ControlNode(party("b", "7")).serving() as b:
         assert b.servicer is not None
@@ -52,7 +52,7 @@ async def test_every_call() -> None:
         handle = ControlNode(party("a")).handle("127.0.0.1", b.port)
         await handle.connect()
         view: Any = SimpleNamespace(states=lambda: {"b": b.state()}, peer=lambda node: handle)
-        link = PeerLink("a", "1", view, signal, b"secret")
+        link = PeerLink("a", "1", view, signal, lambda: secrets[-1])
         assert link.live() == {"b": "7"}
         assert await link.send("b", [PART], 5) == await link.send("b", [PART], 5) == {"r": "gap"}
         question = Question(id="r", asker="hash", act="chain")
@@ -62,7 +62,12 @@ async def test_every_call() -> None:
         signal.notify()
         await link.changed(0)
         assert link.version() == 1
-        assert link.sign(b"key") != link.sign(b"other")
+        signed = link.sign(b"key")
+        assert signed != link.sign(b"other")
+        secrets.append(b"rotated")
+        assert signed != link.sign(b"key")
+        link._exchanges["b"]._call.cancel()  # as when a rotation replaces the connection
+        assert await link.send("b", [PART], 5) == {"r": "gap"}
         wrong: Any = "steal"
         with pytest.raises(InvalidRequest, match="unknown act"):
             await link.ask("b", Question(id="r", asker="hash", act=wrong), 5)

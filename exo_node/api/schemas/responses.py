@@ -65,13 +65,12 @@ class Response(Struct, kw_only=True):
 
 class RetrieveQuery(Struct, kw_only=True):
     stream: (
-        Annotated[bool, Meta(description="The events of one created with background and stream, to its end.")] | None
-    ) = None
-    starting_after: (
-        Annotated[int, Meta(ge=0, description="Only events with a higher sequence_number; on any node of the cluster.")]
+        Annotated[bool, Meta(description="The events of a response created with background and stream, to its end.")]
         | None
     ) = None
-    include: list[str] | None = None
+    starting_after: (
+        Annotated[int, Meta(ge=0, le=2**53, description="Only events with a higher sequence_number.")] | None
+    ) = None
 
 
 class Deleted(Struct, kw_only=True):

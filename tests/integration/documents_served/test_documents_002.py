@@ -31,9 +31,15 @@ def las(started: dict[str, Node], cloud: Cloud, monkeypatch: pytest.MonkeyPatch)
         node.request("POST", "/v1/config", {name: None})
 
 
+# The stand-in is at a private address, so the node fetches images itself: example.com cannot be reached from a test.
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+PICTURES = {"https://example.com/image.jpg": PIXEL, "https://example.com/cat.jpg": PIXEL}
+
+
 def las_bodies(node: Node, path: str, wanted: str) -> list[tuple[int, Any]]:
     """The document's body with the key `wanted`, at the document's own path and at ours."""
     body = next(one for one in documents.bodies(2) if wanted in one)
+    body = {name: PICTURES.get(value, value) if isinstance(value, str) else value for name, value in body.items()}
     return [node.request("POST", prefix + path, body) for prefix in ("/api/v1/litellm", "/v1")]
 
 
@@ -82,7 +88,7 @@ def test_002_vision_embeddings_cost(las: Node, cloud: Cloud) -> None:
 
 
 def las_snippet(wanted: int, needs: tuple[int, ...] = (), **names: Any) -> tuple[dict[str, Any], str]:
-    found: tuple[dict[str, Any], str] = snippets(2, wanted, {}, needs, **names)
+    found: tuple[dict[str, Any], str] = snippets(2, wanted, PICTURES, needs, **names)
     return found
 
 
