@@ -17,9 +17,11 @@ NODES = "abc"
 CELLS = [
     "follower-runner:kill:t16:mlx:x8:exact:demo:bc:c:1",
     "head-node:kill:first:mlx:x1:exact:demo:bac:b:4",
+    "follower-node:kill:recovery:mlx:x1:exact:demo:cb:b:6",
+]
+LONGER = [
     "head-runner:stop:t32:mlx:x1:exact:demo:ab:a:3",
     "follower-node:cut:t48:mlx:x1:exact:demo:ac:c:5",
-    "follower-node:kill:recovery:mlx:x1:exact:demo:cb:b:6",
 ]
 
 
@@ -39,7 +41,7 @@ def runner(hosts: Hosts | str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.mark.engine_mlx
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [*CELLS, *(pytest.param(one, marks=pytest.mark.soak) for one in LONGER)])
 def test_no_client_loses_a_byte(runner: Runner, hosts: Hosts | str, name: str) -> None:
     """Whatever dies, every answer is whole: its bytes, its end and its usage are the undisturbed run's."""
     cell = parse(name)

@@ -64,7 +64,7 @@ async def failure(made: Ring, happens: Callable[[], Any] = lambda: None) -> tupl
     return caught.value, time.monotonic() - begun
 
 
-@pytest.mark.parametrize(("n_stages", "layer", "stage"), [(1, 0, 0), (3, 2, 1)])
+@pytest.mark.parametrize(("n_stages", "layer", "stage"), [pytest.param(1, 0, 0, marks=pytest.mark.soak), (3, 2, 1)])
 async def test_an_engine_that_hangs_is_named_and_ends(tmp_path: Path, n_stages: int, layer: int, stage: int) -> None:
     """Its transport answers every ping; callers hear which stage it is, and the process gives its memory back."""
     model = model_folder(tmp_path, fake_step_seconds=0.002, fake_hang_at=100, fake_hang_layer=layer)
@@ -97,7 +97,8 @@ async def test_a_killed_runner_is_noticed_at_once(tmp_path: Path) -> None:
         print(f"stage 1 killed: noticed after {seconds * 1000:.0f} ms")
 
 
-@pytest.mark.parametrize("breaks", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("breaks", [3, 20])
 async def test_short_breaks_change_nothing(tmp_path: Path, breaks: int) -> None:
     """Pauses of 300 ms of the head or a follower, time and again: whole answers, of one epoch."""
     async with impatient_ring(model_folder(tmp_path, fake_step_seconds=0.004), 2, 2.0) as made:

@@ -76,7 +76,7 @@ def _served(node: NodeProcess, stages: int, **body: Any) -> tuple[list[str | Non
         node.request("DELETE", f"/v1/instances/{instance['id']}")
 
 
-@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("stages", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_the_text_is_as_without(cluster: list[NodeProcess], stages: int) -> None:
     """Same answers, greedy and seeded; guesses of a model for itself are right; its bytes are told."""
     first = cluster[0]

@@ -91,7 +91,10 @@ async def demo_ring(engines: list[str]) -> AsyncIterator[tuple[Ring, list[dict[s
 @pytest.mark.engine_mlx
 @pytest.mark.parametrize(
     "engines",
-    [["mlx", "mlx", "mlx"], pytest.param(["mlx", "mlx", "tinygrad"], marks=pytest.mark.engine_tinygrad)],
+    [
+        ["mlx", "mlx", "mlx"],
+        pytest.param(["mlx", "mlx", "tinygrad"], marks=[pytest.mark.engine_tinygrad, pytest.mark.soak]),
+    ],
     ids="-".join,
 )
 async def test_answers_go_on_to_the_same_bytes(engines: list[str]) -> None:
@@ -128,6 +131,7 @@ async def test_answers_go_on_to_the_same_bytes(engines: list[str]) -> None:
         ]
 
 
+@pytest.mark.soak
 async def test_whichever_stage_is_lost(tmp_path: Path) -> None:
     """A follower, the head, the last stage, one after the other: the texts go on as if nothing had been; and no stage
     is left with anything, though nobody came back for one of the sequences."""

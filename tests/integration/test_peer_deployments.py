@@ -74,7 +74,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
         try:
             b = start("b", "--node-port", str(port), env=keys)
-            c = start("c", "--node-port", str(other), env={"PLANTED_KEY": KEY})
+            c = start("c", "--node-port", str(other), "--shutdown-timeout", "1", env={"PLANTED_KEY": KEY})
             for node in started:
                 node.wait_ready()  # before A: whoever dials too early waits longer and longer to dial again
             a = start("a", "--peer", f"127.0.0.1:{port}", "--peer", f"127.0.0.1:{other}").wait_ready()

@@ -124,6 +124,7 @@ def test_a_spare_takes_over_without_loading(trio: list[NodeProcess], undisturbed
     clear(trio)
 
 
+@pytest.mark.soak
 def test_two_nodes_at_once_leave_one_that_goes_on(trio: list[NodeProcess], undisturbed: str, tmp_path: Path) -> None:
     """Head and follower are killed with their nodes in the middle of an answer: the third one has it all."""
     with nodes(

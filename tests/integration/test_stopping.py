@@ -135,6 +135,7 @@ def test_work_in_the_background_outlives_a_stop(tmp_path: Path) -> None:
         assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.soak
 def test_a_node_that_stops_hands_its_rings_over(tmp_path: Path) -> None:
     """The other node's client sees its answer go on to the same end, though the ring's only node was told to stop."""
     alone = ["--reproducible", "-v", "--shutdown-timeout", "30"]

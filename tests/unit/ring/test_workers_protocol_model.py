@@ -301,4 +301,4 @@ class RingMachine(RuleBasedStateMachine):
 
 
 TestRing = RingMachine.TestCase
-TestRing.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, derandomize=True)
+TestRing.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, derandomize=True)
