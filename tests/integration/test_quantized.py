@@ -81,6 +81,7 @@ def test_quantize_on_load_on_a_mixed_ring(cluster: list[NodeProcess]) -> None:
     assert first.request("DELETE", f"/v1/instances/{instance['id']}")[0] == 200
 
 
+@pytest.mark.soak
 def test_exo_run(cluster: list[NodeProcess]) -> None:
     """`exo run --quantize` loads and asks; the status tells the bits."""
     first = cluster[0]

