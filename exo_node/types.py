@@ -344,11 +344,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A runner in no ring that holds the layers of `stage`, to take its place; `address` is its host:port."""
+    """A runner in no ring that holds the layers of `stage`, to take its place."""
 
     stage: int
     assignment: Assignment
-    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

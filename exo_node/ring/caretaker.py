@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from exo_node.errors import ExoError
+from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.leases import RENEW_EVERY_S, renew
 from exo_node.ring.members import ClusterView, Member
 from exo_node.ring.registry import STATE_LAG_S, InstanceRegistry
 from exo_node.ring.shard_host import ShardHost
+from exo_node.ring.supervisor import ShardKey
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Instance, NodeState
 
@@ -128,14 +130,12 @@ class Caretaker:
         return True
 
     async def _unload_others(self, instance: Instance) -> None:
-        """End the runners of an instance on other nodes."""
+        """End the runners of an instance on other nodes, spares too."""
         here = self._cluster.node_id
+        places = [(one.node_id, stage) for stage, one in enumerate(instance.assignments)]
+        places += [(one.assignment.node_id, SPARE_STAGE + one.stage) for one in instance.spares]
         await asyncio.gather(
-            *(
-                self._unload(one.node_id, instance.instance_id, stage)
-                for stage, one in enumerate(instance.assignments)
-                if one.node_id != here
-            )
+            *(self._unload(node_id, instance.instance_id, stage) for node_id, stage in places if node_id != here)
         )
 
     async def _unload(self, node_id: str, instance_id: str, stage: int) -> None:
@@ -147,14 +147,18 @@ class Caretaker:
 
 def missing_stages(instance: Instance, here: str, host: ShardHost, states: Mapping[str, NodeState]) -> list[int]:
     """Stages of an instance whose runner is gone: its node left the cluster, or no longer lists the shard."""
+    held = holders(here, host, states)
+    return [i for i, one in enumerate(instance.assignments) if not held(one.node_id, (instance.instance_id, i))]
+
+
+def holders(here: str, host: ShardHost, states: Mapping[str, NodeState]) -> Callable[[str, ShardKey], bool]:
+    """Whether a node lists the runner of a shard as alive."""
     local = set(host.shards())
-    missing = []
-    for stage, one in enumerate(instance.assignments):
-        if one.node_id == here:
-            alive = (instance.instance_id, stage) in local
-        else:
-            state = states.get(one.node_id)
-            alive = state is not None and (instance.instance_id, stage) in state.shards
-        if not alive:
-            missing.append(stage)
-    return missing
+
+    def held(node_id: str, key: ShardKey) -> bool:
+        if node_id == here:
+            return key in local
+        state = states.get(node_id)
+        return state is not None and key in state.shards
+
+    return held

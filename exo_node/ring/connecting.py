@@ -46,9 +46,8 @@ async def connect(
 ) -> Instance:
     """Tell every runner its epoch and its next hop: followers first, so that all listen before the head sends.
 
-    `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded; spares have
-    numbers of their own. `silence_s`: how long a neighbour may say nothing (`--peer-timeout`). Returns the instance as
-    it is now. Raises `ExoError`.
+    `dtypes`, `ready`: what each stage computes in, and what its node said when its shard was loaded. `silence_s`: how
+    long a neighbour may say nothing (`--peer-timeout`). Returns the instance as it is now. Raises `ExoError`.
     """
     here = cluster.node_id
     in_ring = [ready[stage] for stage in range(len(instance.assignments))]
@@ -92,14 +91,7 @@ async def connect(
             )
         finally:
             await client.close()
-    spares = tuple(
-        dataclasses.replace(
-            one,
-            address=join_host_port(cluster.address(here, one.assignment.node_id), ready[SPARE_STAGE + one.stage].port),
-        )
-        for one in instance.spares
-    )
-    return dataclasses.replace(instance, addresses=addresses, spares=spares, state="ready")
+    return dataclasses.replace(instance, addresses=addresses, state="ready")
 
 
 def widest(dtypes: Sequence[Dtype]) -> Dtype:

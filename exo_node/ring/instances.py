@@ -26,7 +26,7 @@ from exo_node.errors import (
 )
 from exo_node.models.catalog import LocalModel
 from exo_node.ring.caretaker import Caretaker
-from exo_node.ring.connecting import join_host_port
+from exo_node.ring.dialling import dial
 from exo_node.ring.draining import Drainer
 from exo_node.ring.instance_checks import check_draft, check_id, check_precision
 from exo_node.ring.library import (
@@ -204,7 +204,7 @@ class InstanceManager:
         key = (instance.instance_id, instance.epoch)
         client = self._clients.get(key)
         if client is None:
-            client = self._dial(instance, 0, self._silence_s)
+            client = dial(self._cluster, instance, 0, self._silence_s)
             self._clients[key] = client
         return client
 
@@ -215,17 +215,13 @@ class InstanceManager:
             return None
 
         async def ask(stage: int, node_id: str) -> tuple[str, ring_pb2.RunnerStats]:
-            client = self._dial(instance, stage)
+            client = dial(self._cluster, instance, stage)
             try:
                 return node_id, await client.stats()
             finally:
                 await client.close()
 
         return list(await asyncio.gather(*(ask(i, one.node_id) for i, one in enumerate(instance.assignments))))
-
-    def _dial(self, instance: Instance, stage: int, silence_s: float = SILENCE_S) -> RingClient:
-        where, tls = self._runner_address(instance, stage), self._cluster.tls
-        return RingClient(where, instance.token, tls, instance.instance_id, silence_s)
 
     async def busy_here(self) -> bool:
         """Whether answers are being made by an instance that has a shard on this node."""
@@ -240,12 +236,6 @@ class InstanceManager:
         here = self._cluster.node_id
         held = [one for one in self.all() if one.state == "ready" and any(at.node_id == here for at in one.assignments)]
         return any(await asyncio.gather(*map(busy, held)))
-
-    def _runner_address(self, instance: Instance, stage: int) -> str:
-        """Where this node reaches a runner: our own way to its node, the port that its node told."""
-        port = int(instance.addresses[stage].rpartition(":")[2])
-        node_id = instance.assignments[stage].node_id
-        return join_host_port(self._cluster.address(self._cluster.node_id, node_id), port)
 
     async def recover(self, instance: Instance) -> Recovered:
         """The instance as it serves again after a loss. See `RecoveryClient.resume`."""

@@ -17,8 +17,9 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
-from exo_node.ring.caretaker import missing_stages
-from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect, join_host_port
+from exo_node.ring.caretaker import holders, missing_stages
+from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect
+from exo_node.ring.dialling import dial
 from exo_node.ring.fencing import fence
 from exo_node.ring.keeping import read_kept, surviving
 from exo_node.ring.leases import renewed
@@ -112,12 +113,17 @@ class Recovery:
                         raise
                 moves = False
                 await asyncio.sleep(PAUSE_S)
+                current = self._registry.newest(told)
+                if self._is_done(current, told, ()):  # another coordinator was faster
+                    yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current))
+                    return
 
     def _is_done(self, current: Instance, told: Instance, avoid: Collection[str]) -> bool:
         if current.state != "ready" or self._registry.is_lost(current):
             return False
         if avoid:
-            return all(at.node_id not in avoid for at in current.assignments)
+            members = (*current.assignments, *(spare.assignment for spare in current.spares))
+            return all(at.node_id not in avoid for at in members)
         return current.epoch > told.epoch
 
     def _missing(self, instance: Instance) -> set[int]:
@@ -161,12 +167,15 @@ class Recovery:
                 await self._loader.commit(new)
                 _lap(times, "connect_us", begun)
         except BaseException:
+            if one.held:  # whoever goes on must begin above this epoch
+                self._registry.lose(replace(old, epoch=one.epoch))
             await asyncio.shield(self._loader.unload(old.instance_id, one.work.reserved))
             raise
         finally:
             self._placer.loading.pop(old.instance_id, None)
             self._changed()
         self._registry.remember(new)
+        await self._unload_spares(old, set(old.spares) - set(new.spares))
         self._took[new.instance_id, new.epoch] = times
         while len(self._took) > TIMES_KEPT:
             del self._took[next(iter(self._took))]
@@ -184,37 +193,27 @@ class Recovery:
         try:
             for stage in set(range(len(old.assignments))) - one.lost:
                 with contextlib.suppress(PeerUnavailable):  # its node has just gone
-                    clients[stage] = self._dial(old, stage)
+                    clients[stage] = dial(self._cluster, old, stage, self._silence_s)
             one.held = await fence(clients, request, self._silence_s)
         finally:
             await asyncio.gather(*(client.close() for client in clients.values()))
         one.lost |= set(range(len(old.assignments))) - one.held.keys()
-
-    def _dial(self, instance: Instance, stage: int) -> RingClient:
-        where, tls = self._address(instance, stage), self._cluster.tls
-        return RingClient(where, instance.token, tls, instance.instance_id, self._silence_s)
-
-    def _address(self, instance: Instance, stage: int) -> str:
-        port = int(instance.addresses[stage].rpartition(":")[2])
-        here = self._cluster.node_id
-        return join_host_port(self._cluster.address(here, instance.assignments[stage].node_id), port)
 
     async def _plan(self, one: _Round, lost: set[int], avoid: set[str], *, moves: bool) -> Successors:
         """Who holds what from now on. Raises `NoCapacity` where the nodes that are left cannot."""
         outside = avoid | set(self._cluster.draining())
         nodes = {name: node for name, node in self._cluster.nodes().items() if name not in outside}
         old = one.old
-        spares = [spare for spare in old.spares if spare.assignment.node_id in nodes and self._lives(old, spare)]
+        held = holders(self._cluster.node_id, self._host, self._cluster.states())
+        spares = [
+            spare
+            for spare in old.spares
+            if spare.assignment.node_id in nodes
+            and held(spare.assignment.node_id, (old.instance_id, SPARE_STAGE + spare.stage))
+        ]
         return await successors(
             self._member, self._cluster.node_id, old, lost, nodes, spares, epoch=one.epoch, running=moves
         )
-
-    def _lives(self, instance: Instance, spare: Spare) -> bool:
-        key = (instance.instance_id, SPARE_STAGE + spare.stage)
-        if spare.assignment.node_id == self._cluster.node_id:
-            return key in self._host.shards()
-        state = self._cluster.states().get(spare.assignment.node_id)
-        return state is not None and key in state.shards
 
     async def _step_in(self, one: _Round, found: Successors) -> dict[int, node_pb2.ShardReady]:
         """The successors that wait aside take the places of those that leave; from here on nothing is served."""
@@ -249,10 +248,14 @@ class Recovery:
         old = one.old
         self._registry.lose(replace(old, epoch=one.epoch))
         await self._unload(old, range(len(old.assignments)))
-        there = self._cluster.nodes()
-        spares = [(spare.assignment.node_id, SPARE_STAGE + spare.stage) for spare in old.spares]
-        await self._loader.unload(old.instance_id, [at for at in spares if at[0] in there], at_once=True)
+        await self._unload_spares(old, old.spares)
         self._changed()
+
+    async def _unload_spares(self, instance: Instance, spares: Collection[Spare]) -> None:
+        """Those that have stepped in have another number by now, and are not found."""
+        there = self._cluster.nodes()
+        places = [(spare.assignment.node_id, SPARE_STAGE + spare.stage) for spare in spares]
+        await self._loader.unload(instance.instance_id, [at for at in places if at[0] in there], at_once=True)
 
 
 def outliving(

@@ -10,7 +10,6 @@ from exo_node.cluster.placement import PlacementPlan, plan_placement
 from exo_node.cluster.replacing import Replacement, replace_stages, stage_size
 from exo_node.engine.select import check_supported
 from exo_node.errors import ExoError, InvalidRequest, NoCapacity
-from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.describing import describe
 from exo_node.ring.loading import RULES, Shelf
 from exo_node.ring.members import Member
@@ -101,7 +100,6 @@ def _same_cut(
     left = tuple(spare for spare in old.spares if spare not in found.used and spare.assignment.node_id in nodes)
     instance = replace(old, assignments=found.assignments, epoch=epoch, state="loading", spares=left)
     stages = dict(enumerate(found.assignments))
-    stages |= {SPARE_STAGE + spare.stage: spare.assignment for spare in left}
     shelf = Shelf(instance=instance, stages=stages, sizes=found.sizes, spec=spec, draft=draft, nodes=nodes)
     kept = frozenset(range(len(found.assignments))) - frozenset(lost)
     return Successors(shelf, kept, same_cut=True)

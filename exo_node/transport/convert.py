@@ -118,8 +118,7 @@ def instance_to_pb(instance: Instance) -> pb.InstanceDescription:
         kv_tokens=instance.kv_tokens,
         draft_model=instance.draft_model,
         spares=[
-            pb.SpareDescription(stage=one.stage, assignment=assignment_to_pb(one.assignment), address=one.address)
-            for one in instance.spares
+            pb.SpareDescription(stage=one.stage, assignment=assignment_to_pb(one.assignment)) for one in instance.spares
         ],
         min_nodes=instance.min_nodes,
     )
@@ -145,7 +144,7 @@ def instance_from_pb(message: pb.InstanceDescription) -> Instance:
         quantize=message.quantize,
         kv_tokens=message.kv_tokens,
         draft_model=message.draft_model,
-        spares=tuple(Spare(one.stage, assignment_from_pb(one.assignment), one.address) for one in message.spares),
+        spares=tuple(Spare(one.stage, assignment_from_pb(one.assignment)) for one in message.spares),
         min_nodes=message.min_nodes or 1,
     )
 

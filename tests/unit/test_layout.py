@@ -36,6 +36,7 @@ ELSEWHERE = {
     "routing/sidecar/server.py": "needs LiteLLM; integration/sidecar drives it over its socket",
     "routing/sidecar/loggers.py": "needs LiteLLM; integration/sidecar drives it over its socket",
     "routing/sidecar/diagnosis.py": "needs LiteLLM; integration/sidecar drives it over its socket",
+    "ring/dialling.py": "one call; every request to a ring goes through it",
     "ring/members.py": "contracts, and one line per call; every integration test with two nodes goes through it",
     "ring/node_service.py": "one line per call; every integration test with two nodes goes through it",
     "engine/mlx/stage.py": "the engine's way through mlx-lm's classes; test_engine.py and test_families.py run it",

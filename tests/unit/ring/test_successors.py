@@ -47,7 +47,7 @@ async def test_the_cut_stays_and_only_what_is_lost_is_loaded() -> None:
     assert (found.same_cut, set(found.kept), found.shelf.sizes) == (True, {0}, {})
     assert [one.node_id for one in found.shelf.instance.assignments] == ["a", "c"]
     assert (found.shelf.instance.epoch, found.shelf.instance.spares) == (9, spares[:1])
-    assert set(found.shelf.stages) == {0, 1, SPARE_STAGE}
+    assert set(found.shelf.stages) == {0, 1}
     plain = await after(ring(("a", "mlx"), ("b", "mlx")), {1}, node("a"), node("d"))
     assert set(plain.shelf.sizes) == {1}
     assert set(plain.shelf.aside().stages) == {SPARE_STAGE + 1}

@@ -533,14 +533,12 @@ class InstanceDescription(_message.Message):
     def __init__(self, instance_id: _Optional[str] = ..., model_id: _Optional[str] = ..., digest: _Optional[str] = ..., assignments: _Optional[_Iterable[_Union[AssignmentDescription, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., context: _Optional[int] = ..., slots: _Optional[int] = ..., state: _Optional[str] = ..., token: _Optional[bytes] = ..., error: _Optional[str] = ..., quantize: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., draft_model: _Optional[str] = ..., spares: _Optional[_Iterable[_Union[SpareDescription, _Mapping]]] = ..., min_nodes: _Optional[int] = ...) -> None: ...
 
 class SpareDescription(_message.Message):
-    __slots__ = ("stage", "assignment", "address")
+    __slots__ = ("stage", "assignment")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     assignment: AssignmentDescription
-    address: str
-    def __init__(self, stage: _Optional[int] = ..., assignment: _Optional[_Union[AssignmentDescription, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
+    def __init__(self, stage: _Optional[int] = ..., assignment: _Optional[_Union[AssignmentDescription, _Mapping]] = ...) -> None: ...
 
 class RecoverRequest(_message.Message):
     __slots__ = ("instance", "avoid")
