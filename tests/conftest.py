@@ -36,16 +36,44 @@ NEEDS = {
 
 
 WITH_NODES = ("tests/integration/", "tests/chaos/")
+# Of those, what one daemon answers without a ring: nothing in them waits for a peer to fall silent.
+WITHOUT_RING = tuple(
+    f"tests/integration/{name}"
+    for name in (
+        "documents_served/",
+        "external/",
+        "sidecar/",
+        "test_api_external.py",
+        "test_asked_limits.py",
+        "test_batches.py",
+        "test_disks.py",
+        "test_document.py",
+        "test_download.py",
+        "test_embeddings_local.py",
+        "test_failover_matrix.py",
+        "test_failover_wires.py",
+        "test_http_tls.py",
+        "test_hub.py",
+        "test_limits.py",
+        "test_passthrough.py",
+        "test_redis_limits.py",
+        "test_redis_script.py",
+        "test_secrets.py",
+        "test_standins.py",
+    )
+)
 
 
 class NodesInOneProcess(LoadScopeScheduling):
-    """Of several processes one runs all that starts nodes, in order; the others share the rest by files.
+    """Of several processes one runs all that starts rings, in order; the others share the rest by files.
 
     xdist's own groups rely on a private field of pytest's that pytest 9.2 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "nodes" if nodeid.startswith(WITH_NODES) else nodeid.split("::", 1)[0]
+        if nodeid.startswith(WITHOUT_RING):
+            return "daemons"
+        return "rings" if nodeid.startswith(WITH_NODES) else nodeid.split("::", 1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`

@@ -58,14 +58,8 @@ class RecoveryClient:
         Raises `ExoError` where it cannot be brought back.
         """
         for left in reversed(range(TRIES)):
-            newest = self._registry.newest(instance)
-            if (
-                not avoid
-                and newest.epoch > instance.epoch
-                and newest.state == "ready"
-                and not self._registry.is_lost(newest)
-            ):
-                return Recovered(newest)
+            if not avoid and (newer := self._newer(instance)) is not None:
+                return Recovered(newer)
             coordinator = rendezvous(instance.model_id, sorted(self._cluster.nodes()))
             request = node_pb2.RecoverRequest(instance=instance_to_pb(instance), avoid=sorted(avoid))
             try:
@@ -89,15 +83,12 @@ class RecoveryClient:
 
     def _like(self, instance: Instance) -> Instance | None:
         """A ready instance that makes the same text."""
-        return next(
-            (
-                one
-                for one in self._registry.all()
-                if one.state == "ready" and one.digest == instance.digest and one.context >= instance.context
-                and one.instance_id != instance.instance_id
-            ),
-            None,
-        )  # fmt: skip
+        alike = (
+            one
+            for one in self._registry.all()
+            if one.state == "ready" and one.digest == instance.digest and one.instance_id != instance.instance_id
+        )
+        return next((one for one in alike if one.context >= instance.context), None)
 
     async def _ask(self, coordinator: str, request: node_pb2.RecoverRequest) -> Recovered:
         if coordinator == self._cluster.node_id:
