@@ -86,7 +86,8 @@ def _size(
     shard = instance.assignments[stage].shard
     pool = KvPool(instance.slots, instance.context, instance.kv_tokens or instance.slots * instance.context)
     drafting = None if draft is None else (draft, pool)
-    limit = stage_limit(spec, seat, pool, rules, draft=drafting, is_head=stage == 0)
+    sends = stage < len(instance.assignments) - 1
+    limit = stage_limit(spec, seat, pool, rules, draft=drafting, is_head=stage == 0, sends=sends)
     return limit.fixed + sum(limit.layer_bytes[shard.start_layer : shard.end_layer])
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from exo_node.cluster.stage_memory import MemoryRules, compute_dtype_on
+from exo_node.cluster.stage_memory import LOG_BYTES, MemoryRules, compute_dtype_on
 from exo_node.engine.select import kept_by_layer, state_bytes
 from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.ring.connecting import MAX_CHUNK, SPARE_STAGE
@@ -25,6 +25,7 @@ RUNNER_BYTES = 160 * 10**6
 
 RULES = MemoryRules(
     overhead=RUNNER_BYTES,
+    log=LOG_BYTES,
     kept=lambda one, engine, context: kept_by_layer(engine, one.config, context, MAX_CHUNK),
     states=lambda one, engine, element: state_bytes(engine, one.config, element),
 )
