@@ -81,13 +81,17 @@ class RecoveryClient:
         return newest if serves else None
 
     def _like(self, instance: Instance) -> Instance | None:
-        """A ready instance that makes the same text."""
+        """A ready instance that makes the same text: another engine's bits differ."""
+
+        def engines(ring: Instance) -> set[str]:
+            return {at.engine for at in ring.assignments}
+
         return next(
             (
                 one
                 for one in self._registry.all()
                 if one.state == "ready" and one.digest == instance.digest and one.context >= instance.context
-                and one.instance_id != instance.instance_id
+                and one.instance_id != instance.instance_id and engines(one) == engines(instance)
             ),
             None,
         )  # fmt: skip
