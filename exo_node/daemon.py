@@ -171,6 +171,7 @@ class Daemon:
             issuer=self.keys,
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,
+            silence_s=settings.peer_timeout,
         )
         self.members = ClusterMembers(
             me=self._identity,

@@ -85,7 +85,13 @@ def plan_placement(
         drafting = None if draft is None else (draft, KvPool(slots, context, slots * context))
         return [
             stage_limit(
-                spec, Seat(place.device, place.engine, place.capacity), pool, rules, draft=drafting, is_head=not i
+                spec,
+                Seat(place.device, place.engine, place.capacity),
+                pool,
+                rules,
+                draft=drafting,
+                is_head=not i,
+                sends=i < len(places) - 1,
             )
             for i, place in enumerate(places)
         ]

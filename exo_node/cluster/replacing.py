@@ -32,11 +32,13 @@ def replace_stages(
     *,
     draft: ModelSpec | None = None,
     freed: Mapping[str, int],
+    unfit: Collection[str] = (),
 ) -> Replacement | None:
     """The instance with each of its `lost` stages somewhere else; None where one finds no place.
 
     `nodes`: those that may take one: alive, with the model. `spares`: those of the instance that are alive. `freed`: by
-    node, bytes that lost stages hold there still, which are given back first.
+    node, bytes that lost stages hold there still, which are given back first. `unfit`: nodes to which others
+    are preferred.
     """
     free = {node_id: node.memory_free + freed.get(node_id, 0) for node_id, node in nodes.items()}
     assignments = list(instance.assignments)
@@ -50,7 +52,7 @@ def replace_stages(
             assignments[stage] = spare.assignment
             used.append(spare)
             continue
-        found = _place(instance, stage, spec, nodes, free, taken, rules, draft)
+        found = _place(instance, stage, spec, nodes, free, taken, rules, draft, unfit)
         if found is None:
             return None
         assignments[stage], sizes[stage] = found
@@ -70,10 +72,10 @@ def spare_for(
 
 
 def stage_size(
-    instance: Instance, stage: int, spec: ModelSpec, node: NodeInfo, rules: MemoryRules, draft: ModelSpec | None
-) -> int:
-    """Bytes that a stage takes where it is."""
-    at = instance.assignments[stage]
+    instance: Instance, stage: int, at: Assignment, spec: ModelSpec, node: NodeInfo, rules: MemoryRules,
+    draft: ModelSpec | None,
+) -> int:  # fmt: skip
+    """Bytes that a stage, or a spare of it, takes where it is."""
     device = next((one for one in node.devices if one.id == at.device), None)
     return 0 if device is None else _size(instance, stage, spec, Seat(device, at.engine, 0), rules, draft)
 
@@ -84,7 +86,8 @@ def _size(
     shard = instance.assignments[stage].shard
     pool = KvPool(instance.slots, instance.context, instance.kv_tokens or instance.slots * instance.context)
     drafting = None if draft is None else (draft, pool)
-    limit = stage_limit(spec, seat, pool, rules, draft=drafting, is_head=stage == 0)
+    sends = stage < len(instance.assignments) - 1
+    limit = stage_limit(spec, seat, pool, rules, draft=drafting, is_head=stage == 0, sends=sends)
     return limit.fixed + sum(limit.layer_bytes[shard.start_layer : shard.end_layer])
 
 
@@ -97,12 +100,13 @@ def _place(
     taken: Collection[tuple[str, str]],
     rules: MemoryRules,
     draft: ModelSpec | None,
+    unfit: Collection[str] = (),
 ) -> tuple[Assignment, int] | None:
     old = instance.assignments[stage]
     members = {one.node_id for one in instance.assignments}
 
-    def rank(node_id: str) -> tuple[bool, bool, int, str]:
-        return node_id != old.node_id, node_id in members, -free[node_id], node_id
+    def rank(node_id: str) -> tuple[bool, bool, bool, int, str]:
+        return node_id in unfit, node_id != old.node_id, node_id in members, -free[node_id], node_id
 
     # The same engine first: another one's bits differ.
     for same_engine in (True, False):

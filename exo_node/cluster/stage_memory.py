@@ -10,6 +10,8 @@ from exo_node.types import DTYPE_BYTES, Device, Dtype, ModelSpec
 
 DRAFT_SLOTS = 4  # sequences that a draft model guesses for: with more to compute in a step its guesses rarely pay
 
+LOG_BYTES = 64 * 2**20  # of what a stage keeps of what it sent on (ring/boundary_log.py): 8,192 tokens of 4096 bfloat16
+
 GROWING = frozenset({"mlx"})  # engines whose sequences take KV memory as they grow, not when the shard is loaded
 
 
@@ -37,12 +39,14 @@ def draft_pool(draft: ModelSpec, slots: int, context: int) -> tuple[int, int]:
 class MemoryRules:
     """How engines use memory.
 
-    `overhead`: bytes that a runner takes beside its model. `kept`(spec, engine, context): tokens of one sequence that
+    `overhead`: bytes that a runner takes beside its model. `log`: most bytes that a stage which sends hidden states on
+    keeps of them. `kept`(spec, engine, context): tokens of one sequence that
     each layer keeps, fewer where it has a window. `states`(spec, engine, bytes of an element): for each layer the bytes
     that it holds of one sequence whatever its length; 0 = keys and values by token.
     """
 
     overhead: int = 0
+    log: int = 0
     compute_dtype: Callable[[ModelSpec, Device], Dtype] = compute_dtype_on
     kept: Callable[[ModelSpec, str, int], Sequence[int]] = kept_whole
     states: Callable[[ModelSpec, str, int], Sequence[int]] = no_states
@@ -68,9 +72,10 @@ class Seat:
 
 def stage_limit(
     spec: ModelSpec, seat: Seat, pool: KvPool, rules: MemoryRules, *, draft: tuple[ModelSpec, KvPool] | None = None,
-    is_head: bool,
+    is_head: bool, sends: bool,
 ) -> StageLimit:  # fmt: skip
-    """What each layer would take there, and what comes on top. `draft`: a model that guesses ahead, on the head."""
+    """What each layer would take there, and what comes on top. `draft`: a model that guesses ahead, on the head.
+    `sends`: another stage comes after this one."""
     element, stored = DTYPE_BYTES[rules.compute_dtype(spec, seat.device)], DTYPE_BYTES[spec.dtype]
     tokens = [min(pool.tokens, pool.slots * one) for one in rules.kept(spec, seat.engine, pool.context)]
     pools = _pools(spec, rules.states(spec, seat.engine, element), tokens, element, pool.slots)
@@ -81,6 +86,10 @@ def stage_limit(
     packed = spec.layer_packed or (0,) * spec.n_layers
     layers = tuple(held(size, narrow) + kv for size, narrow, kv in zip(spec.layer_bytes, packed, pools, strict=True))
     fixed = rules.overhead
+    if sends:
+        fixed += min(
+            rules.log, pool.tokens * spec.hidden_size * DTYPE_BYTES["float32"]
+        )  # whatever the others compute in
     if is_head:
         # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
         fixed += held(spec.embed_bytes + spec.head_bytes, spec.outer_packed)

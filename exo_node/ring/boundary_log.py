@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from exo_node.cluster.stage_memory import LOG_BYTES
 from exo_node.ring.int8_rows import recast
 from exo_node.ring.messages import Copy, Drop, Op, Rename
 from exo_node.types import DTYPE_BYTES, Dtype
-
-MOST_BYTES = 64 * 2**20  # 8,192 tokens of a model 4096 wide in bfloat16
 
 
 class BoundaryLog:
     """Vectors by sequence, from its first token on without a gap. All in one dtype: `recast` before that changes."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = LOG_BYTES) -> None:
         self.vector_bytes = 0  # 0: nothing was written yet
         self.n_bytes = 0
         self._most = most_bytes

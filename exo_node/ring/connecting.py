@@ -61,7 +61,7 @@ async def connect(
     bounded = [shard for shard in in_ring if shard.rollback_depth >= 0]
     stages = len(addresses)
     for stage in reversed(range(stages)):
-        client = RingClient(addresses[stage], instance.token, cluster.tls, instance.instance_id)
+        client = RingClient(addresses[stage], instance.token, cluster.tls, instance.instance_id, silence_s)
         try:
             await client.configure(
                 ring_pb2.ConfigureRequest(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from exo_node.ring.connecting import join_host_port
 from exo_node.ring.members import ClusterView
-from exo_node.transport.client import SILENCE_S
 from exo_node.transport.ring_client import RingClient
 from exo_node.types import Instance
 
 
-def dial(cluster: ClusterView, instance: Instance, stage: int, silence_s: float = SILENCE_S) -> RingClient:
+def dial(cluster: ClusterView, instance: Instance, stage: int, silence_s: float) -> RingClient:
     """To the runner of a stage: our own way to its node, the port that its node told.
 
     Raises `PeerUnavailable` where its node is gone. `silence_s`: see `RingClient`.

@@ -215,7 +215,7 @@ class InstanceManager:
             return None
 
         async def ask(stage: int, node_id: str) -> tuple[str, ring_pb2.RunnerStats]:
-            client = dial(self._cluster, instance, stage)
+            client = dial(self._cluster, instance, stage, self._silence_s)
             try:
                 return node_id, await client.stats()
             finally:

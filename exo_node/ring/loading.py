@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from exo_node.cluster.stage_memory import MemoryRules, compute_dtype_on
+from exo_node.cluster.stage_memory import LOG_BYTES, MemoryRules, compute_dtype_on
 from exo_node.engine.select import kept_by_layer, state_bytes
 from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.ring.connecting import MAX_CHUNK, SPARE_STAGE
@@ -25,6 +25,7 @@ RUNNER_BYTES = 160 * 10**6
 
 RULES = MemoryRules(
     overhead=RUNNER_BYTES,
+    log=LOG_BYTES,
     kept=lambda one, engine, context: kept_by_layer(engine, one.config, context, MAX_CHUNK),
     states=lambda one, engine, element: state_bytes(engine, one.config, element),
 )
@@ -32,9 +33,19 @@ RULES = MemoryRules(
 
 @dataclass(slots=True)
 class Work:
-    """What has been reserved so far, so that it can be undone: (node id, stage)."""
+    """What has been reserved so far, so that it can be undone: (node id, stage). `failed`: nodes that could not."""
 
     reserved: list[tuple[str, int]] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def asking(self, node_id: str) -> Iterator[None]:
+        """What fails in this block is that node's."""
+        try:
+            yield
+        except ExoError:
+            self.failed.add(node_id)
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +84,29 @@ class ShardLoader:
         for stage in sorted(shelf.sizes, key=lambda stage: (shelf.stages[stage].node_id, stage)):
             one = shelf.stages[stage]
             work.reserved.append((one.node_id, stage))
-            await self._member(one.node_id).reserve_shard(
-                node_pb2.ReserveShardRequest(
-                    instance_id=shelf.instance.instance_id,
-                    coordinator=self._node_id,
-                    bytes=shelf.sizes[stage],
-                    device=one.device,
-                    lease_ms=LEASE_MS,
-                    stage=stage,
-                )
+            request = node_pb2.ReserveShardRequest(
+                instance_id=shelf.instance.instance_id,
+                coordinator=self._node_id,
+                bytes=shelf.sizes[stage],
+                device=one.device,
+                lease_ms=LEASE_MS,
+                stage=stage,
             )
+            with work.asking(one.node_id):
+                await self._member(one.node_id).reserve_shard(request)
 
     async def load(
-        self, shelf: Shelf, report: Callable[[node_pb2.PlaceProgress], None]
+        self, shelf: Shelf, work: Work, report: Callable[[node_pb2.PlaceProgress], None]
     ) -> Mapping[int, node_pb2.ShardReady]:
         """Load every stage, all at once; the first failure cancels the others."""
         done = dict.fromkeys(shelf.stages, 0)
         total = dict(done)
 
         async def load(stage: int, one: Assignment) -> node_pb2.ShardReady:
+            with work.asking(one.node_id):
+                return await loaded(stage, one)
+
+        async def loaded(stage: int, one: Assignment) -> node_pb2.ShardReady:
             async with contextlib.aclosing(self._member(one.node_id).load_shard(_request(shelf, stage))) as updates:
                 async for update in updates:
                     if update.HasField("ready"):

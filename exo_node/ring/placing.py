@@ -120,7 +120,7 @@ class Placer:
             ready: dict[int, node_pb2.ShardReady] = {}
 
             async def load(report: Callable[[node_pb2.PlaceProgress], None]) -> None:
-                ready.update(await self._loader.load(shelf, report))
+                ready.update(await self._loader.load(shelf, work, report))
 
             async with renewed(self._member, instance), contextlib.aclosing(reported(load)) as updates:
                 async for update in updates:

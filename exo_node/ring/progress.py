@@ -70,14 +70,15 @@ class Hang:
     step: int | None  # None: our own engine
 
 
-class _Stalled:
-    """For how long one thing has stayed as it is."""
+class Stalled:
+    """For how long one thing has stayed as it is; None is nothing, and does not stall."""
 
     def __init__(self) -> None:
-        self._what: int | None = None
+        self._what: object = None
         self._seconds = 0.0
 
-    def look(self, what: int | None, passed: float) -> float:
+    def look(self, what: object, passed: float) -> float:
+        """What it is now, and the seconds since the look before. Returns those for which it has been so."""
         self._seconds = self._seconds + passed if what is not None and what == self._what else 0.0
         self._what = what
         return self._seconds
@@ -92,8 +93,8 @@ class ProgressWatch:
         self._silence = silence
         self._period = period
         self._looked: float | None = None
-        self._engine = _Stalled()
-        self._ring = _Stalled()
+        self._engine = Stalled()
+        self._ring = Stalled()
 
     def look(self, now: float, awaited: Awaited | None = None) -> Hang | None:
         """What hangs, if anything does.

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 
 from exo_node.cluster.placement import rendezvous
-from exo_node.errors import PeerUnavailable, RingBroken
+from exo_node.errors import PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.members import ClusterView
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
@@ -20,6 +20,7 @@ from exo_node.types import Instance
 log = logging.getLogger("exo.recovery")
 
 TRIES = 8
+AGAIN = ("stale_epoch", "key_dropped")  # another coordinator was faster; the cluster's key has changed meanwhile
 PAUSE_S = 0.25  # a coordinator that is gone is known as gone after 0.2 s
 BEHIND_S = 5.0  # another coordinator was faster: its instance is told of within this
 
@@ -64,10 +65,8 @@ class RecoveryClient:
             request = node_pb2.RecoverRequest(instance=instance_to_pb(instance), avoid=sorted(avoid))
             try:
                 return await self._ask(coordinator, request)
-            except (PeerUnavailable, RingBroken) as error:
-                if isinstance(error, RingBroken) and error.code != "stale_epoch":
-                    raise
-                if not left:
+            except (PeerUnavailable, RingBroken, Unauthorized) as error:
+                if not left or not (isinstance(error, PeerUnavailable) or error.code in AGAIN):
                     raise
                 log.info("recovery of %s by %s: %s", instance.instance_id[:8], coordinator, error.message)
                 if isinstance(error, RingBroken) and (ahead := await self._ahead(instance)) is not None:
@@ -82,13 +81,19 @@ class RecoveryClient:
         return newest if serves else None
 
     def _like(self, instance: Instance) -> Instance | None:
-        """A ready instance that makes the same text."""
+        """A ready instance that makes the same text: another engine's bits differ."""
+
+        def engines(ring: Instance) -> set[str]:
+            return {at.engine for at in ring.assignments}
+
         alike = (
             one
             for one in self._registry.all()
             if one.state == "ready" and one.digest == instance.digest and one.instance_id != instance.instance_id
         )
-        return next((one for one in alike if one.context >= instance.context), None)
+        return next(
+            (one for one in alike if one.context >= instance.context and engines(one) == engines(instance)), None
+        )
 
     async def _ask(self, coordinator: str, request: node_pb2.RecoverRequest) -> Recovered:
         if coordinator == self._cluster.node_id:

@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from exo_node.errors import ExoError, NoCapacity, PeerUnavailable, RingBroken
+from exo_node.errors import DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import holders, missing_stages
 from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect
 from exo_node.ring.dialling import dial
@@ -52,6 +53,7 @@ class _Round:
     times: node_pb2.RecoveryTimes = field(default_factory=node_pb2.RecoveryTimes)
     held: dict[int, ring_pb2.FenceResponse] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
+    unfit: Counter[str] = field(default_factory=Counter)  # nodes where it came to nothing in the rounds before
 
 
 class Recovery:
@@ -95,9 +97,10 @@ class Recovery:
             if not moves:
                 self._registry.lose(current)
             epoch = max(current.epoch, self._registry.lost.get(current.instance_id, 0))
+            unfit: Counter[str] = Counter()
             for left in reversed(range(ROUNDS)):
                 epoch += 1
-                one = _Round(current, epoch, self._missing(current))
+                one = _Round(current, epoch, self._missing(current), unfit=unfit)
                 try:
                     rounds = self._round(one, set(request.avoid), moves=moves)
                     async with contextlib.aclosing(rounds) as updates:
@@ -108,9 +111,12 @@ class Recovery:
                     log.warning("recovery of %s, epoch %d: %s", current.instance_id[:8], epoch, error.message)
                     if moves and not one.held:
                         raise  # the ring runs as before
-                    if not left or not _another_try(error):
+                    if not left or not (one.work.failed or _another_try(error)):
                         await self._give_up(one)
+                        if isinstance(error, PeerUnavailable):  # to the asker that would be us, and it would ask again
+                            raise RingBroken(error.message, code="given_up") from error
                         raise
+                    unfit.update(one.work.failed)
                 moves = False
                 await asyncio.sleep(PAUSE_S)
                 current = self._registry.newest(told)
@@ -149,6 +155,7 @@ class Recovery:
                 begun = _lap(times, "plan_us", begun)
                 if not moves:
                     await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
+                    await self._unload_spares(old, set(old.spares) - {*found.used, *found.shelf.instance.spares})
                 ready: dict[int, node_pb2.ShardReady] = {}
                 async with contextlib.aclosing(
                     self._load(one, found.shelf.aside() if moves else found.shelf, ready)
@@ -175,7 +182,8 @@ class Recovery:
             self._placer.loading.pop(old.instance_id, None)
             self._changed()
         self._registry.remember(new)
-        await self._unload_spares(old, set(old.spares) - set(new.spares))
+        if moves:
+            await self._unload_spares(old, set(old.spares) - {*found.used, *new.spares})
         self._took[new.instance_id, new.epoch] = times
         while len(self._took) > TIMES_KEPT:
             del self._took[next(iter(self._took))]
@@ -201,19 +209,28 @@ class Recovery:
 
     async def _plan(self, one: _Round, lost: set[int], avoid: set[str], *, moves: bool) -> Successors:
         """Who holds what from now on. Raises `NoCapacity` where the nodes that are left cannot."""
+        old, known = one.old, self._cluster.nodes()
         outside = avoid | set(self._cluster.draining())
-        nodes = {name: node for name, node in self._cluster.nodes().items() if name not in outside}
-        old = one.old
+        nodes = {name: node for name, node in known.items() if name not in outside}
         held = holders(self._cluster.node_id, self._host, self._cluster.states())
+        loaded = [stage for stage, at in enumerate(old.assignments) if held(at.node_id, (old.instance_id, stage))]
         spares = [
             spare
             for spare in old.spares
             if spare.assignment.node_id in nodes
             and held(spare.assignment.node_id, (old.instance_id, SPARE_STAGE + spare.stage))
         ]
-        return await successors(
-            self._member, self._cluster.node_id, old, lost, nodes, spares, epoch=one.epoch, running=moves
-        )
+        fit = {name: node for name, node in nodes.items() if one.unfit[name] < 2}
+        for some in (fit, nodes):
+            try:
+                return await successors(
+                    self._member, self._cluster.node_id, old, lost, some, spares, known=known, loaded=loaded,
+                    epoch=one.epoch, running=moves, unfit=[*one.unfit],
+                )  # fmt: skip
+            except NoCapacity:
+                if some == nodes:
+                    raise
+        raise AssertionError("unreachable: the last try raises")
 
     async def _step_in(self, one: _Round, found: Successors) -> dict[int, node_pb2.ShardReady]:
         """The successors that wait aside take the places of those that leave; from here on nothing is served."""
@@ -222,7 +239,7 @@ class Recovery:
             raise PeerUnavailable("a stage that was to stay was lost just now")
         old = one.old
         await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
-        return dict(await self._loader.load(found.shelf, lambda progress: None))
+        return dict(await self._loader.load(found.shelf, one.work, lambda progress: None))
 
     async def _load(
         self, one: _Round, shelf: Shelf, ready: dict[int, node_pb2.ShardReady]
@@ -230,7 +247,7 @@ class Recovery:
         await self._loader.reserve(shelf, one.work)
 
         async def load(report: Callable[[node_pb2.PlaceProgress], None]) -> None:
-            ready.update(await self._loader.load(shelf, report))
+            ready.update(await self._loader.load(shelf, one.work, report))
 
         async with contextlib.aclosing(reported(load)) as updates:
             async for update in updates:
@@ -252,7 +269,7 @@ class Recovery:
         self._changed()
 
     async def _unload_spares(self, instance: Instance, spares: Collection[Spare]) -> None:
-        """Those that have stepped in have another number by now, and are not found."""
+        """Have the nodes that are still there end these."""
         there = self._cluster.nodes()
         places = [(spare.assignment.node_id, SPARE_STAGE + spare.stage) for spare in spares]
         await self._loader.unload(instance.instance_id, [at for at in places if at[0] in there], at_once=True)
@@ -277,10 +294,9 @@ def outliving(
 
 
 def _another_try(error: ExoError) -> bool:
-    """Whether the next round may end better: somebody else was lost in this one."""
-    return isinstance(error, (PeerUnavailable, RingBroken)) or (
-        isinstance(error, NoCapacity) and error.code == "reservation_lost"
-    )
+    """Whether the next round may end better: somebody else was lost in this one, or the cluster's key has changed."""
+    lost = (PeerUnavailable, RingBroken, DeadlineExceeded)
+    return isinstance(error, lost) or error.code in ("reservation_lost", "key_dropped")
 
 
 def _lap(times: node_pb2.RecoveryTimes, name: str, begun: int) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, RingBroken
+from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.ports import Instances
 from exo_node.ring.recovering import Recovered
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -20,6 +20,7 @@ from exo_node.types import Instance
 
 BARREN = 3  # losses without a token between them: what the request asks for may be what breaks the ring
 OURS = frozenset({"replaced", "stale_attempt"})  # a newer attempt of this request goes on, so this one must not
+REDIAL = "key_dropped"  # the cluster has another key by now, and our connection was of the old one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ async def deltas(
 ) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
     """What the head says up to the finish reason. `deadline` is monotonic.
 
+    A call that a rotation of the cluster's key has ended is made again, over a new connection: the ring runs on.
     Raises `RingBroken` or `PeerUnavailable` where no ring can go on with it, and what the head raises else.
     """
     message = _copy(message)
@@ -83,6 +85,10 @@ async def deltas(
                 if delta.finish_reason:
                     return
             raise RingBroken("the head ended the stream without a finish reason")
+        except Unauthorized as error:
+            barren = 0 if progressed else barren + 1
+            if error.code != REDIAL or barren > BARREN:
+                raise
         except (RingBroken, PeerUnavailable) as error:
             barren = 0 if progressed else barren + 1
             if error.code in OURS or barren > BARREN:

@@ -24,6 +24,7 @@ from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
 from exo_node.ring.runner_config import papers_fields
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
+from exo_node.transport.client import SILENCE_S
 from exo_node.transport.convert import instance_from_pb, shard_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.transport.tls import runner_name
@@ -74,15 +75,17 @@ class ShardHost:
         issuer: Issuer,
         free_memory: Callable[[], int],
         changed: Callable[[], None],
+        silence_s: float = SILENCE_S,
     ) -> None:
-        """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go."""
+        """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go;
+        `silence_s`: see `RunnerSupervisor`."""
         self._ledger = ledger
         self._library = library
         self._runner_settings = runner_settings
         self._issuer = issuer
         self._free_memory = free_memory
         self._changed = changed
-        self._supervisor = RunnerSupervisor(on_exit=self._runner_ended)
+        self._supervisor = RunnerSupervisor(on_exit=self._runner_ended, silence_s=silence_s)
         self._loaded: dict[ShardKey, node_pb2.LoadShardRequest] = {}
         self.committed: dict[str, Instance] = {}  # instances of which this node holds a shard
         self._ended: list[Instance] = []

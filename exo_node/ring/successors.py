@@ -20,11 +20,13 @@ log = logging.getLogger("exo.recovery")
 
 @dataclass(frozen=True, slots=True)
 class Successors:
-    """The ring to come. `kept`: stages whose runner goes on; `same_cut`: every stage holds the layers that it held."""
+    """The ring to come. `kept`: stages whose runner goes on; `same_cut`: every stage holds the layers that it held;
+    `used`: spares that step in."""
 
     shelf: Shelf
     kept: frozenset[int]
     same_cut: bool
+    used: tuple[Spare, ...] = ()
 
 
 async def successors(
@@ -35,13 +37,17 @@ async def successors(
     nodes: Mapping[str, NodeInfo],
     spares: Sequence[Spare],
     *,
+    known: Mapping[str, NodeInfo],
+    loaded: Collection[int],
     epoch: int,
     running: bool,
+    unfit: Collection[str] = (),
 ) -> Successors:
     """Another place for each of the `lost` stages of `old`, on `nodes`; where there is none a new cut.
 
-    `spares`: those that live. `running`: the ring serves until its successors are loaded, so its memory is not free.
-    Raises `NoCapacity` where it fits no more, and what `describe` raises.
+    `spares`: those that live. `known`: all live nodes, those too that keep what they hold and take nothing. `loaded`:
+    stages that their nodes list still. `running`: the ring serves until its successors are loaded, so its memory is not
+    free. `unfit`: see `replace_stages`. Raises `NoCapacity` where it fits no more, and what `describe` raises.
     """
     if not nodes:
         raise NoCapacity(f"no node is left that could take a part of {old.model_id}")
@@ -52,18 +58,28 @@ async def successors(
     draft = None
     if old.draft_model:
         draft, old = await _draft(member, here, old, nodes)
-    freed: dict[str, int] = {}
-    if not running:
-        for stage in lost:
-            node_id = old.assignments[stage].node_id
-            if node_id in usable:
-                size = stage_size(old, stage, spec, usable[node_id], RULES, draft)
-                freed[node_id] = freed.get(node_id, 0) + size
-    found = replace_stages(old, lost, spec, usable, spares, RULES, draft=draft, freed=freed)
-    if found is not None and _supported(found, spec):
-        return _same_cut(old, found, lost, spec, draft, usable, nodes, epoch)
-    plan = _anew(old, spec, draft, usable, lost, running=running)
-    return _new_cut(old, plan, lost, spec, draft, nodes, epoch)
+
+    def freed(stages: Collection[int], spares: Sequence[Spare]) -> Mapping[str, int]:
+        """By node, what these take that may be given back."""
+        places = [(stage, old.assignments[stage]) for stage in stages if stage in loaded]
+        places += [(one.stage, one.assignment) for one in spares]
+        found = dict.fromkeys(usable, 0)
+        for stage, at in () if running else places:
+            if at.node_id in usable:
+                found[at.node_id] += stage_size(old, stage, at, spec, usable[at.node_id], RULES, draft)
+        return found
+
+    # Where no place is left, the memory of spares that wait for another stage's loss is of more use to this one.
+    for waiting in (spares, ()):
+        given = [one for one in spares if one not in waiting]
+        found = replace_stages(
+            old, lost, spec, usable, waiting, RULES, draft=draft, freed=freed(lost, given), unfit=unfit
+        )
+        if found is not None and _supported(found, spec):
+            return _same_cut(old, found, lost, spec, draft, waiting, known, epoch)
+    room = freed(range(len(old.assignments)), spares)
+    grown = [replace(node, memory_free=node.memory_free + room[name]) for name, node in usable.items()]
+    return _new_cut(old, _anew(old, spec, draft, grown), lost, spec, draft, known, epoch)
 
 
 async def _draft(
@@ -93,45 +109,28 @@ def _same_cut(
     lost: Collection[int],
     spec: ModelSpec,
     draft: ModelSpec | None,
-    usable: Mapping[str, NodeInfo],
+    spares: Sequence[Spare],
     nodes: Mapping[str, NodeInfo],
     epoch: int,
 ) -> Successors:
-    left = tuple(spare for spare in old.spares if spare not in found.used and spare.assignment.node_id in nodes)
+    left = tuple(spare for spare in spares if spare not in found.used)
     instance = replace(old, assignments=found.assignments, epoch=epoch, state="loading", spares=left)
     stages = dict(enumerate(found.assignments))
     shelf = Shelf(instance=instance, stages=stages, sizes=found.sizes, spec=spec, draft=draft, nodes=nodes)
     kept = frozenset(range(len(found.assignments))) - frozenset(lost)
-    return Successors(shelf, kept, same_cut=True)
+    return Successors(shelf, kept, same_cut=True, used=found.used)
 
 
-def _anew(
-    old: Instance,
-    spec: ModelSpec,
-    draft: ModelSpec | None,
-    usable: Mapping[str, NodeInfo],
-    lost: Collection[int],
-    *,
-    running: bool,
-) -> PlacementPlan:
+def _anew(old: Instance, spec: ModelSpec, draft: ModelSpec | None, nodes: Sequence[NodeInfo]) -> PlacementPlan:
     """Another cut, over as many nodes as were asked for if they are there; the same engine where it can be."""
-    nodes = list(usable.values())
-    if not running:
-        for stage in range(len(old.assignments)):
-            nodes = [
-                replace(node, memory_free=node.memory_free + stage_size(old, stage, spec, node, RULES, draft))
-                if node.node_id == old.assignments[stage].node_id
-                else node
-                for node in nodes
-            ]
     engines = {one.engine for one in old.assignments}
     wishes = [(old.min_nodes, tuple(engines) if len(engines) == 1 else ()), (old.min_nodes, ()), (1, ())]
     problem: ExoError | None = None
     for min_nodes, engine in wishes:
         try:
             plan = plan_placement(
-                spec, nodes, min_nodes=min_nodes, engines=engine, slots=old.slots, context=old.context, draft=draft,
-                rules=RULES,
+                spec, list(nodes), min_nodes=min_nodes, engines=engine, slots=old.slots, context=old.context,
+                draft=draft, rules=RULES,
             )  # fmt: skip
             for one in plan.assignments:
                 check_supported(one.engine, spec.config, one.shard)

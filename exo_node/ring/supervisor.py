@@ -19,7 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from exo_node.errors import PeerUnavailable, error_from_code
+from exo_node.ring.progress import FACTOR, Stalled
+from exo_node.transport.client import SILENCE_S
 
 log = logging.getLogger("exo.runner")
 
@@ -31,6 +35,7 @@ SECRETS = ("EXO_CLUSTER_KEY", "EXO_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN
 # 4 ms of huge ones, which glibc 2.35 and later asks for when it is told to (others do not look).
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 LINE_LIMIT = 4 * 2**20  # bytes; a "ready" line is a few hundred
+LOOKS = 8  # at a runner that loads, within the shortest time that may count as a hang
 
 LoadProgressCallback = Callable[[str, int, int], None]  # (stage, bytes done, bytes total)
 ShardKey = tuple[str, int]  # (instance id, stage)
@@ -57,14 +62,20 @@ class _Runner:
     stderr_tail: deque[str]
     tasks: list[asyncio.Task[None]]
     ended: asyncio.Event
+    lines: int = 0  # that it has said while it loads
 
 
 class RunnerSupervisor:
     """Owns every runner process of one daemon."""
 
-    def __init__(self, *, on_exit: Callable[[ShardKey, int], None]) -> None:
-        """`on_exit(key, returncode)` is called when a runner that was ready ends without having been asked to."""
+    def __init__(self, *, on_exit: Callable[[ShardKey, int], None], silence_s: float = SILENCE_S) -> None:
+        """`on_exit(key, returncode)` is called when a runner that was ready ends without having been asked to.
+
+        `silence_s` is how long a peer may say nothing. A runner that loads may say nothing for `FACTOR` times as long
+        while it takes no processor time and reads nothing either: a slow disk is no hang.
+        """
         self._on_exit = on_exit
+        self._stall_s = FACTOR * silence_s
         self._runners: dict[ShardKey, _Runner] = {}
         self._unloading: set[ShardKey] = set()
 
@@ -86,7 +97,7 @@ class RunnerSupervisor:
         """Start a runner and wait until it serves its shard.
 
         `config` is what ring/runner.py documents. Raises the runner's own error, or `PeerUnavailable` with the end of
-        its log when it dies. Cancelling kills it.
+        its log when it dies, and when it hangs. Cancelling kills it.
         """
         if key in self._runners:
             raise PeerUnavailable(f"shard {key[1]} of instance {key[0]} is already on this node", code="already_loaded")
@@ -108,7 +119,7 @@ class RunnerSupervisor:
             process.stdin.write(json.dumps({**config, "parent_pid": os.getpid()}).encode() + b"\n")
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 await process.stdin.drain()
-            runner.ready = await self._read_until_ready(runner, progress)
+            runner.ready = await self._watched(runner, progress)
         except BaseException:
             await self._end(runner, grace=0.0)
             raise
@@ -151,9 +162,28 @@ class RunnerSupervisor:
         """End all runners."""
         await asyncio.gather(*(self.unload(key) for key in list(self._runners)))
 
+    async def _watched(self, runner: _Runner, progress: LoadProgressCallback) -> RunnerReady:
+        """`_read_until_ready`, and an end to it when the runner hangs (ARCHITECTURE 3.12)."""
+        reading = asyncio.create_task(self._read_until_ready(runner, progress))
+        period, stalled = self._stall_s / LOOKS, Stalled()
+        try:
+            while not (await asyncio.wait((reading,), timeout=period))[0]:
+                # One period however long it was: this process may have been stopped itself.
+                if stalled.look((runner.lines, *_work(runner.process.pid)), period) >= self._stall_s:
+                    raise PeerUnavailable(
+                        f"the runner of shard {runner.key[1]} hangs: for {self._stall_s:g} s of loading it has said, "
+                        "computed and read nothing",
+                        code="runner_hangs",
+                    )
+            return reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
     async def _read_until_ready(self, runner: _Runner, progress: LoadProgressCallback) -> RunnerReady:
         assert runner.process.stdout is not None
         async for line in runner.process.stdout:
+            runner.lines += 1
             event = json.loads(line)
             match event.pop("event"):
                 case "progress":
@@ -219,6 +249,18 @@ def runner_environment(ours: Mapping[str, str]) -> dict[str, str]:
     given = ours.get("GLIBC_TUNABLES", "")
     tunables = given if "hugetlb" in given else f"{given}:{HUGE_PAGES}".lstrip(":")
     return {name: value for name, value in ours.items() if name not in SECRETS} | {"GLIBC_TUNABLES": tunables}
+
+
+def _work(pid: int) -> tuple[float, int]:
+    """Processor seconds that a process, and those that it has waited for, have taken, and bytes read from disk (0 where
+    the system does not tell). Nothing for one that has ended."""
+    try:
+        process = psutil.Process(pid)
+        used = process.cpu_times()
+        read = process.io_counters().read_bytes if hasattr(process, "io_counters") else 0
+    except psutil.Error:
+        return 0.0, 0
+    return used.user + used.system + used.children_user + used.children_system, read
 
 
 def describe_exit(code: int) -> str:

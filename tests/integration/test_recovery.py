@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.checkpoints import HYBRIDS, make_checkpoint
 from tests.integration.harness import NodeProcess, nodes, wait_until
 from tests.integration.test_lifecycle import clear, place, runners
 
+DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 TOKENS = 160
 BODY = {
     "model": "demo",
@@ -39,11 +43,12 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]
         yield cluster
 
 
-def answer(node: NodeProcess, at: int = 0, act: Callable[[], None] = lambda: None) -> tuple[str, dict[str, Any]]:
+def answer(
+    node: NodeProcess, at: int = 0, act: Callable[[], None] = lambda: None, **changes: Any
+) -> tuple[str, dict[str, Any]]:
     """The text of a streamed completion and its last event; `act` is done at the `at`-th event."""
-    request = urllib.request.Request(
-        f"{node.api}/v1/completions", json.dumps(BODY).encode(), {"Content-Type": "application/json"}
-    )
+    body = json.dumps({**BODY, **changes}).encode()
+    request = urllib.request.Request(f"{node.api}/v1/completions", body, {"Content-Type": "application/json"})
     text, last, count = "", {}, 0
     with urllib.request.urlopen(request, timeout=60) as stream:
         for line in stream:
@@ -140,6 +145,37 @@ def test_two_nodes_at_once_leave_one_that_goes_on(trio: list[NodeProcess], undis
         text, last = answer(x, 40, kill)
         assert (text, last["usage"]["completion_tokens"]) == (undisturbed, TOKENS)
         wait_until(lambda: rings(x) == [["x"]], 5, x.log)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("engine", "model"),
+    [
+        pytest.param("tinygrad", "demo", marks=pytest.mark.engine_tinygrad),
+        *(pytest.param("mlx", family, marks=pytest.mark.engine_mlx) for family in HYBRIDS),
+    ],
+)
+def test_other_engines_and_recurrent_layers_go_on_to_the_same_bytes(engine: str, model: str, tmp_path: Path) -> None:
+    """The follower's runner, the head's, then the follower with its node are killed early and late in an answer."""
+    if model != "demo":
+        shutil.copy(DEMO / "tokenizer.json", make_checkpoint(model, tmp_path).rename(tmp_path / model))
+    options = ["--memory-limit", "2GiB", "--reproducible", "-v", "--inference-engine", engine]
+    changes: dict[str, Any] = {"model": model, "prompt": [(7 * i) % 90 + 20 for i in range(60)], "max_tokens": 80}
+    with nodes(
+        tmp_path / "home", *(["--node-id", name, "--models-dir", str(tmp_path), *options] for name in "abc")
+    ) as (a, b, c):
+        status, made = place(a, model=model, nodes=["b", "c"])
+        assert status == 200, made
+        wanted = answer(a, **changes)
+        epoch = 1
+        for node in (c, b):
+            for at in (1, 40):
+                (victim,) = runners(node)
+                assert answer(a, at, victim.kill, **changes)[0] == wanted[0]
+                epoch += 1
+                assert a.request("GET", "/v1/recoveries")[1]["data"][-1]["epoch"] == epoch
+        assert answer(a, 40, c.kill, **changes)[0] == wanted[0]
+        assert rings(a) == [["b", "a"]]
 
 
 def test_what_is_deleted_is_not_brought_back(trio: list[NodeProcess]) -> None:

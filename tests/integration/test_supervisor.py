@@ -141,6 +141,20 @@ async def test_a_runner_that_dies_while_loading_is_an_error_with_its_last_words(
     assert supervisor.keys() == []
 
 
+async def test_a_runner_that_hangs_while_loading_is_ended(folder: Path) -> None:
+    """One that says, computes and reads nothing any more is waited for no longer; nothing stays behind."""
+    supervisor = RunnerSupervisor(on_exit=Ends(), silence_s=0.05)
+    task = asyncio.create_task(supervisor.load(("i", 0), config(folder), {}, no_progress))
+    while not supervisor.all():  # noqa: ASYNC110 - a process that starts has no event of its own
+        await asyncio.sleep(0)
+    process = psutil.Process(supervisor.pid(("i", 0)))
+    process.suspend()
+    with pytest.raises(PeerUnavailable, match="hangs"):
+        await task
+    assert supervisor.all() == []
+    assert not process.is_running()
+
+
 async def test_cancelling_a_load_kills_the_runner(folder: Path) -> None:
     """A load that nobody waits for any more leaves no process."""
     supervisor = RunnerSupervisor(on_exit=Ends())

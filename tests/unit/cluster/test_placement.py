@@ -77,6 +77,18 @@ def test_states_count_by_sequence_not_by_token() -> None:
     assert tight.stage_bytes == (85 * MB + 4 * state + 1024 * token,)
 
 
+def test_what_a_stage_keeps_of_what_it_sends_counts() -> None:
+    """All but the last one; no more than the tokens of its pool can be."""
+    rules, vectors = MemoryRules(log=MB), 4 * 256 * 64 * 4
+    nodes = [node(name, 200 * MB) for name in "abc"]
+    plain, logged = (plan(model(), nodes, min_nodes=3, rules=one) for one in (MemoryRules(), rules))
+    more = [after - before for after, before in zip(logged.stage_bytes, plain.stage_bytes, strict=True)]
+    assert (ranges(logged), more) == (ranges(plain), [MB, MB, 0])
+    small = plan(model(), nodes, min_nodes=3, rules=rules, slots=4, context=256)
+    assert small.stage_bytes[1] - plan(model(), nodes, min_nodes=3, slots=4, context=256).stage_bytes[1] == vectors
+    assert plan(model(), nodes, rules=rules).stage_bytes == plan(model(), nodes).stage_bytes
+
+
 def test_smallest_number_of_nodes() -> None:
     """As many nodes as needed, no more, in proportion to what is free."""
     nodes = [node("a", 40 * MB), node("b", 50 * MB), node("c", 20 * MB)]

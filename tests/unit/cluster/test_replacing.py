@@ -24,10 +24,12 @@ def ring(*places: tuple[str, str]) -> Instance:
     )  # fmt: skip
 
 
-def after(instance: Instance, lost: set[int], *nodes: Any, spares: tuple[Spare, ...] = (), freed: Any = None) -> Any:
+def after(
+    instance: Instance, lost: set[int], *nodes: Any, spares: tuple[Spare, ...] = (), freed: Any = None, unfit: str = ""
+) -> Any:
     return replace_stages(
-        instance, lost, SPEC, {one.node_id: one for one in nodes}, spares, RULES, freed=freed or {}
-    )  # fmt: skip
+        instance, lost, SPEC, {one.node_id: one for one in nodes}, spares, RULES, freed=freed or {}, unfit=unfit
+    )
 
 
 def places(found: Replacement | None) -> list[tuple[str, str]]:
@@ -55,6 +57,13 @@ def test_a_lost_nodes_stage_goes_to_the_freest_outside_the_ring() -> None:
     )
     found = after(head, {1}, two)
     assert [(one.node_id, one.device) for one in found.assignments] == [("a", "CUDA:0"), ("a", "CUDA:1")]
+
+
+def test_a_node_where_it_came_to_nothing_is_the_last_to_be_asked() -> None:
+    """Its own node too; where nobody else has room it is asked again."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    for nodes, home in (((node("b"), node("c", 25 * MB)), "c"), ((node("b"), node("c", 5 * MB)), "b")):
+        assert places(after(old, {1}, node("a"), *nodes, unfit="b"))[1] == (home, "mlx")
 
 
 def test_the_same_engine_is_worth_more_than_room() -> None:
@@ -91,6 +100,6 @@ def test_a_spare_is_never_on_the_node_that_it_is_to_outlive() -> None:
     found = spare_for(old, 0, SPEC, nodes, taken, RULES, None, free)
     assert found is not None
     assert (found[0].node_id, found[1]) == ("c", 25 * MB)
-    assert stage_size(old, 0, SPEC, nodes["a"], RULES, None) == 25 * MB
+    assert stage_size(old, 0, old.assignments[0], SPEC, nodes["a"], RULES, None) == 25 * MB
     del nodes["c"]
     assert spare_for(old, 0, SPEC, nodes, taken, RULES, None, free) is None

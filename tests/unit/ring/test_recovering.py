@@ -68,11 +68,13 @@ async def test_the_new_epoch_is_known_at_once() -> None:
 
 
 async def test_another_ring_of_the_same_model_goes_on_at_once() -> None:
-    """For a request, not for the ring's own sake; one of other weights, or with less room, is none."""
+    """For a request, not for the ring's own sake; one of other weights or engines, or with less room, is none."""
     client, _ = asker(Coordinator(BACK), THEIRS)
     assert (await client.resume(MINE)).instance == THEIRS
     assert (await client.recover(MINE)).instance == BACK
-    for other in (dataclasses.replace(THEIRS, digest="e"), dataclasses.replace(THEIRS, context=4)):
+    foreign = tuple(dataclasses.replace(at, engine="tinygrad") for at in THEIRS.assignments)
+    for change in ({"digest": "e"}, {"context": 4}, {"assignments": foreign}):
+        other = dataclasses.replace(THEIRS, **cast(Any, change))
         client, _ = asker(Coordinator(BACK), other)
         assert (await client.resume(MINE)).instance == BACK
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from exo_node.errors import DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken
+from exo_node.errors import DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.recovering import Recovered
 from exo_node.ring.resuming import BARREN, RecoveryRecord, deltas
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -128,6 +128,21 @@ async def test_where_nothing_can_go_on_the_error_says_both_reasons() -> None:
     ring = Ring([RingBroken("taken over", code="replaced")])
     with pytest.raises(RingBroken, match="taken over"):
         await hear(ring)
+    assert not ring.recovered
+
+
+async def test_a_call_that_a_key_rotation_has_ended_is_made_again() -> None:
+    """At the same ring, which is not broken; a node that has no part in the new key is told so in the end."""
+    dropped = Unauthorized("trusted no more", code="key_dropped")
+    ring = Ring([say(0, 5, sequence=7), dropped], [say(1, 6, finish_reason="stop")])
+    assert (await hear(ring))[0] == [5, 6]
+    second = ring.asked[1]
+    assert (list(second.generated_ids), second.attempt, second.sequence) == ([5], 1, 7)
+    for error, asked in ((dropped, BARREN + 1), (Unauthorized("no", code="wrong_instance_token"), 1)):
+        ring = Ring(*([[error]] * (BARREN + 1)))
+        with pytest.raises(Unauthorized):
+            await hear(ring)
+        assert len(ring.asked) == asked
     assert not ring.recovered
 
 

@@ -31,9 +31,9 @@ class Holder:
 
 async def after(old: Instance, lost: set[int], *nodes: NodeInfo, **options: Any) -> Successors:
     named = {one.node_id: one for one in nodes}
-    options = {"spares": (), "running": False, **options}
-    spares, running = options["spares"], options["running"]
-    return await successors(lambda name: cast(Any, Holder()), "a", old, lost, named, spares, epoch=9, running=running)
+    options = {"running": False, "known": named, "loaded": range(len(old.assignments)), **options}
+    spares = options.pop("spares", ())
+    return await successors(lambda name: cast(Any, Holder()), "a", old, lost, named, spares, epoch=9, **options)
 
 
 async def test_the_cut_stays_and_only_what_is_lost_is_loaded() -> None:
@@ -63,6 +63,34 @@ async def test_without_another_place_the_model_is_cut_anew() -> None:
     ]
     with pytest.raises(NoCapacity, match="m lost a part and does not fit what is left"):
         await after(old, {1}, node("a", 200 * MB), running=True)
+
+
+async def test_a_node_that_takes_nothing_keeps_what_it_holds() -> None:
+    """One that is drained, and could not give its stage away, goes on in the ring when another one is lost."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    found = await after(old, {1}, node("b"), known={"a": node("a"), "b": node("b")})
+    assert (set(found.kept), set(found.shelf.sizes)) == ({0}, {1})
+    assert len(found.shelf.dtypes()) == 2
+
+
+async def test_memory_that_is_back_already_is_not_counted_twice() -> None:
+    """Of stages that their nodes list no more."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    full = node("a", 300 * MB), node("b", 0)
+    assert (await after(old, {1}, *full)).same_cut
+    with pytest.raises(NoCapacity):
+        await after(old, {0, 1}, *full, loaded=())
+
+
+async def test_a_spare_gives_way_where_no_place_is_left() -> None:
+    """Its stage lives, another one is lost: its memory and its device are for that one."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    spare = Spare(0, Assignment("c", old.assignments[0].shard, "mlx", "CPU"))
+    old = dataclasses.replace(old, spares=(spare,))
+    found = await after(old, {1}, node("a", 0), node("c", 0), spares=(spare,))
+    assert (found.same_cut, set(found.kept), set(found.shelf.sizes)) == (True, {0}, {1})
+    assert [one.node_id for one in found.shelf.instance.assignments] == ["a", "c"]
+    assert (found.shelf.instance.spares, found.used) == ((), ())
 
 
 async def test_as_many_nodes_as_were_wanted_where_they_are_there() -> None:
