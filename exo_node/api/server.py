@@ -1,8 +1,9 @@
 """The HTTP server's patience: how long a head and a body may take to come, and how many connections an address has.
 
 aiohttp bounds the size of lines, headers and bodies, but waits for their rest for as long as a client likes, so that
-one machine could hold every connection (slow loris). And what it refuses itself it tells in plain text; here it is an
-error object as everywhere.
+one machine could hold every connection (slow loris). It decompresses bodies as they come, of strangers too, and even
+while it throws away what nobody reads; here serving.py does, once the sender is known. And what it refuses itself it
+tells in plain text; here it is an error object as everywhere.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class ServerSite(web.TCPSite):
         server, loop = self._runner.server, asyncio.get_running_loop()
         assert server is not None
         self._server = await loop.create_server(
-            lambda: Connection(server, self._watch, loop=loop, **server._kwargs),
+            lambda: Connection(server, self._watch, loop=loop, **{**server._kwargs, "auto_decompress": False}),
             self._host,
             self._port,
             ssl=self._ssl_context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +72,19 @@ async def test_what_is_too_much_is_an_error_object(sent: bytes, status: int, cod
     async with serve_api(ScriptedBackend([END]), patience=Patience()) as url:
         got, body = await exchange(url, sent)
     assert (got, body["error"]["code"]) == (status, code), body
+
+
+async def test_a_stranger_s_body_is_not_unpacked() -> None:
+    """Bytes of who may not ask are thrown away as they are: a bomb would hold up the node, even while nobody reads it.
+    So it is not seen that these are no gzip, and the next request on the connection is answered."""
+    body = b"no gzip"
+    sent = POST.replace(b"Connection: close\r\n", b"") + b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n" + body
+    async with serve_api(ScriptedBackend([END]), api_key="key", patience=Patience()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        writer.write(sent + b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+        told = (await reader.read()).decode()
+        writer.close()
+    assert re.findall(r"HTTP/1.1 (\d+)", told) == ["401", "200"], told
 
 
 async def test_what_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
