@@ -88,7 +88,7 @@ def object_of(path: Mapping[str, str], body: Mapping[str, Any]) -> str:
     for name, value in list(body.items())[:20]:
         plain = isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
         if name in _NAMING and plain:
-            found.append(f"{name}={value[:MAX_TEXT]!r}")
+            found.append(f"{name}={value!r}")
         else:
             found.append(f"{name[:40] if name.isidentifier() else repr(name[:40])}=...")
     return " ".join(found)[:MAX_TEXT]

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from exo_node.api.audit import object_of
 from exo_node.api.ports import Principal
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
@@ -68,4 +69,4 @@ async def test_names_of_fields_forge_no_rows() -> None:
         assert (await call(http, "POST", "/api/pull", "boss", body))[0] == 404
         ((_, _, what, _, _),) = await acts(http)
     assert what.startswith(r"model='demo' stream=... 'x\n2026-11-22 I exo.audit\x1b[2J'=... name='AAA"), what
-    assert len(what) == 300
+    assert len(what) == len(object_of({}, body)) == 300  # in the database and in the log
