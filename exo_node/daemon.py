@@ -39,7 +39,7 @@ from exo_node.jobs import lasting
 from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
 from exo_node.log_lines import LogLines
-from exo_node.machine import Machine
+from exo_node.machine import Machine, allow_files
 from exo_node.memory_keeper import keep_memory
 from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
@@ -98,6 +98,7 @@ class RunFile:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. Raises `ConfigurationError` before anything is served."""
     configure_logging(settings)
+    allow_files()
     key = cluster_key(settings)
     with NodeSlot(settings.home, settings.node_id) as slot:
         return asyncio.run(serve(settings, key, slot.node_id))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import resource
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from exo_node.api import server
-from exo_node.api.server import Patience, Watch
+from exo_node.api.server import Patience, ServerSite, Watch
+from exo_node.http_tls import server_context
+from tests.papers import papers
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 HEAD = b"Host: localhost\r\nConnection: close\r\n"
@@ -125,6 +132,36 @@ async def test_an_address_has_a_bounded_number_of_connections() -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     full = Watch(Patience(share=2 / files))
     assert [full.add(object(), "127.0.0.1") for _ in range(3)] == [True, True, False]  # type: ignore[arg-type]
+
+
+async def test_who_never_shakes_hands_over_tls(tmp_path: Path) -> None:
+    """A connection over which TLS is to be spoken counts from its beginning, and is given up: a stranger with some
+    hundreds of them took every file of the node, which ended."""
+    made, (certificate, key) = papers("localhost"), (tmp_path / name for name in ("certificate", "key"))
+    certificate.write_text(made.certificate)
+    key.write_text(made.key)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context = server_context(certificate, key)
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    try:
+        for patience in (Patience(share=3 / files), Patience(head_s=0.2)):
+            site = ServerSite(runner, "127.0.0.1", 0, patience=patience, ssl_context=context)
+            await site.start()
+        full, quick = (address[1] for address in runner.addresses)
+        held = [await asyncio.open_connection("127.0.0.1", full) for _ in range(3)]
+        for port in (full, quick):
+            reader, _ = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        trusting = ssl.create_default_context(cadata="".join(made.roots.values()))
+        async with aiohttp.ClientSession() as http, http.get(f"https://localhost:{full}/", ssl=trusting) as answer:
+            assert answer.status == 404
+    finally:
+        await runner.cleanup()
 
 
 async def test_no_upgrade() -> None:
