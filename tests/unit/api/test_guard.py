@@ -35,6 +35,8 @@ async def test_key() -> None:
             {},
             {"Authorization": "Bearer wrong"},
             {"x_api_key": "ключ"},
+            {"x_api_key": KEY[:-1]},
+            {"x_api_key": f"{KEY}x"},
             {"Authorization": f"Basic {KEY}"},
         ):
             status, body = await get(url, "/v1/models", **headers)

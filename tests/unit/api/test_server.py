@@ -68,10 +68,25 @@ async def exchange(url: str, *pieces: bytes, pause: float = 0.0) -> tuple[int, A
         (POST + b"Content-Length: 99999999999\r\n\r\n", 413, "request_too_large"),
         (POST + b"Content-Length: 20000\r\n\r\n" + b"[" * 20000, 400, "invalid_json"),
         (POST + b"Content-Length: 60001\r\n\r\n" + b'{"a":' * 10000 + b"1" + b"}" * 10000, 400, "invalid_json"),
+        (POST + b"Content-Length: 1801\r\n\r\n" + b'{"a":' * 300 + b"1" + b"}" * 300, 400, "invalid_json"),
         (POST + b"Content-Length: 9007\r\n\r\n" + b'{"n": ' + b"9" * 9000 + b"}", 400, "invalid_json"),
         (POST + b"Content-Length: 12\r\n\r\n" + b'{"n": 1e999}', 400, "invalid_type"),
     ],
-    ids=["url", "header", "headers", "tls", "smuggled", "lengths", "hosts", "size", "deep", "deeper", "int", "float"],
+    ids=[
+        "url",
+        "header",
+        "headers",
+        "tls",
+        "smuggled",
+        "lengths",
+        "hosts",
+        "size",
+        "deep",
+        "deeper",
+        "not so deep",
+        "int",
+        "float",
+    ],
 )
 async def test_what_is_too_much_is_an_error_object(sent: bytes, status: int, code: str) -> None:
     """Long lines, many headers, what is no HTTP, ambiguous framing, announced giants, and JSON that is too deep or has

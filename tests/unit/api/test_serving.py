@@ -180,8 +180,10 @@ BARE = zlib.compressobj(wbits=-15)
 def test_unpacked(raw: bytes, encoding: str) -> None:
     """Up to so many bytes and no more are made; halves, what follows, and other things are errors."""
     assert unpacked(raw, encoding, 5) == b"words"
-    with pytest.raises(web.HTTPRequestEntityTooLarge):
-        unpacked(raw, encoding, 4)
+    for bomb in (raw, gzip.compress(bytes(10**6)) if "gzip" in encoding else zlib.compress(bytes(10**6))):
+        with pytest.raises(web.HTTPRequestEntityTooLarge) as caught:
+            unpacked(bomb, encoding, 4)
+        assert "actual body size 5" in (caught.value.text or "")
     for broken in (raw[:-1], raw + raw, raw + b"x", b"words", b""):
         with pytest.raises(zlib.error):
             unpacked(broken, encoding, 100)
