@@ -38,7 +38,8 @@ from exo_node.http_tls import digest, server_context
 from exo_node.jobs import lasting
 from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
-from exo_node.machine import Machine
+from exo_node.log_lines import LogLines
+from exo_node.machine import Machine, allow_files
 from exo_node.memory_keeper import keep_memory
 from exo_node.mirror_link import AnswerService, PeerLink
 from exo_node.models.catalog import Catalog
@@ -97,6 +98,7 @@ class RunFile:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. Raises `ConfigurationError` before anything is served."""
     configure_logging(settings)
+    allow_files()
     key = cluster_key(settings)
     with NodeSlot(settings.home, settings.node_id) as slot:
         return asyncio.run(serve(settings, key, slot.node_id))
@@ -107,7 +109,9 @@ def configure_logging(settings: Settings) -> None:
     level = logging.WARNING
     if settings.verbose or settings.debug:
         level = logging.DEBUG if settings.verbose > 1 or settings.debug > 1 else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     if level > logging.DEBUG:  # it warns, with a traceback, of every packet that a changing network does not take
         logging.getLogger("zeroconf").setLevel(logging.ERROR)
     else:

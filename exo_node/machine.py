@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import resource
 import time
 from collections.abc import Sequence
 
@@ -14,8 +16,18 @@ from exo_node.errors import ConfigurationError
 from exo_node.limits.memory import MemoryWatch, floor_of
 from exo_node.types import Device
 
+MAX_FILES = 65_536
 FRESH_S = 1.0  # how old the free memory that we tell may be
 GPU_FRESH_S = 5.0  # the same for discrete GPUs: nvidia-smi takes some 50 ms of CPU
+
+
+def allow_files() -> None:
+    """Let this process, and what it starts, open as many files as it may: each connection is one, a stranger's too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS says "infinite" and means less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Machine:
@@ -54,8 +66,9 @@ class Machine:
     def _host(self) -> tuple[int, int]:
         now = time.monotonic()
         if now - self._read_at > FRESH_S:
-            total, free = host_memory()
-            self._memory, self._read_at = (total, max(0, free - self.watch.floor)), now
+            with contextlib.suppress(OSError):  # no file can be opened just now: as it was
+                total, free = host_memory()
+                self._memory, self._read_at = (total, max(0, free - self.watch.floor)), now
         return self._memory
 
     def look(self) -> bool:

@@ -33,7 +33,12 @@ async def keep_memory(machine: Measured, give_up: Callable[[], None], changed: C
     """For ever. `give_up` is called again and again while memory is low; runners look after theirs themselves
     (ring/spare.py). `changed`: what this node says of itself has."""
     while True:
-        new, watch = machine.look(), machine.watch
+        try:
+            new, watch = machine.look(), machine.watch
+        except OSError as error:  # every file that this process may have is open: nothing is known, and that passes
+            log.warning("how much memory is free cannot be read: %s", error.strerror)
+            await asyncio.sleep(LOOK_S)
+            continue
         if new and watch.level == "ok":
             log.warning(SAYS["ok"], watch.words())
         elif new:

@@ -21,7 +21,7 @@ from exo_node.api.schemas import node
 from exo_node.api.schemas import routing_answers as answers
 from exo_node.api.serving import BODY
 from exo_node.errors import ExoError
-from exo_node.store_audit import AuditRow, AuditTable
+from exo_node.store_audit import MAX_TEXT, AuditRow, AuditTable
 
 log = logging.getLogger("exo.audit")
 
@@ -87,8 +87,11 @@ def object_of(path: Mapping[str, str], body: Mapping[str, Any]) -> str:
     found = [f"{name}={value!r}" for name, value in path.items()]
     for name, value in list(body.items())[:20]:
         plain = isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
-        found.append(f"{name[:40]}={value!r}" if name in _NAMING and plain else f"{name[:40]}=...")
-    return " ".join(found)
+        if name in _NAMING and plain:
+            found.append(f"{name}={value!r}")
+        else:
+            found.append(f"{name[:40] if name.isidentifier() else repr(name[:40])}=...")
+    return " ".join(found)[:MAX_TEXT]
 
 
 class AuditRoutes:

@@ -31,6 +31,7 @@ from exo_node.api.schemas.batches import (
     FileQuery,
     UploadForm,
 )
+from exo_node.api.serving import refuse_compressed
 from exo_node.errors import InvalidRequest, NotFound
 from exo_node.store_batches import BatchTable, FileRow
 
@@ -68,6 +69,7 @@ class FileRoutes:
         if request.content_type != "multipart/form-data":
             problem = "the request body must be multipart/form-data with a file"
             raise InvalidRequest(problem, code="invalid_content_type")
+        refuse_compressed(request)
         ident = f"file-{random.getrandbits(96):024x}"
         room = MAX_ALL - await self._table.bytes_kept()
         with await asyncio.to_thread(self._area.receive, ident) as arriving:
@@ -147,6 +149,7 @@ async def _receive(request: web.Request, arriving: Arriving, room: int) -> Form:
         if not isinstance(part, BodyPartReader) or not part.name:
             raise InvalidRequest("a part of the form has no name", code="invalid_body")
         if part.name != "file":
+            refuse_unknown({part.name: ""}, _FORM)  # now, or a form without an end would fill the memory
             form.fields[part.name] = await _text(part)
             continue
         if form.filename is not None:
@@ -180,7 +183,6 @@ async def _text(part: BodyPartReader) -> str:
 
 def file_row(form: Form, ident: str, size: int, key_id: str, now: float) -> FileRow:
     """Raises `InvalidRequest` that names the field."""
-    refuse_unknown(form.fields, ("file", *_FORM))
     purpose = form.fields.get("purpose")
     if not purpose:
         raise bad("purpose", "is required", code="missing_required_parameter")

@@ -15,12 +15,12 @@ from exo_node.api.fields import bad
 from exo_node.api.operations import JSON, operation
 from exo_node.api.schemas import answers
 from exo_node.api.schemas import openai as schemas
-from exo_node.api.serving import CallServer, read_object
+from exo_node.api.serving import CallServer, read_object, refuse_compressed
 from exo_node.errors import InvalidRequest
 from exo_node.routing.call import FormFile
 
 PIECE = 256 * 1024  # bytes read at once
-
+MAX_PARTS = 1000  # of a form: names count too, and a form without an end would fill the memory
 
 # What aiohttp raises for a form with bad boundaries or headers, or one that breaks off.
 BROKEN_FORM = (ValueError, web.RequestPayloadError, HttpProcessingError)
@@ -78,11 +78,15 @@ async def read_form(request: web.Request) -> tuple[dict[str, Any], tuple[FormFil
     """
     if request.content_type != "multipart/form-data":
         raise InvalidRequest("the request body must be multipart/form-data with a file", code="invalid_content_type")
+    refuse_compressed(request)
     fields: dict[str, list[str]] = {}
     files: list[FormFile] = []
-    left = MAX_BODY
+    left, parts = MAX_BODY, 0
     try:
         async for part in await request.multipart():
+            parts += 1
+            if parts > MAX_PARTS:
+                raise InvalidRequest(f"the form has more than {MAX_PARTS} parts", code="invalid_body")
             if not isinstance(part, BodyPartReader) or not part.name:
                 raise InvalidRequest("a part of the form has no name", code="invalid_body")
             data = bytearray()

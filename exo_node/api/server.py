@@ -1,14 +1,16 @@
 """The HTTP server's patience: how long a head and a body may take to come, and how many connections an address has.
 
 aiohttp bounds the size of lines, headers and bodies, but waits for their rest for as long as a client likes, so that
-one machine could hold every connection (slow loris). And what it refuses itself it tells in plain text; here it is an
-error object as everywhere.
+one machine could hold every connection (slow loris). It decompresses bodies as they come, of strangers too, and even
+while it throws away what nobody reads; here serving.py does, once the sender is known. And what it refuses itself it
+tells in plain text; here it is an error object as everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import ssl
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +55,15 @@ class ServerSite(web.TCPSite):
         await web.BaseSite.start(self)
         server, loop = self._runner.server, asyncio.get_running_loop()
         assert server is not None
+
+        def connect() -> asyncio.Protocol:
+            made = Connection(server, self._watch, loop=loop, **{**server._kwargs, "auto_decompress": False})
+            return made if self._ssl_context is None else Door(made, self._watch, self._ssl_context)
+
         self._server = await loop.create_server(
-            lambda: Connection(server, self._watch, loop=loop, **server._kwargs),
+            connect,
             self._host,
             self._port,
-            ssl=self._ssl_context,
             backlog=self._backlog,
             reuse_address=self._reuse_address,
             reuse_port=self._reuse_port,
@@ -70,11 +76,14 @@ class Watch:
     def __init__(self, patience: Patience) -> None:
         self.patience = patience
         self._open: dict[Connection, str] = {}
+        self.doors: set[asyncio.Task[None]] = set()
         self._counts: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection, address: str) -> bool:
         """False where that address has its share already, or all of them have theirs."""
+        if connection in self._open:
+            return True
         if self._counts[address] >= self.patience.per_address and not is_loopback(address):
             return False
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -101,15 +110,57 @@ class Watch:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick) if self._open else None
 
 
+class Door(asyncio.Protocol):
+    """Where TLS is shaken hands over before there is a connection: asyncio by itself would count none until then, and
+    wait a minute for each.
+    """
+
+    def __init__(self, connection: Connection, watch: Watch, context: ssl.SSLContext) -> None:
+        self._connection, self._watch, self._context = connection, watch, context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if not self._watch.add(self._connection, address_of(transport)):
+            transport.abort()  # in words that the other side does not speak yet nothing can be said
+            return
+        transport.pause_reading()
+        task = asyncio.get_running_loop().create_task(self._shake_hands(transport))
+        self._watch.doors.add(task)
+        task.add_done_callback(self._watch.doors.discard)
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                self._connection,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=self._watch.patience.head_s,
+            )
+        except OSError:  # what is no TLS, is none that we speak, or takes its time
+            self._watch.remove(self._connection)
+            return
+        if secured is not None and not self._connection.gone:
+            self._connection.connection_made(secured)
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The other side's; "" for what has none."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
 class Connection(web.RequestHandler):
     """One connection, which knows since when it has been waiting for what."""
 
-    __slots__ = ("_body", "_body_bytes", "_body_since", "_head_since", "_last", "_since", "_watch")
+    __slots__ = ("_body", "_body_bytes", "_body_since", "_early", "_head_since", "_last", "_since", "_watch", "gone")
 
     def __init__(self, server: web.Server, watch: Watch, **rest: Any) -> None:
         super().__init__(server, **rest)
         self._watch = watch
-        self._since = self._last = 0.0
+        self._since = self._last = self._loop.time()
+        self._early: list[bytes] | None = []  # what came between the handshake over TLS and `connection_made`
+        self.gone = False
         self._head_since: float | None = None  # where a part of a head has come
         self._body: object = None  # of which request
         self._body_since = 0.0
@@ -118,16 +169,22 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._since = self._last = self._loop.time()
-        peer = transport.get_extra_info("peername")
-        if not self._watch.add(self, str(peer[0]) if isinstance(peer, tuple) else ""):
+        early, self._early = self._early or (), None
+        if not self._watch.add(self, address_of(transport)):
             said = "too many connections, of your address or in all"
             self._say(ExoError(said, code="too_many_connections", status=503))
+        for data in early:
+            self.data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.gone = True
         self._watch.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._early is not None:
+            self._early.append(data)
+            return
         if not data:  # aiohttp's own call, to go on with what it has
             super().data_received(data)
             return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
+import zlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -29,6 +31,7 @@ from exo_node.types import Priority
 # What is left of a request's time when its call's is over: who waits for a backend then says itself which one was late,
 # and the backend is blamed for it; the request's own limit is for all else.
 MARGIN_S, MARGIN = 0.5, 0.05
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's words for these formats
 BODY = web.RequestKey("body", dict)  # of a request, once it was read
 
 
@@ -50,15 +53,50 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body. Raises `InvalidRequest` where it breaks off or is not compressed as it says."""
+    """The body, decompressed. Raises `InvalidRequest` where it breaks off or is not compressed as it says."""
     if (request.content_length or 0) > MAX_BODY:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)  # before any of it has come
+    encoding = _encoding_of(request)
+    if encoding not in ("", *_WINDOWS):
+        raise _not_read(encoding, f"send the body as it is, or {', '.join(_WINDOWS)}")
     try:
-        return await request.read()
+        raw = await request.read()
+        return await asyncio.to_thread(unpacked, raw, encoding, request.client_max_size) if encoding else raw
     except SlowBody as e:
         raise InvalidRequest(f"the request body cannot be read: {e}", code="request_timeout", status=408) from e
-    except web.RequestPayloadError as e:
+    except (web.RequestPayloadError, zlib.error) as e:
         raise InvalidRequest(f"the request body cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
+
+
+def refuse_compressed(request: web.Request) -> None:
+    """Raises `InvalidRequest`; for forms, which are read as they come."""
+    if encoding := _encoding_of(request):
+        raise _not_read(encoding, "send the form as it is")
+
+
+def _not_read(encoding: str, instead: str) -> InvalidRequest:
+    problem = f"Content-Encoding: {encoding[:40]!r} is not read here; {instead}"
+    return InvalidRequest(problem, code="unsupported_encoding", status=415)
+
+
+def _encoding_of(request: web.Request) -> str:
+    """How the body is compressed; "" for not at all."""
+    said = ", ".join(request.headers.getall("Content-Encoding", ())).strip().lower()
+    return "" if said == "identity" else said
+
+
+def unpacked(raw: bytes, encoding: str, most: int) -> bytes:
+    """Raises `zlib.error`, and 413 where it would be more than `most` bytes: no more than those are ever made."""
+    window = _WINDOWS[encoding]
+    if encoding == "deflate" and raw[:1] and raw[0] & 0xF != 8:  # without zlib's header, as some send it
+        window = -window
+    work = zlib.decompressobj(window)
+    data = work.decompress(raw, most + 1)
+    if len(data) > most:
+        raise web.HTTPRequestEntityTooLarge(most, len(data))
+    if not work.eof or work.unused_data:
+        raise zlib.error(f"it is not {encoding} from its beginning to its end")
+    return data
 
 
 class CallServer:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import grpc.aio
 
-from exo_node.errors import InvalidRequest, NotFound
+from exo_node.errors import InvalidRequest, NotFound, Unauthorized
 from exo_node.signals import ChangeSignal
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_to_pb, topology_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -24,7 +24,7 @@ from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceService
 from exo_node.transport.handshake import Session
 from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.sessions import SessionTable
-from exo_node.transport.tls import check_speaker
+from exo_node.transport.tls import check_speaker, peer_certificate
 from exo_node.types import NodeInfo, NodeState
 
 BEAT_S = 0.5  # a quarter of the client's patience: three beats may be late
@@ -167,6 +167,9 @@ class ControlServicer(NodeServiceServicer):
         return pb.CollectProfileResponse(rows_json=self._relaying().profile())
 
     async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> pb.RotateKeyResponse:
+        if request.key and not self._identity.tls.is_present(peer_certificate(context)):
+            # Who is shut out by a rotation is let in for some seconds more, and must not use them to begin another.
+            raise Unauthorized("a new key is taken only from who shows the present one", code="key_dropped")
         return await self._rotate(request)
 
     def _relaying(self) -> RelayHost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from exo_node.transport.status import ErrorInterceptor
 
 MAX_RECEIVE = 64 * 2**20  # a prefill chunk of 2048 rows of 8192 float32 is 64 MiB; control messages are small
 MAX_CONTROL = 4 * 2**20  # what a daemon takes from a caller: link probes of 1 MiB are the largest; anybody may call
+HANDSHAKE_MS = 5_000  # for TLS, of which strangers get no further than the beginning
+MAX_CONNECTIONS = 1000  # at once, theirs too; as many as that, or an eighth of the files that this process may open
 KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
 KEEPALIVE_TIMEOUT_MS = 5_000
 
@@ -40,8 +43,11 @@ def impatient(silence_s: float) -> tuple[tuple[str, int], ...]:
 
 
 def server_options(max_receive: int = MAX_RECEIVE) -> list[tuple[str, Any]]:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
         ("grpc.so_reuseport", 0),  # with 1, two servers share a port and "port in use" is never seen
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS if files < 0 else min(MAX_CONNECTIONS, files // 8)),
         ("grpc.max_receive_message_length", max_receive),
         ("grpc.max_send_message_length", max(max_receive, MAX_RECEIVE)),  # tokenizers of 30 MB go out
         *pings(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS),

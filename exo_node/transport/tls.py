@@ -59,6 +59,10 @@ class TlsIdentity:
         """Whether the key that signed this PEM, whose chain TLS has checked, is trusted now."""
         return issuer(_der(certificate)) in self.papers.roots
 
+    def is_present(self, certificate: bytes) -> bool:
+        """Whether this PEM, whose chain TLS has checked, is of the very key that we show, and not of one that goes."""
+        return issuer(_der(certificate)) == self.papers.fingerprint
+
     def channel(self, address: str, name: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
         """A channel to `address` (host:port), where a certificate for `name` must be shown."""
         papers = self.papers

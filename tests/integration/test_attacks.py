@@ -253,7 +253,27 @@ def test_the_audit_log_tells_who_did_it(stage: Stage) -> None:
 
 
 def test_files_of_the_node_are_its_users_own(stage: Stage) -> None:
-    """Secrets at rest: nobody else may read what holds keys, prompts and answers."""
-    for name in ("node-shared.db", "cluster.key"):
-        for path in stage.node.home.glob(f"{name}*"):
-            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    """Secrets at rest: nobody else may read what holds keys, prompts and answers, whatever the umask was; a secret is
+    in no file in the clear, and not beside its key without being sealed."""
+    secret = "sk-attacks-at-rest-0123456789"
+    subprocess.run(
+        [sys.executable, "-c", "import os, sys; os.umask(0); from exo_node.cli.main import dispatch; "
+         "sys.exit(dispatch(['secrets', 'set', 'PLANTED']))"],
+        cwd=ROOT, input=secret, capture_output=True, text=True, check=True,
+        env={**os.environ, "EXO_HOME": str(stage.node.home)},
+    )  # fmt: skip
+    form = b"--b\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n"
+    body = form % (b"purpose", b"batch") + form % (b'"file"; filename="a"', b"{}") + b"--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Authorization": f"Bearer {ADMIN}"}
+    sent = urllib.request.Request(f"{stage.node.api}/v1/files", data=body, headers=headers)
+    with urllib.request.urlopen(sent, timeout=60) as answer:
+        assert answer.status == 200
+    home = stage.node.home
+    ours = [path for path in home.rglob("*") if path.is_file() and not path.name.startswith("log-")]
+    assert {"node-shared.db", "secrets.key", "secrets.enc"} <= {path.name for path in ours}
+    assert home / "cluster" / "key" in ours and any(path.parent.name == "files" for path in ours)
+    for path in ours:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+        assert secret.encode() not in path.read_bytes(), path
+    for folder in ("cluster", "files", "nodes"):
+        assert stat.S_IMODE((home / folder).stat().st_mode) & 0o077 == 0, folder

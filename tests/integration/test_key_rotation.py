@@ -131,6 +131,21 @@ async def test_a_member_can_be_left_out() -> None:
         await until(lambda: any(NEW[:8] in why for why in eve.members.problems().values()), 30, "the reason")
 
 
+async def test_who_is_shut_out_cannot_come_back_by_a_rotation_of_his_own() -> None:
+    """While calls that run have their patience the old key is still let in: it begins no other change of the key."""
+    third = ClusterKey(bytes(range(32)))
+    async with cluster("ann", "bob") as (ann, bob):
+        eve = await thief(bob)
+        await ann.keys.rotate(OTHER, patience_s=60)
+        assert await eve.health_check(20)
+        with pytest.raises(Unauthorized, match="only from who shows the present one"):
+            await eve.call("RotateKey", pb.RotateKeyRequest(key=third.secret), 20)
+        assert bob.trusts() == {OLD, NEW}
+        await eve.close()
+        await until(lambda: all(len(one.members.states()) == 1 for one in (ann, bob)), 30, "each other")
+        assert (await bob.keys.rotate(third, patience_s=0.1))["nodes"] == ["ann", "bob"]  # members still may
+
+
 async def test_a_key_that_was_not_prepared_is_not_taken() -> None:
     """A commit without its first step is refused; a rotation that a member cannot take part in changes nothing."""
     async with cluster("ann", "bob") as (ann, bob):

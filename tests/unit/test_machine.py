@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import resource
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from exo_node.config import Settings
 from exo_node.errors import ConfigurationError
-from exo_node.machine import Machine, chosen_devices
+from exo_node.machine import MAX_FILES, Machine, chosen_devices
 from exo_node.types import Device
 
 CPU = Device("CPU", "cpu", "chip", 10, 5)
@@ -48,3 +52,13 @@ def test_a_gpu_node_offers_its_gpus_memory(tmp_path: Path, monkeypatch: pytest.M
     assert machine.memory() == (20, 18)
     assert machine.devices() == GPUS
     assert Machine(Settings(home=tmp_path, memory_limit=7)).memory() == (7, 18)
+
+
+def test_files_may_be_opened() -> None:
+    """As many as the system lets a process have: shells and service managers give a thousand."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    script = "import resource; from exo_node.machine import allow_files; allow_files(); "
+    script += "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    command = f"ulimit -Sn 200; exec {shlex.quote(sys.executable)} -c {shlex.quote(script)}"
+    told = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert int(told) == (MAX_FILES if hard < 0 else min(hard, MAX_FILES))

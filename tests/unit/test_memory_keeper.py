@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 
 import pytest
@@ -20,6 +21,23 @@ class Scripted:
 
     def look(self) -> bool:
         return self.watch.look((self._frees.pop(0) if len(self._frees) > 1 else self._frees[0]) * 2**20)
+
+
+async def test_a_look_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every file that the process may have is open, as strangers can bring about, it looks again later."""
+    monkeypatch.setattr(memory_keeper, "LOOK_S", 0.0)
+    machine, ended = Scripted(300, 50), asyncio.Event()
+    look, fails = machine.look, [OSError(errno.EMFILE, "Too many open files")]
+
+    def failing() -> bool:
+        if fails:
+            raise fails.pop()
+        return look()
+
+    monkeypatch.setattr(machine, "look", failing)
+    task = asyncio.create_task(memory_keeper.keep_memory(machine, ended.set, lambda: None))
+    await ended.wait()
+    task.cancel()
 
 
 async def test_caches_go_while_it_is_short_and_it_is_said_once(

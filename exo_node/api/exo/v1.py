@@ -79,7 +79,7 @@ class V1Routes:
     async def progress(self, request: web.Request) -> web.Response:
         """By node: the download that runs there, the latest where there are several."""
         now = time.monotonic()
-        running = [one for one in self._downloads.all() if one.state == "running"]
+        running = [one for one in self._downloads.all() if one.state == "running" and may_ask(one.model)]
         return web.json_response({one.node_id: progress_view(one, now) for one in running})
 
     @operation("exo", scope="use", act=True, body=schemas.ModelNamed, answer=answers.Done)

@@ -207,6 +207,7 @@ class V2Routes:
         refuse_unknown(body, ("targetNodeId", "modelId"))
         fields = Fields(body)
         node, model = fields.text("targetNodeId") or "", fields.text("modelId") or ""
+        check_allowed(model)
         if not await self._downloads.cancel(model, node):
             raise NotFound(f"no download of {model[:80]!r} runs on node {node[:80]!r}")
         return web.json_response({"command_id": str(uuid.uuid4())})

@@ -18,7 +18,12 @@ from exo_node.routing.call import Call, UpstreamError
 from exo_node.routing.upstream.public_web import NotFetched, PublicImages, format_of, is_public
 
 MAX_IMAGES = 32  # of one request that are fetched
-_SCHEME = re.compile(r"\s*(?:([a-z][a-z0-9+.-]{0,20})://|(https?|file|ftp|data):)", re.IGNORECASE)
+_FIELDS = ("messages", "input", "documents")  # that have parts: of chats, moderations and embeddings, rankings
+# Who follows a URL passes over blanks and control characters before it, and over ends of lines anywhere in it
+# (https://url.spec.whatwg.org/#concept-basic-url-parser; Python's urllib does too).
+_SCHEME = re.compile(r"[\s\x00-\x20]*(?:([a-z][a-z0-9+.-]{0,20})://|(https?|file|ftp|data):)", re.IGNORECASE)
+_PASSED_OVER = str.maketrans(dict.fromkeys("\t\n\r"))
+_AFTER_COLON = 40
 _THEIRS = ("gs", "s3")  # a provider's own storage, which it reads with the rights of the deployment's account
 _PLAIN = ("text", "refusal", "thinking", "reasoning")  # parts that are words
 _WORDS = ("text", "title", "context", "name", "filename", "id", "tool_use_id")  # fields that are
@@ -40,9 +45,13 @@ async def inlined(body: Mapping[str, Any], images: PublicImages) -> dict[str, An
     may not be followed.
     """
     work = _Inlining(images)
-    rows = {field: _rows(body.get(field)) for field in ("messages", "input")}
-    made = {field: [await work.row(row, f"{field}[{i}]") for i, row in enumerate(of)] for field, of in rows.items()}
-    return {**body, **{field: of for field, of in made.items() if isinstance(body.get(field), list)}}
+    made = dict(body)
+    for field in _FIELDS:
+        if isinstance(rows := body.get(field), list):
+            made[field] = [
+                await work.row(row, f"{field}[{i}]") if _has_parts(row, field) else row for i, row in enumerate(rows)
+            ]
+    return made
 
 
 class _Inlining:
@@ -53,9 +62,7 @@ class _Inlining:
         self._left = MAX_IMAGES
 
     async def row(self, row: Any, where: str) -> Any:
-        """A message, or a part without one."""
-        if not isinstance(row, Mapping) or isinstance(row.get("content"), str):
-            return row
+        """A message or another that `_has_parts`, or a part without one."""
         if not isinstance(row.get("content"), list):
             return await self._part(row, where)
         parts = [await self._part(part, f"{where}.content[{i}]") for i, part in enumerate(row["content"])]
@@ -99,8 +106,11 @@ def scheme_of(text: str) -> str | None:
 
     >>> scheme_of("HTTP://x"), scheme_of("file:/etc"), scheme_of("iVBORw0KGgo=")
     ('http', 'file', None)
+    >>> scheme_of(chr(1) + "ht" + chr(10) + "tp://x")
+    'http'
     """
-    found = _SCHEME.match(text[:40])
+    colon = text.find(":")
+    found = None if colon < 0 else _SCHEME.match(text[: colon + _AFTER_COLON].translate(_PASSED_OVER))
     return None if found is None else (found[1] or found[2]).lower()
 
 
@@ -122,7 +132,7 @@ def _refused(where: str, why: str) -> UpstreamError:
 
 async def inlined_call(call: Call, images: PublicImages) -> Call:
     """The call with `inlined`'s body, where it has parts that can name a link."""
-    if not any(_has_parts(row) for field in ("messages", "input") for row in _rows(call.body.get(field))):
+    if not any(_has_parts(row, field) for field in _FIELDS for row in _rows(call.body.get(field))):
         return call
     return replace(call, body=await inlined(call.body, images))
 
@@ -131,5 +141,10 @@ def _rows(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _has_parts(row: Any) -> bool:
-    return isinstance(row, Mapping) and not isinstance(row.get("content"), str)
+def _has_parts(row: Any, field: str) -> bool:
+    """Documents to be ranked are words and facts, which may well name a place, unless they say that they are more."""
+    if not isinstance(row, Mapping):
+        return False
+    if field == "documents":
+        return isinstance(row.get("content"), list) or str(row.get("type")).endswith("_url")
+    return not isinstance(row.get("content"), str)

@@ -24,6 +24,7 @@ FETCH_S = 15.0
 _FORMATS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
 _NAT64 = b"\x00\x64\xff\x9b" + bytes(8)
 _UNICAST = ip_network("2000::/3")  # RFC 4291 2.4: all that is the Internet's
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}  # images are compressed; more would be a bomb
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 
@@ -53,10 +54,11 @@ class PublicImages:
     async def _fetch(self, link: str) -> tuple[str, bytes]:
         url = URL(link)
         connector = aiohttp.TCPConnector(resolver=_Resolver(self._addresses), use_dns_cache=False, force_close=True)
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+        async with session:
             for _ in range(MAX_REDIRECTS + 1):
                 self._check(url)
-                async with session.get(url, allow_redirects=False, headers={"Accept": "image/*"}) as answer:
+                async with session.get(url, allow_redirects=False, headers=_HEADERS) as answer:
                     if answer.status in (301, 302, 303, 307, 308) and answer.headers.get("Location"):
                         url = url.join(URL(answer.headers["Location"]))
                         continue
@@ -129,11 +131,13 @@ def is_public(text: str) -> bool:
 
 
 def _may_be_public(host: str) -> bool:
-    """Whether a look-up is worth it: an address says itself what it is."""
+    """Whether a look-up is worth it: an address says itself what it is, and aiohttp looks no number up, which a socket
+    would understand in more ways than one ("127.1").
+    """
     try:
         ip_address(host)
     except ValueError:
-        return True
+        return not host.replace(".", "").isdigit() and ":" not in host
     return is_public(host)
 
 

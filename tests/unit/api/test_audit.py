@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from exo_node.api.audit import object_of
 from exo_node.api.ports import Principal
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
@@ -59,3 +60,13 @@ async def test_nobody_pushes_rows_out_by_failing() -> None:
             assert (await call(http, "GET", path, "user"))[0] == status
         for query in ("since=never", "limit=0", "who=me", "since=2026-11-21&until=2026-11-20"):
             assert (await call(http, "GET", f"/v1/audit?{query}", "boss"))[0] == 400, query
+
+
+async def test_names_of_fields_forge_no_rows() -> None:
+    """A client chooses the names of fields that nobody knows: they stay on their line, and are cut."""
+    body = {"model": "demo", "stream": False, "x\n2026-11-22 I exo.audit\x1b[2J": 1, "name": "A" * 5000}
+    async with serve_api(ScriptedBackend([END]), routing=routing()) as url, aiohttp.ClientSession(url) as http:
+        assert (await call(http, "POST", "/api/pull", "boss", body))[0] == 404
+        ((_, _, what, _, _),) = await acts(http)
+    assert what.startswith(r"model='demo' stream=... 'x\n2026-11-22 I exo.audit\x1b[2J'=... name='AAA"), what
+    assert len(what) == len(object_of({}, body)) == 300  # in the database and in the log

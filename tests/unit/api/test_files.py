@@ -48,7 +48,6 @@ def test_a_file_row() -> None:
         (Form({"purpose": "x"}, "a"), 5, "purpose"),
         (Form({"purpose": "batch"}), 0, "file"),
         (form(), 0, "file"),
-        (form(color="red"), 5, "color"),
         (form(**{SECONDS: "3600"}), 5, "expires_after.anchor"),
         (form(**{ANCHOR: "created_at"}), 5, "expires_after.seconds"),
         (form(**{ANCHOR: "created_at", SECONDS: "5"}), 5, "expires_after.seconds"),

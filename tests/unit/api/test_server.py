@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import resource
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from exo_node.api import server
-from exo_node.api.server import Patience, Watch
+from exo_node.api.server import Patience, ServerSite, Watch
+from exo_node.http_tls import server_context
+from tests.papers import papers
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 HEAD = b"Host: localhost\r\nConnection: close\r\n"
@@ -60,10 +68,25 @@ async def exchange(url: str, *pieces: bytes, pause: float = 0.0) -> tuple[int, A
         (POST + b"Content-Length: 99999999999\r\n\r\n", 413, "request_too_large"),
         (POST + b"Content-Length: 20000\r\n\r\n" + b"[" * 20000, 400, "invalid_json"),
         (POST + b"Content-Length: 60001\r\n\r\n" + b'{"a":' * 10000 + b"1" + b"}" * 10000, 400, "invalid_json"),
+        (POST + b"Content-Length: 1801\r\n\r\n" + b'{"a":' * 300 + b"1" + b"}" * 300, 400, "invalid_json"),
         (POST + b"Content-Length: 9007\r\n\r\n" + b'{"n": ' + b"9" * 9000 + b"}", 400, "invalid_json"),
         (POST + b"Content-Length: 12\r\n\r\n" + b'{"n": 1e999}', 400, "invalid_type"),
     ],
-    ids=["url", "header", "headers", "tls", "smuggled", "lengths", "hosts", "size", "deep", "deeper", "int", "float"],
+    ids=[
+        "url",
+        "header",
+        "headers",
+        "tls",
+        "smuggled",
+        "lengths",
+        "hosts",
+        "size",
+        "deep",
+        "deeper",
+        "not so deep",
+        "int",
+        "float",
+    ],
 )
 async def test_what_is_too_much_is_an_error_object(sent: bytes, status: int, code: str) -> None:
     """Long lines, many headers, what is no HTTP, ambiguous framing, announced giants, and JSON that is too deep or has
@@ -71,6 +94,19 @@ async def test_what_is_too_much_is_an_error_object(sent: bytes, status: int, cod
     async with serve_api(ScriptedBackend([END]), patience=Patience()) as url:
         got, body = await exchange(url, sent)
     assert (got, body["error"]["code"]) == (status, code), body
+
+
+async def test_a_stranger_s_body_is_not_unpacked() -> None:
+    """Bytes of who may not ask are thrown away as they are: a bomb would hold up the node, even while nobody reads it.
+    So it is not seen that these are no gzip, and the next request on the connection is answered."""
+    body = b"no gzip"
+    sent = POST.replace(b"Connection: close\r\n", b"") + b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n" + body
+    async with serve_api(ScriptedBackend([END]), api_key="key", patience=Patience()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        writer.write(sent + b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+        told = (await reader.read()).decode()
+        writer.close()
+    assert re.findall(r"HTTP/1.1 (\d+)", told) == ["401", "200"], told
 
 
 async def test_what_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +147,36 @@ async def test_an_address_has_a_bounded_number_of_connections() -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     full = Watch(Patience(share=2 / files))
     assert [full.add(object(), "127.0.0.1") for _ in range(3)] == [True, True, False]  # type: ignore[arg-type]
+
+
+async def test_who_never_shakes_hands_over_tls(tmp_path: Path) -> None:
+    """A connection over which TLS is to be spoken counts from its beginning, and is given up: a stranger with some
+    hundreds of them took every file of the node, which ended."""
+    made, (certificate, key) = papers("localhost"), (tmp_path / name for name in ("certificate", "key"))
+    certificate.write_text(made.certificate)
+    key.write_text(made.key)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context = server_context(certificate, key)
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    try:
+        for patience in (Patience(share=3 / files), Patience(head_s=0.2)):
+            site = ServerSite(runner, "127.0.0.1", 0, patience=patience, ssl_context=context)
+            await site.start()
+        full, quick = (address[1] for address in runner.addresses)
+        held = [await asyncio.open_connection("127.0.0.1", full) for _ in range(3)]
+        for port in (full, quick):
+            reader, _ = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        trusting = ssl.create_default_context(cadata="".join(made.roots.values()))
+        async with aiohttp.ClientSession() as http, http.get(f"https://localhost:{full}/", ssl=trusting) as answer:
+            assert answer.status == 404
+    finally:
+        await runner.cleanup()
 
 
 async def test_no_upgrade() -> None:

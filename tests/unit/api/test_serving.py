@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from exo_node.api import sse
 from exo_node.api.ports import Principal
-from exo_node.api.serving import CallServer
+from exo_node.api.serving import CallServer, unpacked
 from exo_node.config import Settings
 from exo_node.routing.call import Reply, UpstreamError, Whole
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api, until
@@ -160,3 +164,53 @@ async def test_expectations(said: str, status: bytes) -> None:
         writer.write(f"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: {said}\r\n\r\n".encode("latin-1"))
         assert status in await asyncio.wait_for(reader.readline(), 30)
         writer.close()
+
+
+BARE = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("raw", "encoding"),
+    [
+        (gzip.compress(b"words"), "gzip"),
+        (gzip.compress(b"words"), "x-gzip"),
+        (zlib.compress(b"words"), "deflate"),
+        (BARE.compress(b"words") + BARE.flush(), "deflate"),  # what some call deflate
+    ],
+)
+def test_unpacked(raw: bytes, encoding: str) -> None:
+    """Up to so many bytes and no more are made; halves, what follows, and other things are errors."""
+    assert unpacked(raw, encoding, 5) == b"words"
+    with pytest.raises(web.HTTPRequestEntityTooLarge):
+        unpacked(raw, encoding, 4)
+    for broken in (raw[:-1], raw + raw, raw + b"x", b"words", b""):
+        with pytest.raises(zlib.error):
+            unpacked(broken, encoding, 100)
+
+
+def test_a_bomb_is_not_made() -> None:
+    """It is told before it has filled the memory."""
+    bomb = gzip.compress(bytes(10**7))
+    tracemalloc.start()
+    try:
+        with pytest.raises(web.HTTPRequestEntityTooLarge):
+            unpacked(bomb, "gzip", 1000)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+async def test_encodings_that_are_not_read() -> None:
+    """They are named; a form comes as it is."""
+    routing = ScriptedRouting()
+    async with serve_api(ScriptedBackend([END]), routing=routing) as url, aiohttp.ClientSession(url) as http:
+        for encoding, form in (("br", False), ("gzip, gzip", False), ("gzip", True)):
+            data = aiohttp.FormData({"model": "m"}, default_to_multipart=True) if form else b"{}"
+            path = "/v1/audio/transcriptions" if form else "/v1/completions"
+            async with http.post(path, data=data, headers={"Content-Encoding": encoding}) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (415, "unsupported_encoding")
+        for path in ("/v1/audio/transcriptions", "/v1/files"):
+            endless = aiohttp.FormData([(f"f{i}", "") for i in range(1001)], default_to_multipart=True)
+            async with http.post(path, data=endless) as answer:
+                told = (await answer.json())["error"]["message"]
+            assert answer.status == 400 and ("more than 1000 parts" in told or "f0: is unknown" in told), told

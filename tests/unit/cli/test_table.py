@@ -10,6 +10,11 @@ def test_table() -> None:
     assert table(["A", "LONG"], [["xyz", ""], ["", "b"]]) == "A    LONG\nxyz\n     b"
 
 
+def test_a_name_stays_in_its_cell() -> None:
+    """Names of strangers' nodes, models and keys neither begin a line nor tell the terminal what to do."""
+    assert table(["A"], [["x\ny\x1b[2J"]]) == "A\nx\\ny\\x1b[2J"
+
+
 def test_size() -> None:
     """Bytes in the largest unit that keeps them above one."""
     assert [size(n) for n in (0, 1023, 1024, 1536 * 2**20, 3 * 2**40)] == [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from exo_node.errors import ConfigurationError
@@ -43,3 +46,21 @@ def test_limits_are_of_both_directions() -> None:
     options = dict(server_options(MAX_CONTROL))
     assert options["grpc.max_receive_message_length"] == MAX_CONTROL < 8 * 2**20
     assert options["grpc.max_send_message_length"] == MAX_RECEIVE
+
+
+async def test_strangers_connections_are_few_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens connections and shakes no hands has a bounded number of them, for a short time."""
+    monkeypatch.setattr("exo_node.transport.server.MAX_CONNECTIONS", 2)
+    for handshake_ms in (60_000, 200):
+        monkeypatch.setattr("exo_node.transport.server.HANDSHAKE_MS", handshake_ms)
+        server = create_server()
+        port = bind(server, "127.0.0.1", 0, tls("ann.exo").server_credentials())
+        await server.start()
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        ending = [*held] if handshake_ms < 60_000 else [await asyncio.open_connection("127.0.0.1", port)]
+        for reader, _ in ending:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        for _, writer in held:
+            writer.close()
+        await server.stop(None)

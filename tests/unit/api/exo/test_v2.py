@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -159,3 +160,27 @@ async def test_a_restricted_key_handles_its_models_only() -> None:
         async with http.get("/v1/instances", headers={"x-api-key": "all"}) as answer:
             assert [one["id"] for one in (await answer.json())["data"]] == ["inst-0"]
     assert [one["id"] for one in cluster.instances()] == ["inst-0"]
+
+
+async def test_a_restricted_key_neither_sees_nor_ends_the_downloads_of_others() -> None:
+    """They are as little its business as their models."""
+    cluster, routing = ScriptedCluster(), ScriptedRouting()
+    routing.keys = {"all": Principal("k1"), "some": Principal("k2", may_ask=lambda name: name == "demo")}
+    held = asyncio.Event()
+
+    async def fetch(model: str, on_progress: Any) -> str:
+        await held.wait()
+        return model
+
+    cluster.fetch_model = fetch  # type: ignore[method-assign]
+    some, every = ({"x-api-key": key} for key in ("some", "all"))
+    async with serve_api(ScriptedBackend([END]), cluster, routing) as url, aiohttp.ClientSession(url) as http:
+        async with http.post("/download", json={"model": "org/secret"}, headers=every) as answer:
+            assert answer.status == 200
+        for headers, running in ((every, 1), (some, 0)):
+            async with http.get("/v1/download/progress", headers=headers) as answer:
+                assert len(await answer.json()) == running
+        wanted = {"targetNodeId": cluster.node_id, "modelId": "org/secret"}
+        for headers, status in ((some, 403), (every, 200)):
+            async with http.post("/download/cancel", json=wanted, headers=headers) as answer:
+                assert answer.status == status

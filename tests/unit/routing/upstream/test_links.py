@@ -60,6 +60,9 @@ async def test_images_travel_as_data() -> None:
         image("ftp://a/x"),
         image(" file:/etc/passwd"),
         {"type": "video_url", "video_url": {"url": "http://a/x"}},
+        {"type": "video_url", "video_url": {"url": " " * 50 + "http://a/x"}},  # as urllib and requests read it
+        {"type": "video_url", "video_url": {"url": "\x01http://a/x"}},
+        {"type": "audio_url", "audio_url": {"url": "ht\n" + "\t" * 99 + "tp:\n//a/x"}},
         {"type": "audio_url", "audio_url": {"url": "https://a/x"}},
         {"type": "file", "file": {"file_id": "http://169.254.169.254/latest"}},
         {"type": "file", "file": {"file_data": "file:///etc/passwd"}},
@@ -74,6 +77,17 @@ async def test_what_is_not_followed(part: Any) -> None:
         await inlined(chat(part), Images())
     assert (caught.value.cause, caught.value.status, caught.value.code) == ("bad_request", 400, "link_not_followed")
     assert str(caught.value.param).startswith("messages[0].content[0]")
+
+
+async def test_documents_that_are_ranked() -> None:
+    """What they say may name a place; what vLLM would follow in them is held to the same rules."""
+    told = {"title": "a", "type": "article", "url": "https://a/b", "text": "see http://10.0.0.1/x"}
+    body = {"query": "q", "documents": ["http://a", told, {"content": [image("http://a/x")]}, image("http://a/y")]}
+    made = (await inlined(body, Images()))["documents"]
+    assert made == ["http://a", told, {"content": [image(TOLD)]}, image(TOLD)]
+    for bad in (image("http://private/x"), {"content": [{"type": "video_url", "video_url": {"url": "http://a"}}]}):
+        with pytest.raises(UpstreamError):
+            await inlined({"documents": [bad]}, Images())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -51,6 +52,8 @@ class Served:
             return web.Response(status=404, body=PNG)
         if request.path == "/slow":
             await asyncio.Event().wait()
+        if request.path == "/packed":
+            return web.Response(body=gzip.compress(PNG), headers={"Content-Encoding": "gzip"})
         if request.path == "/large":
             answer = web.StreamResponse()
             await answer.prepare(request)
@@ -74,11 +77,15 @@ async def served() -> AsyncIterator[Served]:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "[::1]"],
-)
+    [
+        "127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "127.1", "2130706433", "017700000001", "0x7f000001",
+        "0177.0.0.1", "127.0.0.1.", "0", "[::1]", "1.1.1.1@127.0.0.1", "user:secret@localhost",
+        "127\u30020\u30020\u30021",
+    ],
+)  # fmt: skip
 async def test_this_machine_is_never_called(served: Served, host: str) -> None:
-    """However loopback is written."""
-    with pytest.raises(NotFetched):
+    """However loopback is written; said of ours, whatever aiohttp would do with a number that is no address."""
+    with pytest.raises(NotFetched, match="is not at a public address"):
         await PublicImages().fetch(f"http://{host}:{served.port}/x.png")
     assert served.hits == []
 
@@ -137,7 +144,9 @@ async def test_a_redirect_into_the_network(served: Served) -> None:
 async def test_only_images_of_a_bounded_size_and_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no image by its bytes, fails, never ends or never comes is refused, in words that tell nothing of it."""
     images = PublicImages(hosts=["127.0.0.1"])
-    for path, words in (("text", "is no PNG"), ("status", "cannot be fetched"), ("large", "is larger than")):
+    for path, words in (
+        ("text", "is no PNG"), ("status", "cannot be fetched"), ("large", "is larger than"), ("packed", "is no PNG"),
+    ):  # fmt: skip
         with pytest.raises(NotFetched, match=words) as caught:
             await images.fetch(f"http://127.0.0.1:{served.port}/{path}")
         assert "secret" not in str(caught.value)
