@@ -92,8 +92,9 @@ class Places:
         node = best({one: answer.has for one, answer in answers.items()})
         return [unpacked(one) for one in json.loads(answers[node].body)] if node else []
 
-    async def events(self, ident: str, owner: Owner, after: int) -> AsyncGenerator[bytes, None]:
-        """The response's events above `after`, to its end, whoever makes it meanwhile."""
+    async def events(self, ident: str, owner: Owner, after: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """The response's events above `after`, to its end, whoever makes it meanwhile; each time with the last one's
+        number."""
         clock = asyncio.get_running_loop().time
         patience = clock() + LOST_S
         while True:
@@ -105,7 +106,7 @@ class Places:
                 async with aclosing(source) as events:
                     async for last, raw in events:
                         after, patience = last, clock() + LOST_S
-                        yield raw
+                        yield last, raw
                 return
             except _LOST:
                 if clock() > patience:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ async def test_a_node_that_stops_hands_over(tmp_path: Path) -> None:
         wire.cut("a")
         raw = await b.ask.stream("GET", f"/{ident}?stream=true")
         assert parsed(raw)[-1].response.output_text == "Hi you"
+
+
+async def test_a_reader_that_is_sent_away_can_go_on(tmp_path: Path) -> None:
+    """The last word of a node that stops has the number after which its readers miss nothing elsewhere."""
+    going = asyncio.Event()
+    async with cluster(tmp_path, [WORDS[0], going, WORDS[1]], []) as (_, (a, b)):
+        ident, reader = await begin(a)
+        await until(lambda: shown(a, ident) >= 6)
+        await a.api.leaving.drain(0.01)
+        seen, _, error = (await reader).removesuffix(b"\n\n").rpartition(b"\n\n")
+        assert error.startswith(b"event: error\n")
+        going.set()
+        number = json.loads(error.partition(b"data: ")[2])["sequence_number"]
+        rest = await b.ask.stream("GET", f"/{ident}?stream=true&starting_after={number}")
+        assert names(parsed(seen + b"\n\n" + rest))[-1] == "completed"
 
 
 async def test_an_answer_that_cannot_go_on(tmp_path: Path) -> None:
