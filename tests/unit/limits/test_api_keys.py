@@ -126,8 +126,8 @@ async def test_a_damaged_file_does_not_end_the_watch(store: Store, caplog: pytes
 
 @pytest.mark.parametrize("how", ["moved", "deleted"])
 async def test_keys_outlive_their_file(how: str, store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is taken away, or replaced by one without keys (maybe of the same inode), opens no node that runs, and
-    is said once; keys of a file that has some count, and the last one may be revoked."""
+    """A file that is taken away, or replaced by one without keys (maybe of the same inode), opens no node that runs,
+    and is said once; keys of a file that has some count, and the last one may be revoked."""
     keys = ApiKeys(store)
     _, secret = await keys.add(KeyInfo(id="", name="a"))
     store.path.rename(store.path.with_name("away.db")) if how == "moved" else store.path.unlink()
