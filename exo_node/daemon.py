@@ -334,7 +334,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Everything between the start and the stop signal."""
         async with asyncio.TaskGroup() as group:
-            asking = [group.create_task(lasting(job)) for job in self._api.jobs()]
+            asking = [group.create_task(lasting(job)) for job in self._api.askers()]
             tasks = [
                 group.create_task(self.host.expire_leases()),
                 group.create_task(self.instances.watch()),
@@ -343,7 +343,7 @@ class Daemon:
                 group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
-                *(group.create_task(lasting(job)) for job in self.routing.jobs()),
+                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
             ]
             await stop.wait()
             for task in asking:
@@ -361,7 +361,7 @@ class Daemon:
         if len(self._api.leaving):
             log.info("stopping; answers that may run for %g s more: %d", seconds, len(self._api.leaving))
         cut, _, _ = await asyncio.gather(
-            self._api.leaving.drain(seconds), self.routing.relays.drain(seconds), self._hand_over(seconds)
+            self._api.drain(seconds), self.routing.relays.drain(seconds), self._hand_over(seconds)
         )
         if cut:
             log.warning("answers ended before they were complete: %d (--shutdown-timeout %g)", cut, seconds)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from exo_node.store_file import own_number
 from exo_node.store_spend import GroupBy, SpendQuery, rows_sql, sums_sql
 from exo_node.store_thread import DatabaseThread, Job
 
@@ -115,9 +116,9 @@ class Store:
         return bool(await self._count("DELETE FROM api_keys WHERE id = ?", (key_id,)))
 
     def stamp(self) -> tuple[int, ...]:
-        """Changes when the file does (two `stat` calls, no database): worth reading the keys again. The first number is
-        the file's own: another one is another file, 0 none."""
-        found: list[int] = []
+        """Changes when the file does (no database is opened): worth reading the keys again. The first number is the
+        file's own: another one is another file, 0 none."""
+        found = [own_number(self.path)]
         for path in (self.path, self.path.with_name(self.path.name + "-wal")):
             try:
                 status = path.stat()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 BUSY_S = 5.0  # how long we wait for another process that is writing
+_NUMBER_AT = 68  # of a database's application_id (sqlite.org/fileformat2.html), random in files that are made here
 FULL_BYTES = 128 * 1024  # with less, the files beside a database cannot be made
 
 # Brings the tables up to date; gets the name of the file too. Raises `StoreError` for a version that it does not know.
@@ -76,6 +77,21 @@ def open_readable(path: Path, prepare: Prepare, why: StoreError) -> sqlite3.Conn
     raise why
 
 
+def own_number(path: Path) -> int:
+    """Tells a file from another one in its place; 0 where there is none.
+
+    Its inode does not: a new file may get the number of one that was deleted a moment ago, and a copy over it keeps it.
+    """
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        return 0
+    head = b""
+    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+        head = file.read(_NUMBER_AT + 4)
+    return inode << 32 | int.from_bytes(head[_NUMBER_AT:], "big")
+
+
 def explained(path: Path, error: Exception) -> StoreError:
     """What a failure means for the user: the disk's fault is a 507, a lock that stays a 503, else a 500."""
     if isinstance(error, StoreError):
@@ -122,6 +138,7 @@ def _make(path: Path, prepare: Prepare) -> None:
         connection = _connect(str(made))
         try:
             prepare(connection, str(path))
+            connection.execute(f"PRAGMA application_id = {1 + secrets.randbelow(2**31 - 1)}")  # see own_number
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -111,7 +112,8 @@ class ChatGPTAPI:
         serving = CallServer(settings, routing, self.leaving)
         router = RouterRoutes(serving, cluster)
         openai = OpenAIRoutes(serving, backend)
-        answers = responses.ResponsesRoutes(serving, backend, settings, store, peers or Alone(cluster.node_id))
+        others = peers or Alone(cluster.node_id)
+        answers = self._answers = responses.ResponsesRoutes(serving, backend, settings, store, others)
         self.responses = answers.places  # what peers are answered
         calls = [
             *openai.routes(),
@@ -153,8 +155,17 @@ class ChatGPTAPI:
         self._add([("GET", "/", root), ("GET", "/v1", welcome)], ("",))
 
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:
-        """What runs beside the serving: coroutine functions for tasks of the daemon's."""
-        return [self._batches.run, *self.responses.jobs()]
+        """What runs beside the serving, to its end: coroutine functions for tasks of the daemon's."""
+        return self.responses.jobs()
+
+    def askers(self) -> list[Callable[[], Awaitable[None]]]:
+        """The same of what asks for answers by itself, until the node is told to stop."""
+        return [self._batches.run]
+
+    async def drain(self, seconds: float) -> int:
+        """No new answers; wait so long for those that run, then end them. How many clients' that were."""
+        cut, _ = await asyncio.gather(self.leaving.drain(seconds), self._answers.drain(seconds))
+        return cut
 
     def _add(self, routes: list[tuple[str, str, Any]], prefixes: tuple[str, ...]) -> None:
         for method, path, handler in routes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,12 @@ def test_the_death_of_the_daemon_that_answers(cluster: Cluster) -> None:
     assert [(row["prompt_tokens"], row["completion_tokens"]) for row in spent] == [
         (used.input_tokens, used.output_tokens)
     ]  # once, and whole, by who ended it
+    stream = again.client().responses.create(**{**LONG, "max_output_tokens": 40})
+    short = list(itertools.islice(stream, READ))
+    again.process.send_signal(signal.SIGTERM)
+    short += stream
+    assert [event.sequence_number for event in short] == list(range(len(short)))
+    assert short[-1].type == "response.incomplete"  # one that is told to stop completes it, and its mirror has it
+    assert again.process.wait(15) == 0, again.log()
+    for node in (b, c):
+        assert node.client().responses.retrieve(short[0].response.id).output_text == text_of(short)

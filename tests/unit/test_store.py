@@ -54,7 +54,7 @@ async def test_looking_makes_no_file(store: Store) -> None:
     assert await store.remove_key("x") is False
     await store.flush()
     assert not store.path.parent.exists()
-    assert store.stamp() == (0, 0)
+    assert store.stamp() == (0, 0, 0)
 
 
 async def test_keys_come_back(store: Store) -> None:

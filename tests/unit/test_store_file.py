@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import StoreError
-from exo_node.store_file import explained, open_readable, open_writable
+from exo_node.store_file import explained, open_readable, open_writable, own_number
 from tests.unit.store_samples import tables
 
 
@@ -22,6 +22,20 @@ def test_a_new_file_comes_whole(tmp_path: Path) -> None:
     db.close()
     assert [one.name for one in path.parent.iterdir()] == ["s.db"]
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_files_are_told_apart(tmp_path: Path) -> None:
+    """By more than their inode, which a copy over a file keeps."""
+    one, other = tmp_path / "one.db", tmp_path / "other.db"
+    assert own_number(one) == 0
+    for path in (one, other):
+        open_writable(path, tables).close()
+    before = own_number(one)
+    inode = one.stat().st_ino
+    one.write_bytes(other.read_bytes())
+    assert (one.stat().st_ino, own_number(one) in (0, before)) == (inode, False)
+    one.write_bytes(b"")
+    assert own_number(one) not in (0, before)
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ A response is stored for 30 days unless the request says `store: false`, and onl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,10 @@ class ResponsesRoutes:
             ("POST", "/responses/{id}/cancel", self.cancel),
             ("GET", "/responses/{id}/input_items", self.input_items),
         ]
+
+    async def drain(self, seconds: float) -> None:
+        """Wait so long for what is made in the background."""
+        await self._background.drain(seconds)
 
     async def close(self, app: web.Application) -> None:
         """Ends what is made in the background, or hands it over; aiohttp's `on_cleanup`."""
@@ -209,10 +213,18 @@ class ResponsesRoutes:
         return await self._follow(request, given.id, owner, -1) if asked.stream else queued
 
     async def _follow(self, request: web.Request, ident: str, owner: Owner, after: int) -> web.StreamResponse:
-        job = self._background.get(ident, owner)
-        number = 0 if job is None else len(job.frames)  # only the wait for what is there can fail
-        style = sse.Style(done=b"", failure=lambda error: error_frame(error, number))
-        return await sse.respond(request, self.places.events(ident, owner, after), self._serving.timeout_s, style=style)
+        last = after
+
+        async def frames() -> AsyncGenerator[bytes, None]:
+            nonlocal last
+            async with aclosing(self.places.events(ident, owner, after)) as events:
+                async for number, raw in events:
+                    last = number
+                    yield raw
+
+        # Only the wait can fail, not the response: whoever goes on after this number misses nothing.
+        style = sse.Style(done=b"", failure=lambda error: error_frame(error, max(0, last)))
+        return await sse.respond(request, frames(), self._serving.timeout_s, style=style)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -158,12 +158,17 @@ class Background:
         if job is not None and await self._stop(ident, job):
             job.move()
 
-    async def close(self, handed_over: Callable[[str], Awaitable[bool]]) -> None:
-        """End what still runs: as failed, unless another node goes on with it."""
-        for ident, job in list(self._jobs.items()):
-            if not await self._stop(ident, job):
-                continue
-            if await handed_over(ident):
+    async def drain(self, seconds: float) -> None:
+        """Wait so long for what runs."""
+        if tasks := [job.task for job in self._jobs.values() if job.task is not None]:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    async def close(self, hand_over: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """End what still runs: as failed, but those with which another node goes on, as `hand_over` says."""
+        stopped = [(ident, job) for ident, job in self.running() if await self._stop(ident, job)]
+        handed = await hand_over()
+        for ident, job in stopped:
+            if ident in handed:
                 job.move()
             else:
                 job.add(job.encoder.fail(Stopped("the node was stopped before the response was complete")))

@@ -70,6 +70,7 @@ class Maker:
         self._kept.put_row(unpacked(json.loads(bytes(copy.row))))
 
     async def close(self) -> None:
+        """Of what has ended too, each mirror gets the rest: it would make that again."""
         await self._background.close(self._sender.flush)
         await asyncio.gather(*self._leaving, return_exceptions=True)
 

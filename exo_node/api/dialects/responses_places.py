@@ -92,8 +92,9 @@ class Places:
         node = best({one: answer.has for one, answer in answers.items()})
         return [unpacked(one) for one in json.loads(answers[node].body)] if node else []
 
-    async def events(self, ident: str, owner: Owner, after: int) -> AsyncGenerator[bytes, None]:
-        """The response's events above `after`, to its end, whoever makes it meanwhile."""
+    async def events(self, ident: str, owner: Owner, after: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """The response's events above `after`, to its end, whoever makes it meanwhile; each time with the last one's
+        number."""
         clock = asyncio.get_running_loop().time
         patience = clock() + LOST_S
         while True:
@@ -105,7 +106,7 @@ class Places:
                 async with aclosing(source) as events:
                     async for last, raw in events:
                         after, patience = last, clock() + LOST_S
-                        yield raw
+                        yield last, raw
                 return
             except _LOST:
                 if clock() > patience:
@@ -169,11 +170,13 @@ class Places:
     async def _place(self, ident: str, owner: Owner) -> str:
         """The node to ask for it; "" for this one. Waits where its next maker is still to be found."""
         while True:
-            row = await self._kept.stored(ident, owner)
+            row, copy = await self._kept.stored(ident, owner), self._copy(ident, owner)
             if self._background.get(ident, owner) is not None or (row is not None and not _unfinished(row)):
                 return ""
             said = {node: one.has for node, one in (await self._ask_all(ident, owner, "find")).items()}
-            if (copy := self._copy(ident, owner)) is not None:
+            if self._background.get(ident, owner) is not None:
+                return ""  # begun while we asked
+            if copy is not None:
                 said[self._peers.node_id] = Has("copy", copy.term)
             node = best(said)
             if node == self._peers.node_id:
@@ -223,12 +226,13 @@ class Places:
             yield len(row.events) - 1, b"".join(row.events[after + 1 :])
 
     async def _has(self, ident: str, owner: Owner) -> Has:
+        copy = self._copy(ident, owner)
+        row = await self._kept.stored(ident, owner)
         if (job := self._background.get(ident, owner)) is not None:
             return Has("made", job.log.term)
-        row = await self._kept.stored(ident, owner)
         if row is not None and not _unfinished(row):
             return Has("ended", row.term)
-        if (copy := self._copy(ident, owner)) is not None:
+        if copy is not None:  # or it was, a moment ago: it is more than a row by now
             return Has("copy", copy.term)
         return NOTHING if row is None else Has("stale", row.term)
 
@@ -246,11 +250,15 @@ class Places:
         if row is not None and not _unfinished(row):
             said[self._peers.node_id] = Has("ended", row.term)
         has = said.get(best(said), NOTHING)
+        if self._copies.get(copy.id) is not copy:
+            return  # deleted meanwhile
         if has.term < copy.term or (has.term == copy.term and has.state not in ("made", "ended")):
             self._maker.go_on(copy)
 
     async def _delete_here(self, ident: str, owner: Owner) -> bool:
         job, copy = self._background.get(ident, owner), self._copy(ident, owner)
+        if copy is not None:
+            self._copies.delete(ident)  # at once: nobody begins to go on with it while we wait
         if job is not None:
             self._sender.remove(ident)
             await self._background.cancel(ident, job)

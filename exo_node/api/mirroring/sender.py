@@ -8,6 +8,7 @@ hangs holds nobody up, and what was shown without it may be said otherwise by th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,20 +67,10 @@ class Sender:
         if out is not None:
             out.mirror = ""
 
-    async def flush(self, ident: str) -> bool:
-        """When `run` has ended: whether the mirror has all that there is."""
-        out = self._out.get(ident)
-        if out is None or not out.mirror:
-            return False
-        try:
-            while out.at.version != out.log.version:
-                part, then = out.log.after(out.at, self._peers.node_id, self._peers.boot_id)
-                if await self._peers.send(out.mirror, [part], CALL_S):
-                    return False
-                out.at = then
-        except ExoError:
-            return False
-        return True
+    async def flush(self) -> set[str]:
+        """When `run` has ended: send what is left. The ids of the logs that their mirrors have whole."""
+        nodes = {out.mirror for out in self._out.values() if out.mirror}
+        return set[str]().union(*await asyncio.gather(*map(self._flush, nodes)))
 
     async def run(self) -> None:
         """Choose mirrors, again whenever nodes come or go."""
@@ -98,6 +89,17 @@ class Sender:
                 self._tasks.clear()
 
     # -- parts
+
+    async def _flush(self, node: str) -> set[str]:
+        with contextlib.suppress(ExoError):
+            while pieces := self._pieces(node):
+                refused = await self._peers.send(node, [part for _, part, _ in pieces], CALL_S)
+                for out, part, then in pieces:
+                    out.at = then
+                    if part.id in refused:
+                        out.mirror = ""
+        whole = (out for out in self._out.values() if out.mirror == node and out.at.version == out.log.version)
+        return {out.log.id for out in whole}
 
     def _look(self) -> None:
         live = self._peers.live()

@@ -124,12 +124,13 @@ async def test_a_damaged_file_does_not_end_the_watch(store: Store, caplog: pytes
     assert len(caplog.records) == 1 and "stay as they were" in caplog.text
 
 
-async def test_keys_outlive_their_file(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is moved away, or replaced by one without keys, opens no node that runs, and is said once; keys of a
-    file that has some count, and the last one may be revoked."""
+@pytest.mark.parametrize("how", ["moved", "deleted"])
+async def test_keys_outlive_their_file(how: str, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is taken away, or replaced by one without keys (maybe of the same inode), opens no node that runs,
+    and is said once; keys of a file that has some count, and the last one may be revoked."""
     keys = ApiKeys(store)
     _, secret = await keys.add(KeyInfo(id="", name="a"))
-    store.path.rename(store.path.with_name("away.db"))
+    store.path.rename(store.path.with_name("away.db")) if how == "moved" else store.path.unlink()
     for suffix in ("-wal", "-shm"):
         store.path.with_name(store.path.name + suffix).unlink(missing_ok=True)
     await keys.refresh()

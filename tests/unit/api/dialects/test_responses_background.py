@@ -21,9 +21,9 @@ from tests.unit.api.scripted import until
 OURS, THEIRS = Owner("key-1"), Owner("key-2")
 
 
-async def nobody(ident: str) -> bool:
+async def nobody() -> set[str]:
     """No other node goes on."""
-    return False
+    return set()
 
 
 class Made:
@@ -98,8 +98,8 @@ async def test_readers_see_what_the_mirror_has() -> None:
 async def test_another_node_goes_on() -> None:
     """What is handed over ends without a word, here and when the node stops."""
 
-    async def somebody(ident: str) -> bool:
-        return True
+    async def somebody() -> set[str]:
+        return {"r"}
 
     for stopped in (False, True):
         made, background = Made("Hi", asyncio.Event()), Background(9)
@@ -141,6 +141,24 @@ async def test_late() -> None:
     made, background = Made(asyncio.Event()), Background(0.01)
     background.start("r", made.job, made.pieces())
     assert parsed(await made.events())[-2].code == "deadline_exceeded"
+
+
+async def test_a_stop_waits_for_what_is_made() -> None:
+    """So long as it is told to, whether anybody reads it or not; what has ended then is complete."""
+    going = asyncio.Event()
+    made, never, background = Made("Hi", going), Made(asyncio.Event()), Background(9)
+    await background.drain(9)
+    background.start("r", made.job, made.pieces())
+    draining = asyncio.create_task(background.drain(9))
+    await until(lambda: made.job.shown == 6)
+    assert not draining.done()
+    going.set()
+    await draining
+    assert made.status == "completed"
+    background.start("n", never.job, never.pieces())
+    await background.drain(0.01)
+    assert never.kept == []
+    await background.close(nobody)
 
 
 async def test_closing_ends_all() -> None:

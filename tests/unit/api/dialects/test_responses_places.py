@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from exo_node.api.dialects.responses_places import Places
 from exo_node.api.ports import Principal
@@ -152,6 +155,81 @@ async def test_a_node_that_stops_hands_over(tmp_path: Path) -> None:
         wire.cut("a")
         raw = await b.ask.stream("GET", f"/{ident}?stream=true")
         assert parsed(raw)[-1].response.output_text == "Hi you"
+
+
+class Slow:
+    """Holds the first call of a coroutine function back: before it, or what it gives."""
+
+    def __init__(self, function: Any, *, after: bool) -> None:
+        self._function, self._after = function, after
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *arguments: Any) -> Any:
+        first = not self.begun.is_set()
+        given = await self._function(*arguments) if self._after or not first else None
+        if first:
+            self.begun.set()
+            await self.gate.wait()
+        return given if self._after or not first else await self._function(*arguments)
+
+
+@pytest.mark.parametrize("asked", ["mirror", "third"])
+async def test_it_is_never_unknown(asked: str, tmp_path: Path) -> None:
+    """While its mirror takes it over too, whoever is asked: the mirror had a copy a moment ago, and makes it now."""
+    async with cluster(tmp_path, [*MORE[:2], asyncio.Event()], MORE, MORE) as (wire, nodes):
+        a = nodes[0]
+        ident, reader = await begin(a)
+        await until(lambda: shown(a, ident) >= 7)
+        mirror = next(node for node in nodes if copies(node))
+        third = next(node for node in nodes[1:] if node is not mirror)
+        kept: Any = mirror.api.responses._kept
+        host: Any = third.api.responses
+        host.take = lambda parts: {part.id: "full" for part in parts}
+        if asked == "third":  # the mirror reads its database in vain
+            slow = kept.stored = Slow(kept.stored, after=True)
+        else:  # the third node has nothing, and is slow to say so
+            slow = host.asked = Slow(host.asked, after=False)
+        del wire.hosts["a"]  # it is dead, and not missed yet
+        asking = asyncio.create_task((third if asked == "third" else mirror).ask("GET", f"/{ident}"))
+        await slow.begun.wait()
+        wire.cut("a")
+        await until(lambda: not copies(mirror))
+        slow.gate.set()
+        assert (await asking)[0] == 200
+        reader.cancel()
+
+
+async def test_what_is_deleted_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Though its mirror has begun to take it over."""
+    async with cluster(tmp_path, [*MORE[:2], asyncio.Event()], MORE, MORE) as (wire, nodes):
+        a = nodes[0]
+        ident, reader = await begin(a)
+        await until(lambda: shown(a, ident) >= 7)
+        mirror = next(node for node in nodes if copies(node))
+        third: Any = next(node for node in nodes[1:] if node is not mirror).api.responses
+        slow = third.asked = Slow(third.asked, after=True)
+        wire.cut("a")
+        await slow.begun.wait()
+        assert (await mirror.ask("DELETE", f"/{ident}"))[0] == 200
+        slow.gate.set()
+        await until(lambda: not mirror.api.responses._copies._taking)
+        assert (running(mirror), mirror.backend.requests) == ([], [])
+        reader.cancel()
+
+
+async def test_a_reader_that_is_sent_away_can_go_on(tmp_path: Path) -> None:
+    """The last word of a node that stops has the number after which its readers miss nothing elsewhere."""
+    going = asyncio.Event()
+    async with cluster(tmp_path, [WORDS[0], going, WORDS[1]], []) as (_, (a, b)):
+        ident, reader = await begin(a)
+        await until(lambda: shown(a, ident) >= 6)
+        await a.api.leaving.drain(0.01)
+        seen, _, error = (await reader).removesuffix(b"\n\n").rpartition(b"\n\n")
+        assert error.startswith(b"event: error\n")
+        going.set()
+        number = json.loads(error.partition(b"data: ")[2])["sequence_number"]
+        rest = await b.ask.stream("GET", f"/{ident}?stream=true&starting_after={number}")
+        assert names(parsed(seen + b"\n\n" + rest))[-1] == "completed"
 
 
 async def test_an_answer_that_cannot_go_on(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ async def test_alone_it_is_shown_at_once() -> None:
     two = Sent(sender, "r2")
     two.say("a")
     assert two.shown == [0, 1]
-    assert not await sender.flush("r2")
+    assert await sender.flush() == set()
 
 
 async def test_it_begins_again(peers: Mirrors) -> None:
@@ -209,14 +209,30 @@ async def test_flush(peers: Mirrors) -> None:
     await until(lambda: one.shown == [0])
     await over(task)
     one.say("a")
-    assert await sender.flush("r")
+    assert await sender.flush() == {"r"}
     assert bytes(peers.copies[one.out.mirror, "r"].said) == b"a\n\n"
     one.say("b")
     peers.refusals[one.out.mirror] = ["superseded"]
-    assert not await sender.flush("r")
-    peers.nodes.clear()
-    assert not await sender.flush("r")
-    assert not await sender.flush("unknown")
+    assert await sender.flush() == set()
+    two = Sent(sender, "r2")
+    assert (two.out.mirror, await sender.flush()) == ("", set())
+
+
+async def test_flush_waits_once_for_a_mirror_that_is_gone(peers: Mirrors) -> None:
+    """However many logs it has; the other mirror gets all of its own."""
+    sender, task = await running(peers)
+    sent = [Sent(sender, f"r{i}") for i in range(8)]
+    await until(lambda: all(one.shown == [0] for one in sent))
+    await over(task)
+    for one in sent:
+        one.say("a")
+    gone = sent[0].out.mirror
+    del peers.nodes[gone]
+    peers.calls.clear()
+    stays = {one.log.id for one in sent if one.out.mirror != gone}
+    assert stays
+    assert await sender.flush() == stays
+    assert len(peers.calls) == 2
 
 
 def test_what_it_needs() -> None:
