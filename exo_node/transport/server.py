@@ -14,7 +14,7 @@ from exo_node.transport.status import ErrorInterceptor
 
 MAX_RECEIVE = 64 * 2**20  # a prefill chunk of 2048 rows of 8192 float32 is 64 MiB; control messages are small
 MAX_CONTROL = 4 * 2**20  # what a daemon takes from a caller: link probes of 1 MiB are the largest; anybody may call
-HANDSHAKE_MS = 5_000  # for TLS, of which strangers get no further than the beginning
+HANDSHAKE_MS = 10_000  # for TLS, of which strangers get no further than the beginning
 MAX_CONNECTIONS = 1000  # at once, theirs too; as many as that, or an eighth of the files that this process may open
 KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
 KEEPALIVE_TIMEOUT_MS = 5_000
