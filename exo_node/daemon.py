@@ -25,7 +25,7 @@ from aiohttp import web
 import exo_node
 from exo_node.api.app import ChatGPTAPI
 from exo_node.api.ring_upstream import RingUpstream
-from exo_node.api.server import ServerSite
+from exo_node.api.server import Patience, ServerSite
 from exo_node.cluster.discovery import Announcement
 from exo_node.cluster.identity import ClusterKey, KeyStore, NodeSlot, NoRoom
 from exo_node.cluster.membership import ClusterMembers
@@ -315,7 +315,8 @@ class Daemon:
         """Bind the API's port: the given one, else 52415, else (only when none was asked for) a free one."""
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            site = ServerSite(self._runner, self.settings.api_host, port, ssl_context=self._tls)
+            patience = Patience(send_s=self.settings.send_timeout)
+            site = ServerSite(self._runner, self.settings.api_host, port, patience=patience, ssl_context=self._tls)
             try:
                 await site.start()
             except OSError as error:

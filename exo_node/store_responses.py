@@ -91,6 +91,20 @@ class ResponseTable:
         counted = await self._store.ask(lambda db: db.execute(sql, (ident, owner, asker)).rowcount)
         return bool(counted[0])
 
+    def bury(self, ident: str, asker: str) -> None:
+        """Remember that the response was deleted, as long as another node may have it. Returns at once."""
+        sql = "INSERT OR REPLACE INTO deleted_responses (id, asker, at) VALUES (?, ?, ?)"
+        values = (ident, asker, time.time())
+        self._store.tell(lambda db: db.execute(sql, values))
+
+    async def buried(self) -> list[tuple[str, str]]:
+        """(id, asker) of those."""
+        if not self._store.in_use():
+            return []
+        sql, oldest = "SELECT id, asker FROM deleted_responses WHERE at > ?", time.time() - KEPT_S
+        rows = await self._store.ask(lambda db: db.execute(sql, (oldest,)))
+        return [(row["id"], row["asker"]) for row in rows]
+
     async def _rows(self, sql: str, ident: str, owner: str, asker: str) -> list[ResponseRow]:
         if not self._store.in_use():
             return []
@@ -126,6 +140,7 @@ def _row(row: dict[str, Any]) -> ResponseRow:
 
 def _trim(db: sqlite3.Connection, now: float, max_bytes: int) -> None:
     db.execute("DELETE FROM responses WHERE created <= ?", (now - KEPT_S,))
+    db.execute("DELETE FROM deleted_responses WHERE at <= ?", (now - KEPT_S,))
     size = "LENGTH(input) + LENGTH(response) + LENGTH(COALESCE(events, ''))"
     total = int(db.execute(f"SELECT COALESCE(SUM({size}), 0) FROM responses").fetchone()[0])
     if total <= max_bytes:

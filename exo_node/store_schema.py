@@ -76,6 +76,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE responses ADD COLUMN term INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE responses ADD COLUMN mirror TEXT NOT NULL DEFAULT '';
     """,
+    "CREATE TABLE deleted_responses (id TEXT PRIMARY KEY, asker TEXT NOT NULL, at REAL NOT NULL)",
 )
 
 

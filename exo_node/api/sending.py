@@ -28,6 +28,17 @@ class Sending:
 SENDING: web.AppKey[Sending] = web.AppKey("sending", Sending)
 
 
+def unsent(transport: asyncio.Transport | None) -> int:
+    """Bytes that the client's machine has not taken. The kernel asks for more of asyncio's buffer only when a good part
+    of its own megabytes is gone, so those count too, where it tells."""
+    if transport is None:
+        return 0
+    sock, queued = transport.get_extra_info("socket"), bytes(4)
+    with contextlib.suppress(OSError, ValueError):  # not told here, or closed by now
+        queued = fcntl.ioctl(-1 if sock is None else sock.fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
+
 class StuckReader(Exception):
     """The client has taken not one byte for the send timeout."""
 
@@ -46,21 +57,12 @@ class Drain:
         """Bytes that the client has not taken, beside those on their way through the kernels."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
-    def _left(self) -> int:
-        """Bytes that the client's machine has not taken. The kernel asks for more of `behind` only when a good part of
-        its own megabytes is gone, so those count too, where it tells."""
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        queued = bytes(4)
-        with contextlib.suppress(OSError, ValueError):  # not told here, or closed by now
-            queued = fcntl.ioctl(-1 if sock is None else sock.fileno(), termios.TIOCOUTQ, queued)
-        return self.behind + int.from_bytes(queued, sys.byteorder)
-
     async def within(self, write: Awaitable[None], size: int) -> None:
         """Await a write of `size` bytes, which waits while the buffer is full. Raises `StuckReader`."""
         if not self.behind and size < LARGE:
             await write
             return
-        before = self._left() + size
+        before = unsent(self._transport) + size
         writing = asyncio.ensure_future(write)  # one that must go on while we look at the clock
         try:
             while True:
@@ -69,7 +71,7 @@ class Drain:
                         await asyncio.shield(writing)
                     return
                 except TimeoutError:
-                    left = self._left()
+                    left = unsent(self._transport)
                     if left >= before:
                         raise StuckReader from None
                     before = left

@@ -9,6 +9,7 @@ tells in plain text; here it is an error object as everywhere.
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import ssl
 from collections import Counter
@@ -19,8 +20,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from exo_node.api.errors import error_body, error_response
+from exo_node.api.sending import unsent
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.values import is_loopback
+
+log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 
@@ -34,6 +38,7 @@ class Patience:
     silence_s: float = 30.0  # between two pieces of a body
     grace_s: float = 60.0  # after which a body must have come at
     least_rate: float = 1000.0  # bytes a second on the average
+    send_s: float = 60.0  # that a client may take nothing of its answer (streams look themselves: sending.py)
     per_address: int = 1000  # of another machine; this one's programs (a proxy) have as many as they like
     share: float = 0.75  # of the files that this process may have open: the rest is for runners, peers and databases
 
@@ -153,7 +158,20 @@ def address_of(transport: asyncio.BaseTransport) -> str:
 class Connection(web.RequestHandler):
     """One connection, which knows since when it has been waiting for what."""
 
-    __slots__ = ("_body", "_body_bytes", "_body_since", "_early", "_head_since", "_last", "_since", "_watch", "gone")
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_body_since",
+        "_early",
+        "_head_since",
+        "_last",
+        "_out",
+        "_since",
+        "_unsent",
+        "_unsent_since",
+        "_watch",
+        "gone",
+    )
 
     def __init__(self, server: web.Server, watch: Watch, **rest: Any) -> None:
         super().__init__(server, **rest)
@@ -165,9 +183,13 @@ class Connection(web.RequestHandler):
         self._body: object = None  # of which request
         self._body_since = 0.0
         self._body_bytes = 0
+        self._out: asyncio.Transport | None = None  # aiohttp forgets its own when it closes it
+        self._unsent, self._unsent_since = 0, 0.0  # bytes of its answer that the client has not taken, unchanged since
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self._out = transport
         self._since = self._last = self._loop.time()
         early, self._early = self._early or (), None
         if not self._watch.add(self, address_of(transport)):
@@ -200,6 +222,7 @@ class Connection(web.RequestHandler):
     def check(self, now: float) -> None:
         """Give up on what takes too long."""
         patience, request = self._watch.patience, self._current_request
+        self._check_reader(now)
         if request is not None:
             self._check_body(request, now)
         elif self._head_since is not None and now - self._head_since > patience.head_s:
@@ -220,6 +243,19 @@ class Connection(web.RequestHandler):
         slow = waited > patience.grace_s and self._body_bytes < patience.least_rate * waited
         if slow or now - max(self._last, self._body_since) > patience.silence_s:
             content.set_exception(SlowBody("it came too slowly"))
+
+    def _check_reader(self, now: float) -> None:
+        transport = self._out
+        if transport is None:
+            return
+        # An answer that is complete lies in the buffer, and nobody waits for it any more.
+        waits = self._current_request is not None or transport.get_write_buffer_size()
+        left, before = unsent(transport) if waits else 0, self._unsent
+        if not left or left != before:
+            self._unsent, self._unsent_since = left, now
+        elif now - self._unsent_since > self._watch.patience.send_s + 2 * TICK_S:
+            log.warning("a client has taken nothing of its answer for %g s (--send-timeout)", now - self._unsent_since)
+            transport.abort()
 
     def _say(self, error: ExoError) -> None:
         """An answer to what is no request yet, and the end of the connection."""

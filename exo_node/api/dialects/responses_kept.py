@@ -15,6 +15,7 @@ from exo_node.api.fields import Fields, bad
 from exo_node.errors import ExoError, StoreError
 from exo_node.store_responses import ResponseRow, ResponseTable
 
+FOREIGN = "@peer"  # no API key of this machine's has that id
 GRACE_S = 60.0  # beyond a response's own time, until one on another node counts as lost
 
 
@@ -98,6 +99,14 @@ class KeptResponses:
     async def remove(self, ident: str, owner: Owner) -> bool:
         """False where there was none."""
         return await self._table.remove(ident, owner.key_id, owner.asker)
+
+    def bury(self, ident: str, asker: str) -> None:
+        """It is deleted, and nodes that are away may have it."""
+        self._table.bury(ident, asker)
+
+    async def buried(self) -> list[tuple[str, Owner]]:
+        """What nodes that come back are to delete, and for whom."""
+        return [(ident, Owner(FOREIGN, asker)) for ident, asker in await self._table.buried()]
 
     def put(self, given: Given, items: list[Item], owner: Owner, response: dict[str, Any], **more: Any) -> ResponseRow:
         """Store the state of a response that `given` and its own `items` lead to."""

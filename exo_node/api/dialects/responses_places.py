@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from exo_node.api.dialects.responses_background import Background
-from exo_node.api.dialects.responses_kept import KeptResponses, Owner
+from exo_node.api.dialects.responses_kept import FOREIGN, KeptResponses, Owner
 from exo_node.api.dialects.responses_maker import Maker
 from exo_node.api.dialects.responses_rows import head_of, packed, unpacked
 from exo_node.api.dialects.responses_shapes import UNFINISHED
@@ -21,15 +21,14 @@ from exo_node.api.fields import bad
 from exo_node.api.mirroring.choice import NOTHING, Has, best
 from exo_node.api.mirroring.copies import SETTLE_S, Copies
 from exo_node.api.mirroring.log import Copy, Part
-from exo_node.api.mirroring.ports import Act, Answered, PeersPort, Question
+from exo_node.api.mirroring.ports import Act, Answered, PeersPort, Question, met
 from exo_node.api.mirroring.sender import Sender
-from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NotFound, PeerUnavailable
+from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, NotFound, PeerUnavailable, StoreError
 from exo_node.store_responses import ResponseRow
 
 FIND_S = 2.0  # how long a node may think about whether it has a response
 LOST_S = 30.0  # how long a client waits for the next maker of a response whose node is gone
 PAUSE_S = 0.25  # at most, between two looks for it
-FOREIGN = "@peer"  # no API key of this machine's has that id
 _LOST = (PeerUnavailable, DeadlineExceeded)
 
 
@@ -55,7 +54,7 @@ class Places:
 
     def jobs(self) -> list[Callable[[], Any]]:
         """What runs as long as the node does."""
-        return [self._sender.run, self._copies.run, self.watch]
+        return [self._sender.run, self._copies.run, self.watch, self.tell_deleted]
 
     # -- for this node's clients; each raises `NotFound` where nobody has it for this owner
 
@@ -80,7 +79,7 @@ class Places:
             await self._pause()
 
     async def delete(self, ident: str, owner: Owner) -> None:
-        """Everywhere that can be reached."""
+        """Everywhere, at nodes that are away when they come back."""
         here = await self._delete_here(ident, owner)
         there = await self._ask_all(ident, owner, "delete")
         if not here and not any(one.has.state for one in there.values()):
@@ -155,15 +154,18 @@ class Places:
 
     async def watch(self) -> None:
         """When nodes meet again: whoever has taken over one of our responses meanwhile is right."""
-        known: Mapping[str, str] = {}
-        while True:
-            seen, live = self._peers.version(), self._peers.live()
-            fresh, known = [node for node, boot in live.items() if known.get(node) != boot], live
-            for ident, job in self._background.running() if fresh else ():
+        async for fresh in met(self._peers):
+            for ident, job in self._background.running():
                 said = await self._ask_all(ident, job.owner, "find", fresh)
                 if any(one.has.term > job.log.term for one in said.values()):
                     self._maker.yield_to(ident)
-            await self._peers.changed(seen)
+
+    async def tell_deleted(self) -> None:
+        """The same for what was deleted meanwhile."""
+        async for fresh in met(self._peers):
+            with suppress(StoreError):
+                for ident, owner in await self._kept.buried():
+                    await self._ask_all(ident, owner, "delete", fresh)
 
     # -- parts
 
@@ -257,15 +259,18 @@ class Places:
 
     async def _delete_here(self, ident: str, owner: Owner) -> bool:
         job, copy = self._background.get(ident, owner), self._copy(ident, owner)
-        if copy is not None:
-            self._copies.delete(ident)  # at once: nobody begins to go on with it while we wait
+        if copy is not None or self._copies.get(ident) is None:
+            # At once: nobody begins to go on with it while we wait. And its first part may be under way to us.
+            self._copies.delete(ident)
         if job is not None:
             self._sender.remove(ident)
             await self._background.cancel(ident, job)
+        row = await self._kept.stored(ident, owner)
         found = await self._kept.remove(ident, owner) or job is not None or copy is not None
+        if (row.term if row else found) and (asker := row.asker if row else owner.asker):
+            self._kept.bury(ident, asker)
         if found:
             self._sender.remove(ident)
-            self._copies.delete(ident)
         return found
 
     async def _ask(self, node: str, ident: str, owner: Owner, act: Act, timeout: float) -> Answered:

@@ -112,3 +112,14 @@ class Alone:
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         raise PeerUnavailable(f"no node {node}")
         yield
+
+
+async def met(peers: PeersPort) -> AsyncGenerator[list[str], None]:
+    """For ever: the nodes that are here now, and were not (or are started anew), whenever there are any."""
+    known: Mapping[str, str] = {}
+    while True:
+        seen, live = peers.version(), peers.live()
+        fresh, known = [node for node, boot in live.items() if known.get(node) != boot], live
+        if fresh:
+            yield fresh
+        await peers.changed(seen)

@@ -217,6 +217,29 @@ async def test_what_is_deleted_is_not_gone_on_with(tmp_path: Path) -> None:
         reader.cancel()
 
 
+@pytest.mark.parametrize("ended", [True, False])
+async def test_what_is_deleted_stays_deleted(ended: bool, tmp_path: Path) -> None:
+    """On a node that was away too, once it is back, and where a copy is under way. What nobody mirrors needs no
+    telling."""
+    script = [*MORE[:2], *([] if ended else [asyncio.Event()]), MORE[2]]
+    async with cluster(tmp_path, script, MORE, MORE) as (wire, nodes):
+        a = nodes[0]
+        ident, reader = await begin(a)
+        await (reader if ended else until(lambda: shown(a, ident) >= 7))
+        a.backend.script = WORDS
+        _, plain = await a.ask("POST", "", HELLO)
+        assert (await a.ask("DELETE", f"/{plain['id']}"))[0] == 200
+        wire.cut("a")
+        assert (await nodes[1].ask("DELETE", f"/{ident}"))[0] == 200
+        assert (await a.ask("GET", f"/{ident}"))[0] == 200
+        wire.mend("a")
+        while {(await node.ask("GET", f"/{ident}"))[0] for node in nodes} != {404}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not any(map(running, nodes))
+        assert {one for node in nodes for one, _ in await node.api.responses._kept.buried()} == {ident}
+        reader.cancel()
+
+
 async def test_a_reader_that_is_sent_away_can_go_on(tmp_path: Path) -> None:
     """The last word of a node that stops has the number after which its readers miss nothing elsewhere."""
     going = asyncio.Event()
