@@ -77,7 +77,7 @@ async def deltas(
                 message.generated_ids.extend(delta.ids)
                 message.sequence = delta.sequence or message.sequence
                 progressed = progressed or bool(delta.ids)
-                if after is not None and delta.ids:
+                if after is not None and (delta.ids or delta.finish_reason):  # vectors and scores have no ids
                     record(after.over(delta, prompt + said - len(delta.ids), last))
                     after = None
                 last = time.monotonic()

@@ -79,6 +79,12 @@ async def test_what_was_said_goes_with_the_next_question_and_is_not_said_again()
     assert record.cause == gone.message
 
 
+async def test_what_has_no_tokens_has_its_record_too() -> None:
+    """A vector, or a prompt's log-probabilities, after a loss."""
+    ring = Ring([PeerUnavailable("gone")], [say(0, finish_reason="stop", embedding=b"1234")])
+    assert [one.known_tokens for one in (await hear(ring))[1]] == [2]
+
+
 async def test_the_kv_of_another_instance_is_not_asked_for() -> None:
     """A ring that stands in for the broken one knows nothing of its sequences."""
     ring = Ring([say(0, 5, sequence=7), RingBroken("")], [say(1, 6, finish_reason="stop")], instance_id="other")
