@@ -21,6 +21,7 @@ from exo_node.types import Instance
 BARREN = 3  # losses without a token between them: what the request asks for may be what breaks the ring
 OURS = frozenset({"replaced", "stale_attempt"})  # a newer attempt of this request goes on, so this one must not
 REDIAL = "key_dropped"  # the cluster has another key by now, and our connection was of the old one
+REDIAL_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ async def deltas(
                 message.generated_ids.extend(delta.ids)
                 message.sequence = delta.sequence or message.sequence
                 progressed = progressed or bool(delta.ids)
-                if after is not None and delta.ids:
+                if after is not None and (delta.ids or delta.finish_reason):  # vectors and scores have no ids
                     record(after.over(delta, prompt + said - len(delta.ids), last))
                     after = None
                 last = time.monotonic()
@@ -89,6 +90,7 @@ async def deltas(
             barren = 0 if progressed else barren + 1
             if error.code != REDIAL or barren > BARREN:
                 raise
+            await asyncio.sleep(barren * REDIAL_PAUSE_S)  # the new key reaches one node before the other
         except (RingBroken, PeerUnavailable) as error:
             barren = 0 if progressed else barren + 1
             if error.code in OURS or barren > BARREN:

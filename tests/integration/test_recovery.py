@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.checkpoints import HYBRIDS, make_checkpoint
@@ -145,6 +148,30 @@ def test_two_nodes_at_once_leave_one_that_goes_on(trio: list[NodeProcess], undis
         text, last = answer(x, 40, kill)
         assert (text, last["usage"]["completion_tokens"]) == (undisturbed, TOKENS)
         wait_until(lambda: rings(x) == [["x"]], 5, x.log)
+
+
+@pytest.mark.soak
+def test_where_runners_die_while_they_load_another_node_takes_over(trio: list[NodeProcess], undisturbed: str) -> None:
+    """The stage's own node is asked first, and not for ever."""
+    a, _, c = trio
+    status, made = place(a, nodes=["c", "b"])
+    assert status == 200, made
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.02):
+            for one in runners(c):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+
+    killing = threading.Thread(target=kill)
+    try:
+        assert answer(a, 40, killing.start)[0] == undisturbed
+    finally:
+        over.set()
+        killing.join()
+    assert rings(a) == [["a", "b"]]
+    clear(trio)
 
 
 @pytest.mark.soak

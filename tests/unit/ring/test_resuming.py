@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from exo_node.errors import DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.ring import resuming
 from exo_node.ring.recovering import Recovered
 from exo_node.ring.resuming import BARREN, RecoveryRecord, deltas
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -79,6 +80,12 @@ async def test_what_was_said_goes_with_the_next_question_and_is_not_said_again()
     assert record.cause == gone.message
 
 
+async def test_what_has_no_tokens_has_its_record_too() -> None:
+    """A vector, or a prompt's log-probabilities, after a loss."""
+    ring = Ring([PeerUnavailable("gone")], [say(0, finish_reason="stop", embedding=b"1234")])
+    assert [one.known_tokens for one in (await hear(ring))[1]] == [2]
+
+
 async def test_the_kv_of_another_instance_is_not_asked_for() -> None:
     """A ring that stands in for the broken one knows nothing of its sequences."""
     ring = Ring([say(0, 5, sequence=7), RingBroken("")], [say(1, 6, finish_reason="stop")], instance_id="other")
@@ -131,8 +138,9 @@ async def test_where_nothing_can_go_on_the_error_says_both_reasons() -> None:
     assert not ring.recovered
 
 
-async def test_a_call_that_a_key_rotation_has_ended_is_made_again() -> None:
+async def test_a_call_that_a_key_rotation_has_ended_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the same ring, which is not broken; a node that has no part in the new key is told so in the end."""
+    monkeypatch.setattr(resuming, "REDIAL_PAUSE_S", 0.0)
     dropped = Unauthorized("trusted no more", code="key_dropped")
     ring = Ring([say(0, 5, sequence=7), dropped], [say(1, 6, finish_reason="stop")])
     assert (await hear(ring))[0] == [5, 6]
