@@ -194,7 +194,7 @@ def test_streams_outlive_a_change_of_key(tmp_path: Path, monkeypatch: pytest.Mon
 def answer(node: NodeProcess) -> str:
     """What the demo streams to a question."""
     chunks = node.client().chat.completions.create(
-        model="demo", messages=[{"role": "user", "content": "What is exo?"}], stream=True, temperature=0, max_tokens=300,
-        logit_bias={str(token): -100 for token in range(8)},  # no early end of text
+        model="demo", messages=[{"role": "user", "content": "What is exo?"}], stream=True, temperature=0,
+        max_tokens=300, logit_bias={str(token): -100 for token in range(8)},  # no early end of text
     )  # fmt: skip
     return "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
