@@ -221,11 +221,14 @@ async def test_what_is_deleted_is_not_gone_on_with(tmp_path: Path) -> None:
 async def test_what_is_deleted_stays_deleted(ended: bool, tmp_path: Path) -> None:
     """On a node that was away too, once it is back, and where a copy is under way. What nobody mirrors needs no
     telling."""
-    script = [*MORE[:2], *([] if ended else [asyncio.Event()]), MORE[2]]
-    async with cluster(tmp_path, script, MORE, MORE) as (wire, nodes):
+    going = asyncio.Event()
+    async with cluster(tmp_path, [*MORE[:2], going, MORE[2]], MORE, MORE) as (wire, nodes):
         a = nodes[0]
         ident, reader = await begin(a)
-        await (reader if ended else until(lambda: shown(a, ident) >= 7))
+        await until(lambda: shown(a, ident) >= 7)
+        if ended:
+            going.set()
+            await reader
         a.backend.script = WORDS
         _, plain = await a.ask("POST", "", HELLO)
         assert (await a.ask("DELETE", f"/{plain['id']}"))[0] == 200
