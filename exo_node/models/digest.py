@@ -151,6 +151,6 @@ class _HashCache:
 def _locked(path: Path) -> Iterator[None]:
     import fcntl  # POSIX only, as the whole project
 
-    with path.open("a") as handle:
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as handle:  # nobody else may hold it
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
