@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import platform
 import signal
 import socket
-import sys
-import time
 import uuid
-from pathlib import Path
 
 from aiohttp import web
 
@@ -34,11 +30,11 @@ from exo_node.cluster.sources import discoveries
 from exo_node.config import DEFAULT_API_PORT, Settings
 from exo_node.ending import REST_S, Ending
 from exo_node.errors import ConfigurationError, ExoError
-from exo_node.http_tls import digest, server_context
+from exo_node.http_tls import server_context
 from exo_node.jobs import lasting
 from exo_node.key_rotation import KeyRing
 from exo_node.local_models import LocalModels
-from exo_node.log_lines import LogLines
+from exo_node.log_lines import configure_logging
 from exo_node.machine import Machine, allow_files
 from exo_node.memory_keeper import keep_memory
 from exo_node.mirror_link import AnswerService, PeerLink
@@ -50,6 +46,7 @@ from exo_node.ring.local_backend import BackendDefaults, LocalBackend
 from exo_node.ring.node_service import NodeServicer
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
 from exo_node.routing.front.surroundings import Surroundings
+from exo_node.run_file import RunFile
 from exo_node.signals import ChangeSignal
 from exo_node.store_audit import AuditTable
 from exo_node.transport.client import GRPCPeerHandle
@@ -60,7 +57,6 @@ from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
 from exo_node.view import NodeView, RoutingView
-from exo_node.whole_file import replace_file
 
 log = logging.getLogger("exo")
 
@@ -73,49 +69,13 @@ ANY_ADDRESS = "::"  # gRPC listens on every address of the machine: peers prove 
 NO_IPV6_ADDRESS = "0.0.0.0"
 
 
-class RunFile:
-    """`$EXO_HOME/run/<pid>.json`: how commands on this machine find the running node."""
-
-    def __init__(self, home: Path) -> None:
-        self._path = home / "run" / f"{os.getpid()}.json"
-
-    def write(self, *, node_id: str, api_url: str, certificate: Path | None) -> None:
-        """`certificate`: of the API's port, by which those commands know it; None without TLS."""
-        content = {"pid": os.getpid(), "api_url": api_url, "node_id": node_id, "started": time.time()}
-        if certificate is not None:
-            content["certificate"] = digest(certificate)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._path, json.dumps(content).encode())
-        except OSError as error:
-            log.warning("%s: cannot be written (%s): commands will not find this node", self._path, error.strerror)
-
-    def remove(self) -> None:
-        with contextlib.suppress(OSError):  # a disk that has become read-only; the process that it names will be gone
-            self._path.unlink(missing_ok=True)
-
-
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. Raises `ConfigurationError` before anything is served."""
-    configure_logging(settings)
+    configure_logging(settings.verbose, settings.debug)
     allow_files()
     key = cluster_key(settings)
     with NodeSlot(settings.home, settings.node_id) as slot:
         return asyncio.run(serve(settings, key, slot.node_id))
-
-
-def configure_logging(settings: Settings) -> None:
-    """Warnings always; `-v` or DEBUG=1 what happens to instances and peers; DEBUG=2 and more everything."""
-    level = logging.WARNING
-    if settings.verbose or settings.debug:
-        level = logging.DEBUG if settings.verbose > 1 or settings.debug > 1 else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogLines("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    if level > logging.DEBUG:  # it warns, with a traceback, of every packet that a changing network does not take
-        logging.getLogger("zeroconf").setLevel(logging.ERROR)
-    else:
-        logging.getLogger("grpc").setLevel(logging.INFO)  # its own steps of every call drown ours
 
 
 def cluster_key(settings: Settings) -> ClusterKey:

@@ -7,6 +7,7 @@ indented, as a traceback's lines are; other control characters, by which a termi
 from __future__ import annotations
 
 import logging
+import sys
 from types import TracebackType
 
 _SHOWN: dict[int, str] = {one: repr(chr(one))[1:-1] for one in (*range(32), *range(127, 160), 0x2028, 0x2029)}
@@ -32,3 +33,17 @@ class LogLines(logging.Formatter):
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
     ) -> str:
         return super().formatException(ei).translate(_LINES)
+
+
+def configure_logging(verbose: int, debug: int) -> None:
+    """Warnings always; `-v` or DEBUG=1 what happens to instances and peers; DEBUG=2 and more everything."""
+    level = logging.WARNING
+    if verbose or debug:
+        level = logging.DEBUG if verbose > 1 or debug > 1 else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    if level > logging.DEBUG:  # it warns, with a traceback, of every packet that a changing network does not take
+        logging.getLogger("zeroconf").setLevel(logging.ERROR)
+    else:
+        logging.getLogger("grpc").setLevel(logging.INFO)  # its own steps of every call drown ours

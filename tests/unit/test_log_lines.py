@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 
-from exo_node.log_lines import LogLines, shown
+import pytest
+
+from exo_node.log_lines import LogLines, configure_logging, shown
 
 FORGED = "no such model\n2026-11-22 02:41:53,085 I exo.audit: POST /quit by admin\x1b[2J\r\u2028\x9b"
 
@@ -27,3 +29,18 @@ def test_nobody_writes_a_record_of_his_own() -> None:
 def test_a_cell_of_a_table() -> None:
     """It stays in its row."""
     assert shown("a\tb\nc\x1b[1m é") == "a\\tb\\nc\\x1b[1m é"
+
+
+@pytest.mark.parametrize(
+    ("verbose", "debug", "level"),
+    [(0, 0, logging.WARNING), (1, 0, logging.INFO), (0, 1, logging.INFO), (2, 0, logging.DEBUG), (0, 2, logging.DEBUG)],
+)
+def test_the_daemon_logs_so(monkeypatch: pytest.MonkeyPatch, verbose: int, debug: int, level: int) -> None:
+    """As much as was asked for, in lines that nobody forges."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    for one in (root, logging.getLogger("zeroconf"), logging.getLogger("grpc")):
+        monkeypatch.setattr(one, "level", one.level)
+    configure_logging(verbose, debug)
+    assert root.level == level
+    assert [type(one.formatter) for one in root.handlers] == [LogLines]
