@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from exo_node.store_file import own_number
+from exo_node.store_file import FileMark
 from exo_node.store_spend import GroupBy, SpendQuery, rows_sql, sums_sql
 from exo_node.store_thread import DatabaseThread, Job
 
@@ -89,6 +89,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database = DatabaseThread(path, _prepare)
+        self._mark = FileMark(path)
         self._cache_puts = 0
         self._spend: deque[tuple[Any, ...]] = deque()  # values that the thread has not taken yet
         self._spend_told = False
@@ -118,7 +119,7 @@ class Store:
     def stamp(self) -> tuple[int, ...]:
         """Changes when the file does (no database is opened): worth reading the keys again. The first number is the
         file's own: another one is another file, 0 none."""
-        found = [own_number(self.path)]
+        found = [self._mark.number()]
         for path in (self.path, self.path.with_name(self.path.name + "-wal")):
             try:
                 status = path.stat()
@@ -266,6 +267,7 @@ class Store:
     def close(self) -> None:
         """Write what is left and end the thread. Blocks for that long; nothing may be called after it."""
         self._database.close()
+        self._mark.close()
 
     def in_use(self) -> bool:
         """Whether there is anything to read: nobody's file is made by looking into it."""

@@ -33,7 +33,9 @@ def open_writable(path: Path, prepare: Prepare) -> sqlite3.Connection:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         _make(path, prepare)
-    os.close(os.open(path, os.O_RDWR))  # SQLite would quietly open for reading what it may not write
+    if not os.access(path, os.W_OK):  # SQLite would quietly open it for reading; a look of our own at it costs locks
+        number = errno.EROFS if _is_read_only(path) else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
     _refuse_empty(path)
     connection = _connect(str(path))
     try:
@@ -77,19 +79,39 @@ def open_readable(path: Path, prepare: Prepare, why: StoreError) -> sqlite3.Conn
     raise why
 
 
-def own_number(path: Path) -> int:
-    """Tells a file from another one in its place; 0 where there is none.
+class FileMark:
+    """Tells the file at a path from another one in its place.
 
-    Its inode does not: a new file may get the number of one that was deleted a moment ago, and a copy over it keeps it.
+    It is held open: nobody gets its inode meanwhile. And it is not closed while it is at its path: the first descriptor
+    of a file that a process closes takes with it every lock that the process has there, SQLite's too, and then another
+    process would delete the log under us (sqlite.org/howtocorrupt.html, 2.2).
     """
-    try:
-        inode = path.stat().st_ino
-    except FileNotFoundError:
-        return 0
-    head = b""
-    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
-        head = file.read(_NUMBER_AT + 4)
-    return inode << 32 | int.from_bytes(head[_NUMBER_AT:], "big")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._at = (0, 0)
+
+    def number(self) -> int:
+        """0 where there is no file. A copy over it counts as another one, though it keeps the inode."""
+        try:
+            found = self._path.stat()
+            if self._fd < 0 or (found.st_dev, found.st_ino) != self._at:
+                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self.close()
+                found = os.fstat(fd)
+                self._fd, self._at = fd, (found.st_dev, found.st_ino)
+        except FileNotFoundError:
+            return 0
+        except OSError:  # it may not be read: as much as is known
+            return found.st_ino << 32
+        return found.st_ino << 32 | int.from_bytes(os.pread(self._fd, 4, _NUMBER_AT), "big")
+
+    def close(self) -> None:
+        """When nothing of this process uses the file at the path any more, or when it is another one by now."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def explained(path: Path, error: Exception) -> StoreError:
@@ -138,7 +160,7 @@ def _make(path: Path, prepare: Prepare) -> None:
         connection = _connect(str(made))
         try:
             prepare(connection, str(path))
-            connection.execute(f"PRAGMA application_id = {1 + secrets.randbelow(2**31 - 1)}")  # see own_number
+            connection.execute(f"PRAGMA application_id = {1 + secrets.randbelow(2**31 - 1)}")  # see FileMark
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()

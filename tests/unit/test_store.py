@@ -7,6 +7,7 @@ import functools
 import logging
 import sqlite3
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -67,6 +68,21 @@ async def test_keys_come_back(store: Store) -> None:
     assert await store.remove_key("key-1") is False
     assert await store.keys() == []
     assert store.stamp() != before
+
+
+async def test_looking_at_the_file_costs_no_lock(store: Store) -> None:
+    """What another process writes is seen however often this one looks: its log is not deleted under us, as it would be
+    had our looks let go of SQLite's locks."""
+    await store.add_key(KEY)
+    for number in range(3):
+        store.stamp()
+        script = (
+            "import asyncio, ast, sys; from pathlib import Path; from exo_node.store import Store; "
+            "store = Store(Path(sys.argv[1])); asyncio.run(store.add_key(ast.literal_eval(sys.argv[2]))); store.close()"
+        )
+        added = repr({**KEY, "id": f"other-{number}", "name": f"n{number}", "hash": bytes([number]) * 32})
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(store.path), added], check=True)
+        assert len(await store.keys()) == 2 + number
 
 
 async def test_keys_of_the_first_versions_stay_valid(store: Store) -> None:

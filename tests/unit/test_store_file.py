@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import StoreError
-from exo_node.store_file import explained, open_readable, open_writable, own_number
+from exo_node.store_file import FileMark, explained, open_readable, open_writable
 from tests.unit.store_samples import tables
 
 
@@ -25,17 +25,21 @@ def test_a_new_file_comes_whole(tmp_path: Path) -> None:
 
 
 def test_files_are_told_apart(tmp_path: Path) -> None:
-    """By more than their inode, which a copy over a file keeps."""
+    """By their inode, which nobody else gets meanwhile, and by more, as a copy over a file keeps it."""
     one, other = tmp_path / "one.db", tmp_path / "other.db"
-    assert own_number(one) == 0
+    mark = FileMark(one)
+    assert mark.number() == 0
     for path in (one, other):
         open_writable(path, tables).close()
-    before = own_number(one)
-    inode = one.stat().st_ino
+    before, inode = mark.number(), one.stat().st_ino
+    assert mark.number() == before != 0
     one.write_bytes(other.read_bytes())
-    assert (one.stat().st_ino, own_number(one) in (0, before)) == (inode, False)
+    assert (one.stat().st_ino, mark.number() in (0, before)) == (inode, False)
+    one.unlink()
+    assert mark.number() == 0
     one.write_bytes(b"")
-    assert own_number(one) not in (0, before)
+    assert (one.stat().st_ino == inode, mark.number() in (0, before)) == (False, False)
+    mark.close()
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
