@@ -210,6 +210,8 @@ def within(view: TopologyView, start: str, visited: Collection[str], max_depth: 
     reached = {start}
     frontier = {start}
     for _ in range(max_depth):
+        if not frontier:
+            break
         frontier = {link.to_id for node in frontier for link in view.links.get(node, ())} - reached
         reached |= frontier
     kept = reached.difference(visited)
