@@ -237,17 +237,15 @@ def rounded(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--trials", type=int, help="of each kind (20; with --fast 3)")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only these (repeatable)")
     parser.add_argument("--busy", type=int, default=3, help="other answers at the same time (3)")
     parser.add_argument("--engine", choices=("mlx", "tinygrad"), default="mlx")
     parser.add_argument("--threads", type=int, default=1, help="of BLAS in each runner (1)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the made checkpoint here")
-    parser.add_argument(
-        "--fast", action="store_true", help="a small model and three trials of each: shows that it runs"
-    )
+    parser.add_argument("--fast", action="store_true", help="a small model: shows that it runs")
     options = parser.parse_args()
-    trials = 3 if options.fast else options.trials
+    trials = options.trials or (3 if options.fast else 20)
     detected: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = made(options.keep or Path(temporary) / "models", options.fast)
