@@ -27,8 +27,9 @@ NODES = "abc"
 CLIENTS = 6
 ROUND_S = 15.0
 SETTLED_S = 40.0  # after which a process is to hold what it holds
-# What two measurements of a process at rest may differ by: allocators keep and give back pages, pools their threads.
-ALLOWED = {"rss_mb": 24.0, "files": 8, "threads": 8}
+# What two measurements of a process at rest may differ by: allocators keep and give back pages, pools their threads;
+# a daemon holds 28 to 39 files, as its peers come and go.
+ALLOWED = {"rss_mb": 24.0, "files": 16, "threads": 8}
 Held = dict[str, float]
 
 
