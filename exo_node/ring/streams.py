@@ -7,6 +7,7 @@ wait for a reader is bounded by max_tokens (ARCHITECTURE 3.4).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,9 @@ import grpc.aio
 from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Notice
-from exo_node.transport.client import channel_options
+from exo_node.transport.client import channel_options, silent
 from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
+from exo_node.transport.route import route
 from exo_node.transport.status import METADATA_KEY, to_exo
 from exo_node.transport.step_stream import open_steps
 from exo_node.transport.tls import TlsIdentity
@@ -46,7 +48,11 @@ class Mailbox:
 
 class Outbound:
     """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
-    `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds."""
+    `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds.
+
+    A ping waits until what was written before it has left. So while the next stage is slow to take a step, there is
+    another connection to it on which nothing but pings is sent: that one ends when the stage hangs or is cut off.
+    """
 
     def __init__(
         self,
@@ -67,11 +73,13 @@ class Outbound:
         self._tls = tls
         self._name = name  # in the next runner's certificate
         self._on_lost = on_lost
+        self._silence_s = silence_s
         self._options = channel_options(MAX_STEP, silence_s)
         self._queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._writing_since = math.inf  # by the loop's clock; without end while no step is
 
     def put(self, step: bytes) -> None:
         """Hand over a serialized step; loop thread only."""
@@ -90,29 +98,57 @@ class Outbound:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        await route(self._address, self._silence_s)
         async with self._tls.channel(self._address, self._name, self._options) as channel:
-            call = open_steps(channel, self._metadata)
-            watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
-            watch.add_done_callback(lambda _: self._filled.set())
+            writing = asyncio.create_task(self._write(channel))
+            guard = asyncio.create_task(self._guard())
             try:
-                while not watch.done():
-                    while self._queue:
-                        await call.write(self._queue.popleft())
-                    self._filled.clear()
-                    if not watch.done():
-                        await self._filled.wait()
-                await call  # raises the status; a normal end is as wrong, for only we may end the stream
-                error: ExoError = self._gone("it ended the stream")
-            except grpc.aio.AioRpcError as caught:
-                error = self._translate(caught)
-            except asyncio.InvalidStateError:  # write() on a stream that has just ended
-                error = self._gone((await call.code()).name)
+                await asyncio.wait((writing, guard), return_when=asyncio.FIRST_COMPLETED)
+                error = writing.result() if writing.done() else self._gone("it takes no step and answers no ping")
             finally:
-                watch.cancel()
-                call.cancel()
+                for task in (writing, guard):
+                    task.cancel()
+                await asyncio.gather(writing, guard, return_exceptions=True)
         if not self._closing:
             self._closing = True
             self._on_lost(self.epoch, self._next_stage, error)
+
+    async def _write(self, channel: grpc.aio.Channel) -> ExoError:
+        """Write steps for as long as the stream lives; what ended it."""
+        clock = asyncio.get_running_loop().time
+        call = open_steps(channel, self._metadata)
+        watch = asyncio.create_task(call.code())  # resolves when the stream ends, however it does
+        watch.add_done_callback(lambda _: self._filled.set())
+        try:
+            while not watch.done():
+                while self._queue:
+                    self._writing_since = clock()
+                    await call.write(self._queue.popleft())
+                self._writing_since = math.inf
+                self._filled.clear()
+                if not watch.done():
+                    await self._filled.wait()
+            await call  # raises the status; a normal end is as wrong, for only we may end the stream
+            return self._gone("it ended the stream")
+        except grpc.aio.AioRpcError as caught:
+            return self._translate(caught)
+        except asyncio.InvalidStateError:  # write() on a stream that has just ended
+            return self._gone((await call.code()).name)
+        finally:
+            watch.cancel()
+            call.cancel()
+
+    async def _guard(self) -> None:
+        """Returns when a step has waited to be taken for half of the silence, and the next stage answers no ping."""
+        clock = asyncio.get_running_loop().time
+        part = self._silence_s / 8
+        while True:
+            await asyncio.sleep(part)
+            if clock() - self._writing_since > part:
+                async with self._tls.channel(self._address, self._name, self._options) as channel:
+                    await silent(channel, 6 * part)
+                if clock() - self._writing_since > 4 * part:
+                    return
 
     def _translate(self, error: grpc.aio.AioRpcError) -> ExoError:
         """The error that the next stage sent; where it sent none, it is gone."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import grpc
-
 from exo_node.errors import PeerUnavailable
-from exo_node.transport.client import EOF, SILENCE_S, channel_options
+from exo_node.transport.client import EOF, SILENCE_S, channel_options, reached
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
+from exo_node.transport.route import route
 from exo_node.transport.status import calling
 from exo_node.transport.tls import Line, TlsIdentity, runner_name
 
@@ -37,6 +35,7 @@ class RingClient:
         self._options = channel_options(MAX_STEP, silence_s)
         self._tls = tls
         self._name = runner_name(instance_id)
+        self._silence_s = silence_s
         self._version = -1
         self._line: Line | None = None
         self._retired: list[Line] = []
@@ -68,14 +67,7 @@ class RingClient:
 
         Raises `PeerUnavailable` after `timeout` seconds.
         """
-        channel = (await self._open()).channel
-        state = channel.get_state(try_to_connect=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
-                    await channel.wait_for_state_change(state)
-                    state = channel.get_state()
-        if state is not grpc.ChannelConnectivity.READY:
+        if not await reached((await self._open()).channel, timeout):
             raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
@@ -115,6 +107,8 @@ class RingClient:
             yield stub
 
     async def _open(self) -> Line:
+        if self._line is None:
+            await route(self.address, self._silence_s)
         if self._line is not None and self._version != self._tls.version:
             old, self._line = self._line, None
             self._retired.append(old)

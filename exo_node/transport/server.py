@@ -18,15 +18,19 @@ HANDSHAKE_MS = 10_000  # for TLS, of which strangers get no further than the beg
 MAX_CONNECTIONS = 1000  # at once, theirs too; as many as that, or an eighth of the files that this process may open
 KEEPALIVE_MS = 10_000  # as exo: a ping after 10 s of silence, 5 s to answer it
 KEEPALIVE_TIMEOUT_MS = 5_000
+NEVER_MS = 7 * 24 * 3_600_000
 
 
 def pings(after_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
     """Options that ping the other side after so much silence and end a connection that does not answer in time."""
     return (
         ("grpc.keepalive_time_ms", after_ms),  # one a second at most, whatever is said here
-        ("grpc.keepalive_timeout_ms", timeout_ms),
-        # gRPC waits for the answer to a ping by another clock, whose default is 60 s, and sends none meanwhile.
+        # The clock of the ping: its default is 60 s, and none is sent meanwhile.
         ("grpc.http2.ping_timeout_ms", timeout_ms),
+        # Of two clocks the shorter one ends the connection, and this is TCP_USER_TIMEOUT too, which must never run out:
+        # on a host whose own link was down for a moment, Linux (6.18) counts it from that moment on for ever, and the
+        # next break, be it of 300 ms, ends the connection at the first lost packet. What it was for: ring/streams.py.
+        ("grpc.keepalive_timeout_ms", NEVER_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     )

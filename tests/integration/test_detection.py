@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,8 +18,13 @@ import pytest
 
 from exo_node.errors import ExoError, PeerUnavailable, RingBroken
 from exo_node.ring.liveness import STATUS
+from exo_node.ring.messages import Epoch
+from exo_node.ring.streams import Outbound
+from exo_node.transport.codec import StepFrame
+from exo_node.transport.generated.exo.v1 import ring_pb2
 from tests.integration.harness import NodeProcess, nodes
 from tests.integration.runners import Ring, generate, model_folder, request, ring
+from tests.papers import tls
 
 SILENCE_S = 1.0
 BREAK_S, BETWEEN_S = 0.3, 0.4
@@ -95,6 +101,78 @@ async def test_a_killed_runner_is_noticed_at_once(tmp_path: Path) -> None:
         assert isinstance(error, PeerUnavailable)
         assert "of the ring" in error.message
         print(f"stage 1 killed: noticed after {seconds * 1000:.0f} ms")
+
+
+TAKER = """
+import asyncio, sys
+from unittest.mock import Mock
+from exo_node.transport.server import bind, create_server
+from exo_node.transport.step_stream import add_ring_service
+from tests.papers import tls
+
+class Taker(Mock):
+    async def Steps(self, steps, context):
+        await asyncio.sleep(float(sys.argv[1]))
+        async for step in steps:
+            print(sum(len(piece) for piece in step.pieces), flush=True)
+
+async def main():
+    server = create_server(max_receive=2**28)
+    add_ring_service(server, Taker())
+    print(bind(server, "127.0.0.1", 0, tls("taker").server_credentials()), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def long_write(waits: float, steps: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.Future[str]]]:
+    """Steps of 64 MiB under way to a process that takes none for so many seconds; what `on_lost` is told."""
+    command = (sys.executable, "-c", TAKER, str(waits))
+    taker = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert taker.stdout is not None
+    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    outbound = Outbound(
+        epoch=Epoch(1, "a"),
+        next_stage=1,
+        address=f"127.0.0.1:{int(await taker.stdout.readline())}",
+        token="",
+        tls=tls("us"),
+        name="taker",
+        silence_s=SILENCE_S,
+        on_lost=lambda epoch, stage, error: lost.set_result(error.message),
+    )
+    step = StepFrame(ring_pb2.StepMessage(), [bytes(2**26)]).to_bytes()
+    try:
+        for _ in range(steps):
+            outbound.put(step)
+        yield taker, lost
+    finally:
+        await outbound.close()
+        taker.kill()
+        await taker.wait()
+
+
+async def test_whoever_is_stopped_with_full_buffers_is_noticed() -> None:
+    """A ping waits behind the step that the stopped process does not take; it is noticed all the same."""
+    async with long_write(0.0, 1000) as (taker, lost):
+        assert taker.stdout is not None
+        await taker.stdout.readline()  # the next one is under way
+        taker.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        async with asyncio.timeout(30):
+            assert "is gone" in await lost  # in words of ours, or of gRPC where a ping was under way already
+        print(f"noticed after {time.monotonic() - begun:.2f} s of {SILENCE_S} s")
+
+
+async def test_who_is_slow_to_take_a_step_is_not_gone() -> None:
+    """Its engine takes nothing for longer than the silence that is allowed: its transport answers."""
+    async with long_write(3 * SILENCE_S, 2) as (taker, lost):
+        assert taker.stdout is not None
+        took = [int(await taker.stdout.readline()) for _ in range(2)]
+        assert (took, lost.done()) == ([2**26] * 2, False)
 
 
 @pytest.mark.soak
