@@ -37,8 +37,7 @@ def replace_stages(
     """The instance with each of its `lost` stages somewhere else; None where one finds no place.
 
     `nodes`: those that may take one: alive, with the model. `spares`: those of the instance that are alive. `freed`: by
-    node, bytes that lost stages hold there still, which are given back first. `unfit`: nodes to which others
-    are preferred.
+    node, bytes that lost stages hold there still, which are given back first. `unfit`: nodes that are taken last.
     """
     free = {node_id: node.memory_free + freed.get(node_id, 0) for node_id, node in nodes.items()}
     assignments = list(instance.assignments)

@@ -40,9 +40,9 @@ class MemoryRules:
     """How engines use memory.
 
     `overhead`: bytes that a runner takes beside its model. `log`: most bytes that a stage which sends hidden states on
-    keeps of them. `kept`(spec, engine, context): tokens of one sequence that
-    each layer keeps, fewer where it has a window. `states`(spec, engine, bytes of an element): for each layer the bytes
-    that it holds of one sequence whatever its length; 0 = keys and values by token.
+    keeps of them. `kept`(spec, engine, context): tokens of one sequence that each layer keeps, fewer where it has a
+    window. `states`(spec, engine, bytes of an element): for each layer the bytes that it holds of one sequence whatever
+    its length; 0 = keys and values by token.
     """
 
     overhead: int = 0
@@ -86,10 +86,8 @@ def stage_limit(
     packed = spec.layer_packed or (0,) * spec.n_layers
     layers = tuple(held(size, narrow) + kv for size, narrow, kv in zip(spec.layer_bytes, packed, pools, strict=True))
     fixed = rules.overhead
-    if sends:
-        fixed += min(
-            rules.log, pool.tokens * spec.hidden_size * DTYPE_BYTES["float32"]
-        )  # whatever the others compute in
+    if sends:  # at most, whatever the others compute in
+        fixed += min(rules.log, pool.tokens * spec.hidden_size * DTYPE_BYTES["float32"])
     if is_head:
         # The LM head counts 0 in head_bytes when tied, so the embedding is counted once (ARCHITECTURE 3.1).
         fixed += held(spec.embed_bytes + spec.head_bytes, spec.outer_packed)

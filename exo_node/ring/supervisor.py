@@ -71,10 +71,12 @@ class RunnerSupervisor:
     def __init__(self, *, on_exit: Callable[[ShardKey, int], None], silence_s: float = SILENCE_S) -> None:
         """`on_exit(key, returncode)` is called when a runner that was ready ends without having been asked to.
 
-        `silence_s` is how long a peer may say nothing. A runner that loads may say nothing for `FACTOR` times as long
-        while it takes no processor time and reads nothing either: a slow disk is no hang.
+        `silence_s` is how long a peer may say nothing, and how long a runner that loads may be stopped. One that is not
+        may say nothing for `FACTOR` times as long while it takes no processor time and reads nothing either: a slow
+        disk is no hang.
         """
         self._on_exit = on_exit
+        self._silence_s = silence_s
         self._stall_s = FACTOR * silence_s
         self._runners: dict[ShardKey, _Runner] = {}
         self._unloading: set[ShardKey] = set()
@@ -165,16 +167,14 @@ class RunnerSupervisor:
     async def _watched(self, runner: _Runner, progress: LoadProgressCallback) -> RunnerReady:
         """`_read_until_ready`, and an end to it when the runner hangs (ARCHITECTURE 3.12)."""
         reading = asyncio.create_task(self._read_until_ready(runner, progress))
-        period, stalled = self._stall_s / LOOKS, Stalled()
+        period, stalled, stopped = self._silence_s / LOOKS, Stalled(), Stalled()
         try:
             while not (await asyncio.wait((reading,), timeout=period))[0]:
                 # One period however long it was: this process may have been stopped itself.
+                if stopped.look(_is_stopped(runner.process.pid) or None, period) >= self._silence_s:
+                    raise _hangs(runner, f"it has been stopped for {self._silence_s:g} s")
                 if stalled.look((runner.lines, *_work(runner.process.pid)), period) >= self._stall_s:
-                    raise PeerUnavailable(
-                        f"the runner of shard {runner.key[1]} hangs: for {self._stall_s:g} s of loading it has said, "
-                        "computed and read nothing",
-                        code="runner_hangs",
-                    )
+                    raise _hangs(runner, f"for {self._stall_s:g} s of loading it has said, computed and read nothing")
             return reading.result()
         finally:
             reading.cancel()
@@ -249,6 +249,18 @@ def runner_environment(ours: Mapping[str, str]) -> dict[str, str]:
     given = ours.get("GLIBC_TUNABLES", "")
     tunables = given if "hugetlb" in given else f"{given}:{HUGE_PAGES}".lstrip(":")
     return {name: value for name, value in ours.items() if name not in SECRETS} | {"GLIBC_TUNABLES": tunables}
+
+
+def _hangs(runner: _Runner, how: str) -> PeerUnavailable:
+    return PeerUnavailable(f"the runner of shard {runner.key[1]} hangs: {how}", code="runner_hangs")
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the system gives a process no processor until somebody lets it go on (SIGSTOP, a debugger)."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _work(pid: int) -> tuple[float, int]:

@@ -141,18 +141,36 @@ async def test_a_runner_that_dies_while_loading_is_an_error_with_its_last_words(
     assert supervisor.keys() == []
 
 
-async def test_a_runner_that_hangs_while_loading_is_ended(folder: Path) -> None:
-    """One that says, computes and reads nothing any more is waited for no longer; nothing stays behind."""
-    supervisor = RunnerSupervisor(on_exit=Ends(), silence_s=0.05)
-    task = asyncio.create_task(supervisor.load(("i", 0), config(folder), {}, no_progress))
-    while not supervisor.all():  # noqa: ASYNC110 - a process that starts has no event of its own
-        await asyncio.sleep(0)
-    process = psutil.Process(supervisor.pid(("i", 0)))
+async def test_a_runner_that_is_stopped_while_loading_is_ended(folder: Path) -> None:
+    """It is given up after the silence that any peer has; nothing stays behind."""
+    supervisor = RunnerSupervisor(on_exit=Ends(), silence_s=0.5)
+    task, process = await started(supervisor, folder, {})
     process.suspend()
-    with pytest.raises(PeerUnavailable, match="hangs"):
+    with pytest.raises(PeerUnavailable, match=r"hangs: it has been stopped for 0\.5 s"):
         await task
     assert supervisor.all() == []
     assert not process.is_running()
+
+
+async def test_a_runner_that_hangs_while_loading_is_ended(folder: Path, tmp_path: Path) -> None:
+    """One that says, computes and reads nothing any more is waited for no longer; nothing stays behind."""
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(3600)")
+    supervisor = RunnerSupervisor(on_exit=Ends(), silence_s=0.1)
+    task, process = await started(supervisor, folder, {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
+    with pytest.raises(PeerUnavailable, match="said, computed and read nothing"):
+        await task
+    assert supervisor.all() == []
+    assert not process.is_running()
+
+
+async def started(
+    supervisor: RunnerSupervisor, folder: Path, environment: dict[str, str]
+) -> tuple[asyncio.Task[Any], psutil.Process]:
+    """A load that has begun, and its runner's process."""
+    task = asyncio.create_task(supervisor.load(("i", 0), config(folder), environment, no_progress))
+    while not supervisor.all():  # noqa: ASYNC110 - a process that starts has no event of its own
+        await asyncio.sleep(0)
+    return task, psutil.Process(supervisor.pid(("i", 0)))
 
 
 async def test_cancelling_a_load_kills_the_runner(folder: Path) -> None:
