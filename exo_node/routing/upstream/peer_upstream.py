@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol, cast, get_args
 
+import orjson
+
 from exo_node.errors import DeadlineExceeded, ExoError, InvalidRequest, PeerUnavailable
 from exo_node.routing.call import Attempt, Batch, ErrorClass, UpstreamError, Whole
 from exo_node.routing.upstream.sse_reader import SSEReader
@@ -44,7 +46,7 @@ class PeerUpstream:
             async for chunk in chunks:
                 raw += chunk.whole.raw
                 content_type = chunk.whole.content_type
-        data = json.loads(raw) if content_type.startswith("application/json") and raw else None
+        data = orjson.loads(raw) if content_type.startswith("application/json") and raw else None
         return Whole(bytes(raw), data if isinstance(data, dict) else None, content_type)
 
     async def _ask(self, attempt: Attempt, *, stream: bool) -> AsyncGenerator[pb.RelayChunk, None]:
