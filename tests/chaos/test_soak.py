@@ -89,14 +89,20 @@ def test_kills_and_cancels_lose_no_stream_and_leave_nothing(fleet: Fleet) -> Non
     _ring(fleet, chance)
     clients.learn()
     kills, end = 0, time.monotonic() + 60 * MINUTES
-    while time.monotonic() < end:
-        clients.start()
-        kills += _round(fleet, chance)
+    try:
+        while time.monotonic() < end:
+            clients.start()
+            kills += _round(fleet, chance)
+            clients.pause()
+            fleet.heal(revive=chance.random() < 0.5, clear=False)
+            _ring(fleet, chance)
+            ledger.measure(fleet)
+            print(
+                json.dumps({"kills": kills, "ended": clients.counts.ended, "lost": len(clients.counts.lost)}),
+                flush=True,
+            )
+    finally:
         clients.pause()
-        fleet.heal(revive=chance.random() < 0.5, clear=False)
-        _ring(fleet, chance)
-        ledger.measure(fleet)
-        print(json.dumps({"kills": kills, "ended": clients.counts.ended, "lost": len(clients.counts.lost)}), flush=True)
     grown = list(ledger.grown())
     for name, seconds, first, last in grown:
         print(json.dumps({"process": name, "seconds": round(seconds), "first": first, "last": last}))
