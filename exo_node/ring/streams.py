@@ -50,8 +50,9 @@ class Outbound:
     """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
     `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds.
 
-    A ping waits until what was written before it has left. So while the next stage is slow to take a step, there is
-    another connection to it on which nothing but pings is sent: that one ends when the stage hangs or is cut off.
+    A ping waits until what was written before it has left. So there is another connection to the next stage on which
+    nothing but pings is sent, and it ends when the stage hangs or is cut off. It is opened before it is needed: C code
+    answers pings, whatever a busy engine does to the stage's Python, but Python takes part in opening it.
     """
 
     def __init__(
@@ -139,16 +140,15 @@ class Outbound:
             call.cancel()
 
     async def _guard(self) -> None:
-        """Returns when a step has waited to be taken for half of the silence, and the next stage answers no ping."""
+        """Returns when a step waits to be taken, and the next stage answers no ping."""
         clock = asyncio.get_running_loop().time
         part = self._silence_s / 8
         while True:
+            async with self._tls.channel(self._address, self._name, self._options) as channel:
+                gone = await silent(channel, 6 * part)
+            if gone and clock() - self._writing_since > part:
+                return
             await asyncio.sleep(part)
-            if clock() - self._writing_since > part:
-                async with self._tls.channel(self._address, self._name, self._options) as channel:
-                    await silent(channel, 6 * part)
-                if clock() - self._writing_since > 4 * part:
-                    return
 
     def _translate(self, error: grpc.aio.AioRpcError) -> ExoError:
         """The error that the next stage sent; where it sent none, it is gone."""
