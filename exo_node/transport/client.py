@@ -68,14 +68,6 @@ async def opened(channel: grpc.aio.Channel, timeout: float) -> grpc.ChannelConne
     return state
 
 
-async def silent(channel: grpc.aio.Channel, timeout: float) -> bool:
-    """Open the connection and wait until it is answered no more; at once False where somebody there refuses it."""
-    state = await opened(channel, timeout)
-    if state is grpc.ChannelConnectivity.READY:
-        await channel.wait_for_state_change(state)
-    return state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
-
-
 class GRPCPeerHandle:
     """One peer at one address. `connect` first; every error is an `ExoError` that names the peer.
 
