@@ -55,6 +55,7 @@ from exo_node.transport.handshake import Party
 from exo_node.transport.identity import NodeIdentity
 from exo_node.transport.server import MAX_CONTROL, bind, create_server
 from exo_node.transport.sessions import SessionInterceptor
+from exo_node.transport.stuck import end_stuck, stop_server
 from exo_node.types import GenerationRequest, NodeInfo, NodeState
 from exo_node.view import NodeView, RoutingView
 
@@ -304,6 +305,7 @@ class Daemon:
                 group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
                 group.create_task(self._reload_when_told()),
+                group.create_task(end_stuck()),
                 *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
             ]
             await stop.wait()
@@ -348,7 +350,7 @@ class Daemon:
         await self._servicer.leave()
         await self.members.close()
         await self.keys.close()
-        await self._grpc.stop(0.2)
+        await stop_server(self._grpc, 0.2)
         await self.host.close()
 
     def announce(self, url: str) -> None:

@@ -196,6 +196,7 @@ async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> No
     from exo_node.transport.ring_client import MAX_STEP
     from exo_node.transport.server import bind, create_server
     from exo_node.transport.step_stream import STEPS, add_ring_service
+    from exo_node.transport.stuck import end_stuck
     from exo_node.transport.tls import TlsIdentity
 
     tls = TlsIdentity(papers.latest)
@@ -219,6 +220,7 @@ async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> No
     await server.start()
     report("ready", **ready_event(loaded.report, port, loaded.info))
     sparing = asyncio.create_task(watch_memory(config.min_free_memory, thread.post))
+    ending = asyncio.create_task(end_stuck())
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch(servicer, turns, end_process))
@@ -226,6 +228,7 @@ async def serve(config: RunnerConfig, report: Reporter, papers: PapersBox) -> No
             watching.cancel()
     finally:
         sparing.cancel()
+        ending.cancel()
         thread.stop()
         await servicer.close()
 

@@ -18,9 +18,10 @@ import grpc.aio
 from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.ring.messages import Epoch
 from exo_node.ring.sequences import Notice
-from exo_node.transport.client import channel_options, silent
+from exo_node.transport.client import channel_options, opened
 from exo_node.transport.ring_client import EPOCH_KEY, MAX_STEP, TOKEN_KEY
 from exo_node.transport.route import route
+from exo_node.transport.server import pings
 from exo_node.transport.status import METADATA_KEY, to_exo
 from exo_node.transport.step_stream import open_steps
 from exo_node.transport.tls import TlsIdentity
@@ -50,8 +51,9 @@ class Outbound:
     """The stream of one epoch to the next stage. It opens with the first step; when it ends otherwise than by `close`,
     `on_lost(error)` is called once, and so it is when the next stage answers no ping for `silence_s` seconds.
 
-    A ping waits until what was written before it has left. So while the next stage is slow to take a step, there is
-    another connection to it on which nothing but pings is sent: that one ends when the stage hangs or is cut off.
+    A ping waits until what was written before it has left. So there is another connection to the next stage on which
+    nothing but pings is sent, and it ends when the stage hangs or is cut off. It is opened before it is needed: C code
+    answers pings, whatever a busy engine does to the stage's Python, but Python takes part in opening it.
     """
 
     def __init__(
@@ -139,16 +141,27 @@ class Outbound:
             call.cancel()
 
     async def _guard(self) -> None:
-        """Returns when a step has waited to be taken for half of the silence, and the next stage answers no ping."""
+        """Returns when a step has waited to be taken for half of the silence, and the next stage answers no ping.
+
+        A ping that is lost may be late: the connection is opened once more before that is believed, within the silence.
+        """
         clock = asyncio.get_running_loop().time
         part = self._silence_s / 8
+        options = list({**dict(self._options), **dict(pings(round(4000 * part), round(2000 * part)))}.items())
+        timeout = 6 * part
         while True:
-            await asyncio.sleep(part)
-            if clock() - self._writing_since > part:
-                async with self._tls.channel(self._address, self._name, self._options) as channel:
-                    await silent(channel, 6 * part)
-                if clock() - self._writing_since > 4 * part:
-                    return
+            async with self._tls.channel(self._address, self._name, options) as channel:
+                state = await opened(channel, timeout)
+                if state is grpc.ChannelConnectivity.READY:
+                    await channel.wait_for_state_change(state)
+            waits = clock() - self._writing_since
+            timeout = 6 * part
+            if state is grpc.ChannelConnectivity.READY:
+                timeout = min(timeout, max(2 * part, 7 * part - waits))
+            elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:  # who refuses is there
+                await asyncio.sleep(part)
+            elif waits > 4 * part:
+                return
 
     def _translate(self, error: grpc.aio.AioRpcError) -> ExoError:
         """The error that the next stage sent; where it sent none, it is gone."""

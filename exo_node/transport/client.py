@@ -54,21 +54,18 @@ def channel_options(max_receive: int = MAX_RECEIVE, silence_s: float | None = No
     ]
 
 
-async def reached(channel: grpc.aio.Channel, timeout: float) -> bool:
-    """Open the connection; whether the other side answered within so many seconds (its C code, not its Python)."""
+async def opened(channel: grpc.aio.Channel, timeout: float) -> grpc.ChannelConnectivity:
+    """Open the connection: READY, TRANSIENT_FAILURE where it is refused, else nobody has answered for so many seconds.
+
+    Who answers needs its Python for that, for a moment (tls.py); pings it answers without.
+    """
     state = channel.get_state(try_to_connect=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
                 await channel.wait_for_state_change(state)
                 state = channel.get_state()
-    return state is grpc.ChannelConnectivity.READY
-
-
-async def silent(channel: grpc.aio.Channel, timeout: float) -> None:
-    """Returns when the other side did not answer in time, or once it answers no ping any more."""
-    if await reached(channel, timeout):
-        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+    return state
 
 
 class GRPCPeerHandle:

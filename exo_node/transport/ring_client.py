@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import grpc
+
 from exo_node.errors import PeerUnavailable
-from exo_node.transport.client import EOF, SILENCE_S, channel_options, reached
+from exo_node.transport.client import EOF, SILENCE_S, channel_options, opened
 from exo_node.transport.generated.exo.v1 import ring_pb2
 from exo_node.transport.generated.exo.v1.ring_pb2_grpc import RingServiceStub
 from exo_node.transport.route import route
@@ -38,6 +40,7 @@ class RingClient:
         self._silence_s = silence_s
         self._version = -1
         self._line: Line | None = None
+        self._closed = False
         self._retired: list[Line] = []
         self._metadata = ((TOKEN_KEY, token.hex()),)
 
@@ -67,7 +70,7 @@ class RingClient:
 
         Raises `PeerUnavailable` after `timeout` seconds.
         """
-        if not await reached((await self._open()).channel, timeout):
+        if await opened((await self._open()).channel, timeout) is not grpc.ChannelConnectivity.READY:
             raise PeerUnavailable(f"the runner at {self.address} does not answer")
 
     async def generate(self, request: ring_pb2.GenerateRequest) -> AsyncGenerator[ring_pb2.GenerateDelta, None]:
@@ -94,7 +97,8 @@ class RingClient:
         return stats
 
     async def close(self) -> None:
-        """Close the connection; calls that still run are cancelled."""
+        """Close the connection for good; calls that still run are cancelled."""
+        self._closed = True
         lines = [*self._retired, *([] if self._line is None else [self._line])]
         self._line, self._retired = None, []
         for line in lines:
@@ -107,8 +111,10 @@ class RingClient:
             yield stub
 
     async def _open(self) -> Line:
-        if self._line is None:
+        if self._line is None and not self._closed:
             await route(self.address, self._silence_s)
+        if self._closed:
+            raise PeerUnavailable(f"the connection to the runner at {self.address} was closed")
         if self._line is not None and self._version != self._tls.version:
             old, self._line = self._line, None
             self._retired.append(old)

@@ -29,7 +29,11 @@ async def route(address: str, timeout: float) -> None:
 
 
 def _has_route(family: int, kind: int, target: tuple[str | int | bytes, ...]) -> bool:
-    with socket.socket(family, kind) as datagrams:
+    try:
+        datagrams = socket.socket(family, kind)
+    except OSError:  # no file is left for it, or this host is without IPv6: the connection will say so
+        return True
+    with datagrams:
         try:
             datagrams.connect(target)  # of datagrams: picks a route and the source address, and sends nothing
         except OSError:

@@ -29,7 +29,8 @@ def pings(after_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", timeout_ms),
         # Of two clocks the shorter one ends the connection, and this is TCP_USER_TIMEOUT too, which must never run out:
         # on a host whose own link was down for a moment, Linux (6.18) counts it from that moment on for ever, and the
-        # next break, be it of 300 ms, ends the connection at the first lost packet. What it was for: ring/streams.py.
+        # next break, be it of 300 ms, ends the connection at the first lost packet. What it was for, a ping that waits
+        # behind a write which does not end: ring/streams.py, stuck.py.
         ("grpc.keepalive_timeout_ms", NEVER_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
@@ -40,7 +41,8 @@ def impatient(silence_s: float) -> tuple[tuple[str, int], ...]:
     """Options that end a connection whose other side says nothing for `silence_s` seconds, not even to pings.
 
     Measured with gRPC 1.85: a stopped process is noticed after half of that to all of it, on busy streams as on idle
-    ones; threads of C code answer, so a process whose Python is stuck for seconds is not taken for gone.
+    ones; threads of C code answer, so a process whose Python is stuck for seconds is not taken for gone. One that is in
+    the middle of taking more than the system's buffers hold is not noticed by this (see `pings`).
     """
     half = round(silence_s * 500)
     return pings(half, half)

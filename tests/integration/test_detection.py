@@ -104,7 +104,7 @@ async def test_a_killed_runner_is_noticed_at_once(tmp_path: Path) -> None:
 
 
 TAKER = """
-import asyncio, sys
+import asyncio, ctypes, sys
 from unittest.mock import Mock
 from exo_node.transport.server import bind, create_server
 from exo_node.transport.step_stream import add_ring_service
@@ -113,6 +113,7 @@ from tests.papers import tls
 class Taker(Mock):
     async def Steps(self, steps, context):
         await asyncio.sleep(float(sys.argv[1]))
+        ctypes.PyDLL(None).usleep(int(float(sys.argv[2]) * 1e6))  # with Python's lock in its hand
         async for step in steps:
             print(sum(len(piece) for piece in step.pieces), flush=True)
 
@@ -128,9 +129,12 @@ asyncio.run(main())
 
 
 @asynccontextmanager
-async def long_write(waits: float, steps: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.Future[str]]]:
-    """Steps of 64 MiB under way to a process that takes none for so many seconds; what `on_lost` is told."""
-    command = (sys.executable, "-c", TAKER, str(waits))
+async def long_write(
+    waits: float, steps: int, locked: float = 0.0
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.Future[str]]]:
+    """Steps of 64 MiB under way to a process that takes none for so many seconds, and does nothing in Python for
+    `locked` more; what `on_lost` is told."""
+    command = (sys.executable, "-c", TAKER, str(waits), str(locked))
     taker = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert taker.stdout is not None
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -167,9 +171,13 @@ async def test_whoever_is_stopped_with_full_buffers_is_noticed() -> None:
         print(f"noticed after {time.monotonic() - begun:.2f} s of {SILENCE_S} s")
 
 
-async def test_who_is_slow_to_take_a_step_is_not_gone() -> None:
-    """Its engine takes nothing for longer than the silence that is allowed: its transport answers."""
-    async with long_write(3 * SILENCE_S, 2) as (taker, lost):
+@pytest.mark.parametrize(
+    ("waits", "locked"), [(3 * SILENCE_S, 0.0), pytest.param(0.1, 3 * SILENCE_S, marks=pytest.mark.soak)]
+)
+async def test_who_is_slow_to_take_a_step_is_not_gone(waits: float, locked: float) -> None:
+    """Its engine takes nothing for longer than the silence that is allowed, be it with Python's lock in its hand: its
+    transport answers."""
+    async with long_write(waits, 2, locked) as (taker, lost):
         assert taker.stdout is not None
         took = [int(await taker.stdout.readline()) for _ in range(2)]
         assert (took, lost.done()) == ([2**26] * 2, False)

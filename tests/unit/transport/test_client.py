@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import closing
+
+import grpc
 import pytest
 
 from exo_node.errors import PeerUnavailable
-from exo_node.transport.client import GRPCPeerHandle, channel_options
+from exo_node.transport.client import GRPCPeerHandle, channel_options, opened
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.handshake import Party
 from exo_node.types import NodeInfo
-from tests.papers import identity
+from tests.papers import identity, tls
 
 
 def nobody() -> NodeInfo:
@@ -31,3 +35,13 @@ async def test_unconnected() -> None:
 def test_no_proxy() -> None:
     """A proxy variable in the environment never catches connections between nodes."""
     assert ("grpc.enable_http_proxy", 0) in channel_options()
+
+
+async def test_who_takes_a_connection_and_says_nothing_is_silent() -> None:
+    """As a stopped process does; one that refuses a connection is there."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as stopped:
+        address = f"127.0.0.1:{stopped.getsockname()[1]}"
+        async with tls("us").channel(address, "them", channel_options(silence_s=1.0)) as channel:
+            assert await opened(channel, 0.1) is grpc.ChannelConnectivity.CONNECTING
+    async with tls("us").channel(address, "them", channel_options(silence_s=1.0)) as channel:
+        assert await opened(channel, 60.0) is grpc.ChannelConnectivity.TRANSIENT_FAILURE

@@ -55,3 +55,14 @@ async def test_what_is_no_number_is_left_to_the_connection(monkeypatch: pytest.M
     asked = unreachable(monkeypatch, looks=1000)
     await route(address, 3600.0)
     assert asked == []
+
+
+async def test_where_none_can_be_looked_for_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is left for the look, or the host has no such addresses: no error of it, and the connection is tried."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    async with asyncio.timeout(5):
+        await route("127.0.0.1:1", 3600.0)
