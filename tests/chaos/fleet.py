@@ -195,7 +195,7 @@ class Fleet:
         def met() -> bool:
             return all(len(node.topology()["nodes"]) == len(self._letters) for node in self.nodes.values())
 
-        wait(met, lambda: {letter: sorted(node.topology()["nodes"]) for letter, node in self.nodes.items()})
+        wait(met, lambda: {letter: _sees(node) for letter, node in self.nodes.items()})
 
     def clear(self) -> None:
         """No instance, no runner. Raises `AssertionError`."""
@@ -231,6 +231,14 @@ class Fleet:
         for path in sorted(self._home.glob("log-*.txt")):
             if path.stat().st_mtime >= since:
                 yield path.name, path.read_text(errors="replace")
+
+
+def _sees(node: ChaosNode) -> object:
+    """The nodes that it knows; of one that does not answer what became of it."""
+    try:
+        return sorted(node.topology()["nodes"])
+    except (OSError, http.client.HTTPException) as error:
+        return f"{error}; exit status {node.process.poll()}; {node.log()[-2000:]}"
 
 
 def wait(condition: Callable[[], bool], explain: Callable[[], object], timeout: float = HEAL_S) -> None:
