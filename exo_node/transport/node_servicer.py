@@ -117,9 +117,9 @@ class ControlServicer(NodeServiceServicer):
         welcome = pb.Welcome(
             session_id=session.session_id, protocol=session.protocol, node=node_to_pb(self._describe())
         )
-        yield pb.HandshakeMessage(welcome=welcome)
-        if info is not None:
+        if info is not None:  # now: who has its welcome may end this call at once
             self._on_peer(info, remote_ip(context.peer()))
+        yield pb.HandshakeMessage(welcome=welcome)
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         problem = self._health()

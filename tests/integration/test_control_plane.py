@@ -8,19 +8,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
 from exo_node.errors import ConfigurationError, InvalidRequest, PeerUnavailable, ProtocolMismatch
 from exo_node.transport.client import GRPCPeerHandle
-from exo_node.transport.convert import TopologyView
+from exo_node.transport.convert import TopologyView, node_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
 from exo_node.transport.handshake import Party
 from exo_node.transport.server import bind, create_server
+from exo_node.transport.tls import node_name
 from exo_node.types import PeerLink
 from tests.integration.control_plane import ControlNode, node_info, party
 from tests.papers import identity, tls
@@ -57,6 +59,37 @@ async def test_connect() -> None:
         assert bob.seen == [(node_info(party("ann")), "127.0.0.1")]
         await handle.close()
         assert not handle.is_connected()
+
+
+class _AuthenticatedContext:
+    """What `Handshake` asks of a call: whose certificate it is, and from where."""
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"x509_subject_alternative_name": [node_name("ann").encode()]}
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.1:5678"
+
+
+async def test_who_ends_the_call_at_the_welcome_is_known() -> None:
+    """A client has all that it wants with the welcome; the server's handler may not get any further."""
+    async with ControlNode(party("bob")).serving() as bob:
+        ann, machine = party("ann"), identity(party("ann")).client_handshake()
+        said: asyncio.Queue[pb.HandshakeMessage] = asyncio.Queue()
+
+        async def requests() -> AsyncIterator[pb.HandshakeMessage]:
+            while True:
+                yield await said.get()
+
+        assert bob.servicer is not None
+        context: Any = _AuthenticatedContext()
+        async with contextlib.aclosing(bob.servicer.Handshake(requests(), context)) as answers:
+            said.put_nowait(pb.HandshakeMessage(hello=machine.hello()))
+            challenge = (await anext(answers)).challenge
+            proof = pb.Proof(proof=machine.prove(challenge), node=node_to_pb(node_info(ann)))
+            said.put_nowait(pb.HandshakeMessage(proof=proof))
+            assert (await anext(answers)).WhichOneof("message") == "welcome"
+        assert bob.seen == [(node_info(ann), "10.0.0.1")]
 
 
 async def test_other_protocol() -> None:

@@ -158,19 +158,23 @@ def test_a_join_code_makes_one_cluster(tmp_path: Path) -> None:
 def test_the_peers_file_and_peer_flag_work_without_multicast(tmp_path: Path) -> None:
     """`--discovery-module manual` with exo's file, and `none` with --peer; each of the two is told of the other."""
     home = tmp_path / "home"
-    with nodes(home, ["--discovery-module", "none"]) as (first,):
+    with nodes(home, ["--discovery-module", "none", "-v"]) as (first,):
         port = first.topology()["nodes"][first.node_id]["grpc_port"]
         peers = tmp_path / "peers.json"
         peers.write_text(
             json.dumps({"peers": {first.node_id: {"address": "127.0.0.1", "port": port, "device_capabilities": {}}}})
         )
-        second = NodeProcess(home, "--discovery-module", "manual", "--discovery-config-path", str(peers))
-        third = NodeProcess(home, "--discovery-module", "none", "--peer", f"127.0.0.1:{port}")
+        second = NodeProcess(home, "--discovery-module", "manual", "--discovery-config-path", str(peers), "-v")
+        third = NodeProcess(home, "--discovery-module", "none", "--peer", f"127.0.0.1:{port}", "-v")
         try:
             second.wait_ready()
             third.wait_ready()
             for node in (first, second, third):  # the first meets both, and tells each of the other
                 node.wait_nodes(3)
+        except BaseException:
+            for node in (second, third):
+                print(f"--- {node.node_id}\n{node.log()[-5000:]}")
+            raise
         finally:
             second.stop()
             third.stop()
