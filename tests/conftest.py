@@ -36,8 +36,8 @@ NEEDS = {
 
 
 WITH_NODES = ("tests/integration/", "tests/chaos/")
-# Of those, what one daemon answers without a ring: nothing in them waits for a peer to fall silent.
-WITHOUT_RING = tuple(
+# Of those, where nobody waits for a peer to fall silent: what one daemon answers, and the texts of rings.
+OF_TEXTS = tuple(
     f"tests/integration/{name}"
     for name in (
         "documents_served/",
@@ -46,6 +46,8 @@ WITHOUT_RING = tuple(
         "test_api_external.py",
         "test_asked_limits.py",
         "test_batches.py",
+        "test_completions.py",
+        "test_demo_text.py",
         "test_disks.py",
         "test_document.py",
         "test_download.py",
@@ -58,28 +60,31 @@ WITHOUT_RING = tuple(
         "test_passthrough.py",
         "test_redis_limits.py",
         "test_redis_script.py",
+        "test_ring_text.py",
+        "test_ring_tools.py",
         "test_secrets.py",
         "test_standins.py",
+        "test_structured_answers.py",
     )
 )
 
 
-class NodesInOneProcess(LoadScopeScheduling):
-    """Of several processes one runs all that starts rings, in order; the others share the rest by files.
+class NodesInTwoProcesses(LoadScopeScheduling):
+    """Of several processes two run all that starts nodes, in order; the others share the rest by files.
 
     xdist's own groups rely on a private field of pytest's that pytest 9.2 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(WITHOUT_RING):
-            return "daemons"
+        if nodeid.startswith(OF_TEXTS):
+            return "texts"
         return "rings" if nodeid.startswith(WITH_NODES) else nodeid.split("::", 1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """How the processes of `-n` share the tests."""
-    return NodesInOneProcess(config, log)
+    return NodesInTwoProcesses(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
