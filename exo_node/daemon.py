@@ -15,6 +15,8 @@ import platform
 import signal
 import socket
 import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -297,16 +299,20 @@ class Daemon:
         """Everything between the start and the stop signal."""
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(lasting(job)) for job in self._api.askers()]
+            jobs: list[Callable[[], Awaitable[None]]] = [
+                self.host.expire_leases,
+                self.instances.watch,
+                self._machine.refresh,
+                partial(keep_memory, self._machine, self.routing.give_up_memory, self._changed),
+                self._reload_when_told,
+                end_stuck,
+                *self.routing.jobs(),
+                *self._api.jobs(),
+            ]
             tasks = [
-                group.create_task(self.host.expire_leases()),
-                group.create_task(self.instances.watch()),
                 group.create_task(self.members.run()),
-                group.create_task(self._machine.refresh()),
-                group.create_task(keep_memory(self._machine, self.routing.give_up_memory, self._changed)),
                 group.create_task(self._open_for_placement()),
-                group.create_task(self._reload_when_told()),
-                group.create_task(end_stuck()),
-                *(group.create_task(lasting(job)) for job in (*self.routing.jobs(), *self._api.jobs())),
+                *(group.create_task(lasting(job)) for job in jobs),
             ]
             await stop.wait()
             for task in asking:

@@ -1,4 +1,4 @@
-"""Jobs beside the node's work (probes, prices, callbacks): what goes wrong in one must not end the node."""
+"""Jobs beside the answers (leases, memory, probes, prices...): what goes wrong in one must not end the node."""
 
 from __future__ import annotations
 

@@ -104,6 +104,12 @@ class PeerKeeper:
                     await self.news.wait()
                 pause = Backoff()
 
+    async def give_up(self) -> None:
+        """After `run` has failed: it is no member, and has no connection."""
+        handle, self.handle, self.told, self.link = self.handle, None, None, None
+        if handle is not None:
+            await handle.close()
+
     def _failed(self, error: ExoError) -> None:
         if not self._failures:
             self._failing_since = time.monotonic()

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from exo_node.cluster import interfaces
@@ -19,6 +20,7 @@ from exo_node.cluster.keeper import CONNECT_TIMEOUT_S, Backoff, PeerKeeper
 from exo_node.cluster.peer import Dial, PeerHandle, connect_any
 from exo_node.cluster.sightings import Sightings
 from exo_node.errors import ExoError, PeerUnavailable
+from exo_node.jobs import PAUSE_S, lasting
 from exo_node.signals import ChangeSignal
 from exo_node.types import NodeInfo, NodeState, PeerLink
 
@@ -154,7 +156,7 @@ class ClusterMembers:
             return  # its keeper sees it at the next dial
         elif not seen.node_id:
             if self._group is not None:
-                self._group.create_task(self._find_out(seen), name=f"find out {seen.key}")
+                self._group.create_task(lasting(partial(self._find_out, seen)), name=f"find out {seen.key}")
         elif seen.node_id != self._me.node_id:
             self._keep(seen.node_id)
         elif seen.boot_id not in ("", self._me.boot_id):
@@ -174,7 +176,7 @@ class ClusterMembers:
                 started.append(discovery)
             async with asyncio.TaskGroup() as self._group:
                 for discovery in started:
-                    self._group.create_task(self._listen_to(discovery))
+                    self._group.create_task(lasting(partial(self._listen_to, discovery)))
                 for node_id in self._sightings.nodes():
                     self._keep(node_id)
                 await asyncio.Event().wait()
@@ -219,9 +221,17 @@ class ClusterMembers:
             self._group.create_task(self._until_forgotten(keeper), name=f"peer {node_id}")
 
     async def _until_forgotten(self, keeper: PeerKeeper) -> None:
-        await keeper.run()
+        try:
+            await keeper.run()
+        except Exception:  # our bug, of which the node and its other peers must not end
+            log.exception("what follows node %s failed; it is dialled anew in %g s", keeper.node_id, PAUSE_S)
+            await keeper.give_up()
+            self._publish()
+            await asyncio.sleep(PAUSE_S)
         del self._keepers[keeper.node_id]
         self._publish()
+        if keeper.node_id in self._sightings.nodes():
+            self._keep(keeper.node_id)
 
     async def _find_out(self, seen: PeerSeen) -> None:
         """Learn which node is at an address that the user gave, and again whenever that node is not there."""

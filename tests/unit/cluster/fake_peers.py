@@ -25,7 +25,7 @@ class FakeNode:
     info: NodeInfo
     refuse: ExoError | None = None
     connections: int = 0
-    queues: list[asyncio.Queue[NodeState | ExoError]] = dataclasses.field(default_factory=list)
+    queues: list[asyncio.Queue[NodeState | Exception]] = dataclasses.field(default_factory=list)
     links: tuple[PeerLink, ...] = ()
     nodes: dict[str, NodeInfo] = dataclasses.field(default_factory=dict)  # what CollectTopology answers
 
@@ -66,12 +66,12 @@ class FakeHandle:
 
     async def watch(self, silence: float) -> AsyncGenerator[NodeState, None]:
         assert self.node is not None
-        queue: asyncio.Queue[NodeState | ExoError] = asyncio.Queue()
+        queue: asyncio.Queue[NodeState | Exception] = asyncio.Queue()
         self.node.queues.append(queue)
         yield NodeState(node=self.info, links=self.node.links)
         while True:
             told = await queue.get()
-            if isinstance(told, ExoError):
+            if isinstance(told, Exception):
                 raise told
             yield told
 

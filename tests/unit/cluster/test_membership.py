@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from exo_node.cluster import membership
 from exo_node.cluster.discovery import Endpoint, PeerSeen
 from exo_node.cluster.membership import ClusterMembers
 from exo_node.errors import PeerUnavailable
@@ -53,6 +54,23 @@ async def test_announced_node_becomes_a_member() -> None:
         assert members.peer("bob").address == "10.0.0.9"
         assert [link.to_id for link in members.links()] == ["bob"]
         assert not await members.wait_for(2, 0.01)
+
+
+async def test_our_bug_in_following_one_peer_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in the log with its traceback, the others stay, and the peer is dialled anew."""
+    monkeypatch.setattr(membership, "PAUSE_S", 0.0)
+    bob, eve = FakeNode(node_info("bob")), FakeNode(node_info("eve", port=2))
+    async with running(FakeNetwork(bob=bob, eve=eve)) as members:
+        members.notice(seen("bob", 1))
+        members.notice(seen("eve", 2))
+        assert await members.wait_for(2, 30)
+        eve.queues[-1].put_nowait(ValueError("a bug"))
+        await soon(lambda: eve.connections == 2)
+        assert await members.wait_for(2, 30)
+        assert bob.connections == 1
+    assert [str(one.exc_info[1]) for one in caplog.records if one.exc_info] == ["a bug"]
 
 
 async def test_connections_outlive_the_tasks() -> None:
