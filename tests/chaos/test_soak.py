@@ -35,23 +35,17 @@ Held = dict[str, float]
 
 
 class Ledger:
-    """What each process holds over its life, by (what it is, process id).
-
-    A daemon has connections to its own runners and to others': it is compared with itself among as many of both.
-    """
+    """What each process holds over its life, by (what it is, process id)."""
 
     def __init__(self) -> None:
         self.of: dict[tuple[str, int], list[tuple[float, Held]]] = {}
 
     def measure(self, fleet: Fleet) -> None:
         """All daemons and runners: the least that each holds for a while in which nothing is asked."""
-        runners = {letter: node.runners() for letter, node in fleet.nodes.items()}
-        among = sum(map(len, runners.values()))
         named: list[tuple[str, psutil.Process]] = []
         for letter, node in fleet.nodes.items():
-            name = f"daemon {letter} with {len(runners[letter])} of {among} runners"
-            named.append((name, psutil.Process(node.process.pid)))
-            named += [(f"runner {letter} of {among}", one) for one in runners[letter]]
+            named.append((f"daemon {letter}", psutil.Process(node.process.pid)))
+            named += [(f"runner {letter}", one) for one in node.runners()]
         looks: list[list[Held]] = [[] for _ in named]
         for _ in range(REST_S):
             time.sleep(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import sys
@@ -78,6 +80,17 @@ def test_who_has_all_is_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as idle:
         idle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, NEVER_MS)
         assert [looking.look(0) for _ in range(3)] == [0] * 3
+
+
+def test_without_a_file_left_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look itself needs one; the next look may have it."""
+
+    def refused(_: object) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with connected(clock=NEVER_MS):
+        assert StuckConnections().look(0) == 0
 
 
 async def test_connections_of_grpc_are_found() -> None:
