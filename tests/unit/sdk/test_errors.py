@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 import httpx
-import litellm.exceptions
 import pytest
 
 from exo_node import sdk
@@ -36,6 +35,8 @@ def response(status: int, **headers: str) -> httpx.Response:
 )
 def test_a_status_raises_litellms_class(status: int, code: str, name: str) -> None:
     """Where LiteLLM is installed, its own classes catch what the SDK raises, with the node's message and fields."""
+    import litellm.exceptions  # here: seconds, which every process that only collects would take too
+
     answer = response(status, **{"retry-after": "7"})
     error = error_for(answer, {"error": {"message": "no room", "code": code, "param": "p"}})
     assert isinstance(error, getattr(litellm.exceptions, name))
@@ -46,6 +47,8 @@ def test_a_status_raises_litellms_class(status: int, code: str, name: str) -> No
 
 def test_without_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where LiteLLM is not installed, our own classes of the same names are raised."""
+    import litellm.exceptions
+
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for cached in (errors.classes, errors._raised):
         cached.cache_clear()
