@@ -353,9 +353,9 @@ class Daemon:
         await asyncio.gather(self._runner.cleanup(), self.routing.relays.drain(API_SHUTDOWN_S))
         await self.routing.stop()
         await self.instances.close()
+        await self.keys.close()
         await self._servicer.leave()
         await self.members.close()
-        await self.keys.close()
         await stop_server(self._grpc, 0.2)
         await self.host.close()
 

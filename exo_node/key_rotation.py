@@ -7,6 +7,8 @@ A rotation has two steps, each of which every member takes before any takes the 
    the old key: what still runs on connections that it opened is ended, and no call on them is answered any more.
 
 Between the two everybody trusts both, so nothing breaks. A member that hears of the first step only forgets it again.
+The second one ends once it has begun, whether or not who asked for it is there still: half a cluster with another key
+would be two clusters.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from exo_node.cluster.identity import ClusterKey, KeyStore
 from exo_node.cluster.issuing import issue
@@ -27,6 +29,7 @@ from exo_node.transport.tls import ANY_NODE, TlsIdentity, node_name
 from exo_node.types import Papers
 
 log = logging.getLogger("exo.key")
+T = TypeVar("T")
 
 HANDSHAKE_PURPOSE = b"exo handshake v1"
 PATIENCE_S = 30.0  # for calls that run when the key changes
@@ -60,6 +63,7 @@ class KeyRing:
         self._renew_runners: Callable[[], Awaitable[None]] | None = None
         self._lock = asyncio.Lock()
         self._later: dict[str, asyncio.Task[None]] = {}  # what forgets a key, by its fingerprint
+        self._acts: set[asyncio.Task[Any]] = set()  # second steps under way
 
     def attach(self, peers: Peers, renew_runners: Callable[[], Awaitable[None]]) -> None:
         """Who has to learn of a new key; they need this node's identity to be built."""
@@ -72,7 +76,8 @@ class KeyRing:
         self._show(papers)
 
     async def close(self) -> None:
-        """Stop waiting to forget a key; the process ends."""
+        """Take a step that is under way to its end, and stop waiting to forget a key; the process ends."""
+        await asyncio.gather(*self._acts, return_exceptions=True)
         for task in self._later.values():
             task.cancel()
         await asyncio.gather(*self._later.values(), return_exceptions=True)
@@ -107,7 +112,7 @@ class KeyRing:
             fingerprint = await self.prepare(key)
         else:
             fingerprint = request.commit
-            await self.commit(fingerprint, request.patience_ms / 1000)
+            await self._to_its_end(self.commit(fingerprint, request.patience_ms / 1000))
         return pb.RotateKeyResponse(fingerprint=fingerprint, configured=self._configured)
 
     async def prepare(self, key: ClusterKey) -> str:
@@ -121,9 +126,9 @@ class KeyRing:
             papers = await self._papers(key)
             self._next = (key, papers)
             self._known[papers.fingerprint] = key
+            self._forget_later(papers.fingerprint, COMMIT_WITHIN_S)
             own = self._identity.tls.papers
             await self._trust(own, {**own.roots, **papers.roots})
-            self._forget_later(papers.fingerprint, COMMIT_WITHIN_S)
         return papers.fingerprint
 
     async def commit(self, fingerprint: str, patience_s: float) -> None:
@@ -137,12 +142,22 @@ class KeyRing:
             key, papers = self._next
             await asyncio.to_thread(self._store.replace, key)
             self._key, self._next = key, None
-            await self._trust(papers, {**self._identity.tls.papers.roots, **papers.roots})
-            assert self._peers is not None
-            await self._peers.renew()
             self._keep(fingerprint)
             self._forget_later(old, patience_s)
+            try:
+                await self._trust(papers, {**self._identity.tls.papers.roots, **papers.roots})
+            except ExoError as error:  # they get theirs when the old key ends
+                log.error("runners here have no certificate of key %s yet: %s", fingerprint[:8], error.message)
+            assert self._peers is not None
+            await self._peers.renew()
         log.warning("this cluster's key is %s now, it was %s", fingerprint[:8], old[:8])
+
+    async def _to_its_end(self, act: Coroutine[Any, Any, T]) -> T:
+        """What `act` returns. It goes on when who waits for it is cancelled."""
+        task = asyncio.create_task(act)
+        self._acts.add(task)
+        task.add_done_callback(self._acts.discard)
+        return await asyncio.shield(task)
 
     async def _forget(self, fingerprint: str) -> None:
         """Trust that key no more, and end what it began."""
@@ -216,16 +231,7 @@ class KeyRing:
             prepared |= dict(
                 zip(waiting, await asyncio.gather(*(self._ask(one, request) for one in waiting)), strict=True)
             )
-        failed: dict[str, str] = {}
-
-        async def commit(node_id: str) -> None:
-            try:
-                await self._ask(node_id, pb.RotateKeyRequest(commit=fingerprint, patience_ms=round(patience_s * 1000)))
-            except ExoError as error:
-                failed[node_id] = error.message
-
-        await self.commit(fingerprint, patience_s)  # if our disk is full it changes nowhere
-        await asyncio.gather(*(commit(one) for one in prepared))
+        failed = await self._to_its_end(self._commit_everywhere(fingerprint, prepared, patience_s))
         configured = [one for one, fixed in prepared.items() if fixed]
         return {
             "fingerprint": fingerprint,
@@ -234,6 +240,22 @@ class KeyRing:
             "failed": failed,
             "patience_s": patience_s,
         }
+
+    async def _commit_everywhere(self, fingerprint: str, nodes: Collection[str], patience_s: float) -> dict[str, str]:
+        """The second step, here and on other nodes. Returns those that have not taken it, and why."""
+        failed: dict[str, str] = {}
+
+        async def commit(node_id: str) -> None:
+            try:
+                await self._ask(node_id, pb.RotateKeyRequest(commit=fingerprint, patience_ms=round(patience_s * 1000)))
+            except ExoError as error:
+                failed[node_id] = error.message
+
+        old = self._identity.fingerprint
+        await self.commit(fingerprint, COMMIT_WITHIN_S)  # if our disk is full it changes nowhere
+        await asyncio.gather(*map(commit, nodes))
+        self._forget_later(old, patience_s)  # not while we speak with members who show it
+        return failed
 
     async def _ask(self, node_id: str, request: pb.RotateKeyRequest) -> bool:
         assert self._peers is not None

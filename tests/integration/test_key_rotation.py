@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -164,6 +165,108 @@ async def test_a_key_that_was_not_prepared_is_not_taken() -> None:
         with pytest.raises(InvalidRequest, match="no"):
             await ann.keys.rotate(OTHER)
         assert (ann.control.identity.fingerprint, bob.trusts()) == (OLD, {OLD})
+
+
+class Busy:
+    """Runners that take their new papers when they are told to go on, from the `first` time on that they get some."""
+
+    def __init__(self, node: Node, first: int) -> None:
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+        self._left = first
+        node.keys.attach(node.members, self._renew_runners)
+
+    async def _renew_runners(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self.asked.set()
+            await self.go_on.wait()
+
+
+async def until_changed(*made: Node) -> None:
+    """None of them may have another key than the new one in the end."""
+    await until(lambda: all(one.trusts() == {NEW} for one in made), 30, "the new key everywhere")
+    assert [one.control.identity.fingerprint for one in made] == [NEW] * len(made)
+    for one in made:
+        assert NEW not in one.keys._later  # nobody waits to forget it, as one that was only prepared
+        assert KeyStore(one.keys._store.path.parent.parent).load() == OTHER
+
+
+async def test_a_change_that_has_begun_ends_though_its_user_goes_away() -> None:
+    """Ctrl-C on `exo key rotate` when its node has the new key already: the others take it all the same, and no half of
+    the cluster is left with either key."""
+    async with cluster("ann", "bob") as (ann, bob):
+        busy = Busy(ann, 2)  # the first time she prepares
+        asking = asyncio.create_task(ann.keys.rotate(OTHER, patience_s=0.1))
+        await busy.asked.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        busy.go_on.set()
+        await until_changed(ann, bob)
+
+
+async def test_a_member_takes_the_key_though_who_tells_it_dies_meanwhile() -> None:
+    """The node that leads a change is killed when a member has written the new key down and gives its runners theirs:
+    the member has that key for good, and soon no other."""
+    async with cluster("ann", "bob") as (ann, bob):
+        await asyncio.gather(ann.keys.prepare(OTHER), bob.keys.prepare(OTHER))
+        busy = Busy(bob, 1)
+        telling = asyncio.create_task(bob.keys.take(pb.RotateKeyRequest(commit=NEW, patience_ms=100)))
+        await busy.asked.wait()
+        telling.cancel()  # as gRPC does when the caller's connection ends
+        await asyncio.gather(telling, return_exceptions=True)
+        busy.go_on.set()
+        await ann.keys.commit(NEW, 0.1)
+        await until_changed(ann, bob)
+
+
+async def test_runners_that_get_no_certificate_hold_no_change_up() -> None:
+    """Where a machine is too busy to make its runners new certificates they get them when the old key ends: its node
+    and the others have the new key all the same."""
+    async with cluster("ann", "bob") as (ann, bob):
+        asked = 0
+
+        async def too_busy() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 2:  # the first is to prepare
+                raise ExoError("no certificate within 30 s: this machine is too busy")
+
+        ann.keys.attach(ann.members, too_busy)
+        done = await ann.keys.rotate(OTHER, patience_s=0.1)
+        assert (done["nodes"], done["failed"]) == (["ann", "bob"], {})
+        await until_changed(ann, bob)
+        await until(lambda: asked > 2, 30, "the runners' turn")
+
+
+async def test_the_old_key_is_good_until_every_member_has_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no patience at all, and a member whose disk is slow, the node that leads the change believes that member
+    until it has written the new key down: nobody is reported as left behind."""
+    async with cluster("ann", "bob") as (ann, bob):
+        replace = bob.keys._store.replace
+
+        def slowly(key: ClusterKey) -> None:
+            time.sleep(1)
+            replace(key)
+
+        monkeypatch.setattr(bob.keys._store, "replace", slowly)
+        done = await ann.keys.rotate(OTHER, patience_s=0)
+        assert (done["nodes"], done["failed"]) == (["ann", "bob"], {})
+        await until_changed(ann, bob)
+        assert (ann.lost, bob.lost) == (set(), set())
+
+
+async def test_a_first_step_whose_asker_goes_away_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told to trust another key, and of nothing more, trusts it for a while only, however it was told."""
+    monkeypatch.setattr("exo_node.key_rotation.COMMIT_WITHIN_S", 0.4)
+    async with cluster("ann", "bob") as (_, bob):
+        busy = Busy(bob, 1)
+        telling = asyncio.create_task(bob.keys.take(pb.RotateKeyRequest(key=OTHER.secret)))
+        await busy.asked.wait()
+        assert bob.trusts() == {OLD, NEW}
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        busy.go_on.set()
+        await until(lambda: bob.trusts() == {OLD}, 30, "the end of a key that was never taken")
 
 
 @pytest.mark.soak
