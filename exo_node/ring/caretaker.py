@@ -101,16 +101,26 @@ class Caretaker:
 
         async def bring_back() -> None:
             try:
-                await self._recover(instance)
-            except ExoError as error:
-                log.error("instance %s of %s is gone: %s", instance_id[:8], instance.model_id, error.message)
-                await self.remove(instance_id)
-                await self._unload_others(instance)
+                if not await self._is_back(instance):
+                    await self.remove(instance_id)
+                    await self._unload_others(instance)
             finally:
                 del self._recovering[instance_id]
                 self._wake.set()
 
         self._recovering[instance_id] = asyncio.create_task(bring_back(), name=f"recovery of {instance_id}")
+
+    async def _is_back(self, instance: Instance) -> bool:
+        """Whether its recovery has come to a good end."""
+        try:
+            await self._recover(instance)
+        except ExoError as error:
+            log.error("instance %s of %s is gone: %s", instance.instance_id[:8], instance.model_id, error.message)
+            return False
+        except Exception:  # our bug: the next try would end alike, and begin at once
+            log.exception("instance %s of %s is gone", instance.instance_id[:8], instance.model_id)
+            return False
+        return True
 
     async def remove(self, instance_id: str, *, for_good: bool = True) -> bool:
         """Take down an instance whose head is here: the head first, so that nobody is served half an answer.

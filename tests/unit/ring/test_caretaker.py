@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
 from exo_node.errors import NoCapacity, PeerUnavailable
 from exo_node.ring.caretaker import Caretaker, missing_stages
 from exo_node.ring.leases import LEASE_MS, renewed
@@ -71,16 +73,17 @@ class Member:
 
 
 class Recoveries:
-    """Brings nothing back, and says whom it was asked for; it refuses those of `hopeless`."""
+    """Brings nothing back, and says whom it was asked for; it fails with those of `hopeless`."""
 
-    def __init__(self, *hopeless: str) -> None:
+    def __init__(self, *hopeless: str, error: Exception | None = None) -> None:
         self.hopeless = hopeless
+        self.error = error or NoCapacity("nobody is left")
         self.asked: asyncio.Queue[str] = asyncio.Queue()
 
     async def __call__(self, instance: Instance) -> None:
         self.asked.put_nowait(instance.instance_id)
         if instance.instance_id in self.hopeless:
-            raise NoCapacity("nobody is left")
+            raise self.error
         await asyncio.Event().wait()
 
 
@@ -137,6 +140,23 @@ async def test_where_a_head_has_ended_the_ring_is_brought_back() -> None:
         await members["b"].asked.get()
     assert members["b"].unloaded.empty()
     assert recoveries.asked.empty()
+
+
+async def test_a_recovery_that_fails_by_a_bug_of_ours_is_not_begun_again_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged with its traceback, and the instance is given up as after any other failure."""
+    members = {name: Member() for name in "abc"}
+    lost = replace(instance("lost", "b"), model_id="other")
+    recoveries = Recoveries("lost", error=KeyError("a bug"))
+    async with watching(members, lost, recover=recoveries) as (keeper, _):
+        assert await recoveries.asked.get() == "lost"
+        assert await members["b"].unloaded.get() == "lost"
+        keeper.notice()
+        await members["b"].asked.get()
+    assert recoveries.asked.empty()
+    (told,) = [one for one in caplog.records if one.exc_info]
+    assert "instance lost of other is gone" in told.message
 
 
 async def test_a_lost_stage_is_noticed_and_what_a_request_found_broken_too() -> None:
