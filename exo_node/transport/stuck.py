@@ -102,10 +102,12 @@ def _connections() -> Iterator[tuple[str, socket.socket]]:
 
 
 def _taken(connection: socket.socket) -> int | None:
-    """Bytes that the other side has acknowledged; None where it has all that was sent."""
+    """Bytes that the other side has acknowledged; None where it has all that was sent, or the system does not tell."""
     outgoing = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
     if not any(outgoing):
         return None
     told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + _ACKED.size)
+    if len(told) < _ACKED_AT + _ACKED.size:  # Linux before 4.1
+        return None
     (taken,) = _ACKED.unpack_from(told, _ACKED_AT)
-    return int(taken)
+    return int(taken) or None  # 0 is what gVisor says of every connection
