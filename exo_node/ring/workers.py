@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from exo_node.errors import EngineFailed, ExoError, InvalidRequest, PeerUnavailable, RingBroken
 from exo_node.ring.drafting import Drafter, Drafting
@@ -26,6 +27,7 @@ from exo_node.ring.wire import add_report, pass_on, read_epoch, read_step, step_
 from exo_node.transport.codec import StepFrame
 
 HOPS_KEPT = 512  # samples for the benchmark; some 100 KB
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +307,9 @@ def _configure(stage: Stage, event: Configure) -> bool:
             event.epoch, event.stage, event.n_stages, event.wire_dtype, event.int8_rows, event.kept, event.kept_from
         )
     except ExoError as error:
-        event.done.set_exception(error)
+        _refuse(event.done, error)
         return False
-    event.done.set_result(None)
+    _answer(event.done, None)
     return True
 
 
@@ -316,7 +318,18 @@ def _fence(stage: Stage, event: Fence) -> bool:
     try:
         held = stage.fence(event.epoch)
     except ExoError as error:
-        event.done.set_exception(error)
+        _refuse(event.done, error)
         return False
-    event.done.set_result(Holdings(held, stage.logic.highest))
+    _answer(event.done, Holdings(held, stage.logic.highest))
     return True
+
+
+def _answer(waiting: Future[T], answer: T) -> None:
+    """Nobody waits any more where the coordinator has gone, or died, while this stage was busy."""
+    if waiting.set_running_or_notify_cancel():
+        waiting.set_result(answer)
+
+
+def _refuse(waiting: Future[T], error: ExoError) -> None:
+    if waiting.set_running_or_notify_cancel():
+        waiting.set_exception(error)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 
 from exo_node.errors import EngineFailed, PeerUnavailable, RingBroken
-from exo_node.ring.events import Cancel, Lost, Submit
+from exo_node.ring.events import Cancel, Fence, Holdings, Lost, Submit
 from exo_node.ring.messages import Epoch, Failure
 from exo_node.ring.sequences import Delta, Failed, Job, Pooling
 from exo_node.ring.workers import failure_error
@@ -100,6 +101,36 @@ def test_a_lost_neighbour_is_named_to_every_caller() -> None:
     assert isinstance(end, Failed)
     assert isinstance(end.error, PeerUnavailable)
     assert end.error.message == "stage 1 is gone"
+
+
+@pytest.mark.parametrize("last", ["fence", "configure"])
+def test_who_begins_an_epoch_may_go_away_meanwhile(monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    """A coordinator that dies while a stage is busy waits for no answer: the stage keeps what it has, and the next
+    coordinator finds it as it is."""
+    ring = ring_of(2)
+    ring.head.handle(Submit(1, Job(request_id="a", prompt=(1, 2, 3), max_tokens=20, sampling=GREEDY)))
+    ring.head.advance()
+
+    def gone() -> Future[Any]:
+        future: Future[Any] = Future()
+        assert future.cancel()
+        return future
+
+    for worker in ring.workers:
+        worker.handle(Fence(Epoch(2, "c"), gone()))
+    if last == "configure":
+        with monkeypatch.context() as patch:
+            patch.setattr("tests.unit.ring.fakering.Future", gone)
+            ring.configure(2)
+    held = [Future[Holdings]() for _ in ring.workers]
+    for worker, future in zip(ring.workers, held, strict=True):
+        worker.handle(Fence(Epoch(3, "d"), future))
+    assert [len(one.result(0).held) for one in held] == ([1, 0] if last == "fence" else [0, 0])
+    following = 1 + max(one.result(0).highest for one in held)
+    assert all(one.done() for one in ring.configure(3, "d", next_sequence=following))
+    ring.head.handle(Submit(2, Job(request_id="a", prompt=(1, 2, 3), max_tokens=9, sampling=GREEDY)))
+    ring.settle()
+    assert ring.tokens(2) == oracle((1, 2, 3), 9, frozenset())
 
 
 def test_a_runner_without_an_epoch_refuses_generations() -> None:
