@@ -184,7 +184,7 @@ class InstanceManager:
         bits = self._registry.bits(self._names(model))
         for left in reversed(range(PLACE_TRIES)):
             request = node_pb2.PlaceModelRequest(
-                model=model, reuse=True, exclude=sorted(self._registry.lost), quantize=bits
+                model=model, reuse=True, exclude=self._registry.beyond_use(), quantize=bits
             )
             try:
                 return await self.place(request, lambda progress: None)
@@ -362,6 +362,7 @@ class InstanceManager:
 
     async def close(self) -> None:
         """Take down our instances and close connections."""
+        await self.recovery.close()
         for instance in self._registry.owned():
             await self._caretaker.remove(instance.instance_id, for_good=False)
         for client in self._clients.values():

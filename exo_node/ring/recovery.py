@@ -80,10 +80,52 @@ class Recovery:
         self._silence_s = silence_s
         self._took: dict[tuple[str, int], node_pb2.RecoveryTimes] = {}  # by (instance, epoch), for those who ask late
         self._changed = changed
+        self._running: set[asyncio.Task[None]] = set()
 
     async def recover(self, request: node_pb2.RecoverRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         """Bring an instance back; the last message holds it, ready. Compare-and-set: where its epoch is newer already
-        than the asker's, it is answered as it is. Raises `ExoError`; then it is gone, but for a drain that failed."""
+        than the asker's, it is answered as it is. Raises `ExoError`; then it is gone, but for a drain that failed.
+
+        One that has begun goes on when its asker goes away, a client with little patience perhaps: others wait for it,
+        or will. A drain ends then.
+        """
+        source = self._bring_back(request) if request.avoid else self._going_on(request)
+        async with contextlib.aclosing(source) as updates:
+            async for update in updates:
+                yield update
+
+    async def close(self) -> None:
+        """End what is under way; the process ends."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _going_on(self, request: node_pb2.RecoverRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
+        """As `_bring_back`, whose end it is not when this one is closed."""
+        updates: asyncio.Queue[node_pb2.PlaceProgress | None] = asyncio.Queue()
+
+        async def run() -> None:
+            try:
+                async with contextlib.aclosing(self._bring_back(request)) as source:
+                    async for update in source:
+                        updates.put_nowait(update)
+            finally:
+                updates.put_nowait(None)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ExoError):
+                log.error("recovery of %s failed", request.instance.instance_id[:8], exc_info=error)  # our bug
+
+        task = asyncio.create_task(run(), name=f"coordination of {request.instance.instance_id}")
+        self._running.add(task)
+        task.add_done_callback(ended)
+        while (update := await updates.get()) is not None:
+            yield update
+        await asyncio.wait((task,))
+        task.result()
+
+    async def _bring_back(self, request: node_pb2.RecoverRequest) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         told = instance_from_pb(request.instance)
         async with self._placer.lock(told.model_id):
             current = self._registry.newest(told)
@@ -91,8 +133,7 @@ class Recovery:
                 times = self._took.get((current.instance_id, current.epoch))
                 yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(current), times=times)
                 return
-            if self._registry.was_removed(told.instance_id):
-                raise RingBroken(f"{told.model_id} was taken off the cluster", code="instance_removed")
+            self._check_wanted(told)
             moves = bool(request.avoid) and not self._registry.is_lost(current)
             if not moves:
                 self._registry.lose(current)
@@ -132,6 +173,10 @@ class Recovery:
             return all(at.node_id not in avoid for at in members)
         return current.epoch > told.epoch
 
+    def _check_wanted(self, instance: Instance) -> None:
+        if self._registry.was_removed(instance.instance_id):
+            raise RingBroken(f"{instance.model_id} was taken off the cluster", code="instance_removed")
+
     def _missing(self, instance: Instance) -> set[int]:
         """Stages whose node is gone, or no longer lists them."""
         return set(missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states()))
@@ -140,13 +185,11 @@ class Recovery:
         self, one: _Round, avoid: set[str], *, moves: bool
     ) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         old, times = one.old, one.times
-        loading = replace(old, epoch=one.epoch, state="loading", coordinator=self._cluster.node_id)
-        self._placer.loading[old.instance_id] = loading
-        self._changed()
         try:
             async with renewed(self._member, old):
                 begun = time.perf_counter_ns()
                 if not moves:
+                    self._show(one)
                     yield node_pb2.PlaceProgress(stage="fencing", detail=old.instance_id)
                     await self._fence(one)
                 begun = _lap(times, "fence_us", begun)
@@ -189,6 +232,12 @@ class Recovery:
             del self._took[next(iter(self._took))]
         log.info("instance %s of %s goes on as epoch %d", new.instance_id[:8], new.model_id, new.epoch)
         yield node_pb2.PlaceProgress(stage="ready", instance=instance_to_pb(new), times=times)
+
+    def _show(self, one: _Round) -> None:
+        """Say that the instance loads: who asks for it waits for that."""
+        loading = replace(one.old, epoch=one.epoch, state="loading", coordinator=self._cluster.node_id)
+        self._placer.loading[one.old.instance_id] = loading
+        self._changed()
 
     async def _fence(self, one: _Round) -> None:
         """End the old epoch on every stage that is left; those that do not answer are lost too."""
@@ -234,6 +283,8 @@ class Recovery:
 
     async def _step_in(self, one: _Round, found: Successors) -> dict[int, node_pb2.ShardReady]:
         """The successors that wait aside take the places of those that leave; from here on nothing is served."""
+        self._check_wanted(one.old)
+        self._show(one)
         await self._fence(one)
         if one.lost & found.kept:
             raise PeerUnavailable("a stage that was to stay was lost just now")

@@ -67,6 +67,11 @@ class InstanceRegistry:
         """Whether this epoch of the instance is broken."""
         return self.lost.get(instance.instance_id, -1) >= instance.epoch
 
+    def beyond_use(self) -> list[str]:
+        """Ids of what is broken, as far as is known: one that is on its way back is of use again soon."""
+        newest = self._newest()
+        return sorted(one for one, epoch in self.lost.items() if one not in newest or newest[one].epoch <= epoch)
+
     def orphans(self) -> list[Instance]:
         """Instances whose head's node is gone, where this node holds the first shard that is left: nobody else need
         be asking for them."""

@@ -20,11 +20,12 @@ async def reported(work: Callable[[Callable[[P], None]], Coroutine[Any, Any, Non
     try:
         while not task.done() or not reports.empty():
             getting = asyncio.ensure_future(reports.get())
-            await asyncio.wait((task, getting), return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait((task, getting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                getting.cancel()
             if getting.done():
                 yield getting.result()
-            else:
-                getting.cancel()
         task.result()
     finally:
         task.cancel()

@@ -158,11 +158,12 @@ class ShardHost:
         try:
             while not work.done() or not updates.empty():
                 getting = asyncio.ensure_future(updates.get())
-                await asyncio.wait((work, getting), return_when=asyncio.FIRST_COMPLETED)
+                try:
+                    await asyncio.wait((work, getting), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    getting.cancel()
                 if getting.done():
                     yield getting.result()
-                else:
-                    getting.cancel()
             ready = work.result()
         except BaseException:
             work.cancel()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -114,6 +115,92 @@ def test_a_drained_node_is_empty_and_the_answer_goes_on(trio: list[NodeProcess],
     for name in "abc":
         assert a.request("POST", f"/v1/nodes/{name}/drain", {"undo": True})[0] == 200
     clear(trio)
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
+    """Nodes d and e, which give a runner that loads a minute in which it may be stopped."""
+    options = ["--peer-timeout", "60", "-v"]
+    with nodes(tmp_path_factory.mktemp("patient") / "home", *(["--node-id", name, *options] for name in "de")) as pair:
+        yield pair
+
+
+def stop_the_next(pair: list[NodeProcess]) -> Callable[[], psutil.Process]:
+    """Stops the first runner that comes from now on, on any of the nodes, and gives it; it may be waited for."""
+    there = {one.pid for node in pair for one in runners(node)}
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found.extend(one for node in pair for one in runners(node) if one.pid not in there)
+        for one in found:
+            one.suspend()
+        return bool(found)
+
+    def wait() -> psutil.Process:
+        wait_until(look, 30)
+        return found[0]
+
+    return wait
+
+
+def test_what_is_asked_while_a_ring_is_brought_back_waits_for_that_ring(patient: list[NodeProcess]) -> None:
+    """No request that comes in the middle of a recovery places the model a second time, for which there may be no
+    memory."""
+    d, e = patient
+    status, made = place(d, nodes=["d", "e"])
+    assert status == 200, made
+    answers: list[int] = []
+
+    def ask(node: NodeProcess) -> None:
+        answers.append(node.request("POST", "/v1/completions", {"model": "demo", "prompt": "Hi", "max_tokens": 2})[0])
+
+    loading = stop_the_next(patient)
+    (victim,) = runners(e)
+    victim.kill()
+    stopped = loading()
+    try:
+        for node in patient:  # what was known as lost is known as on its way back
+            wait_until(lambda node=node: node.topology()["instances"][0]["state"] == "loading", 30, node.log)
+        asking = [threading.Thread(target=ask, args=(node,)) for node in (d, e)]
+        for one in asking:
+            one.start()
+        time.sleep(0.5)
+    finally:
+        stopped.resume()
+    for one in asking:
+        one.join()
+    assert answers == [200, 200]
+    assert [one["id"] for one in d.topology()["instances"]] == [made["id"]]
+    delete(d, made["id"])
+
+
+def test_what_is_asked_while_a_node_is_drained_is_answered_at_once(patient: list[NodeProcess]) -> None:
+    """The ring serves until its successors are loaded; one that is deleted meanwhile does not come back."""
+    d, e = patient
+    status, made = place(d, nodes=["d", "e"])
+    assert status == 200, made
+    drained: list[Any] = []
+
+    def drain() -> None:
+        drained.append(d.request("POST", "/v1/nodes/e/drain")[1])
+
+    loading = stop_the_next(patient)
+    draining = threading.Thread(target=drain)
+    draining.start()
+    stopped = loading()
+    try:
+        for node in patient:
+            assert answer(node, max_tokens=2)[1]["usage"]["completion_tokens"] == 2
+            assert [one["state"] for one in node.topology()["instances"]] == ["ready"]
+        assert not drained
+        delete(e, made["id"])
+    finally:
+        stopped.resume()
+    draining.join()
+    assert drained[0]["moved"] == []
+    assert [*drained[0]["failed"]] == [made["id"]]
+    wait_until(lambda: not any(runners(node) or node.topology()["instances"] for node in patient), 30)
+    assert d.request("POST", "/v1/nodes/e/drain", {"undo": True})[0] == 200
 
 
 def test_a_spare_takes_over_without_loading(trio: list[NodeProcess], undisturbed: str) -> None:

@@ -46,10 +46,19 @@ class Rounds(Recovery):
         self.failures = list(failures)
         self.unfit: list[dict[str, int]] = []
         self.given_up = False
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        self.ended: list[str] = []
 
     async def _round(self, one: Any, avoid: set[str], *, moves: bool) -> AsyncGenerator[node_pb2.PlaceProgress, None]:
         self.unfit.append(dict(one.unfit))
         yield node_pb2.PlaceProgress(stage="fencing")
+        try:
+            await self.may_go_on.wait()
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        self.ended.append("well")
         if self.failures:
             error, nodes = self.failures.pop(0)
             one.work.failed |= set(nodes)
@@ -88,6 +97,58 @@ async def test_what_happens_meanwhile_is_one_more_round(error: ExoError) -> None
     made = Rounds((error, ""))
     assert await rounds(made) == 2
     assert not made.given_up
+
+
+async def begun(made: Rounds, *avoid: str) -> asyncio.Task[int]:
+    """A recovery whose round is under way."""
+    request = node_pb2.RecoverRequest(instance=instance_to_pb(MINE), avoid=avoid)
+    made.may_go_on.clear()
+    first = asyncio.Event()
+
+    async def ask() -> int:
+        count = 0
+        async for _ in made.recover(request):
+            count += 1
+            first.set()
+        return count
+
+    asking = asyncio.create_task(ask())
+    await first.wait()
+    return asking
+
+
+async def test_who_asks_may_go_away() -> None:
+    """The round goes on for all who wait for it, however many of them lose their patience; a drain ends with its
+    asker, and all end with their node."""
+    made = Rounds()
+    asking = await begun(made)
+    other = asyncio.create_task(rounds(made))
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert made.ended == []
+    made.may_go_on.set()
+    await other
+    assert made.ended[0] == "well"
+
+    made = Rounds()
+    asking = await begun(made, "a")
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert made.ended == ["cancelled"]
+
+    made = Rounds()
+    asking = await begun(made)
+    await made.close()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (made.ended, asking.cancelled()) == (["cancelled"], True)
+
+
+async def test_a_bug_of_ours_is_told_to_who_asks_and_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever is there still."""
+    made = Rounds((cast(Any, KeyError("a bug")), ""))
+    with pytest.raises(KeyError, match="a bug"):
+        await rounds(made)
+    assert [one.message for one in caplog.records if one.exc_info] == ["recovery of mine failed"]
 
 
 async def test_a_node_that_cannot_load_is_known_to_the_next_round() -> None:

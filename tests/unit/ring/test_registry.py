@@ -83,6 +83,18 @@ def test_find_ready_prefers_our_own_and_skips_the_excluded() -> None:
     assert one.find_ready({"other"}) is None
 
 
+def test_what_is_on_its_way_back_is_not_passed_over() -> None:
+    """Only an instance whose latest epoch is the broken one, or of which nothing is known any more."""
+    peers = Peers(THEIRS)
+    one = registry(peers, Host(MINE))
+    one.lose(THEIRS)
+    one.lose(dataclasses.replace(THEIRS, instance_id="gone"))
+    assert one.beyond_use() == ["gone", "theirs"]
+    for state in ("loading", "ready"):
+        peers.instances = (dataclasses.replace(THEIRS, epoch=2, state=state),)
+        assert one.beyond_use() == ["gone"]
+
+
 def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
     """Between the answer of a placement and the owner's next state, nobody places the model a second time."""
     peers = Peers()

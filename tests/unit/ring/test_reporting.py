@@ -42,3 +42,22 @@ async def test_closing_it_ends_the_work() -> None:
     async with contextlib.aclosing(reported(work)) as updates:
         assert await anext(updates) == 1
     assert ended.is_set()
+
+
+async def test_who_waits_for_a_report_leaves_nothing_behind() -> None:
+    """A caller that is cancelled, which is what happens to one whose own caller goes away."""
+
+    async def work(report: Callable[[int], None]) -> None:
+        await asyncio.Event().wait()
+
+    async def listen() -> None:
+        async for _ in reported(work):
+            pass
+
+    before = asyncio.all_tasks()
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.01)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
