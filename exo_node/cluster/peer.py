@@ -93,9 +93,21 @@ async def connect_any(dial: Dial, endpoints: Sequence[Endpoint], node_id: str, t
 
     Raises the most telling failure: a refusal before an unreachable address.
     """
-    waiting = list(await resolve(endpoints))
-    running: set[asyncio.Task[PeerHandle]] = set()
     failures: list[ExoError] = []
+    found = await _first(dial, await resolve(endpoints), node_id, timeout, failures)
+    if found is not None:
+        return found
+    try:
+        raise min(failures, key=lambda error: not isinstance(error, REFUSALS))
+    finally:
+        failures.clear()  # its traceback keeps this frame: without a collection each failed connection would be kept
+
+
+async def _first(
+    dial: Dial, endpoints: Sequence[Endpoint], node_id: str, timeout: float, failures: list[ExoError]
+) -> PeerHandle | None:
+    waiting = list(endpoints)
+    running: set[asyncio.Task[PeerHandle]] = set()
     try:
         while waiting or running:
             if waiting:
@@ -120,7 +132,7 @@ async def connect_any(dial: Dial, endpoints: Sequence[Endpoint], node_id: str, t
         for late in await asyncio.gather(*running, return_exceptions=True):
             if not isinstance(late, BaseException):
                 await late.close()
-    raise min(failures, key=lambda error: not isinstance(error, REFUSALS))
+    return None
 
 
 async def _connect(dial: Dial, endpoint: Endpoint, node_id: str, timeout: float) -> PeerHandle:

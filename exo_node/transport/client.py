@@ -130,7 +130,8 @@ class GRPCPeerHandle:
         except PeerUnavailable as error:
             await self.close()
             me, papers = self._identity.node_id, self._identity.tls.papers
-            raise await explain(error, self.address, self.port, me=me, wanted=self._node_id, papers=papers) from error
+            # Not from `error`, which it may be itself: such a ring keeps all that it has passed through for a while.
+            raise await explain(error, self.address, self.port, me=me, wanted=self._node_id, papers=papers) from None
         except BaseException:
             await self.close()
             raise

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import socket
+import weakref
 from contextlib import closing
+from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 
+from exo_node.cluster.discovery import Endpoint
+from exo_node.cluster.peer import connect_any
 from exo_node.errors import PeerUnavailable
 from exo_node.transport.client import GRPCPeerHandle, channel_options, opened
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -30,6 +38,35 @@ async def test_unconnected() -> None:
         _ = handle.info
     assert not await handle.health_check()
     await handle.close()
+
+
+async def test_a_dial_that_failed_leaves_nothing_behind() -> None:
+    """Whoever else is to clean up, a garbage collection, comes late: a connection that is not freed opens itself once
+    there is somebody who answers, and is kept."""
+    us = identity(Party("a", "b", "f", "1"))
+    make, made = us.tls.channel, list[weakref.ref[grpc.aio.Channel]]()
+
+    def channel(*arguments: Any) -> grpc.aio.Channel:
+        one = make(*arguments)
+        made.append(weakref.ref(one))
+        return one
+
+    us.tls.channel = channel  # type: ignore[method-assign]
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    gc.disable()
+    try:
+        with contextlib.suppress(PeerUnavailable):
+            await connect_any(
+                lambda host, port, node_id: GRPCPeerHandle(host, port, node_id, identity=us, describe=nobody),
+                [Endpoint("127.0.0.1", port), Endpoint("127.0.0.2", port)],
+                "them",
+                30.0,
+            )
+        await asyncio.sleep(0.1)  # gRPC's own tasks end
+        assert [one() for one in made] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_no_proxy() -> None:
