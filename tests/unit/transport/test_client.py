@@ -7,6 +7,7 @@ import contextlib
 import gc
 import socket
 import weakref
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -46,8 +47,8 @@ async def test_a_dial_that_failed_leaves_nothing_behind() -> None:
     us = identity(Party("a", "b", "f", "1"))
     make, made = us.tls.channel, list[weakref.ref[grpc.aio.Channel]]()
 
-    def channel(*arguments: Any) -> grpc.aio.Channel:
-        one = make(*arguments)
+    def channel(address: str, name: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+        one = make(address, name, options)
         made.append(weakref.ref(one))
         return one
 
