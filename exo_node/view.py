@@ -120,7 +120,7 @@ class NodeView:
         return [instance_view(one) for one in self._instances.all()]
 
     async def rotate_key(self, phrase: str | None, without: Sequence[str], patience_s: float) -> dict[str, Any]:
-        key = None if phrase is None else await asyncio.to_thread(ClusterKey.from_phrase, phrase)
+        key = None if phrase is None else await asyncio.to_thread(ClusterKey.from_phrase, phrase, "phrase")
         return await self._keys.rotate(key, without=without, patience_s=patience_s)
 
     async def instance_stats(self, instance_id: str) -> list[dict[str, Any]] | None:

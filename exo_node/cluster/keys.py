@@ -44,8 +44,8 @@ class ClusterKey:
         return cls(secrets.token_bytes(KEY_BYTES))
 
     @classmethod
-    def from_phrase(cls, phrase: str) -> ClusterKey:
-        """The key of a phrase (scrypt). Takes about 0.2 s and 64 MiB.
+    def from_phrase(cls, phrase: str, name: str = "--cluster-key") -> ClusterKey:
+        """The key of a phrase (scrypt), which is given as `name`. Takes about 0.2 s and 64 MiB.
 
         Raises `ConfigurationError` with a random phrase to use instead when the phrase is guessable: its fingerprint is
         announced on the network, so anybody may try phrases against it.
@@ -54,8 +54,9 @@ class ClusterKey:
         bits = phrase_bits(text)
         if bits < MIN_PHRASE_BITS:
             raise ConfigurationError(
-                f"--cluster-key: the phrase can be guessed (about {bits:.0f} bits, {MIN_PHRASE_BITS} are needed); "
-                f'use for example "{propose_phrase()}"'
+                f"{name}: the phrase can be guessed (about {bits:.0f} bits, {MIN_PHRASE_BITS} are needed); "
+                f'use for example "{propose_phrase()}"',
+                param=name,
             )
         return cls(hashlib.scrypt(text.encode(), salt=PHRASE_SALT, maxmem=2**27, dklen=KEY_BYTES, **SCRYPT))
 

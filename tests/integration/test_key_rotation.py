@@ -269,6 +269,17 @@ async def test_a_first_step_whose_asker_goes_away_is_forgotten(monkeypatch: pyte
         await until(lambda: bob.trusts() == {OLD}, 30, "the end of a key that was never taken")
 
 
+def test_a_guessable_phrase_is_named_as_it_was_given(node: NodeProcess) -> None:
+    """Of a body the field is at fault, of a command its flag; the key is as it was."""
+    before = KeyStore(node.home).load()
+    status, answer = node.request("POST", "/v1/cluster/key", {"phrase": "password"})
+    assert (status, answer["error"]["param"]) == (400, "phrase")
+    assert answer["error"]["message"].startswith("phrase: the phrase can be guessed")
+    assert KeyStore(node.home).load() == before
+    with pytest.raises(ExoError, match=r"^--cluster-key: the phrase can be guessed"):
+        ClusterKey.from_phrase("password")
+
+
 @pytest.mark.soak
 def test_streams_outlive_a_change_of_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring over two daemons answers on while `exo key rotate` runs: no word is lost, no node and no runner goes, and
