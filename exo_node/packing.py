@@ -2,7 +2,8 @@
 
 A matrix [rows, columns] that was `X.weight` is three tensors: `X.weight`, uint32 [rows, columns * bits / 32], the first
 element in the lowest bits; `X.scales` and `X.biases`, of floating point, [rows, columns / group_size]. An element is
-its `bits` times its group's scale plus its group's bias. (`X.bias`, of a linear layer, is another thing.)
+its `bits` times its group's scale plus its group's bias. (`X.bias`, of a linear layer, is another thing.) Of a
+tensor with a matrix for each expert, all three have the experts in front.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ class Packing:
     bits: int
     group_size: int
 
-    def shapes(self, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Of the packed tensor, and of scales and biases."""
-        return (rows, columns * self.bits // 32), (rows, columns // self.group_size)
+    def shapes(self, *shape: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the packed tensor, and of scales and biases: of a matrix [rows, columns], or of several in one tensor."""
+        *rows, columns = shape
+        return (*rows, columns * self.bits // 32), (*rows, columns // self.group_size)
 
 
 def scales_of(name: str) -> tuple[str, str]:
@@ -46,7 +48,7 @@ def packing_of(name: str, columns: int, info: Callable[[str], TensorInfo]) -> Pa
     for bits in BITS:
         for group_size in GROUP_SIZES:
             packing = Packing(bits, group_size)
-            wanted = packing.shapes(weight.shape[0], columns) if weight.shape else ()
+            wanted = packing.shapes(*weight.shape[:-1], columns)
             if columns % group_size == 0 and wanted == (weight.shape, scales.shape) and weight.dtype == PACKED:
                 return packing
     raise CheckpointError(

@@ -130,6 +130,21 @@ _HYBRIDS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
 }
 HYBRIDS: tuple[str, ...] = tuple(_HYBRIDS)
+# Families with a mixture of experts, beside layers without: the MLX engine alone runs them.
+_EXPERTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "mlp_only_layers": [3],
+            "norm_topk_prob": True,
+        },
+    ),
+}
+EXPERTS: tuple[str, ...] = tuple(_EXPERTS)
 
 
 def _torch() -> Any:
@@ -151,7 +166,7 @@ def make_checkpoint(family: str, root: Path, *, dtype: str = "float32", seed: in
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    config_class, model_class, fields = {**_FAMILIES, **_MORE, **_HYBRIDS}[family]
+    config_class, model_class, fields = {**_FAMILIES, **_MORE, **_HYBRIDS, **_EXPERTS}[family]
     config = getattr(transformers, config_class)(**{**_COMMON, **fields, **overrides})
     model = getattr(transformers, model_class)(config)
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from exo_node.engine.mlx.families import FAMILIES
 from exo_node.engine.mlx.modules import import_model_file
 from exo_node.models.config import normalise
-from tests.checkpoints import HYBRIDS
+from tests.checkpoints import EXPERTS, HYBRIDS
 
 
 def _mlx() -> tuple[Any, Any]:
@@ -50,13 +50,14 @@ def quantize_checkpoint(
     chosen: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": "affine"}
     tensors: dict[str, Any] = {}
     stored = mx.load(str(path / "model.safetensors"))
-    if config["model_type"] in HYBRIDS:
-        stored = _model(normalise(config)).sanitize(stored)  # of these it renames some, and cuts some in two
+    if config["model_type"] in HYBRIDS + EXPERTS:
+        stored = _model(normalise(config)).sanitize(stored)  # of these it renames some, cuts some in two, joins some
     for name, array in stored.items():
         module = name.removesuffix(".weight")
-        if array.ndim != 2 or any(module.endswith(one) for one in keep):
+        matrix = array.ndim == 2 or ".switch_mlp." in name
+        if not matrix or any(module.endswith(one) for one in keep):
             tensors[name] = array
-            if array.ndim == 2:
+            if matrix:
                 chosen[module] = False
             continue
         own = next((value for one, value in (layers or {}).items() if module.endswith(one)), None)

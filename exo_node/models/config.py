@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.errors import CheckpointError, UnsupportedModel
+from exo_node.models.expert_config import normalise_experts
 from exo_node.models.hybrid_config import normalise_hybrid
 from exo_node.models.quantization import normalise_quantization
 
@@ -142,11 +143,12 @@ def normalise(config: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError("config.json: field 'model_type' is missing; fetch the model again")
     _apply_defaults(out, model_type)
     normalise_hybrid(out)
+    normalise_experts(out)
     _check_sizes(out)
     _derive_heads(out, model_type)
     _normalise_dtype(out)
     normalise_quantization(out)
-    _normalise_experts(out)
+    _spell_experts(out)
     _normalise_layer_types(out, model_type)
     _normalise_rope(out, model_type)
     _check_numbers(out)
@@ -221,7 +223,7 @@ def _normalise_dtype(out: dict[str, Any]) -> None:
     out["torch_dtype"] = dtype.removeprefix("torch.") if dtype and dtype != "auto" else None
 
 
-def _normalise_experts(out: dict[str, Any]) -> None:
+def _spell_experts(out: dict[str, Any]) -> None:
     # transformers 5 writes num_local_experts where mlx-lm reads num_experts; for mixtral it is the other way round.
     for one, other in (("num_local_experts", "num_experts"), ("num_experts", "num_local_experts")):
         if out.get(one) is not None:

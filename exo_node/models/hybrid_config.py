@@ -64,11 +64,11 @@ def normalise_hybrid(out: dict[str, Any]) -> None:
 
 
 def _lfm2(out: dict[str, Any]) -> None:
-    _complete(out, _LFM2)
+    complete(out, _LFM2)
     # Older checkpoints' names, which transformers reads first.
     out["tie_word_embeddings"] = out.pop("tie_embedding", out.get("tie_word_embeddings", True))
     out["intermediate_size"] = out.pop("block_ff_dim", out.get("intermediate_size", 12_288))
-    _check_integers(out, "conv_L_cache", "intermediate_size", "block_multiple_of")
+    check_integers(out, "conv_L_cache", "intermediate_size", "block_multiple_of")
     layers, full = out.get("num_hidden_layers"), out.pop("full_attn_idxs", None)
     if out.get("layer_types") is None and isinstance(layers, int):
         attention = range(layers) if full is None else full
@@ -79,21 +79,22 @@ def _lfm2(out: dict[str, Any]) -> None:
 def _granite(out: dict[str, Any]) -> None:
     if out.get("num_local_experts", 8):
         raise UnsupportedModel("granitemoehybrid with num_local_experts is a mixture of experts, which is not run")
-    _complete(out, _GRANITE)
-    _check_integers(
+    complete(out, _GRANITE)
+    check_integers(
         out, "shared_intermediate_size", "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_conv",
         "mamba_expand", "hidden_size",
     )  # fmt: skip
     if out.get("mamba_d_head") in (None, "auto"):
         out["mamba_d_head"] = out["mamba_expand"] * out["hidden_size"] // out["mamba_n_heads"]
-    _check_integers(out, "mamba_d_head")
+    check_integers(out, "mamba_d_head")
     out["time_step_limit"] = _limits(out.get("time_step_limit"))
     if out.get("layer_types") is None:
         out["layer_types"] = out.pop("layers_block_type", None) or [MAMBA] * int(out.get("num_hidden_layers") or 0)
     _name_kinds(out, _GRANITE_KINDS)
 
 
-def _complete(out: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+def complete(out: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Give `out` what it does not say."""
     for key, value in defaults.items():
         if out.get(key) is None:
             out[key] = value
@@ -118,7 +119,8 @@ def _limits(value: Any) -> list[float]:
     raise CheckpointError(f"config.json: field 'time_step_limit' is {value!r}, want two numbers")
 
 
-def _check_integers(out: Mapping[str, Any], *keys: str) -> None:
+def check_integers(out: Mapping[str, Any], *keys: str) -> None:
+    """Raise `CheckpointError` unless these are positive, and no larger than any model has them."""
     for key in keys:
         value = out.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 23:

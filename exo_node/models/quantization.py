@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,6 +88,16 @@ def is_packed(name: str, entries: Mapping[str, TensorEntry]) -> bool:
     return name.endswith(".weight") and entries[name].info.dtype == PACKED and scales_of(name)[0] in entries
 
 
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether `--quantize` packs the tensor: matrices, and experts' matrices in one tensor.
+
+    Routers stay as they are: next to nothing in size, and a small error sends a token to another expert.
+    """
+    if not name.endswith(".weight") or name.endswith(".mlp.gate.weight"):
+        return False
+    return len(shape) == 2 or (len(shape) == 3 and ".switch_mlp." in name)
+
+
 def parameters(config: Mapping[str, Any], name: str, entries: Mapping[str, TensorEntry]) -> int:
     """How many parameters a packed matrix holds, by what the config says of its bits."""
     own = config[FIELD].get(name.removesuffix(".weight"))
@@ -97,8 +108,8 @@ def parameters(config: Mapping[str, Any], name: str, entries: Mapping[str, Tenso
 def quantized(
     model_id: str, config: Mapping[str, Any], entries: Mapping[str, TensorEntry], bits: int
 ) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
-    """Config and tensors of a full-precision model as if its folder had been quantized. Every matrix is, embedding and
-    LM head too; scales and biases have the matrix's own type, as mlx-lm makes them.
+    """Config and tensors of a full-precision model as if its folder had been quantized. Every matrix is (`is_matrix`),
+    embedding and LM head too; scales and biases have the matrix's own type, as mlx-lm makes them.
 
     Raises `UnsupportedModel` for a model that is quantized already or whose matrices cannot be cut into groups.
     """
@@ -112,16 +123,16 @@ def quantized(
     matrices = {
         name: entry
         for name, entry in entries.items()
-        if len(entry.info.shape) == 2 and name.endswith(".weight") and role_of(name, tied=tied)[0] != "unused"
+        if is_matrix(name, entry.info.shape) and role_of(name, tied=tied)[0] != "unused"
     }
     packing = Packing(bits, _group_size(model_id, matrices))
     out = dict(entries)
     for name, entry in matrices.items():
         packed, scales = packing.shapes(*entry.info.shape)
-        out[name] = dataclasses.replace(entry, info=TensorInfo(PACKED, packed, 4 * packed[0] * packed[1]))
+        out[name] = dataclasses.replace(entry, info=TensorInfo(PACKED, packed, 4 * math.prod(packed)))
         element = FLOAT_BYTES.get(entry.info.dtype, 0)
         for one in scales_of(name):
-            info = TensorInfo(entry.info.dtype, scales, element * scales[0] * scales[1])
+            info = TensorInfo(entry.info.dtype, scales, element * math.prod(scales))
             out[one] = dataclasses.replace(entry, info=info)
     return {**config, FIELD: {"bits": bits, "group_size": packing.group_size, "mode": "affine"}}, out
 
@@ -129,10 +140,10 @@ def quantized(
 def _group_size(model_id: str, matrices: Mapping[str, TensorEntry]) -> int:
     """The largest group into which every matrix's rows can be cut."""
     for group_size in ON_LOAD_GROUP_SIZES:
-        odd = sorted(name for name, entry in matrices.items() if entry.info.shape[1] % group_size)
+        odd = sorted(name for name, entry in matrices.items() if entry.info.shape[-1] % group_size)
         if not odd:
             return group_size
-    columns = matrices[odd[0]].info.shape[1]
+    columns = matrices[odd[0]].info.shape[-1]
     raise UnsupportedModel(
         f"{model_id} cannot be quantized on load: {odd[0]} has {columns} columns, which are no multiple of "
         f"{ON_LOAD_GROUP_SIZES[-1]}; load it without --quantize"

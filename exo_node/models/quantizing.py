@@ -6,13 +6,14 @@ weights whatever its engine and device, and none of them ever holds the model in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from exo_node.models.quantization import FIELD
+from exo_node.models.quantization import FIELD, is_matrix
 from exo_node.models.weights import Checkpoint, ShardSource
 from exo_node.packing import PACKED, Packing, scales_of
 from exo_node.types import ModelSpec, Shard, TensorInfo
@@ -49,7 +50,8 @@ def quantize(values: Floats, packing: Packing) -> tuple[npt.NDArray[np.uint8], F
 class QuantizingSource:
     """Of `source`, every matrix as packed tensor, scales and biases (a `TensorSource`); the rest as it is.
 
-    Holds the one matrix that is being read, until each of its three tensors was released.
+    Holds what it made of a matrix until each of its three tensors was released: the scales of several may be read
+    before their integers (engine/mlx/rearranged.py).
     """
 
     def __init__(self, source: ShardSource, packing: Packing) -> None:
@@ -57,11 +59,11 @@ class QuantizingSource:
         self._matrices: dict[str, tuple[str, TensorInfo]] = {}  # name -> matrix, what is presented under the name
         for name in source.names():
             info = source.info(name)
-            if len(info.shape) == 2 and name.endswith(".weight"):
+            if is_matrix(name, info.shape):
                 packed, scales = packing.shapes(*info.shape)
-                self._matrices[name] = (name, TensorInfo(PACKED, packed, 4 * packed[0] * packed[1]))
-                element = info.nbytes // (info.shape[0] * info.shape[1])
-                shown = TensorInfo(info.dtype, scales, element * scales[0] * scales[1])
+                self._matrices[name] = (name, TensorInfo(PACKED, packed, 4 * math.prod(packed)))
+                element = info.nbytes // math.prod(info.shape)
+                shown = TensorInfo(info.dtype, scales, element * math.prod(scales))
                 self._matrices |= {one: (name, shown) for one in scales_of(name)}
         self._names = tuple(dict.fromkeys([*source.names(), *self._matrices]))
         self._made: dict[str, memoryview] = {}
@@ -76,7 +78,7 @@ class QuantizingSource:
         if name not in self._matrices:
             return self._source.read(name)
         if name not in self._made:
-            self._made = self._quantize(self._matrices[name][0])
+            self._made |= self._quantize(self._matrices[name][0])
         return self._made[name]
 
     def release(self, name: str) -> None:

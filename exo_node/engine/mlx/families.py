@@ -80,6 +80,11 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(module="llama", fixed=(_NO_PARTIAL,), adapt=_without_windows),
     "qwen2": Family(module="qwen2", fixed=(_NO_PARTIAL,)),
     "qwen3": Family(module="qwen3", fixed=(_NO_PARTIAL, ("attention_bias", (None, False)))),
+    "qwen3_moe": Family(
+        module="qwen3_moe",
+        ropes=frozenset({"default"}),
+        fixed=(_NO_PARTIAL, ("attention_bias", (None, False))),
+    ),
     "gemma2": Family(
         module="gemma2",
         activations=_GELU,

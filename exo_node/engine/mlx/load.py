@@ -35,9 +35,10 @@ def load_weights(
     """Fill the parameters of `model` under `prefixes` from `source`, cast to `dtype`; return the bytes held.
 
     Modules whose matrices are packed (exo_node/packing.py) become quantized ones: their integers are kept as they are.
+    Those of a layer's experts are one tensor, which is filled expert by expert where they are stored so.
     On a Linux CPU the matrices of products lie in memory column by column: see `_turned`.
     Raises `CheckpointError` (before anything is read) for a tensor that is missing, unknown or of another shape, and
-    `UnsupportedModel` for one that is not of floating point.
+    `UnsupportedModel` for one that is not of floating point, and for experts that MLX does not multiply in `dtype`.
     """
     from mlx.utils import tree_flatten
 
@@ -45,6 +46,7 @@ def load_weights(
 
     source = Rearranged(source)
     quantize_modules(model, source)
+    _check_experts(mx, model, source, dtype)
     kept = _sanitized(mx, model, source)
     turned = _turned(mx, model, dtype)
     shapes = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if name.startswith(prefixes)}
@@ -54,8 +56,11 @@ def load_weights(
     # In the order of the file as far as names tell: layer 2 before layer 10.
     for name in sorted(kept, key=_natural):
         info = source.info(name)
-        array = _read(mx, source.read(name), name, info, dtype, name in turned)
-        source.release(name)
+        if source.pieces(name) == (name,):
+            array = _read(mx, source.read(name), name, info, dtype, name in turned)
+            source.release(name)
+        else:
+            array = _stacked(mx, source, name, dtype)
         model.load_weights([(name, array)], strict=False)
         held += array.nbytes
         done += info.nbytes
@@ -97,6 +102,20 @@ def _check(source: TensorSource, kept: Iterable[str], shapes: Mapping[str, tuple
             )
 
 
+def _check_experts(mx: Any, model: Any, source: Rearranged, dtype: Any) -> None:
+    """MLX's product of gathered matrices knows one type on a CPU, but where they are packed. Placement asks for no
+    other there."""
+    if dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):
+        return
+    names = set(source.names())
+    experts = (path for path, module in model.named_modules() if type(module).__name__ == "SwitchLinear")
+    if any(f"{path}.weight" in names for path in experts):
+        raise UnsupportedModel(
+            "a mixture of experts whose experts are not quantized is run in float32 on a CPU, "
+            f"not in {str(dtype).rpartition('.')[2]}"
+        )
+
+
 def _turned(mx: Any, model: Any, dtype: Any) -> Collection[str]:
     """Parameters W of products x @ W.T for which OpenBLAS is quicker when W.T is the one that lies row by row.
 
@@ -116,6 +135,20 @@ def _turned(mx: Any, model: Any, dtype: Any) -> Collection[str]:
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("."))
+
+
+def _stacked(mx: Any, source: Rearranged, name: str, dtype: Any) -> Any:
+    """The tensor of which each expert's part lies by itself, as an evaluated array."""
+    pieces = source.pieces(name)
+    array = None
+    for i, piece in enumerate(pieces):
+        one = _read(mx, source.read(piece), piece, source.info(piece), dtype, turned=False)
+        if array is None:
+            array = mx.zeros((len(pieces), *one.shape), one.dtype)
+        array[i] = one
+        mx.eval(array)  # in place, as in `_read`
+        source.release(piece)
+    return array
 
 
 def _read(mx: Any, data: memoryview, name: str, info: TensorInfo, dtype: Any, turned: bool) -> Any:

@@ -72,6 +72,41 @@ def test_a_source_of_quantized_tensors(dtype: str, tmp_path: Path) -> None:
     assert isinstance(plain, ShardSource)
 
 
+@pytest.mark.reference
+def test_experts_one_by_one_and_together(tmp_path: Path) -> None:
+    """Experts' matrices are packed to the same bytes stored each by itself or in one tensor, and the router not at all;
+    the spec counts all of them, packed and not."""
+    from tests.checkpoints import make_checkpoint
+
+    apart = make_checkpoint("qwen3_moe", tmp_path, dtype="bfloat16")
+    together = tmp_path / "together"
+    together.mkdir()
+    tensors, stack = mx.load(str(apart / "model.safetensors")), "model.layers.0.mlp.switch_mlp.down_proj"
+    moved = [tensors.pop(f"model.layers.0.mlp.experts.{i}.down_proj.weight") for i in range(6)]
+    mx.save_safetensors(str(together / "model.safetensors"), {**tensors, f"{stack}.weight": mx.stack(moved)})
+    (together / "config.json").write_bytes((apart / "config.json").read_bytes())
+    shard, read, specs = Shard("m", 0, 1, 7), {}, []
+    for folder in (apart, together):
+        (folder / "tokenizer.json").write_text("{}")
+        spec = read_spec(folder, "m", 4)
+        source = shard_source(spec, shard, False, quantize=4)
+        read[folder] = {name: bytes(source.read(name)) for name in source.names()}
+        assert sum(map(len, read[folder].values())) == spec.layer_bytes[0]
+        specs.append(spec)
+    for part in ("weight", "scales", "biases"):
+        alone = [read[apart].pop(f"model.layers.0.mlp.experts.{i}.down_proj.{part}") for i in range(6)]
+        assert read[together].pop(f"{stack}.{part}") == b"".join(alone)
+    assert read[apart] == read[together]
+    assert "model.layers.0.mlp.gate.scales" not in read[apart]
+    assert (specs[0].layer_bytes, specs[0].layer_packed) == (specs[1].layer_bytes, specs[1].layer_packed)
+    plain = read_spec(apart, "m")
+    attention, experts = 64 * (64 + 32 + 32 + 64), 6 * 3 * 32 * 64
+    assert plain.layer_bytes[0] == 2 * (attention + experts + 6 * 64 + 2 * 64 + 2 * 16)
+    assert plain.layer_bytes[3] == 2 * (attention + 3 * 96 * 64 + 2 * 64 + 2 * 16)
+    assert specs[0].layer_packed[0] == (attention + experts) // 2
+    assert plain.n_params == specs[0].n_params == specs[1].n_params == plain.total_bytes // 2
+
+
 def test_one_matrix_at_a_time(tmp_path: Path) -> None:
     """What was made is dropped with its release; a later read makes it again."""
     folder = write_model(tmp_path / "m", config=EVEN)

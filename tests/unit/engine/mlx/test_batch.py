@@ -15,14 +15,33 @@ from exo_node.engine.mlx.cache import Pool
 from exo_node.engine.mlx.families import FAMILIES as TABLE
 from exo_node.engine.mlx.modules import import_model_file
 from exo_node.errors import RingBroken
-from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
+from tests.checkpoints import EXPERTS, FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
 from tests.unit.engine.mlx.ring import LocalRing, Logits, ids_of
 
 mx: Any = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.engine_mlx
 
 TOLERANCE = 2e-5  # relative to the largest logit, float32
+# Of a router's probabilities, between the last expert taken and the first one left. Nearer than this, a product over
+# another number of rows may take the other one, and nothing could be said of the token's logits; no row here comes near
+# it (the least is 2e-4).
+ROUTER_TOLERANCE = 1e-5
 CUTS = {"whole": (0, 7), "three": (0, 3, 5, 7), "head without layers": (0, 0, 4, 7)}
+
+
+class Router:
+    """In place of a layer's router: notes the least by which an expert was taken before another."""
+
+    def __init__(self, gate: Any, experts: int) -> None:
+        self._gate, self._experts = gate, experts
+        self.margin = np.inf
+
+    def __call__(self, x: Any) -> Any:
+        out = self._gate(x)
+        ordered = np.sort(np.array(mx.softmax(out, axis=-1)), axis=-1)
+        least = (ordered[..., -self._experts] - ordered[..., -self._experts - 1]).min()
+        self.margin = min(self.margin, float(least))
+        return out
 
 
 class Twins:
@@ -31,11 +50,19 @@ class Twins:
     def __init__(self, path: Path, cut: Sequence[int], **options: Any) -> None:
         self.batched = LocalRing(path, cut, slots=5, **options)
         self.alone = LocalRing(path, cut, slots=5, **options)
+        self.routers = []
+        for engine in self.alone.engines:
+            shard = engine._state().plan.shard
+            for layer in engine._state().stage._model.layers[shard.start_layer : shard.end_layer]:
+                if hasattr(getattr(layer, "mlp", None), "switch_mlp"):
+                    layer.mlp.gate = Router(layer.mlp.gate, layer.mlp.top_k)
+                    self.routers.append(layer.mlp.gate)
 
     def step(self, *rows: tuple[int, Sequence[int], int]) -> Logits:
         got = self.batched.step(*rows)
         wanted = np.concatenate([self.alone.step(row) for row in rows])
         assert got.shape == wanted.shape
+        assert all(router.margin > ROUTER_TOLERANCE for router in self.routers)
         if not len(got):
             return got
         assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
@@ -50,7 +77,7 @@ class Twins:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS + EXPERTS)
 def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> None:
     """Ragged rows, slots out of order, joining and leaving, prompts in slices, drafts, after rollback and copy."""
     twins = Twins(make_checkpoint(family, checkpoints), CUTS[cut])
@@ -73,9 +100,10 @@ def test_a_batch_equals_rows_alone(family: str, cut: str, checkpoints: Path) -> 
     twins.step((2, b[20:23], 3), (4, a[18:38], 20), (0, b[30:31], 1), (3, d[21:40], 1))
     for prompts in (((0, c[:9], 0), (2, c[9:30], 0)), ((2, a[:4], 4), (0, a[4:5], 1))):  # a step without any output
         twins.step(*prompts)
+    assert len(twins.routers) == (6 if family in EXPERTS else 0)
 
 
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS + EXPERTS)
 def test_reproducible_rows_have_the_same_bits(family: str, checkpoints: Path) -> None:
     """Under `reproducible` the rows beside a row do not change a bit of it, whatever their lengths."""
     rings = [LocalRing(make_checkpoint(family, checkpoints), (0, 7), reproducible=True) for _ in range(2)]

@@ -14,7 +14,15 @@ import pytest
 from exo_node.engine.base import EngineRow, Hidden
 from exo_node.engine.windows import SLACK
 from exo_node.errors import RingBroken
-from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint, reference_logits, reference_states
+from tests.checkpoints import (
+    EXPERTS,
+    FAMILIES,
+    HYBRIDS,
+    MORE_FAMILIES,
+    make_checkpoint,
+    reference_logits,
+    reference_states,
+)
 from tests.unit.engine.mlx.ring import LocalRing, Logits, ids_of
 
 pytest.importorskip("mlx.core")
@@ -27,7 +35,7 @@ CUTS = {"whole": (0, 7), "three": (0, 3, 5, 7), "head without layers": (0, 0, 4,
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + HYBRIDS + EXPERTS)
 def test_logits_equal_transformers(family: str, cut: str, checkpoints: Path) -> None:
     """Every family, whole and cut: transformers' float32 logits, over two chunks past the window, then decode;
     the same read off a prompt in one product, and its hidden states behind the final norm."""
@@ -71,9 +79,9 @@ def test_linear_rope_scaling(family: str, rope: dict[str, object], checkpoints: 
     assert np.abs(LocalRing(path, (0, 7)).run(0, ids, (20,)) - reference_logits(path, ids)).max() <= 5e-4
 
 
-@pytest.mark.parametrize("family", ("qwen2", "qwen3"))
+@pytest.mark.parametrize("family", ("qwen2", "qwen3", "qwen3_moe"))
 def test_qwen_windows_on_the_upper_layers(family: str, checkpoints: Path) -> None:
-    """use_sliding_window with max_window_layers gives the upper layers a window."""
+    """use_sliding_window with max_window_layers gives the upper layers a window, qwen3_moe all of them."""
     path = make_checkpoint(family, checkpoints, use_sliding_window=True, sliding_window=9, max_window_layers=3)
     ids = ids_of(40)
     assert np.abs(LocalRing(path, (0, 4, 7)).run(0, ids, (20, 15)) - reference_logits(path, ids)).max() <= 5e-4
@@ -130,7 +138,7 @@ def test_rows_of_a_step_equal_rows_alone(family: str, cut: tuple[int, ...], chec
     assert np.array_equal(np.concatenate([x[3], y[2]]), rows[2])
 
 
-@pytest.mark.parametrize("family", ("llama", "mistral", "gemma2", "gemma3_text"))
+@pytest.mark.parametrize("family", ("llama", "mistral", "gemma2", "gemma3_text", "qwen3_moe"))
 def test_rollback_equals_fresh(family: str, checkpoints: Path) -> None:
     """After a slot is cut back, what follows has the bits of a slot that never went further; 0 empties it."""
     path = make_checkpoint(family, checkpoints)
@@ -147,7 +155,7 @@ def test_rollback_equals_fresh(family: str, checkpoints: Path) -> None:
     assert np.array_equal(fresh[0], ring.step((1, ids[:20], 1)))
 
 
-@pytest.mark.parametrize("family", ("llama", "gemma2"))
+@pytest.mark.parametrize("family", ("llama", "gemma2", "qwen3_moe"))
 def test_copy_equals_fresh(family: str, checkpoints: Path) -> None:
     """A copied prefix continues with the bits of the original, and the two slots then live apart."""
     path = make_checkpoint(family, checkpoints)

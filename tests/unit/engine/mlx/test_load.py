@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def plan_for(config: dict[str, Any], start: int, end: int, *, is_head: bool) -> 
 
 
 @pytest.mark.parametrize(("start", "end", "is_head"), ((0, 3, True), (3, 5, False), (5, 7, False), (0, 0, True)))
-@pytest.mark.parametrize("family", ("llama", "gemma2"))
+@pytest.mark.parametrize("family", ("llama", "gemma2", "qwen3_moe"))
 def test_reads_the_shards_tensors_once(family: str, start: int, end: int, is_head: bool, checkpoints: Path) -> None:
     """Each tensor of the shard is read once and released; progress ends at the total; the report has the bytes."""
     path = make_checkpoint(family, checkpoints)
@@ -129,6 +130,34 @@ def test_a_config_that_lacks_a_field_is_refused(checkpoints: Path) -> None:
     del config["rms_norm_eps"]
     with pytest.raises(CheckpointError, match="rms_norm_eps"):
         MLXShardEngine().load(plan_for(config, 0, 7, is_head=True), DirectorySource(path), lambda done, total: None)
+
+
+def test_experts_on_a_cpu_are_computed_in_float32(checkpoints: Path) -> None:
+    """Of experts that are not packed MLX multiplies float32 only, there: another type is refused before anything is
+    read. A shard whose layers have none computes in any."""
+    path = make_checkpoint("qwen3_moe", checkpoints, dtype="bfloat16")
+    config, source = read_config(path), DirectorySource(path)
+
+    def load(start: int, end: int) -> float:
+        plan = dataclasses.replace(plan_for(config, start, end, is_head=False), compute_dtype="bfloat16")
+        return MLXShardEngine().load(plan, ShardView(source, config, plan.shard, False), lambda *_: None).weight_bytes
+
+    with pytest.raises(UnsupportedModel, match="in float32 on a CPU, not in bfloat16"):
+        load(2, 4)
+    assert source.was_read == []
+    assert load(3, 4) > 0
+
+
+def test_a_missing_expert_is_named(checkpoints: Path) -> None:
+    """Also the last one, by the number of experts that are there."""
+    path = make_checkpoint("qwen3_moe", checkpoints)
+    for missing, says in (
+        (2, r"experts\.2\.up_proj\.weight is missing"),
+        (5, r"shape \[5, 32, 64\], .* \[6, 32, 64\]"),
+    ):
+        source = Changed(DirectorySource(path), dropped=f"model.layers.2.mlp.experts.{missing}.up_proj.weight")
+        with pytest.raises(CheckpointError, match=says):
+            MLXShardEngine().load(plan_for(read_config(path), 0, 7, is_head=True), source, lambda *_: None)
 
 
 def test_tensors_of_other_types_are_refused(tmp_path: Path, checkpoints: Path) -> None:

@@ -11,18 +11,19 @@ import pytest
 
 from exo_node.engine.mlx.quantized import WIDEN_ROWS
 from exo_node.errors import CheckpointError
-from tests.checkpoints import FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
+from tests.checkpoints import EXPERTS, FAMILIES, HYBRIDS, MORE_FAMILIES, make_checkpoint
 from tests.quantized import mlx_lm_logits, quantize_checkpoint, widened_checkpoint
 from tests.unit.engine.mlx.ring import LocalRing, ids_of, read_config
 
 mx: Any = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.engine_mlx
 
+ALL = FAMILIES + MORE_FAMILIES + HYBRIDS + EXPERTS
 IDS = ids_of(12)  # within the windows of these checkpoints: mlx-lm's gemma2 and llama files have none
 TOLERANCE = 2e-5  # relative to the largest logit: products in another order
 
 
-@pytest.mark.parametrize(("family", "bits"), list(zip(FAMILIES + MORE_FAMILIES + HYBRIDS, cycle((4, 8)), strict=False)))
+@pytest.mark.parametrize(("family", "bits"), list(zip(ALL, cycle((4, 8)), strict=False)))
 def test_equals_mlx_lm(family: str, bits: int, checkpoints: Path) -> None:
     """Logits of the whole and of three shards, a prompt in two pieces and then token by token."""
     path = quantize_checkpoint(make_checkpoint(family, checkpoints), bits=bits)
@@ -50,6 +51,17 @@ def test_layers_of_their_own(checkpoints: Path) -> None:
         keep=("o_proj", "embed_tokens"),
     )
     wanted, got = mlx_lm_logits(path, IDS), LocalRing(path, (0, 3, 7)).run(0, IDS, [12])
+    assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("router", ({"layers": {"mlp.gate": {"group_size": 64, "bits": 8}}}, {"keep": ("mlp.gate",)}))
+def test_a_router_wider_than_its_experts(router: dict[str, Any], checkpoints: Path) -> None:
+    """As mlx-lm leaves it, or in full precision; a prompt long enough for its tokens to be sorted by expert. The same
+    weights in floating point, all experts' in one tensor, give the same logits."""
+    path, ids = quantize_checkpoint(make_checkpoint("qwen3_moe", checkpoints), bits=4, **router), ids_of(40)
+    wanted, got = mlx_lm_logits(path, ids), LocalRing(path, (0, 3, 7)).run(0, ids, [38])
+    assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+    got = LocalRing(widened_checkpoint(path), (0, 3, 7)).run(0, ids, [38])
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 

@@ -37,6 +37,8 @@ ALL = Shard("m", 0, 6, 6)
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ({"model_type": "qwen3", "attention_bias": True}, "attention_bias True"),
+        ({"model_type": "qwen3_moe", "attention_bias": True}, "attention_bias True"),
+        ({"model_type": "qwen3_moe", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"model_type": "qwen2", "head_dim": 32}, "head_dim 32"),
         ({"model_type": "gemma2", "hidden_act": None, "attn_logit_softcapping": None}, "soft-capping"),
         ({"model_type": "gemma3_text", "hidden_act": None, "use_bidirectional_attention": True}, "bidirectional"),

@@ -72,6 +72,7 @@ def test_explicit_null_switches_a_cap_off() -> None:
     [
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"model_type": "lfm2", "architectures": ["Lfm2ForCausalLM"]}, "Lfm2ForCausalLM"),
+        ({"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"model_type": None, "architectures": None}, "none named"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
