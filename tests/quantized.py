@@ -41,7 +41,7 @@ def quantize_checkpoint(
     `layers`: other bits and group sizes for modules whose path ends so; `keep`: endings of those that stay as they are.
     """
     mx, _ = _mlx()
-    tail = "".join(f"-{name}" for name in sorted([*(layers or ()), *keep]))
+    tail = "".join(f"-{name}" for name in sorted([*(layers or ()), *(f"not-{name}" for name in keep)]))
     folder = path.with_name(f"{path.name}-q{bits}-g{group_size}{tail}")
     if (folder / "config.json").exists():
         return folder

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exo_node.engine.windows import kept_tokens
 from exo_node.errors import CheckpointError, EngineUnavailable, UnsupportedModel
-from exo_node.types import Device, Shard
+from exo_node.types import Device, NodeInfo, Shard
 
 if TYPE_CHECKING:  # the contract imports numpy, which a daemon does without
     from exo_node.engine.base import ShardEngine
@@ -78,6 +79,26 @@ def check_supported(engine: str, config: Mapping[str, Any], shard: Shard) -> Non
         tinygrad_support.check(config, shard)
     else:
         _known(engine)
+
+
+def able(nodes: Sequence[NodeInfo], config: Mapping[str, Any], wanted: int) -> list[NodeInfo]:
+    """`nodes`, each with those of its engines that run this (normalised) model on its devices; as they are where fewer
+    than `wanted` have any, so that `check_supported` says of their engines what they do not run."""
+    depth = int(config["num_hidden_layers"])
+
+    def runs(engine: str) -> bool:
+        try:
+            check_supported(engine, config, Shard("", 0, depth, depth))
+        except (UnsupportedModel, CheckpointError):
+            return False
+        return True
+
+    running = {engine for engine in {one for node in nodes for one in node.engines} if runs(engine)}
+    found = [
+        replace(node, engines=tuple(one for one in node.engines if one in running and devices_for(one, node.devices)))
+        for node in nodes
+    ]
+    return found if sum(bool(node.engines) for node in found) >= max(1, wanted) else list(nodes)
 
 
 def kept_by_layer(engine: str, config: Mapping[str, Any], context: int, max_chunk: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from exo_node.cluster.placement import PlacementPlan, plan_placement
 from exo_node.cluster.replacing import spare_for
-from exo_node.engine.select import check_supported
+from exo_node.engine.select import able, check_supported
 from exo_node.errors import InvalidRequest, ModelNotFound
 from exo_node.models.vocabulary import PADDING, other_vocabulary
 from exo_node.ring.connecting import SPARE_STAGE, connect
@@ -157,9 +157,12 @@ class Placer:
         nodes: Mapping[str, NodeInfo],
         draft: ModelSpec | None = None,
     ) -> PlacementPlan:
+        places = list(nodes.values())
+        if not request.engines:
+            places = able(places, spec.config, len(set(request.nodes)) or request.min_nodes)
         plan = plan_placement(
             spec,
-            list(nodes.values()),
+            places,
             min_nodes=request.min_nodes or 1,
             node_ids=tuple(request.nodes),
             engines=tuple(request.engines),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from exo_node.cluster.placement import PlacementPlan, plan_placement
 from exo_node.cluster.replacing import Replacement, replace_stages, stage_size
-from exo_node.engine.select import check_supported
+from exo_node.engine.select import able, check_supported
 from exo_node.errors import ExoError, InvalidRequest, NoCapacity
 from exo_node.ring.describing import describe
 from exo_node.ring.loading import RULES, Shelf
@@ -127,9 +127,10 @@ def _anew(old: Instance, spec: ModelSpec, draft: ModelSpec | None, nodes: Sequen
     wishes = [(old.min_nodes, tuple(engines) if len(engines) == 1 else ()), (old.min_nodes, ()), (1, ())]
     problem: ExoError | None = None
     for min_nodes, engine in wishes:
+        places = list(nodes) if engine else able(nodes, spec.config, min_nodes)
         try:
             plan = plan_placement(
-                spec, list(nodes), min_nodes=min_nodes, engines=engine, slots=old.slots, context=old.context,
+                spec, places, min_nodes=min_nodes, engines=engine, slots=old.slots, context=old.context,
                 draft=draft, rules=RULES,
             )  # fmt: skip
             for one in plan.assignments:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from exo_node.engine.select import (
+    able,
     check_supported,
     choose_engine,
     create_engine,
@@ -15,7 +18,7 @@ from exo_node.engine.select import (
 )
 from exo_node.errors import EngineUnavailable, UnsupportedModel
 from exo_node.models.config import normalise
-from exo_node.types import Device, Shard
+from exo_node.types import Device, NodeInfo, Shard
 
 CPU = Device("CPU", "cpu", "c", 8, 4)
 METAL = Device("METAL", "metal", "m", 8, 4)
@@ -74,6 +77,24 @@ def test_an_unknown_architecture_is_refused_without_a_framework(engine: str) -> 
     config = {"model_type": "nonesuch", "architectures": ["NonesuchForCausalLM"], "num_hidden_layers": 2}
     with pytest.raises(UnsupportedModel, match=r"(?i)nonesuch"):
         check_supported(engine, config, Shard("m", 0, 2, 2))
+
+
+def test_a_model_goes_to_the_engines_that_run_it() -> None:
+    """Of a node with both the one that runs it, on the devices that it has; where too few nodes have one, nothing
+    changes, and the plan's check says why."""
+    kinds = {"mlx": (CPU,), "tinygrad": (CPU,), "both": (CPU,), "gpu": CUDA}
+    engines = {"mlx": ("mlx",), "tinygrad": ("tinygrad",), "both": ("tinygrad", "mlx"), "gpu": ("tinygrad", "mlx")}
+    rest: dict[str, Any] = {"boot_id": "", "name": "", "version": "", "addresses": (), "grpc_port": 0, "api_port": 0}
+    rest |= {"memory_total": 1, "memory_free": 1}
+    nodes = [NodeInfo(node_id=name, engines=engines[name], devices=kinds[name], **rest) for name in kinds]
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 160, "num_hidden_layers": 2}
+    experts = normalise({"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], **sizes})
+    assert [node.engines for node in able(nodes, experts, 0)] == [("mlx",), (), ("mlx",), ()]
+    assert able(nodes, experts, 2) != nodes
+    assert able(nodes, experts, 3) == nodes
+    assert able(nodes[1:2], experts, 0) == nodes[1:2]
+    plain = normalise({"model_type": "llama", "intermediate_size": 96, **sizes})
+    assert [node.engines for node in able(nodes[:3], plain, 3)] == [engines[name] for name in list(kinds)[:3]]
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:

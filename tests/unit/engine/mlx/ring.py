@@ -13,6 +13,8 @@ import numpy.typing as npt
 from exo_node.engine.base import EngineRow, LoadPlan, LoadReport
 from exo_node.engine.mlx.engine import MLXShardEngine
 from exo_node.models.config import normalise
+from exo_node.models.quantizing import shard_source
+from exo_node.models.spec import read_spec
 from exo_node.types import Dtype, Shard
 from tests.checkpoints import DirectorySource, ShardView
 
@@ -44,8 +46,11 @@ class LocalRing:
         max_chunk: int = 256,
         config: Mapping[str, Any] | None = None,
         reproducible: bool = False,
+        quantize: int = 0,
     ) -> None:
-        self.config = dict(config or read_config(path))
+        """`quantize`: on load, a folder that `read_spec` reads."""
+        spec = read_spec(path, "m", quantize) if quantize else None
+        self.config = dict(spec.config if spec else config or read_config(path))
         self.wire: Dtype = wire or dtype
         self.engines: list[MLXShardEngine] = []
         self.reports: list[LoadReport] = []
@@ -63,7 +68,11 @@ class LocalRing:
                 reproducible=reproducible,
             )
             engine = MLXShardEngine()
-            source = ShardView(DirectorySource(path), self.config, shard, i == 0)
+            source = (
+                shard_source(spec, shard, i == 0, quantize=quantize)
+                if spec
+                else ShardView(DirectorySource(path), self.config, shard, i == 0)
+            )
             self.reports.append(engine.load(plan, source, lambda done, total: None))
             self.engines.append(engine)
         self.lengths = [0] * slots

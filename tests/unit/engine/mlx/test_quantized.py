@@ -65,6 +65,16 @@ def test_a_router_wider_than_its_experts(router: dict[str, Any], checkpoints: Pa
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
+def test_experts_quantized_on_load(checkpoints: Path) -> None:
+    """Expert by expert, as they are stored: the bits of a folder that was quantized so."""
+    path, ids = make_checkpoint("qwen3_moe", checkpoints), ids_of(40)
+    (path / "tokenizer.json").write_text("{}")
+    folder = LocalRing(quantize_checkpoint(path, bits=4, group_size=32, keep=("mlp.gate",)), (0, 3, 7))
+    loaded = LocalRing(path, (0, 3, 7), quantize=4)
+    assert np.array_equal(loaded.run(0, ids, [38]), folder.run(0, ids, [38]))
+    assert [one.weight_bytes for one in loaded.reports] == [one.weight_bytes for one in folder.reports]
+
+
 def test_weights_stay_packed(checkpoints: Path) -> None:
     """A shard holds its packed tensors, scales and biases, and nothing wider; several rows share a step."""
     path = quantize_checkpoint(make_checkpoint("llama", checkpoints), bits=4)
