@@ -42,11 +42,12 @@ def load_weights(
     """
     from mlx.utils import tree_flatten
 
+    from exo_node.engine.mlx.experts import prepare_experts
     from exo_node.engine.mlx.quantized import quantize_modules
 
     source = Rearranged(source)
     quantize_modules(model, source)
-    _check_experts(mx, model, source, dtype)
+    prepare_experts(model, set(source.names()), dtype)
     kept = _sanitized(mx, model, source)
     turned = _turned(mx, model, dtype)
     shapes = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if name.startswith(prefixes)}
@@ -100,20 +101,6 @@ def _check(source: TensorSource, kept: Iterable[str], shapes: Mapping[str, tuple
             raise CheckpointError(
                 f"tensor {name} has shape {list(info.shape)}, but config.json asks for {list(shapes[name])}"
             )
-
-
-def _check_experts(mx: Any, model: Any, source: Rearranged, dtype: Any) -> None:
-    """MLX's product of gathered matrices knows one type on a CPU, but where they are packed. Placement asks for no
-    other there."""
-    if dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):
-        return
-    names = set(source.names())
-    experts = (path for path, module in model.named_modules() if type(module).__name__ == "SwitchLinear")
-    if any(f"{path}.weight" in names for path in experts):
-        raise UnsupportedModel(
-            "a mixture of experts whose experts are not quantized is run in float32 on a CPU, "
-            f"not in {str(dtype).rpartition('.')[2]}"
-        )
 
 
 def _turned(mx: Any, model: Any, dtype: Any) -> Collection[str]:
