@@ -144,7 +144,7 @@ def test_old_name_of_longrope() -> None:
 
 def test_experts_under_both_names() -> None:
     """num_local_experts and num_experts say the same, whichever was written."""
-    assert normalise({**BASE, "model_type": "qwen3_moe", "num_local_experts": 4})["num_experts"] == 4
+    assert normalise({**BASE, "model_type": "qwen3_moe", "num_local_experts": 16})["num_experts"] == 16
     assert normalise({**BASE, "model_type": "mixtral", "num_experts": 4})["num_local_experts"] == 4
 
 
