@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from exo_node.engine.base import TensorInfo, TensorSource
-from exo_node.errors import CheckpointError
+from exo_node.errors import CheckpointError, UnsupportedModel
 
 _CONVOLUTIONS = (".conv.weight", ".conv1d.weight")
 # A dense granitemoehybrid: two matrices in one, and other names. Also of scales and biases of packed ones.
@@ -23,7 +23,8 @@ class Rearranged:
     upper and the lower half of the rows of fused matrices by themselves; those of a layer's experts as one tensor,
     [experts, ...], which is read expert by expert (`pieces`).
 
-    Raises `CheckpointError` where an expert is missing or unlike the others.
+    Raises `CheckpointError` where an expert is missing or unlike the others, `UnsupportedModel` for experts as
+    transformers 5 holds them in memory: nobody publishes those (it saves them one by one unless told not to).
     """
 
     def __init__(self, source: TensorSource) -> None:
@@ -31,6 +32,8 @@ class Rearranged:
         experts: dict[str, dict[int, str]] = {}
         self._parts: dict[str, tuple[str, int, int]] = {}  # name -> stored name, which part, of how many
         for stored in source.names():
+            if stored.endswith(".mlp.experts.gate_up_proj"):
+                raise UnsupportedModel(f"tensor {stored} is not read: save the model with save_original_format=True")
             if found := _EXPERT.fullmatch(stored):
                 experts.setdefault(f"{found[1]}.switch_mlp.{found[3]}", {})[int(found[2])] = stored
             else:

@@ -8,7 +8,7 @@ import pytest
 
 from exo_node.engine.base import TensorInfo
 from exo_node.engine.mlx.rearranged import Rearranged
-from exo_node.errors import CheckpointError
+from exo_node.errors import CheckpointError, UnsupportedModel
 
 MLP = "model.layers.11.shared_mlp"
 STORED = {
@@ -103,3 +103,9 @@ def test_experts_that_are_not_alike(experts: dict[int, tuple[int, ...]], says: s
     infos = {f"{EXPERTS}.{i}.up_proj.weight": TensorInfo("F32", shape, 32) for i, shape in experts.items()}
     with pytest.raises(CheckpointError, match=says):
         Rearranged(Stored(infos))
+
+
+def test_experts_as_transformers_holds_them() -> None:
+    """A tensor of two matrices of every expert is refused with what to do about it."""
+    with pytest.raises(UnsupportedModel, match="save_original_format=True"):
+        Rearranged(Stored({f"{EXPERTS}.gate_up_proj": TensorInfo("F32", (4, 2, 2), 64)}))
