@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import ROOT, NodeProcess, nodes
+from tests.integration.harness import ROOT, NodeProcess, nodes, wait_until
 
 pytestmark = pytest.mark.engine_mlx
 DEMO = ROOT / "exo_node" / "models" / "demo"
@@ -104,7 +104,9 @@ def test_what_cannot_guess_is_refused(cluster: list[NodeProcess]) -> None:
     ):
         status, told = _load(first, **{"nodes": [first.node_id], **body})
         assert (status, said in told["error"]["message"]) == (code, True), told
-    assert first.request("GET", "/v1/instances")[1]["data"] == []
+    # What the second node refused it had begun to load: that it has not is heard of a moment after the answer.
+    wait_until(lambda: first.request("GET", "/v1/instances")[1]["data"] == [], 5)
+    assert second.request("GET", "/v1/instances")[1]["data"] == []
 
 
 def test_exo_run(cluster: list[NodeProcess]) -> None:
