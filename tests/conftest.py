@@ -71,6 +71,10 @@ OF_TEXTS = tuple(
 )
 
 
+# Servers and runners of pytest's own processes, no nodes: shared as unit tests are.
+WITHOUT_NODES = ("tests/integration/test_control_plane.py", "tests/integration/test_runner_service.py")
+
+
 class NodesInTwoProcesses(LoadScopeScheduling):
     """Of several processes two run all that starts nodes, in order; the others share the rest by files.
 
@@ -80,7 +84,9 @@ class NodesInTwoProcesses(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(OF_TEXTS):
             return "texts"
-        return "rings" if nodeid.startswith(WITH_NODES) else nodeid.split("::", 1)[0]
+        if nodeid.startswith(WITH_NODES) and not nodeid.startswith(WITHOUT_NODES):
+            return "rings"
+        return nodeid.split("::", 1)[0]
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`
