@@ -147,6 +147,8 @@ def _judge(request: Request, status: int, kind: str, body: bytes) -> None:
         return
     if "json" not in kind:
         raise Finding(f"{request.method} {request.path[:40]}: a {status} of {kind or 'no kind'}")
+    if request.method == "HEAD" and status != 500 and not body:
+        return  # HTTP leaves no room for the error itself
     error = json.loads(text).get("error")
     code = error.get("code") if isinstance(error, dict) else error
     if code in (None, "internal_error") or status == 500:
