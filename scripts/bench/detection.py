@@ -7,7 +7,7 @@
 - `nodes`: three nodes, an instance over all, four streams. A daemon is killed or stopped: both others say that it is
   gone. A runner is killed: its own daemon says so.
 - `link`: two nodes in network namespaces (where they may be made), the cable cut: either says that the other is gone,
-  and so does the runner before the cut.
+  and so does the runner before the cut, or its daemon for it.
 
 One JSON line: for each case milliseconds until the last of those who wait knows (p50, p99, all). Bars for p99: 200 ms
 for kills, 1.2 times the silence for stops and cuts.
@@ -167,6 +167,13 @@ def said(node: NodeProcess, what: str, since: float) -> float | None:
     return None
 
 
+def broken(node: NodeProcess, since: float) -> float | None:
+    """When a ring was first known there to have lost its stage 1: its own runner says so, or the daemon, which then
+    ends the epoch before the runner has waited for its own silence."""
+    found = [said(node, what, since) for what in ("stage 1 of the ring", "lost stages [1]")]
+    return min((when for when in found if when is not None), default=None)
+
+
 def until_said(listeners: list[tuple[NodeProcess, str]], act: Callable[[], Any]) -> float:
     """Seconds from the act until the last of these nodes has said its words."""
     time.sleep(random.uniform(0.0, 0.5))  # anywhere between two beats
@@ -294,9 +301,9 @@ def by_link(options: argparse.Namespace) -> dict[str, list[float]]:
                 listeners = [(here, f"node {there.node_id} is gone"), (there, f"node {here.node_id} is gone")]
                 cut = ["-n", one.name, "link", "set", end]
                 found["link_cut_nodes"].append(until_said(listeners, lambda cut=cut: ip(*cut, "down")))  # type: ignore[misc]
-                wait_until(lambda begun=begun: said(here, "stage 1 of the ring", begun) is not None, 30, here.log)
+                wait_until(lambda begun=begun: broken(here, begun) is not None, 30, here.log)
                 # The cut came up to half a second after `begun`: counted from what the nodes were counted from.
-                noticed = said(here, "stage 1 of the ring", begun) or 0.0
+                noticed = broken(here, begun) or 0.0
                 last = max(said(node, what, begun) or 0.0 for node, what in listeners)
                 found["link_cut_runner"].append(noticed - (last - found["link_cut_nodes"][-1]))
                 ip(*cut, "up")
