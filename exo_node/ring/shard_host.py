@@ -22,6 +22,7 @@ from exo_node.models.catalog import LocalModel, RemoteModel
 from exo_node.models.vocabulary import check_same_vocabulary
 from exo_node.ring.connecting import SPARE_STAGE
 from exo_node.ring.library import ModelLibrary, spec_to_json, tokenizer_files
+from exo_node.ring.reporting import reported
 from exo_node.ring.runner_config import papers_fields
 from exo_node.ring.supervisor import RunnerReady, RunnerSupervisor, ShardKey
 from exo_node.transport.client import SILENCE_S
@@ -147,30 +148,26 @@ class ShardHost:
         if (found := self._found(key, request)) is not None:
             yield self._ready(found)
             return
-        updates: asyncio.Queue[node_pb2.LoadProgress] = asyncio.Queue()
+        ready: RunnerReady | None = None
 
-        def progress(stage: str, done: int, total: int) -> None:
-            updates.put_nowait(node_pb2.LoadProgress(stage=stage, done=done, total=total))
+        async def load(report: Callable[[node_pb2.LoadProgress], None]) -> None:
+            nonlocal ready
+            ready = await self._load(
+                key,
+                request,
+                lambda stage, done, total: report(node_pb2.LoadProgress(stage=stage, done=done, total=total)),
+            )
 
         # While this call runs, the coordinator is there: the reservation needs no lease.
         self._ledger.hold(*key)
-        work = asyncio.create_task(self._load(key, request, progress))
         try:
-            while not work.done() or not updates.empty():
-                getting = asyncio.ensure_future(updates.get())
-                try:
-                    await asyncio.wait((work, getting), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    getting.cancel()
-                if getting.done():
-                    yield getting.result()
-            ready = work.result()
+            async with contextlib.aclosing(reported(load)) as updates:
+                async for update in updates:
+                    yield update
         except BaseException:
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await work
             await self._drop(key)
             raise
+        assert ready is not None
         # Outside the try: a caller that has got this needs no more and may close the generator.
         yield self._ready(ready)
 
