@@ -117,6 +117,27 @@ def test_a_drained_node_is_empty_and_the_answer_goes_on(trio: list[NodeProcess],
     clear(trio)
 
 
+def test_a_node_that_joins_later_takes_load_from_the_next_placement_on(tmp_path: Path) -> None:
+    """What is there stays where it is; what finds no room before finds it on the node that has come."""
+    home, options = tmp_path / "home", ["--memory-limit", "300MiB"]
+    with nodes(home, ["--node-id", "f", *options]) as (f,):
+        status, first = place(f)
+        assert status == 200, first
+        before, _ = answer(f)
+        status, refused = place(f)
+        assert (status, refused["error"]["code"]) == (503, "no_capacity"), refused
+        g = NodeProcess(home, "--node-id", "g", *options).wait_ready()
+        try:
+            f.wait_nodes(2)
+            status, second = place(f)
+            assert (status, [one["node_id"] for one in second["shards"]]) == (200, ["g"]), second
+            assert sorted(rings(f)) == [["f"], ["g"]]
+            delete(f, first["id"])
+            assert answer(f)[0] == before  # by the node that joined
+        finally:
+            g.stop()
+
+
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess]]:
     """Nodes d and e, which give a runner that loads a minute in which it may be stopped."""
