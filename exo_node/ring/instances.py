@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -264,6 +265,7 @@ class InstanceManager:
         message.CopyFrom(request)
         message.model, message.slots, message.context = model_id, self._pool.slots, self._pool.context
         message.draft_model = self._canonical(request.draft_model) if request.draft_model else ""
+        message.instance_id = request.instance_id or str(uuid.uuid4())
         message.seen.extend(sorted(self._cluster.nodes()))
         coordinator = rendezvous(model_id, sorted(self._cluster.nodes()))
         if coordinator == self._cluster.node_id:
@@ -271,11 +273,17 @@ class InstanceManager:
         else:
             source = self._coordinate_at(coordinator, message)
         instance = None
-        async with contextlib.aclosing(source) as updates:
-            async for update in updates:
-                on_progress(update)
-                if update.HasField("instance"):
-                    instance = self._registry.remember(instance_from_pb(update.instance))
+        try:
+            async with contextlib.aclosing(source) as updates:
+                async for update in updates:
+                    on_progress(update)
+                    if update.HasField("instance"):
+                        instance = self._registry.remember(instance_from_pb(update.instance))
+        except PeerUnavailable:
+            raise  # not known: its coordinator may be at it still
+        except ExoError:
+            self._registry.refused(message.instance_id)
+            raise
         if instance is None:
             raise PeerUnavailable(f"node {coordinator} ended the placement of {model_id} without an answer")
         return instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -26,6 +27,7 @@ class InstanceRegistry:
         self.removed: deque[str] = deque(maxlen=REMOVED_KEPT)  # ids of our own that were taken down on purpose
         self._lost_bits: dict[str, int] = {}  # of models whose instance was lost, while no new one was placed
         self._fresh: dict[str, tuple[float, Instance]] = {}  # placed a moment ago, and not yet told of by their owner
+        self._refused: dict[str, float] = {}  # ids whose load its coordinator gave up, and when it told us
 
     def owned(self) -> list[Instance]:
         """Ready instances whose head is on this node."""
@@ -107,6 +109,8 @@ class InstanceRegistry:
         now = time.monotonic()
         found: dict[str, Instance] = {}
         for one in (*told, *(one for since, one in self._fresh.values() if now - since < STATE_LAG_S)):
+            if one.state != "ready" and now - self._refused.get(one.instance_id, -math.inf) < STATE_LAG_S:
+                continue
             other = found.get(one.instance_id)
             # Its coordinator may still call it loading when its head calls it ready.
             if other is None or (one.epoch, one.state == "ready") > (other.epoch, other.state == "ready"):
@@ -153,6 +157,10 @@ class InstanceRegistry:
             self._fresh[instance.instance_id] = (time.monotonic(), instance)
         return instance
 
+    def refused(self, instance_id: str) -> None:
+        """Its coordinator has given its load up: the state in which it still tells of it is overtaken by its answer."""
+        self._refused[instance_id] = time.monotonic()
+
     def forget(self, instance_id: str) -> None:
         """It was taken down: what was only remembered is gone."""
         self._fresh.pop(instance_id, None)
@@ -166,6 +174,7 @@ class InstanceRegistry:
             for one, entry in self._fresh.items()
             if told.get(one, -1) < entry[1].epoch and now - entry[0] < STATE_LAG_S
         }
+        self._refused = {one: since for one, since in self._refused.items() if now - since < STATE_LAG_S}
         every = [*self._told(), *(one for _, one in self._fresh.values())]
         ids = {one.instance_id for one in every}
         self.lost = {one: epoch for one, epoch in self.lost.items() if one in ids}

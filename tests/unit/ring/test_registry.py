@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
+import pytest
+
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.types import Assignment, Instance, NodeState, Shard
 from tests.unit.ring.test_instances import node
@@ -108,6 +110,24 @@ def test_a_fresh_instance_is_known_until_its_owner_tells_of_it() -> None:
     one.remember(THEIRS)
     one.forget("theirs")
     assert one.all() == []
+
+
+def test_a_load_that_was_refused_is_gone_with_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its coordinator's state comes on another stream, a moment after the answer; should it be ready after all, it is
+    there, and what is told for longer is true again."""
+    peers = Peers(dataclasses.replace(THEIRS, state="loading"))
+    one = registry(peers, Host())
+    assert ids(one.all()) == ["theirs"]
+    one.refused("theirs")
+    assert one.all() == []
+    one.tidy()
+    assert one.all() == []
+    peers.instances = (THEIRS,)
+    assert ids(one.all()) == ["theirs"]
+    peers.instances = (dataclasses.replace(THEIRS, state="loading"),)
+    assert one.all() == []
+    monkeypatch.setattr("exo_node.ring.registry.STATE_LAG_S", 0.0)
+    assert ids(one.all()) == ["theirs"]
 
 
 def test_tidy_forgets_lost_ones_that_are_gone() -> None:
