@@ -3,9 +3,10 @@
 
     scripts/bench/throughput.py [--nodes 1,2,3] [--streams 1,2,4,8,16] [--rounds N] [--threads N] [--keep FOLDER]
     scripts/bench/throughput.py --waiting [--tokens N]
-    ... [--fast]
+    ... [--fast | --whole]
 
-Real daemons on this machine hold a made model (layers of Llama-1B's shape) together; prompts are ragged. `decode` is
+Real daemons on this machine hold a made model (4 layers of Llama-3.2-1B's shape; `--whole`: its 16 layers and its
+vocabulary, 4.9 GB, twice that in memory with the stages that are timed alone) together; prompts are ragged. `decode` is
 tokens a second while every stream is decoding, `whole` all tokens over the time from the request to the last one.
 
 `ratio` is decode over X' (bar 0.85 on 2 nodes): the best, over the numbers m of micro-batches of b = streams / m rows,
@@ -149,7 +150,14 @@ def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -
                 },
                 options.rounds,
             )
-            fields = {"nodes": count, "streams": number, "engine": options.engine, "threads": threads, "blas": blas}
+            fields = {
+                "model": model,
+                "nodes": count,
+                "streams": number,
+                "engine": options.engine,
+                "threads": threads,
+                "blas": blas,
+            }
             fields |= {"hop_us": round(hop * 1e6), "solo_ms": [round(seconds * 1e3, 2) for seconds, _ in times]}
             print(json.dumps(line(found, limits[number], fields | {"tokens": options.tokens})), flush=True)
 
@@ -185,9 +193,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="BLAS threads of every process (cores / nodes)")
     parser.add_argument("--waiting", action="store_true", help="the ring whose stages wait, alone")
     parser.add_argument("--fast", action="store_true", help="a small model and few streams: shows that it runs")
+    parser.add_argument("--whole", action="store_true", help="the whole 1B shape: 16 layers, 128,256 words")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint (default: a temporary one)")
     options = parser.parse_args()
     options.tokens = options.tokens or (160 if options.waiting else 48)
+    if options.fast and options.whole:
+        parser.error("--fast or --whole")
     if options.fast:
         options.streams, options.rounds, options.tokens, options.threads = [1, 4], 1, 16, 1
         options.nodes = options.nodes[:2]
@@ -196,7 +207,7 @@ def main() -> None:
         if options.waiting:
             print(json.dumps(waiting_ring.measure(work, 64, options.tokens)), flush=True)
             return
-        folder = made(options.keep or work / "models", options.fast)
+        folder = made(options.keep or work / "models", options.fast, options.whole)
         for count in options.nodes:
             measure(folder, work, count, options)
 
