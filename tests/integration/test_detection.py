@@ -163,7 +163,10 @@ async def test_whoever_is_stopped_with_full_buffers_is_noticed() -> None:
     """A ping waits behind the step that the stopped process does not take; it is noticed all the same."""
     async with long_write(0.0, 1000) as (taker, lost):
         assert taker.stdout is not None
-        await taker.stdout.readline()  # the next one is under way
+        took = asyncio.ensure_future(taker.stdout.readline())
+        await asyncio.wait((took, lost), return_when=asyncio.FIRST_COMPLETED)
+        assert not lost.done(), lost.result()
+        await took  # the next one is under way
         taker.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         async with asyncio.timeout(30):

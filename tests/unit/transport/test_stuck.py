@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 
 from exo_node.transport.client import channel_options, opened
 from exo_node.transport.server import NEVER_MS, bind, create_server
-from exo_node.transport.stuck import LOOKS, StuckConnections, _connections, stop_server
+from exo_node.transport.stuck import LOOKS, StuckConnections, _connections, _taken, stop_server
 from tests.papers import papers, tls
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is looked for")
@@ -35,6 +36,7 @@ def connected(*, clock: int) -> Iterator[tuple[socket.socket, socket.socket]]:
         writer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, clock)
         writer.setblocking(False)
         fill(writer)
+        settle(writer)
         yield writer, reader
 
 
@@ -42,6 +44,15 @@ def fill(writer: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             writer.send(PIECE)
+
+
+def settle(writer: socket.socket) -> None:
+    """Until nothing more is taken: the reader's system takes some of what waits with TCP's first probe, after 0.2 s."""
+    before, since = _taken(writer), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        time.sleep(0.02)
+        if (now := _taken(writer)) != before:
+            before, since = now, time.monotonic()
 
 
 def drain(reader: socket.socket) -> None:
