@@ -2,8 +2,8 @@
 
 Each caller (API key) at each priority has a queue of its own and a counter of the tokens served to it over its weight;
 the queue with the smallest counter goes first, so nobody waits for more than the others' fair share, and none starves:
-a low priority is a small weight. A caller that comes back from idling begins at the smallest counter of those that are
-not idle: idling saves nothing up. (As VTC, Sheng et al. 2023.)
+a low priority is a small weight. A caller of whom nothing waits begins at the smallest counter of those that wait, or
+at its own where that is larger: idling saves nothing up and forgives nothing. (As VTC, Sheng et al. 2023.)
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._flows: dict[tuple[str, Priority], _Flow] = {}
+        self._last = _Flow()  # whose turn it was last
         self._length = 0
 
     def __len__(self) -> int:
@@ -44,10 +45,9 @@ class WaitingQueue:
     def add(self, generation: Generation, *, first: bool = False) -> None:
         """At the end of its caller's queue; `first`: before all others of it (it had a slot already)."""
         key = generation.job.client, generation.job.priority
-        flow = self._flows.get(key)
-        if flow is None:
-            floor = min((one.counter for one in self._flows.values()), default=0.0)
-            flow = self._flows[key] = _Flow(floor)
+        flow = self._flows.setdefault(key, _Flow())
+        if not flow.queue and not first:
+            flow.counter = max(flow.counter, self._floor())
         flow.queue.appendleft(generation) if first else flow.queue.append(generation)
         self._length += 1
 
@@ -76,10 +76,11 @@ class WaitingQueue:
         """Who would have a slot before a new one of that caller, about in that order, if each were served the tokens
         that are `left` of it, those that run too."""
         counters = {key: flow.counter for key, flow in self._flows.items()}
+        mine = client, priority
+        if mine not in self._flows or not self._flows[mine].queue:
+            counters[mine] = max(counters.get(mine, 0.0), self._floor())
         for one in running:
             counters[one.job.client, one.job.priority] += left(one) / WEIGHTS[one.job.priority]
-        mine = client, priority
-        counters.setdefault(mine, min(counters.values(), default=0.0))
         lines = {key: iter(flow.queue) for key, flow in self._flows.items() if flow.queue or key == mine}
         lines.setdefault(mine, iter(()))
         order = [(counters[key], rank, key) for rank, key in enumerate(lines)]
@@ -98,6 +99,7 @@ class WaitingQueue:
         flow = self._flows[generation.job.client, generation.job.priority]
         flow.queue.remove(generation)
         flow.running += 1
+        self._last = flow
         self._length -= 1
 
     def charge(self, generation: Generation, tokens: float) -> None:
@@ -106,24 +108,33 @@ class WaitingQueue:
         self._flows[key].counter += tokens / WEIGHTS[generation.job.priority]
 
     def stop(self, generation: Generation) -> None:
-        """It has given its slot back; a caller with nothing left is forgotten."""
-        key = generation.job.client, generation.job.priority
-        flow = self._flows[key]
-        flow.running -= 1
-        self._tidy(key, flow)
+        """It has given its slot back."""
+        self._flows[generation.job.client, generation.job.priority].running -= 1
+        self._tidy()
 
     def remove(self, generation: Generation) -> None:
         """It waits no longer."""
-        key = generation.job.client, generation.job.priority
-        flow = self._flows[key]
-        flow.queue.remove(generation)
+        self._flows[generation.job.client, generation.job.priority].queue.remove(generation)
         self._length -= 1
-        self._tidy(key, flow)
+        self._tidy()
 
     def clear(self) -> None:
         self._flows.clear()
+        self._last = _Flow()
         self._length = 0
 
-    def _tidy(self, key: tuple[str, Priority], flow: _Flow) -> None:
-        if not flow.queue and not flow.running:
-            del self._flows[key]
+    def _floor(self) -> float:
+        """Where one begins of whom nothing waits. While nobody waits there is a slot for each, and whoever was given
+        one has had it at nobody's expense: the others are where the last one is."""
+        return min((one.counter for one in self._flows.values() if one.queue), default=self._last.counter)
+
+    def _tidy(self) -> None:
+        """Forget callers with nothing left, but for those that were served more than who comes now would begin with:
+        as long as there is anybody whom that concerns."""
+        if not any(one.queue or one.running for one in self._flows.values()):
+            self.clear()
+            return
+        floor = self._floor()
+        for key, one in list(self._flows.items()):
+            if not one.queue and not one.running and one.counter <= floor:
+                del self._flows[key]

@@ -68,13 +68,76 @@ def test_idling_saves_nothing_up() -> None:
     assert Counter(one.job.client for one in serve(queue, 6)) == {"steady": 3, "back": 3}
 
 
-def test_who_waits_no_longer_is_forgotten() -> None:
-    """A cancelled one leaves nothing behind."""
+def test_a_moment_without_requests_forgives_nothing() -> None:
+    """Who sends one long request after the other, each when the last has ended, is served as many tokens as one whose
+    short requests always wait, not as many requests."""
     queue = WaitingQueue()
-    one = generation(1, "a")
+    for ticket in range(200):
+        queue.add(generation(ticket, "short"))
+    queue.add(generation(1000, "long"))
+    tokens: Counter[str] = Counter()
+    for turn in range(100):
+        one = next(queue.turns())
+        queue.start(one)
+        size = 300 if one.job.client == "long" else 10
+        queue.charge(one, size)
+        tokens[one.job.client] += size
+        queue.stop(one)
+        if one.job.client == "long":
+            queue.add(generation(1001 + turn, "long"))
+    assert abs(tokens["long"] - tokens["short"]) <= 300
+
+
+def test_none_waiting_saves_nothing_up_either() -> None:
+    """Whose one request runs while others are served has no right to all that they had when it sends more."""
+    queue = WaitingQueue()
+    running = generation(1, "one")
+    queue.add(running)
+    queue.start(running)
+    for ticket in range(10, 60):
+        queue.add(generation(ticket, "many"))
+    serve(queue, 30)
+    for ticket in range(100, 120):
+        queue.add(generation(ticket, "one"))
+    assert Counter(one.job.client for one in serve(queue, 6)) == {"many": 3, "one": 3}
+
+
+def test_nobody_who_waits_is_the_measure_where_nobody_waits() -> None:
+    """While there are slots for all, nobody is served at another's expense: then those who come are equal."""
+    queue = WaitingQueue()
+    first, second = generation(1, "first"), generation(2, "second")
+    for one, tokens in ((first, 5.0), (second, 1000.0)):
+        queue.add(one)
+        queue.start(one)
+        queue.charge(one, tokens)
+    for ticket in range(10, 20):
+        queue.add(generation(ticket, "first"))
+        queue.add(generation(ticket + 10, "second"))
+    assert Counter(one.job.client for one in serve(queue, 6)) == {"first": 3, "second": 3}
+
+
+def test_who_waits_no_longer_is_forgotten() -> None:
+    """A cancelled one leaves nothing behind; one that was served more than its share is known until the others have
+    had as much, or have all gone."""
+    queue = WaitingQueue()
+    one, served, other = generation(1, "a"), generation(2, "b"), generation(3, "c")
     queue.add(one)
     assert list(queue) == [one]
     queue.remove(one)
+    assert not queue._flows
+    for ticket in (10, 11, 12, 13):
+        queue.add(generation(ticket, "a"))
+    queue.add(served)
+    queue.start(served)
+    queue.charge(served, 15.0)
+    queue.stop(served)
+    assert ("b", "normal") in queue._flows
+    serve(queue, 1)
+    assert ("b", "normal") in queue._flows
+    serve(queue, 1)
+    assert list(queue._flows) == [("a", "normal")]
+    queue.add(other)
+    serve(queue, 3)
     assert not queue._flows
 
 
