@@ -15,6 +15,8 @@ from exo_node.errors import InvalidRequest
     [
         {"suffix": ""},
         {"min_tokens": 0},
+        {"include_stop_str_in_output": False},
+        {"skip_special_tokens": True},
         {"verbosity": "medium"},
         {"store": True},
         {"unknown": [1]},
@@ -27,7 +29,14 @@ def test_neutral_values_pass(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("audio", {}), ("min_tokens", False), ("modalities", ["audio"]), ("repeat_penalty", 1.2)],
+    [
+        ("audio", {}),
+        ("min_tokens", False),
+        ("modalities", ["audio"]),
+        ("repeat_penalty", 1.2),
+        ("include_stop_str_in_output", True),
+        ("skip_special_tokens", False),
+    ],
 )
 def test_meaning_is_never_dropped(field: str, value: Any) -> None:
     """Any other value is a 400 that names the field (0 is not false)."""
