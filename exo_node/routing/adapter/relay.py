@@ -111,10 +111,11 @@ class Live:
 
     def _late(self) -> UpstreamError:
         backend = self.tried.candidate.backend
-        if self.watch.left <= 0 and self.transcript.content:
+        silence = self.attempt.idle_s if self.watch.left > 0 else None
+        if self.transcript.content and silence is None:
             what = "the answer was not complete in time"
         elif self.transcript.content:
-            what = f"went silent for {self.attempt.idle_s:g} s in its answer"
+            what = f"went silent for {silence:g} s in its answer"
         else:
             waited = self.attempt.timeout_s if self.attempt.first_s is None else self.attempt.first_s
             what = f"no answer within {waited:g} s"

@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 # Seconds of patience where nothing is configured: for the first content at least FIRST_S (WHOLE_S for a plain answer),
 # TIMES as much as was predicted if that is more, but half of what is left of the call at most, so that the next one has
-# time too; the last backend gets all there is. IDLE_S: of silence within an answer.
+# time too; the last backend gets all there is. IDLE_S: of silence within an answer; not of a ring's, which is silent
+# while others go first and while it is brought back, and tells by itself when it hangs (ring/liveness.py).
 FIRST_S, WHOLE_S, TIMES, IDLE_S = 60.0, 300.0, 5.0, 60.0
 STREAMED = frozenset({"chat", "completion"})
 # What an answer of each kind holds at least, where it is JSON: a list of objects under one of these names.
@@ -231,11 +232,12 @@ class Serving:
         first = patience
         if first is None and self._course.fresh:
             first = min(max(FIRST_S, TIMES * step.ttft_s), left / 2)
+        idle = IDLE_S if patience is None and candidate.kind != "ring" else patience
         return Attempt(
             call=call,
             timeout_s=left,
             first_s=None if first is None else min(first, left),
-            idle_s=min(IDLE_S if patience is None else patience, left),
+            idle_s=None if idle is None else min(idle, left),
             partial=partial,
         )
 

@@ -34,6 +34,15 @@ async def test_patience(fields: dict[str, float], first: float, idle: float) -> 
     assert last.first_s == (first if fields else None), "the last one gets all the time there is"
 
 
+async def test_a_ring_may_be_silent_within_an_answer() -> None:
+    """While others go first, or it is brought back: it tells by itself when it hangs, and the call's time holds."""
+    one = world(("ring:demo", GOOD))
+    await hear(await one.adapter.serve(call(deadline_s=900)))
+    (asked,) = one.backends["ring:demo"].attempts
+    assert asked.idle_s is None
+    assert asked.timeout_s == pytest.approx(900, abs=5)
+
+
 async def test_each_attempt_gets_the_smaller_of_its_cap_and_what_is_left() -> None:
     """The deadline is the call's, whatever a deployment allows itself."""
     one = world((candidate("a", timeout_s=100.0), GOOD))
