@@ -44,8 +44,9 @@ CAUSES: tuple[tuple[type[ExoError], ErrorClass], ...] = (
 )
 
 
-# What ends an answer that had begun, though its ring is not to blame: the client's time, or the request itself.
-NOT_LOST = (errors.DeadlineExceeded, errors.ContextLengthExceeded, errors.EngineFailed)
+# What ends an answer that had begun, though its ring is not to blame: the client's time, the request itself, or that
+# there is no place for one of its choices (an answer that goes on always has one).
+NOT_LOST = (errors.DeadlineExceeded, errors.ContextLengthExceeded, errors.EngineFailed, errors.Overloaded)
 LOST_RETRY_S = 5.0  # until a ring that lost a node may fit again
 
 

@@ -184,15 +184,17 @@ def check_room(
     backlog: Backlog,
     step: Callable[[int], float],
     now: float,
+    free: int = 0,
 ) -> None:
-    """Raises `Overloaded` where the queue is full, or the part of it that one API key may fill is.
+    """Raises `Overloaded` where the queue is full, or the part of it that one API key may fill is; `free` of those in it
+    are let in with the next step, and do not count.
 
     An answer that goes on (a ring that was set up anew) always finds a place: it had one.
     """
     if job.generated or job.attempt:
         return
-    count = len(waiting)
-    own = waiting.of(job.client) if job.client else 0
+    count = len(waiting) - free
+    own = waiting.of(job.client) - free if job.client else 0
     share = max(1, most // SHARE)
     if count < most and own < share:
         return

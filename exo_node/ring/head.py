@@ -58,8 +58,8 @@ class Head:
             check_job(job, self.setup.context, self.setup.vocab_size)
             check_memory(job, self._memory)
             notices = self._replace(job)
-            waiting, running = self._slots.waiting, self._slots.running.values()
-            check_room(job, self.setup.max_waiting, waiting, running, self._backlog, self.times.trip, now)
+            waiting, running, free = self._slots.waiting, self._slots.running.values(), self._slots.free
+            check_room(job, self.setup.max_waiting, waiting, running, self._backlog, self.times.trip, now, free)
         except ExoError as error:
             return [Failed(ticket, error)]
         reason = finished_already(job, self.setup.context)

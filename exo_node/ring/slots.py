@@ -26,6 +26,12 @@ class Slots:
         self._residents = residents
         self._counts = counts
         self._admitted = 0
+        self._full = False  # some found no place when places were last given
+
+    @property
+    def free(self) -> int:
+        """Slots for those who have come since places were last given; 0 where others had found none."""
+        return 0 if self._full else self._residents.rules.slots - len(self.running)
 
     def find(self, ticket: int) -> Generation | None:
         running = self.running.get(ticket)
@@ -64,6 +70,7 @@ class Slots:
             self.running[generation.ticket] = generation
             self.prefilling.append(generation)
             self.waiting.charge(generation, (generation.prefill - generation.sent) * PROMPT_SHARE)
+        self._full = len(self.waiting) > 0
 
     def look_again(self, generation: Generation) -> None:
         """Nothing of its prompt was sent yet: others may have sent the beginning meanwhile."""

@@ -82,6 +82,24 @@ async def test_what_is_the_rings_fault_fails_over(error: ExoError, cause: str, t
         _ = [batch async for batch in upstream.stream(attempt(stream=True))]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_choice_for_which_the_queue_is_full(stream: bool, tmp_path: Path) -> None:
+    """Others of the same request may have begun: still the ring is busy, not broken, and nothing is lost."""
+    backend = ScriptedBackend(lambda _: (0.01, full) if len(backend.requests) > 1 else (TokenDelta("a", (1,)), 60.0))
+    full = errors.Overloaded("1 requests wait for this model already", code="queue_full", retry_after=2.0)
+    upstream = RingUpstream(backend, Settings(home=tmp_path))
+    asked = attempt(n=2, stream=stream)
+    with pytest.raises(UpstreamError) as caught:
+        if stream:
+            async for _ in upstream.stream(asked):
+                pass
+        else:
+            await upstream.whole(asked)
+    error = caught.value
+    assert (error.cause, error.status, error.code, error.retry_after) == ("rate_limited", 429, "queue_full", 2.0)
+    assert backend.open == 0
+
+
 async def test_what_is_the_requests_fault_stays(tmp_path: Path) -> None:
     """A wrong value is wrong everywhere; a field that only the ring lacks is for others to try."""
     upstream = RingUpstream(ScriptedBackend(SCRIPT), Settings(home=tmp_path))

@@ -163,6 +163,31 @@ def test_a_full_queue_says_whose_fault_it_is_and_when_to_come_back() -> None:
     assert SHARE == 2
 
 
+def test_one_for_whom_a_slot_is_free_does_not_wait() -> None:
+    """Many that come at once to an idle model are let in with the next step: only those beyond its slots queue."""
+    head = Head(replace(SETUP, slots=4, max_waiting=2))
+    refused = [bool(head.submit(ticket, job(f"r{ticket}", "k"), 0.0)) for ticket in range(1, 8)]
+    assert refused == [False] * 5 + [True] * 2, "four slots, and half of two places for one key"
+    assert not head.submit(9, job("other", "o"), 0.0)
+    assert head.next_step(0.0) is not None
+    assert (head.running, head.waiting) == (4, 2)
+    (refusal,) = head.submit(10, job("late", "p"), 0.0)
+    assert isinstance(refusal, Failed)
+    assert "2 requests wait" in refusal.error.message
+
+
+def test_a_slot_without_memory_is_not_free() -> None:
+    """Who finds no memory waits, however many slots there are."""
+    head = Head(replace(SETUP, slots=4, max_waiting=2, kv_tokens=1024))
+    long = tuple(range(10, 90)) * 10
+    for ticket in range(1, 3):
+        assert not head.submit(ticket, job(f"r{ticket}", str(ticket), prompt=long), 0.0)
+    assert head.next_step(0.0) is not None
+    assert (head.running, head.waiting) == (1, 1)
+    assert not head.submit(3, job("r3", "3", prompt=long), 0.0)
+    assert head.submit(4, job("r4", "4", prompt=long), 0.0)
+
+
 def test_an_answer_that_goes_on_always_finds_a_place() -> None:
     """A ring that was set up anew takes back what it had, however many wait."""
     full = waiting_for(job("a"), job("b"))

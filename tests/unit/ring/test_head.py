@@ -88,23 +88,24 @@ def test_a_prompt_that_is_read_gives_its_memory_up_too_and_is_told_once() -> Non
 
 
 def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
-    """A third request starts only when a slot is free, and a full queue says when to come back."""
+    """A third request starts only when a slot is free, and a full queue (of three beyond the two slots) says when to
+    come back."""
     head = started()
-    for ticket in range(1, 4):
+    for ticket in range(1, 6):
         assert head.submit(ticket, job(request_id=str(ticket), max_tokens=1), 0.0) == []
-    assert (head.waiting, head.running) == (3, 0)
+    assert (head.waiting, head.running) == (5, 0)
     error = error_of(head.submit(9, job(request_id="9"), 0.0))
     assert isinstance(error, Overloaded)
     assert error.retry_after == UNKNOWN_S
     order = []
-    for number in range(2, 8):
+    for number in range(2, 12):
         outgoing = head.next_step(0.0)
         if outgoing is None:
             break
         order += [row.sequence for row in outgoing.step.rows if not row.position]
         for ticket in home(head, number):
             head.token(ticket, TokenChoice(7), 0.0)
-    assert order == [1, 2, 3]
+    assert order == [1, 2, 3, 4, 5]
 
 
 def test_an_urgent_request_goes_before_a_long_one_that_finds_no_memory() -> None:
