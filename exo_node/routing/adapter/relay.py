@@ -20,6 +20,7 @@ from exo_node.routing.upstream.transcript import Transcript
 from exo_node.routing.upstream.wire_stream import WireStream
 from exo_node.types import Usage
 
+LATE = "deadline_exceeded"  # code of a call whose own time is over
 LINGER_S = 5.0  # after the last finish_reason, for the usage report and [DONE], which come at once or never
 
 
@@ -124,7 +125,7 @@ class Live:
 
 def code_of_lateness(call: Call) -> str | None:
     """Whether it is the call's own time that is over, or only the attempt's."""
-    return "deadline_exceeded" if time.monotonic() >= call.deadline - 0.01 else None
+    return LATE if time.monotonic() >= call.deadline - 0.01 else None
 
 
 async def open_stream(upstream: Upstream, attempt: Attempt, tried: Tried) -> Live:
@@ -297,7 +298,7 @@ class Story:
     async def go_on(self, live: Live, error: UpstreamError) -> Live | None:
         text = live.transcript.text if self.continuer is None else self.continuer.text
         self._delivered.add(live.tried.candidate, live.transcript, text, live.tried.completion_tokens)
-        if not error.fails_over:
+        if not error.fails_over or error.code == LATE:
             raise error
         if why := refusal(self._owner.call, self._delivered, live.transcript):
             raise _not_continued(error, why)
@@ -356,6 +357,7 @@ def _not_continued(error: UpstreamError, why: str) -> UpstreamError:
         f"{error.message}; the answer cannot be continued elsewhere because {why}",
         error.cause,
         status=error.status,
+        code=error.code,
         retry_after=error.retry_after,
         upstream_status=error.upstream_status,
     )

@@ -13,7 +13,7 @@ from exo_node.routing.adapter.relay import open_stream
 from exo_node.routing.call import Attempt, AttemptRecord, Batch, UpstreamError
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Step
-from tests.unit.routing.adapter_parts import ROLE, STOP, Scripted, call, candidate, hear, text, usage, world
+from tests.unit.routing.adapter_parts import ROLE, STOP, Scripted, call, candidate, failure, hear, text, usage, world
 
 
 def tried() -> Tried:
@@ -44,6 +44,25 @@ async def test_what_follows_the_last_finish_reason_is_not_waited_for_long(monkey
     one = world(("a", (ROLE, "x", STOP, asyncio.Event())))
     assert (await hear(await one.adapter.serve(call()))).text == "x"
     assert one.records[0].status == 200
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_calls_own_time_is_over(n: int) -> None:
+    """Then nobody goes on, one choice or several, and the error says what it was."""
+    one = world(("a", (ROLE, "x", asyncio.Event())))
+    reply = await one.adapter.serve(call(deadline_s=0.2, body={"n": n}))
+    with pytest.raises(UpstreamError, match="a: the answer was not complete in time$") as caught:
+        await hear(reply)
+    assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
+
+
+async def test_an_answer_of_several_choices_fails_with_its_own_code() -> None:
+    """Nobody goes on with it: why it broke stays what it was."""
+    one = world(("a", (ROLE, "x", failure("rate_limited", code="queue_full", retry_after=2.0))))
+    reply = await one.adapter.serve(call(body={"n": 2}))
+    with pytest.raises(UpstreamError, match="it has several choices") as caught:
+        await hear(reply)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after) == (429, "queue_full", 2.0)
 
 
 async def test_usage_in_every_event_is_passed_on_as_it_is() -> None:
