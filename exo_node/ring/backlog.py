@@ -186,8 +186,8 @@ def check_room(
     now: float,
     free: int = 0,
 ) -> None:
-    """Raises `Overloaded` where the queue is full, or the part of it that one API key may fill is; `free` of those in it
-    are let in with the next step, and do not count.
+    """Raises `Overloaded` where the queue is full, or the part of it that one API key may fill is. `free` of those in
+    it are let in with the next step, and do not count.
 
     An answer that goes on (a ring that was set up anew) always finds a place: it had one.
     """

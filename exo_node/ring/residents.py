@@ -279,12 +279,16 @@ class Residents:
 
     def _is_copied(self, count: int, held: Held) -> bool:
         """Whether a match is copied rather than taken over: a sequence that goes on where it ended needs no copy, one
-        that branches off leaves the other branch to others while there is room."""
+        that branches off leaves the other branch to others while there is room, or can be made of what has been of no
+        use for longer."""
         if held.user:
             return True
+        if len(held.tokens) - count < LEAST_MATCH:
+            return False
         account = self.account
-        room = account.free_slots > 0 and account.charge(count) <= account.free_tokens
-        return room and len(held.tokens) - count >= LEAST_MATCH
+        older = [one for one in self._prefixes.idle() if self._prefixes.held(one).used < held.used]
+        tokens = account.free_tokens + sum(account.charge(account.length(one)) for one in older)
+        return account.free_slots + len(older) > 0 and account.charge(count) + self._pledges <= tokens
 
     def _evict(self, spared: int = 0) -> bool:
         """Give up the finished sequence that has been of no use for longest; then the orphan that nobody claims."""

@@ -57,6 +57,33 @@ def test_a_branch_is_copied_while_there_is_room_and_taken_where_there_is_none() 
     assert (branch.sequence, branch.sent, crowded.take_ops()) == (2, 30, (Rename(2, 1, 30),))
 
 
+@pytest.mark.parametrize("rules", [{"slots": 3}, {"slots": 8, "kv_tokens": 144}], ids=["slots", "memory"])
+def test_a_branch_costs_what_was_unused_for_longest(rules: dict[str, int]) -> None:
+    """Where all slots or all memory are taken by what has finished, the oldest of that goes, not the other branch of
+    a chat that went on a moment ago."""
+    pool = residents(**rules)
+    for ticket, begin in ((1, 300), (2, 200)):
+        pool.release(come(pool, ticket, tuple(range(begin, begin + 40))))
+    pool.release(come(pool, 3, TEXT[:64]))
+    assert not pool.has_ops
+    branch = asked(4, (*TEXT[:30], 1, 2, 3))
+    assert pool.admit(branch, 0, 0)
+    assert (branch.sent, pool.take_ops()) == (30, (Drop(1), Copy(4, 3, 30)))
+    turn = asked(5, (*TEXT[:64], 7))
+    assert pool.admit(turn, 0, 0)
+    assert turn.sent == 64
+
+
+def test_a_branch_of_what_was_unused_for_longest_takes_it() -> None:
+    """Nothing that was of use since is given up for it."""
+    pool = residents(slots=2)
+    pool.release(come(pool, 1, TEXT[:64]))
+    pool.release(come(pool, 2, tuple(range(200, 240))))
+    branch = asked(3, (*TEXT[:30], 1, 2, 3))
+    assert pool.admit(branch, 0, 0)
+    assert (branch.sent, pool.take_ops()) == (30, (Rename(3, 1, 30),))
+
+
 def test_a_running_sequence_is_copied_from() -> None:
     """A common system prompt is computed once however many come at once."""
     pool = residents()

@@ -51,7 +51,7 @@ async def test_the_calls_own_time_is_over(n: int) -> None:
     """Then nobody goes on, one choice or several, and the error says what it was."""
     one = world(("a", (ROLE, "x", asyncio.Event())))
     reply = await one.adapter.serve(call(deadline_s=0.2, body={"n": n}))
-    with pytest.raises(UpstreamError, match="a: the answer was not complete in time$") as caught:
+    with pytest.raises(UpstreamError, match=r"a: the answer was not complete in time$") as caught:
         await hear(reply)
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
 
