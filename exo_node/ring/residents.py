@@ -9,6 +9,7 @@ hold.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from exo_node.ring.kv_account import KvAccount, Pool
@@ -113,6 +114,12 @@ class Residents:
             self.counts.asked += generation.prefill
             self.counts.found += generation.sent
         return True
+
+    def room_without(self, running: Iterable[Generation]) -> int:
+        """Tokens of memory that would be free without these, and without all that has finished."""
+        account = self.account
+        gone = (*self._prefixes.idle(), *self.orphans, *(one.sequence for one in running))
+        return account.free_tokens + sum(account.charge(account.length(one)) for one in gone)
 
     def look_again(self, generation: Generation) -> int:
         """Before the first row of an admitted prompt: what others have brought into the shards since its admission is

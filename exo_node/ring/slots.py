@@ -95,11 +95,21 @@ class Slots:
         generation.since = step
 
     def _make_place(self, generation: Generation, step: int) -> bool:
-        while not self._has_place(generation):
-            # Those that can wait keep no place from those that should not.
-            if not self._preempt(generation, step, same_rank=False):
-                return False
-        return True
+        if self._has_place(generation):
+            return True
+        # Those that can wait keep no place from those that should not, but give none up in vain.
+        while self._could_have_place(generation) and self._preempt(generation, step, same_rank=False):
+            if self._has_place(generation):
+                return True
+        return False
+
+    def _could_have_place(self, generation: Generation) -> bool:
+        """Whether there would be memory without all that are less urgent."""
+        rank, account = RANKS[generation.job.priority], self._residents.account
+        less = [one for one in self.running.values() if RANKS[one.job.priority] > rank]
+        others = [one for one in self.prefilling if RANKS[one.job.priority] <= rank]
+        promised = sum(account.growth(one.sequence, one.prefill) for one in others)
+        return account.charge(generation.prefill) + promised <= self._residents.room_without(less)
 
     def _has_place(self, generation: Generation) -> bool:
         account = self._residents.account

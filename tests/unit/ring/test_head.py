@@ -140,6 +140,22 @@ def test_who_gave_its_place_up_is_sure_to_come_further_the_next_time() -> None:
     assert head.counts.preempted
 
 
+def test_nobody_gives_a_place_up_in_vain() -> None:
+    """Where an urgent prompt finds no memory even without those that could make room for it, they stay."""
+    head = started(replace(SETUP, slots=4, kv_tokens=96, block=4, max_chunk=64))
+    head.submit(1, job(tuple(range(40)), request_id="a", client="a", max_tokens=24), 0.0)
+    head.submit(2, job(tuple(range(4)), request_id="b", client="b", priority="low", max_tokens=40), 0.0)
+    head.submit(3, job(tuple(range(50)), request_id="c", client="c"), 0.0)
+    held = set()
+    while head.waiting:
+        number = head.steps + 1
+        held |= {row.sequence for row in send(head).step.rows}
+        for ticket in home(head, number):
+            head.token(ticket, TokenChoice(7), 0.0)
+    assert number > 20, "the first has ended"
+    assert (head.counts.preempted, held) == (0, {1, 2, 3})
+
+
 def test_a_cancel_drops_the_sequence_with_the_next_step() -> None:
     """Cancelled rows in flight come home unheeded; one step without rows carries the drop when nothing else goes."""
     head = started()
