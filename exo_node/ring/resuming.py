@@ -8,6 +8,7 @@ tokens from the first, so none is lost or repeated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -64,28 +65,29 @@ async def deltas(
     last = time.monotonic()
     while True:
         skip, progressed = heard, False
-        stream = instances.client(instance).generate(_copy(message))
         try:
-            async for delta in stream:
-                if delta.index != said:
-                    raise RingBroken(f"the head sent token {delta.index} where {said} was next")
-                if skip and delta.prompt_logprobs:
-                    again = min(skip, len(delta.prompt_logprobs))
-                    del delta.prompt_logprobs[:again]
-                    skip -= again
-                heard += len(delta.prompt_logprobs)
-                said += len(delta.ids)
-                message.generated_ids.extend(delta.ids)
-                message.sequence = delta.sequence or message.sequence
-                progressed = progressed or bool(delta.ids)
-                if after is not None and (delta.ids or delta.finish_reason):  # vectors and scores have no ids
-                    record(after.over(delta, prompt + said - len(delta.ids), last))
-                    after = None
-                last = time.monotonic()
-                yield delta
-                if delta.finish_reason:
-                    return
-            raise RingBroken("the head ended the stream without a finish reason")
+            # Here, since a head whose node has just gone cannot even be dialled.
+            async with contextlib.aclosing(instances.client(instance).generate(_copy(message))) as stream:
+                async for delta in stream:
+                    if delta.index != said:
+                        raise RingBroken(f"the head sent token {delta.index} where {said} was next")
+                    if skip and delta.prompt_logprobs:
+                        again = min(skip, len(delta.prompt_logprobs))
+                        del delta.prompt_logprobs[:again]
+                        skip -= again
+                    heard += len(delta.prompt_logprobs)
+                    said += len(delta.ids)
+                    message.generated_ids.extend(delta.ids)
+                    message.sequence = delta.sequence or message.sequence
+                    progressed = progressed or bool(delta.ids)
+                    if after is not None and (delta.ids or delta.finish_reason):  # vectors and scores have no ids
+                        record(after.over(delta, prompt + said - len(delta.ids), last))
+                        after = None
+                    last = time.monotonic()
+                    yield delta
+                    if delta.finish_reason:
+                        return
+                raise RingBroken("the head ended the stream without a finish reason")
         except Unauthorized as error:
             barren = 0 if progressed else barren + 1
             if error.code != REDIAL or barren > BARREN:
@@ -106,8 +108,6 @@ async def deltas(
                 message.sequence = 0
             instance = found.instance
             after = _Loss(message.request_id, error, noticed, time.monotonic(), found)
-        finally:
-            await stream.aclose()
         message.instance_id = instance.instance_id
         message.attempt += 1
         if said:

@@ -125,6 +125,23 @@ async def test_one_that_breaks_every_ring_is_given_up() -> None:
     assert (await hear(Ring(*heads, [say(8, 8, finish_reason="stop")])))[0] == list(range(9))
 
 
+async def test_a_head_whose_node_has_just_gone_is_lost_as_any_other() -> None:
+    """At the first question, and at the one after a recovery: another stream may have found an epoch whose head's node
+    is no more."""
+
+    class Gone(Ring):
+        unreachable = {1, 3}
+
+        def client(self, instance: Instance) -> Any:
+            if instance.epoch in self.unreachable:
+                raise PeerUnavailable("node a has no connection to node b: try again")
+            return self
+
+    ring = Gone([say(0, 5), RingBroken("")], [say(1, 6, finish_reason="stop")])
+    assert (await hear(ring))[0] == [5, 6]
+    assert [one.epoch for one in ring.recovered] == [1, 2, 3]
+
+
 async def test_where_nothing_can_go_on_the_error_says_both_reasons() -> None:
     """What broke, and why it stays so; a newer attempt of the same request is no loss at all."""
     with pytest.raises(RingBroken, match=r"broke; it cannot be brought back: full") as caught:
