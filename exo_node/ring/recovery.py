@@ -199,6 +199,8 @@ class Recovery:
                 if not moves:
                     await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
                     await self._unload_spares(old, set(old.spares) - {*found.used, *found.shelf.instance.spares})
+                    # From its load on a spare is none any more: where this fails the next round would not know it.
+                    one.work.reserved += [(spare.assignment.node_id, spare.stage) for spare in found.used]
                 ready: dict[int, node_pb2.ShardReady] = {}
                 async with contextlib.aclosing(
                     self._load(one, found.shelf.aside() if moves else found.shelf, ready)
@@ -290,6 +292,8 @@ class Recovery:
             raise PeerUnavailable("a stage that was to stay was lost just now")
         old = one.old
         await self._unload(old, [stage for stage in range(len(old.assignments)) if stage not in found.kept])
+        stages = found.shelf.stages.items()
+        one.work.reserved += [(at.node_id, stage) for stage, at in stages if stage not in found.kept]
         return dict(await self._loader.load(found.shelf, one.work, lambda progress: None))
 
     async def _load(

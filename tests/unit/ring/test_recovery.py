@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -18,11 +19,18 @@ from exo_node.errors import (
     Unauthorized,
 )
 from exo_node.ring import recovery
-from exo_node.ring.recovery import Recovery
+from exo_node.ring.connecting import SPARE_STAGE
+from exo_node.ring.loading import ShardLoader
+from exo_node.ring.recovery import Recovery, _Round
 from exo_node.ring.registry import InstanceRegistry
+from exo_node.ring.successors import Successors
 from exo_node.transport.convert import instance_to_pb
-from exo_node.transport.generated.exo.v1 import node_pb2
+from exo_node.transport.generated.exo.v1 import node_pb2, ring_pb2
+from exo_node.types import NodeInfo, Spare
+from tests.unit.cluster.test_placement import node
+from tests.unit.cluster.test_replacing import ring
 from tests.unit.ring.test_registry import MINE, Host, Peers
+from tests.unit.ring.test_successors import after
 
 
 class Placer:
@@ -156,6 +164,64 @@ async def test_a_node_that_cannot_load_is_known_to_the_next_round() -> None:
     made = Rounds((CheckpointError("its disk is bad"), "c"), (PeerUnavailable("its runner died"), "c"))
     assert await rounds(made) == 3
     assert made.unfit == [{}, {"c": 1}, {"c": 2}]
+
+
+class Shelves:
+    """A node's runners among all `runners`, (node id, stage): what waits aside takes the place that is asked for."""
+
+    def __init__(self, name: str, runners: set[tuple[str, int]]) -> None:
+        self.name = name
+        self.runners = runners
+
+    async def reserve_shard(self, request: node_pb2.ReserveShardRequest) -> node_pb2.ReserveShardResponse:
+        return node_pb2.ReserveShardResponse()
+
+    async def load_shard(self, request: node_pb2.LoadShardRequest) -> AsyncGenerator[node_pb2.LoadProgress, None]:
+        self.runners.discard((self.name, SPARE_STAGE + request.stage))
+        self.runners.add((self.name, request.stage))
+        yield node_pb2.LoadProgress(ready=node_pb2.ShardReady())
+
+    async def unload_shard(self, request: node_pb2.UnloadShardRequest) -> node_pb2.UnloadShardResponse:
+        self.runners.discard((self.name, request.stage))
+        return node_pb2.UnloadShardResponse()
+
+
+@pytest.mark.parametrize("moves", [False, True])
+async def test_who_has_stepped_in_is_let_go_where_its_round_fails(
+    monkeypatch: pytest.MonkeyPatch, *, moves: bool
+) -> None:
+    """A spare, or what was loaded aside for a drain: the next round knows it neither as that nor as a stage of the
+    ring, and its node would take no other runner of that stage."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    runners = {("a", 0), ("b", 1)}
+    if not moves:
+        old = dataclasses.replace(old, spares=(Spare(1, dataclasses.replace(old.assignments[1], node_id="c")),))
+        runners.add(("c", SPARE_STAGE + 1))
+
+    class Cluster(Peers):
+        def nodes(self) -> dict[str, NodeInfo]:
+            return {name: node(name) for name in ("a", "b", "c")}
+
+    class Round(Rounds):
+        _round = Recovery._round
+
+        async def _fence(self, one: Any) -> None:
+            one.held = {0: ring_pb2.FenceResponse()}
+
+        async def _plan(self, *args: Any, **options: Any) -> Successors:
+            return await after(old, {1}, node("a"), node("c"), spares=old.spares)
+
+    async def lost(*args: Any, **options: Any) -> None:
+        raise PeerUnavailable("another stage is gone")
+
+    monkeypatch.setattr(recovery, "connect", lost)
+    made = Round()
+    made._cluster = cast(Any, Cluster())
+    made._loader = ShardLoader("a", lambda name: cast(Any, Shelves(name, runners)))
+    with pytest.raises(PeerUnavailable):
+        async for _ in made._round(_Round(old, 9, {1}), {"b"}, moves=moves):
+            pass
+    assert runners == {("a", 0)}
 
 
 async def test_what_no_round_can_mend_is_given_up() -> None:
