@@ -261,6 +261,8 @@ class Recovery:
     async def _plan(self, one: _Round, lost: set[int], avoid: set[str], *, moves: bool) -> Successors:
         """Who holds what from now on. Raises `NoCapacity` where the nodes that are left cannot."""
         old, known = one.old, self._cluster.nodes()
+        # A fence takes as long as the longest running step: nodes may have gone since they answered it.
+        lost = lost | {stage for stage, at in enumerate(old.assignments) if at.node_id not in known}
         outside = avoid | set(self._cluster.draining())
         nodes = {name: node for name, node in known.items() if name not in outside}
         held = holders(self._cluster.node_id, self._host, self._cluster.states())

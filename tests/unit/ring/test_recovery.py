@@ -30,7 +30,7 @@ from exo_node.types import NodeInfo, Spare
 from tests.unit.cluster.test_placement import node
 from tests.unit.cluster.test_replacing import ring
 from tests.unit.ring.test_registry import MINE, Host, Peers
-from tests.unit.ring.test_successors import after
+from tests.unit.ring.test_successors import Holder, after
 
 
 class Placer:
@@ -222,6 +222,29 @@ async def test_who_has_stepped_in_is_let_go_where_its_round_fails(
         async for _ in made._round(_Round(old, 9, {1}), {"b"}, moves=moves):
             pass
     assert runners == {("a", 0)}
+
+
+async def test_who_has_answered_its_fence_and_is_gone_is_lost_too() -> None:
+    """While the fence waits for another stage's long step: nobody can be told to keep what it holds."""
+
+    class Cluster(Peers):
+        def nodes(self) -> dict[str, NodeInfo]:
+            return {name: node(name) for name in ("a", "c")}
+
+        def draining(self) -> tuple[str, ...]:
+            return ()
+
+    class Shards(Host):
+        def shards(self) -> list[tuple[str, int]]:
+            return []
+
+    made = Rounds()
+    made._cluster, made._host = cast(Any, Cluster()), cast(Any, Shards())
+    made._member = lambda name: cast(Any, Holder())
+    one = _Round(dataclasses.replace(ring(("e", "mlx"), ("b", "mlx")), digest="d"), 9, {1})
+    found = await made._plan(one, {1}, set(), moves=False)
+    assert found.kept == frozenset()
+    assert sorted(at.node_id for at in found.shelf.instance.assignments) == ["a", "c"]
 
 
 async def test_what_no_round_can_mend_is_given_up() -> None:
