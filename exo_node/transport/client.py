@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
@@ -36,6 +35,7 @@ HEALTH_TIMEOUT_S = 5.0
 TOPOLOGY_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 10.0
 EOF: Any = vars(grpc.aio)["EOF"]  # not in the type stubs
+KEY_DROPPED = "key_dropped"  # the code of a call that a peer's gate has ended (gate.py)
 SILENCE_S = 2.0  # a peer that beats twice a second and says nothing for this long hangs or is cut off
 
 
@@ -193,10 +193,20 @@ class GRPCPeerHandle:
             raise PeerUnavailable(f"node {self._name()} answered the handshake with {kind}, not {expected}")
         return getattr(reply, expected)
 
-    def _use(self) -> AbstractAsyncContextManager[Any]:
-        if self._line is None:
+    @contextlib.asynccontextmanager
+    async def _use(self) -> AsyncGenerator[Any, None]:
+        """The stub, for one call. What runs on after a renewal may end with the old key, as by a break of its
+        connection: that says nothing of our rights."""
+        line = self._line
+        if line is None:
             raise PeerUnavailable(f"node {self._name()} is not connected")
-        return self._line.use()
+        try:
+            async with line.use() as stub:
+                yield stub
+        except Unauthorized as error:
+            if error.code != KEY_DROPPED or self._line in (line, None):
+                raise
+            raise PeerUnavailable(f"the connection to node {self._name()} was the old key's; ask again") from None
 
     async def _current(self, stale: Session | None, timeout: float) -> Session:
         """The session to use; a new one when `stale` was refused. Concurrent callers share one handshake."""

@@ -18,7 +18,7 @@ from exo_node.cluster.discovery import Discovery
 from exo_node.cluster.identity import ClusterKey, KeyStore
 from exo_node.cluster.manual import StaticPeers
 from exo_node.cluster.membership import ClusterMembers
-from exo_node.errors import ClusterMismatch, ExoError, InvalidRequest, Unauthorized
+from exo_node.errors import ClusterMismatch, ExoError, InvalidRequest, PeerUnavailable, Unauthorized
 from exo_node.transport.client import GRPCPeerHandle
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from tests.integration.control_plane import ControlNode, node_info, party
@@ -119,6 +119,40 @@ async def test_every_member_changes_and_nobody_is_lost() -> None:
         assert all(len(one.members.states()) == 2 for one in made)
         for one in made:  # and their connections work
             assert all([await one.members.peer(peer).health_check(20) for peer in one.members.states()])
+
+
+class Endless:
+    """An `AnswerHost` whose answers do not come to their end."""
+
+    def take(self, request: pb.MirrorResponsesRequest) -> pb.MirrorResponsesResponse:
+        raise AssertionError
+
+    async def asked(self, request: pb.AskResponseRequest) -> pb.AskResponseResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def followed(self, request: pb.FollowResponseRequest) -> AsyncGenerator[pb.ResponseEvents, None]:
+        yield pb.ResponseEvents()
+        await asyncio.Event().wait()
+
+
+async def test_what_outlives_the_patience_is_as_cut_off_as_by_any_break() -> None:
+    """Long calls between nodes (a load, a relayed or a followed answer): who asked may ask again over the connection
+    that is there by then, and is not told that it has no right to."""
+    async with cluster("ann", "bob") as (ann, bob):
+        assert bob.control.servicer is not None
+        bob.control.servicer._answers = Endless()
+        peer = ann.members.peer("bob")
+        events = peer.stream("FollowResponse", pb.FollowResponseRequest(), None)
+        await anext(events)
+        asking = asyncio.create_task(peer.call("AskResponse", pb.AskResponseRequest(), 60))
+        await asyncio.sleep(0)
+        await ann.keys.rotate(OTHER, patience_s=0.2)
+        for one in (asking, anext(events)):
+            with pytest.raises(PeerUnavailable, match="the connection to node bob was the old key's"):
+                await asyncio.wait_for(one, 30)
+        assert (ann.lost, bob.lost) == (set(), set())
+        assert await peer.health_check(20)
 
 
 async def test_a_member_can_be_left_out() -> None:
