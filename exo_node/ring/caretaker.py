@@ -43,7 +43,8 @@ class Caretaker:
         self._recover = recover
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
-        self._born: dict[str, float] = {}  # when we first saw an instance of ours
+        # When we first saw an epoch of ours, and the stages that were ever listed since.
+        self._seen: dict[tuple[str, int], tuple[float, set[int]]] = {}
         self._wake = asyncio.Event()
 
     def notice(self) -> None:
@@ -62,9 +63,9 @@ class Caretaker:
                     renew(self._member, self._registry.owned()),
                     *(self._host.drop_instance(one.instance_id) for one in superseded),
                 )
-                ids = {instance_id for instance_id, _ in self._registry.tidy()}
-                self._leaving &= ids
-                self._born = {one: when for one, when in self._born.items() if one in ids}
+                known = self._registry.tidy()
+                self._leaving &= {instance_id for instance_id, _ in known}
+                self._seen = {one: seen for one, seen in self._seen.items() if one in known}
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RENEW_EVERY_S):
                         await self._wake.wait()
@@ -81,9 +82,12 @@ class Caretaker:
                 self._bring_back(instance, "lost its head")
         for instance in self._registry.owned():
             missing = missing_stages(instance, self._cluster.node_id, self._host, self._cluster.states())
-            born = self._born.setdefault(instance.instance_id, time.monotonic())
-            if time.monotonic() - born < STATE_LAG_S:
-                missing = [stage for stage in missing if instance.assignments[stage].node_id not in live]
+            key = instance.instance_id, instance.epoch
+            born, listed = self._seen.setdefault(key, (time.monotonic(), set()))
+            listed.update({*range(len(instance.assignments))}.difference(missing))
+            if time.monotonic() - born < STATE_LAG_S:  # its node's state may be older than the epoch
+                places = [(stage, instance.assignments[stage].node_id) for stage in missing]
+                missing = [stage for stage, node_id in places if stage in listed or node_id not in live]
             if missing and instance.instance_id not in self._leaving:
                 self._bring_back(instance, f"lost stages {missing}")
         for instance in self._registry.orphans():

@@ -159,6 +159,37 @@ async def test_a_recovery_that_fails_by_a_bug_of_ours_is_not_begun_again_at_once
     assert "instance lost of other is gone" in told.message
 
 
+async def test_a_new_epoch_s_stage_has_the_time_that_a_new_instance_s_has() -> None:
+    """Its node's state may reach us later than the instance: what has only just been brought back is not broken again
+    for that."""
+    members = {name: Member() for name in "abc"}
+    recoveries = Recoveries()
+    async with watching(members, recover=recoveries) as (keeper, _):
+        await members["a"].asked.get()
+        keeper._seen = {key: (0.0, listed) for key, (_, listed) in keeper._seen.items()}  # long ago
+        # Its follower goes on at c, which does not list that shard yet.
+        keeper._host.committed = {**Host.committed, "x": replace(instance("x", "c"), epoch=2)}
+        keeper.notice()
+        while "x" not in (await members["c"].asked.get()).instance_ids:
+            pass
+        for _ in range(2):
+            keeper.notice()
+            await members["c"].asked.get()
+    assert recoveries.asked.empty()
+
+
+async def test_a_stage_that_was_there_is_missed_at_once() -> None:
+    """However new its epoch is."""
+    members = {name: Member() for name in "abc"}
+    recoveries = Recoveries()
+    async with watching(members, recover=recoveries) as (keeper, _):
+        await members["c"].asked.get()
+        without = {"b": NodeState(node=node("b"), shards=(("x", 1),)), "c": NodeState(node=node("c"))}
+        cast(Any, keeper._cluster).states = lambda: without
+        keeper.notice()
+        assert await asyncio.wait_for(recoveries.asked.get(), 2) == "y"
+
+
 async def test_a_lost_stage_is_noticed_and_what_a_request_found_broken_too() -> None:
     """Each once at a time; one that is being taken down is left alone."""
     members = {name: Member() for name in "abc"}
