@@ -41,7 +41,11 @@ class Drainer:
         here = self._cluster.node_id
         for one in self._instances():
             members = [*one.assignments, *(spare.assignment for spare in one.spares)]
-            if one.state != "ready" or all(at.node_id != here for at in members):
+            if all(at.node_id != here for at in members):
+                continue
+            if one.state != "ready":
+                again = "is loading or being brought back: drain once more when it is ready"
+                answer.failed[one.instance_id] = f"{one.model_id} {again}"
                 continue
             try:
                 await self._move(one, here)
