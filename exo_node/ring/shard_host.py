@@ -196,6 +196,8 @@ class ShardHost:
             wanted = node_pb2.LoadShardRequest()
             wanted.CopyFrom(request)
             wanted.stage, wanted.lease_ms = held.stage, held.lease_ms
+            if held.HasField("draft") and not request.HasField("draft"):
+                wanted.draft.CopyFrom(held.draft)  # its files are gone: what is loaded may guess on
             if wanted != held:
                 continue
             if other != key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from exo_node.models.catalog import Catalog
 from exo_node.models.download import ShardDownloader
 from exo_node.ring.library import ModelLibrary
 from exo_node.ring.shard_host import RunnerSettings, ShardHost
+from exo_node.ring.supervisor import RunnerReady, ShardKey
 from exo_node.transport.convert import instance_to_pb, shard_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2
 from exo_node.types import Instance, Shard
@@ -21,6 +22,7 @@ from tests.papers import Issuer
 from tests.tiny_models import CONFIG, write_model
 
 FREE = 1000
+READY = RunnerReady(port=1, weight_bytes=0, kv_bytes=0, rollback_depth=None, whole_tokens=0, seconds=0.0, info={})
 
 
 @pytest.fixture
@@ -139,6 +141,21 @@ async def test_an_instance_whose_runner_ended_by_itself_is_told_of_once(host: Sh
     host.committed["x"] = instance
     host._runner_ended(("x", 0), -9)
     assert (host.committed, host.take_ended(), host.take_ended()) == ({}, [instance], [])
+
+
+async def test_a_head_that_could_guess_ahead_is_kept_where_the_draft_model_is_gone(host: ShardHost) -> None:
+    """The ring goes on without guesses when another stage is lost; nobody has to load the head anew for that. One that
+    has no draft model is not what is asked for with one."""
+
+    class Runners:
+        def ready(self, key: ShardKey) -> RunnerReady | None:
+            return READY if key == ("i", 0) else None
+
+    host._supervisor = cast(Any, Runners())
+    host._loaded["i", 0] = load(draft=node_pb2.DraftModel(model_id="small"))
+    assert host._found(("i", 0), load()) is READY
+    host._loaded["i", 0] = load()
+    assert host._found(("i", 0), load(draft=node_pb2.DraftModel(model_id="small"))) is None
 
 
 async def test_describe_tells_local_models_with_tokenizer_files(host: ShardHost) -> None:
