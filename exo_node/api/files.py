@@ -32,7 +32,7 @@ from exo_node.api.schemas.batches import (
     UploadForm,
 )
 from exo_node.api.serving import refuse_compressed
-from exo_node.errors import InvalidRequest, NotFound
+from exo_node.errors import InvalidRequest, NotFound, StoreError
 from exo_node.store_batches import BatchTable, FileRow
 
 MAX_FILE = 512 * 1024 * 1024  # bytes, OpenAI's
@@ -79,7 +79,11 @@ class FileRoutes:
                 raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
             row = file_row(form, ident, arriving.size, caller_id(), time.time())
             await asyncio.to_thread(arriving.keep)
-        await self._table.add_file(row)
+        try:
+            await self._table.add_file(row)
+        except StoreError:  # nobody would know of it
+            await asyncio.to_thread(self._area.remove, ident)
+            raise
         return web.json_response(file_view(row))
 
     @operation("Batches", scope="use", answer=FileList, query=FileQuery)

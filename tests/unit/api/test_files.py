@@ -12,7 +12,8 @@ import pytest
 from exo_node.api import files
 from exo_node.api.files import Form, file_row, file_view, kept_for
 from exo_node.api.ports import Principal
-from exo_node.errors import InvalidRequest
+from exo_node.errors import InvalidRequest, StoreError
+from exo_node.store_batches import BatchTable, FileRow
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 from tests.unit.api.scripted_routing import ScriptedRouting
 
@@ -124,3 +125,20 @@ async def test_owners(tmp_path: Path) -> None:
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
+
+
+async def test_a_file_that_cannot_be_noted_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is full but for the file: nobody would know of it, and it would fill the disk for good."""
+
+    async def full(self: BatchTable, row: FileRow) -> None:
+        raise StoreError("the disk is full", code="storage_full", status=507)
+
+    monkeypatch.setattr(BatchTable, "add_file", full)
+    async with serve_api(ScriptedBackend([END]), home=tmp_path) as url, aiohttp.ClientSession(url) as http:
+        data = aiohttp.FormData({"purpose": "batch"})
+        data.add_field("file", b"line", filename="a")
+        async with http.post("/v1/files", data=data) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (507, "storage_full")
+    assert list((tmp_path / "files").iterdir()) == []
