@@ -7,10 +7,12 @@ ended; to the freest node outside the ring, then inside, that has the model, an 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exo_node.cluster.stage_memory import KvPool, MemoryRules, Seat, stage_limit
 from exo_node.types import Assignment, Device, Instance, ModelSpec, NodeInfo, Spare
+
+Place = tuple[str, str]  # (node id, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,16 @@ def replace_stages(
     rules: MemoryRules,
     *,
     draft: ModelSpec | None = None,
-    freed: Mapping[str, int],
+    freed: Mapping[Place, int],
     unfit: Collection[str] = (),
 ) -> Replacement | None:
     """The instance with each of its `lost` stages somewhere else; None where one finds no place.
 
-    `nodes`: those that may take one: alive, with the model. `spares`: those of the instance that are alive. `freed`: by
-    node, bytes that lost stages hold there still, which are given back first. `unfit`: nodes that are taken last.
+    `nodes`: those that may take one: alive, with the model. `spares`: those of the instance that are alive. `freed`:
+    bytes that lost stages hold there still, which are given back first. `unfit`: nodes that are taken last.
     """
-    free = {node_id: node.memory_free + freed.get(node_id, 0) for node_id, node in nodes.items()}
+    nodes = given_back(nodes, freed)
+    free = {node_id: node.memory_free for node_id, node in nodes.items()}
     assignments = list(instance.assignments)
     taken = {(one.node_id, one.device) for stage, one in enumerate(assignments) if stage not in lost}
     taken |= {(one.assignment.node_id, one.assignment.device) for one in spares}
@@ -58,6 +61,16 @@ def replace_stages(
         free[found[0].node_id] -= found[1]
         taken.add((found[0].node_id, found[0].device))
     return Replacement(tuple(assignments), sizes, tuple(used))
+
+
+def given_back(nodes: Mapping[str, NodeInfo], freed: Mapping[Place, int]) -> dict[str, NodeInfo]:
+    """The nodes as they are once they have these bytes back. A discrete GPU tells its own memory beside its node's."""
+    found = {}
+    for node_id, node in nodes.items():
+        back = {one.id: freed.get((node_id, one.id), 0) for one in node.devices}
+        devices = tuple(replace(one, memory_free=one.memory_free + back[one.id]) for one in node.devices)
+        found[node_id] = replace(node, memory_free=node.memory_free + sum(back.values()), devices=devices)
+    return found
 
 
 def spare_for(

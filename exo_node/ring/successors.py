@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exo_node.cluster.placement import PlacementPlan, plan_placement
-from exo_node.cluster.replacing import Replacement, replace_stages, stage_size
+from exo_node.cluster.replacing import Place, Replacement, given_back, replace_stages, stage_size
 from exo_node.engine.select import able, check_supported
 from exo_node.errors import ExoError, InvalidRequest, NoCapacity
 from exo_node.ring.describing import describe
@@ -59,14 +60,14 @@ async def successors(
     if old.draft_model:
         draft, old = await _draft(member, here, old, nodes)
 
-    def freed(stages: Collection[int], spares: Sequence[Spare]) -> Mapping[str, int]:
-        """By node, what these take that may be given back."""
+    def freed(stages: Collection[int], spares: Sequence[Spare]) -> Mapping[Place, int]:
+        """What these take that may be given back."""
         places = [(stage, old.assignments[stage]) for stage in stages if stage in loaded]
         places += [(one.stage, one.assignment) for one in spares]
-        found = dict.fromkeys(usable, 0)
+        found: Counter[Place] = Counter()
         for stage, at in () if running else places:
             if at.node_id in usable:
-                found[at.node_id] += stage_size(old, stage, at, spec, usable[at.node_id], RULES, draft)
+                found[at.node_id, at.device] += stage_size(old, stage, at, spec, usable[at.node_id], RULES, draft)
         return found
 
     # Where no place is left, the memory of spares that wait for another stage's loss is of more use to this one.
@@ -77,9 +78,8 @@ async def successors(
         )
         if found is not None and _supported(found, spec):
             return _same_cut(old, found, lost, spec, draft, waiting, known, epoch)
-    room = freed(range(len(old.assignments)), spares)
-    grown = [replace(node, memory_free=node.memory_free + room[name]) for name, node in usable.items()]
-    return _new_cut(old, _anew(old, spec, draft, grown), lost, spec, draft, known, epoch)
+    grown = given_back(usable, freed(range(len(old.assignments)), spares))
+    return _new_cut(old, _anew(old, spec, draft, [*grown.values()]), lost, spec, draft, known, epoch)
 
 
 async def _draft(

@@ -40,7 +40,7 @@ def places(found: Replacement | None) -> list[tuple[str, str]]:
 def test_a_runner_that_ended_comes_back_where_it_was() -> None:
     """Its node has the memory and the files; it need not be the freest."""
     old = ring(("a", "mlx"), ("b", "mlx"))
-    found = after(old, {1}, node("a"), node("b", 10 * MB), node("c"), freed={"b": 10 * MB})
+    found = after(old, {1}, node("a"), node("b", 10 * MB), node("c"), freed={("b", "CPU"): 10 * MB})
     assert places(found) == [("a", "mlx"), ("b", "mlx")]
     assert found.sizes == {1: 20 * MB}
     assert found.assignments[1].shard == old.assignments[1].shard

@@ -73,6 +73,21 @@ async def test_a_node_that_takes_nothing_keeps_what_it_holds() -> None:
     assert len(found.shelf.dtypes()) == 2
 
 
+async def test_a_gpu_s_memory_is_given_back_too() -> None:
+    """A discrete GPU tells its own: a stage whose runner hangs comes back on the one that it fills, and another cut has
+    the room that the old one leaves."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    old = dataclasses.replace(
+        old, assignments=tuple(dataclasses.replace(at, device="CUDA:0") for at in old.assignments)
+    )
+    found = await after(old, {1}, node("a", gpus=1), node("b", 0, gpus=1))
+    assert (found.same_cut, found.shelf.instance.assignments) == (True, old.assignments)
+    found = await after(old, {1}, node("a", 500 * MB, gpus=1))
+    assert [(one.node_id, one.shard.end_layer) for one in found.shelf.instance.assignments] == [("a", 4)]
+    with pytest.raises(NoCapacity):
+        await after(old, {1}, node("a", 500 * MB, gpus=1), running=True)
+
+
 async def test_memory_that_is_back_already_is_not_counted_twice() -> None:
     """Of stages that their nodes list no more."""
     old = ring(("a", "mlx"), ("b", "mlx"))
