@@ -138,6 +138,7 @@ class Daemon:
             issuer=self.keys,
             free_memory=lambda: self._machine.memory()[1],
             changed=self._changed,
+            freed=self._machine.freed,
             silence_s=settings.peer_timeout,
         )
         self.members = ClusterMembers(

@@ -46,6 +46,7 @@ class Machine:
         self._memory = (0, 0)
         self.watch = MemoryWatch(floor_of(host_memory()[0], settings.min_free_memory))
         self._read_at = float("-inf")
+        self._freed = asyncio.Event()
 
     def memory(self) -> tuple[int, int]:
         """(total, free) bytes for instances: the host's, a second old at most, or of all discrete GPUs together.
@@ -59,9 +60,24 @@ class Machine:
     async def refresh(self) -> None:
         """Runs for ever where there are discrete GPUs: reads their free memory anew (that starts a process)."""
         while self._discrete() is not None:
-            await asyncio.sleep(GPU_FRESH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GPU_FRESH_S):
+                    await self._freed.wait()
+            self._freed.clear()
             fresh = {one.id: one for one in await asyncio.to_thread(detect_devices)}
             self._devices = tuple(fresh.get(one.id, one) for one in self._devices)
+
+    def freed(self, device: str, size: int) -> None:
+        """A runner has ended that was to hold so many bytes there: what was read before is not so any more. A discrete
+        GPU has them back until its memory is read anew, which takes its time."""
+        self._read_at = float("-inf")
+        self._devices = tuple(
+            dataclasses.replace(one, memory_free=min(one.memory_total, one.memory_free + size))
+            if one.id == device and one.kind in ("cuda", "amd")
+            else one
+            for one in self._devices
+        )
+        self._freed.set()
 
     def _host(self) -> tuple[int, int]:
         now = time.monotonic()

@@ -76,16 +76,19 @@ class ShardHost:
         issuer: Issuer,
         free_memory: Callable[[], int],
         changed: Callable[[], None],
+        freed: Callable[[str, int], None] = lambda device, size: None,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go;
-        `silence_s`: see `RunnerSupervisor`."""
+        """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go, `freed`
+        before with a device and what a runner was to hold there, which has ended; `silence_s`: see
+        `RunnerSupervisor`."""
         self._ledger = ledger
         self._library = library
         self._runner_settings = runner_settings
         self._issuer = issuer
         self._free_memory = free_memory
         self._changed = changed
+        self._freed = freed
         self._supervisor = RunnerSupervisor(on_exit=self._runner_ended, silence_s=silence_s)
         self._loaded: dict[ShardKey, node_pb2.LoadShardRequest] = {}
         self.committed: dict[str, Instance] = {}  # instances of which this node holds a shard
@@ -366,7 +369,11 @@ class ShardHost:
     def _give_back(self, key: ShardKey) -> bool:
         """The memory of a shard that is gone; with the last one of its instance here, all that is known of that."""
         self._loaded.pop(key, None)
+        held = [one for one in self._ledger.entries() if (one.instance_id, one.stage) == key]
         found = self._ledger.release(*key)
+        for one in held:
+            if one.state == "committed":
+                self._freed(one.device, one.bytes)
         if not self._ledger.holds(key[0]):
             self._forget(key[0])
         return found

@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
+from exo_node.cluster.keys import ClusterKey
+from exo_node.config import Settings
+from exo_node.daemon import Daemon
+from exo_node.transport.generated.exo.v1 import node_pb2
 from tests.integration.harness import ROOT, NodeProcess, nodes, wait_until
 from tests.integration.test_lifecycle import runners
 
@@ -178,3 +183,21 @@ def test_the_peers_file_and_peer_flag_work_without_multicast(tmp_path: Path) -> 
         finally:
             second.stop()
             third.stop()
+
+
+async def test_what_a_runner_has_held_is_told_with_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory may be read a second late otherwise; but whoever brings a ring back asks within milliseconds, and
+    would find no room for a model that fills more than half of it."""
+    free = [10 * 2**30]
+    monkeypatch.setattr("exo_node.machine.host_memory", lambda: (16 * 2**30, free[0]))
+    settings = Settings(home=tmp_path, discovery_module="none", min_free_memory=0)
+    daemon = Daemon(settings, ClusterKey(bytes(32)), "n")
+    await daemon.host.reserve_shard(
+        node_pb2.ReserveShardRequest(instance_id="i", bytes=2**30, device="CPU", lease_ms=60_000)
+    )
+    daemon.host._ledger.commit("i", 0, until=float("inf"))
+    before = daemon.describe().memory_free
+    free[0] = 14 * 2**30
+    daemon.host._runner_ended(("i", 0), -9)
+    assert daemon.describe().memory_free == before + 4 * 2**30
+    daemon.routing.store.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import resource
 import shlex
 import subprocess
@@ -52,6 +54,25 @@ def test_a_gpu_node_offers_its_gpus_memory(tmp_path: Path, monkeypatch: pytest.M
     assert machine.memory() == (20, 18)
     assert machine.devices() == GPUS
     assert Machine(Settings(home=tmp_path, memory_limit=7)).memory() == (7, 18)
+
+
+async def test_what_a_runner_held_of_a_gpu_is_free_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And read anew, rather than within seconds: what other programs took meanwhile counts too."""
+    found = [dataclasses.replace(GPUS[0], memory_free=1), GPUS[1]]
+    monkeypatch.setattr("exo_node.machine.detect_devices", lambda: (*found, CPU))
+    monkeypatch.setattr("exo_node.machine.usable_engines", lambda: ("tinygrad",))
+    machine = Machine(Settings(home=tmp_path))
+    machine.freed("CUDA:0", 7)
+    assert [one.memory_free for one in machine.devices()] == [8, 9]
+    machine.freed("CUDA:0", 7)
+    assert machine.devices()[0].memory_free == GPUS[0].memory_total
+    found[0] = dataclasses.replace(GPUS[0], memory_free=6)
+    reading = asyncio.create_task(machine.refresh())
+    async with asyncio.timeout(2):
+        while machine.devices()[0].memory_free != 6:  # noqa: ASYNC110 - what ends is in the machine, which tells nobody
+            await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
 
 
 def test_files_may_be_opened() -> None:
