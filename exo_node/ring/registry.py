@@ -75,12 +75,13 @@ class InstanceRegistry:
         return sorted(one for one, epoch in self.lost.items() if one not in newest or newest[one].epoch <= epoch)
 
     def orphans(self) -> list[Instance]:
-        """Instances whose head's node is gone, where this node holds the first shard that is left: nobody else need
-        be asking for them."""
+        """Instances whose head's node is gone, where this node holds the first shard, or spare, that is left: nobody
+        else need be asking for them."""
         here, live = self._cluster.node_id, self._cluster.states().keys()
         newest, found = self._newest(), []
         for one in self._host.committed.values():
-            left = [at.node_id for at in one.assignments if at.node_id == here or at.node_id in live]
+            places = (*one.assignments, *(spare.assignment for spare in one.spares))
+            left = [at.node_id for at in places if at.node_id == here or at.node_id in live]
             known = newest.get(one.instance_id)
             if (
                 one.assignments[0].node_id not in (here, *live)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from exo_node.ring.registry import InstanceRegistry
-from exo_node.types import Assignment, Instance, NodeState, Shard
+from exo_node.types import Assignment, Instance, NodeState, Shard, Spare
 from tests.unit.ring.test_instances import node
 
 MINE = Instance(
@@ -164,6 +164,17 @@ def test_an_instance_without_its_heads_node_falls_to_the_first_that_is_left() ->
     one = registry(Peers(), Host(orphan))
     one.removed.append("o")
     assert one.orphans() == []
+
+
+def test_a_spare_outlives_the_ring_that_it_was_for() -> None:
+    """Where none of the ring's own stages is left, the node of its first spare has it brought back: also while nobody
+    asks for anything."""
+    lost = dataclasses.replace(
+        MINE, assignments=(Assignment("z", Shard("m", 0, 1, 1), "mlx", "CPU"),), spares=(Spare(0, MINE.assignments[0]),)
+    )
+    assert ids(registry(Peers(), Host(lost)).orphans()) == ["mine"]
+    both = dataclasses.replace(lost, spares=(Spare(0, THEIRS.assignments[0]), *lost.spares))
+    assert registry(Peers(), Host(both)).orphans() == []  # b sees to it
 
 
 def test_a_ring_that_others_have_brought_back_without_us_is_given_up() -> None:
