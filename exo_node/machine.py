@@ -68,8 +68,8 @@ class Machine:
             self._devices = tuple(fresh.get(one.id, one) for one in self._devices)
 
     def freed(self, device: str, size: int) -> None:
-        """A runner has ended that was to hold so many bytes there: what was read before is not so any more. A discrete
-        GPU has them back until its memory is read anew, which takes its time."""
+        """A runner has ended that held so many bytes there, as far as is known: what was read before is not so any
+        more. A discrete GPU has them back until its memory is read anew, which takes its time."""
         self._read_at = float("-inf")
         self._devices = tuple(
             dataclasses.replace(one, memory_free=min(one.memory_total, one.memory_free + size))

@@ -80,7 +80,7 @@ class ShardHost:
         silence_s: float = SILENCE_S,
     ) -> None:
         """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go, `freed`
-        before with a device and what a runner was to hold there, which has ended; `silence_s`: see
+        before with a device and what a runner held there, which has ended (0: not known); `silence_s`: see
         `RunnerSupervisor`."""
         self._ledger = ledger
         self._library = library
@@ -371,9 +371,8 @@ class ShardHost:
         self._loaded.pop(key, None)
         held = [one for one in self._ledger.entries() if (one.instance_id, one.stage) == key]
         found = self._ledger.release(*key)
-        for one in held:
-            if one.state == "committed":
-                self._freed(one.device, one.bytes)
+        for one in held:  # who breaks off in the middle of a load has taken nobody knows how much of it
+            self._freed(one.device, one.bytes if one.state == "committed" else 0)
         if not self._ledger.holds(key[0]):
             self._forget(key[0])
         return found

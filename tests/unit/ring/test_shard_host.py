@@ -143,6 +143,19 @@ async def test_an_instance_whose_runner_ended_by_itself_is_told_of_once(host: Sh
     assert (host.committed, host.take_ended(), host.take_ended()) == ({}, [instance], [])
 
 
+async def test_what_runners_held_is_told_as_given_back(host: ShardHost) -> None:
+    """With its device, before anybody hears that they are gone; of one that was loading nobody knows how much it is."""
+    told: list[tuple[str, int]] = []
+    host._freed = lambda device, size: told.append((device, size))
+    await host.reserve_shard(reserve(10, "loading"))
+    await host.reserve_shard(reserve(20, "loaded"))
+    host._ledger.hold("loading", 0)
+    host._ledger.commit("loaded", 0, until=float("inf"))
+    for instance in ("loading", "loaded", "loaded"):
+        await host.unload_shard(node_pb2.UnloadShardRequest(instance_id=instance, stage=0))
+    assert told == [("CPU", 0), ("CPU", 20)]
+
+
 async def test_a_head_that_could_guess_ahead_is_kept_where_the_draft_model_is_gone(host: ShardHost) -> None:
     """The ring goes on without guesses when another stage is lost; nobody has to load the head anew for that. One that
     has no draft model is not what is asked for with one."""
