@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from exo_node.api.dialects.responses_background import Background
-from exo_node.api.dialects.responses_kept import FOREIGN, KeptResponses, Owner
+from exo_node.api.dialects.responses_kept import FOREIGN, GRACE_S, KeptResponses, Owner
 from exo_node.api.dialects.responses_maker import Maker
 from exo_node.api.dialects.responses_rows import head_of, packed, unpacked
 from exo_node.api.dialects.responses_shapes import UNFINISHED
@@ -50,7 +50,8 @@ class Places:
         self._sender = sender
         self._maker = maker
         self._timeout_s = timeout_s
-        self._copies = Copies(peers, background.term, maker.keep_copy, self._take_over)
+        lasts_s = timeout_s + GRACE_S
+        self._copies = Copies(peers, background.term, maker.keep_copy, self._take_over, lasts_s=lasts_s)
 
     def jobs(self) -> list[Callable[[], Any]]:
         """What runs as long as the node does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -20,7 +21,10 @@ SETTLE_S = 15.0  # how long who asks for a copy waits for its maker to be missed
 
 class Copies:
     """`ended` is told of the stored response of an answer that its maker has ended; `take_over` goes on with a copy
-    whose maker is gone; `newest` is the highest term that this node has of an answer itself (0: it has none)."""
+    whose maker is gone; `newest` is the highest term that this node has of an answer itself (0: it has none).
+
+    A maker does not tell a mirror that it has left for another one, nor one that it lost sight of at its answer's end:
+    what was not heard of for `lasts_s` seconds, longer than any answer takes, has ended."""
 
     def __init__(
         self,
@@ -28,8 +32,13 @@ class Copies:
         newest: Callable[[str], int],
         ended: Callable[[Copy], None],
         take_over: Callable[[Copy], Awaitable[None]],
+        *,
+        lasts_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peers = peers
+        self._lasts_s, self._clock = lasts_s, clock
+        self._heard: dict[str, float] = {}  # by id, when its last part came
         self._newest, self._ended, self._take_over = newest, ended, take_over
         self._copies: dict[str, Copy] = {}
         self._taking: dict[str, asyncio.Task[None]] = {}
@@ -50,12 +59,13 @@ class Copies:
         if part.term < known or part.id in self._taking:
             return "superseded"
         if copy is None or (copy.term, copy.maker, copy.boot) != (part.term, part.maker, part.boot):
+            self._drop_ended()
             if len(self._copies) >= MAX_COPIES or sum(one.size for one in self._copies.values()) > MAX_BYTES:
                 return "full"
             copy = Copy(part.id, part.term, part.maker, part.boot)
         if not copy.take(part):
             return "gap"
-        self._copies[part.id] = copy
+        self._copies[part.id], self._heard[part.id] = copy, self._clock()
         if copy.ended:
             self._drop(part.id)
             self._ended(copy)
@@ -83,6 +93,7 @@ class Copies:
             while True:
                 seen = self._peers.version()
                 live = self._peers.live()
+                self._drop_ended()
                 for copy in [one for one in self._copies.values() if live.get(one.maker) != one.boot]:
                     if copy.id not in self._taking:
                         self._taking[copy.id] = group.create_task(self._go_on(copy))
@@ -99,7 +110,13 @@ class Copies:
             self._taking.pop(copy.id, None)
             self._drop(copy.id)
 
+    def _drop_ended(self) -> None:
+        oldest = self._clock() - self._lasts_s
+        for ident in [one for one, heard in self._heard.items() if heard < oldest and one not in self._taking]:
+            self._drop(ident)
+
     def _drop(self, ident: str) -> None:
+        self._heard.pop(ident, None)
         if self._copies.pop(ident, None) is not None:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

@@ -39,7 +39,11 @@ class Kept:
         self.ended: list[Copy] = []
         self.taken: list[Copy] = []
         self.going = asyncio.Event()
-        self.copies = Copies(self.peers, lambda ident: self.terms.get(ident, 0), self.ended.append, self._take)
+        self.now = 0.0
+        self.copies = Copies(
+            self.peers, lambda ident: self.terms.get(ident, 0), self.ended.append, self._take, lasts_s=100,
+            clock=lambda: self.now,
+        )  # fmt: skip
 
     async def _take(self, copy: Copy) -> None:
         self.taken.append(copy)
@@ -106,6 +110,28 @@ async def test_who_goes_on(boot: str | None) -> None:
     kept.going.set()
     await waiting
     assert kept.copies.get("b's") is not None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_has_ended_without_a_word_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A maker that chose another mirror, or lost sight of this one, does not say so. What is heard of no more for
+    longer than any answer takes stands in no other's way, and nobody makes it again when its maker ends one day."""
+    monkeypatch.setattr(module, "MAX_COPIES", 2)
+    kept = Kept()
+    kept.copies.take(part("old"))
+    kept.copies.take(part("goes on"))
+    kept.now = 99
+    assert kept.copies.take(part("new")) == "full"
+    assert kept.copies.take(part("goes on", said=b"a")) == ""
+    kept.now = 101
+    assert kept.copies.take(part("new")) == ""
+    assert kept.copies.get("old") is None
+    kept.now = 200
+    del kept.peers.nodes["a"]
+    task = asyncio.create_task(kept.copies.run())
+    await until(lambda: kept.copies.get("goes on") is None)
+    assert [copy.id for copy in kept.taken] == ["new"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
