@@ -81,19 +81,17 @@ class RecoveryClient:
         return newest if serves else None
 
     def _like(self, instance: Instance) -> Instance | None:
-        """A ready instance that makes the same text: another engine's bits differ."""
+        """A ready instance that makes the same text: another engine's bits differ, and another kind of device's."""
 
-        def engines(ring: Instance) -> set[str]:
-            return {at.engine for at in ring.assignments}
+        def kinds(ring: Instance) -> set[tuple[str, str]]:
+            return {(at.engine, at.device.partition(":")[0]) for at in ring.assignments}
 
         alike = (
             one
             for one in self._registry.all()
             if one.state == "ready" and one.digest == instance.digest and one.instance_id != instance.instance_id
         )
-        return next(
-            (one for one in alike if one.context >= instance.context and engines(one) == engines(instance)), None
-        )
+        return next((one for one in alike if one.context >= instance.context and kinds(one) == kinds(instance)), None)
 
     async def _ask(self, coordinator: str, request: node_pb2.RecoverRequest) -> Recovered:
         if coordinator == self._cluster.node_id:

@@ -68,12 +68,17 @@ async def test_the_new_epoch_is_known_at_once() -> None:
 
 
 async def test_another_ring_of_the_same_model_goes_on_at_once() -> None:
-    """For a request, not for the ring's own sake; one of other weights or engines, or with less room, is none."""
+    """For a request, not for the ring's own sake; one of other weights or engines, on another kind of device (which
+    computes in another precision), or with less room, is none."""
     client, _ = asker(Coordinator(BACK), THEIRS)
     assert (await client.resume(MINE)).instance == THEIRS
     assert (await client.recover(MINE)).instance == BACK
+    place = tuple(dataclasses.replace(at, device="CPU:1") for at in THEIRS.assignments)
+    second = dataclasses.replace(THEIRS, assignments=place)
+    assert (await asker(Coordinator(BACK), second)[0].resume(MINE)).instance == second
     foreign = tuple(dataclasses.replace(at, engine="tinygrad") for at in THEIRS.assignments)
-    for change in ({"digest": "e"}, {"context": 4}, {"assignments": foreign}):
+    narrow = tuple(dataclasses.replace(at, device="METAL") for at in THEIRS.assignments)
+    for change in ({"digest": "e"}, {"context": 4}, {"assignments": foreign}, {"assignments": narrow}):
         other = dataclasses.replace(THEIRS, **cast(Any, change))
         client, _ = asker(Coordinator(BACK), other)
         assert (await client.resume(MINE)).instance == BACK
