@@ -21,10 +21,13 @@ async def describe(
     *,
     quantize: int = 0,
     fetch: bool = True,
+    patience_s: float | None = None,
 ) -> tuple[ModelSpec, set[str]]:
     """The model's spec, and which of `nodes` hold it or can fetch it; those `needed` must.
 
-    `fetch`: where none holds it one does so now, the node `here` first. Raises `ModelNotFound`, `DigestMismatch`."""
+    `fetch`: where none holds it one does so now, the node `here` first. `patience_s`: who takes longer to answer (a
+    node's first look at a model reads all of it) is left out, where somebody who has answered holds it. Raises
+    `ModelNotFound`, `DigestMismatch`."""
 
     async def ask(node_id: str, fetch: bool) -> node_pb2.DescribeModelResponse:
         try:
@@ -35,7 +38,7 @@ async def describe(
             return node_pb2.DescribeModelResponse(availability="unknown", detail=error.message)
 
     node_ids = sorted(nodes)
-    answers = dict(zip(node_ids, await asyncio.gather(*(ask(one, False) for one in node_ids)), strict=True))
+    answers = await _answers({one: asyncio.create_task(ask(one, False)) for one in node_ids}, patience_s)
     local = {one: spec_from_json(answer.spec_json) for one, answer in answers.items() if answer.spec_json}
     fetchable = [one for one in node_ids if answers[one].availability == "fetchable"]
     if not local and fetchable and not fetch:
@@ -66,3 +69,23 @@ async def describe(
             "or name the nodes to use"
         )
     return next(iter(local.values())), {*local, *fetchable}
+
+
+async def _answers(
+    asked: Mapping[str, asyncio.Task[node_pb2.DescribeModelResponse]], patience_s: float | None
+) -> dict[str, node_pb2.DescribeModelResponse]:
+    """What the nodes say. Those that are late are waited for only where nobody else holds the model."""
+    late = set(asked.values())
+    try:
+        if late:
+            done, late = await asyncio.wait(late, timeout=patience_s, return_when=asyncio.FIRST_EXCEPTION)
+            if not any(one.result().spec_json for one in done):
+                late = set()
+        gathered = await asyncio.gather(*(one for one in asked.values() if one not in late))
+    finally:
+        for task in asked.values():
+            task.cancel()
+        await asyncio.gather(*asked.values(), return_exceptions=True)
+    told = dict(zip((one for one, task in asked.items() if task not in late), gathered, strict=True))
+    unknown = node_pb2.DescribeModelResponse(availability="unknown", detail="it has not said yet whether it has it")
+    return {one: told.get(one, unknown) for one in asked}

@@ -40,6 +40,7 @@ log = logging.getLogger("exo.recovery")
 
 ROUNDS = 6  # each is for one more loss in the middle of the one before
 TIMES_KEPT = 64
+PATIENCE_S = 2.0  # for a node to say whether it has the model: as long as it takes only where it fits nowhere else
 PAUSE_S = 0.3  # before another round: a lost node is known as lost to everybody after 0.2 s
 
 
@@ -274,14 +275,15 @@ class Recovery:
             and held(spare.assignment.node_id, (old.instance_id, SPARE_STAGE + spare.stage))
         ]
         fit = {name: node for name, node in nodes.items() if one.unfit[name] < 2}
-        for some in (fit, nodes):
+        tries = ((fit, PATIENCE_S), (nodes, PATIENCE_S), (nodes, None))
+        for some, patience_s in tries[fit == nodes :]:
             try:
                 return await successors(
                     self._member, self._cluster.node_id, old, lost, some, spares, known=known, loaded=loaded,
-                    epoch=one.epoch, running=moves, unfit=[*one.unfit],
+                    epoch=one.epoch, running=moves, unfit=[*one.unfit], patience_s=patience_s,
                 )  # fmt: skip
             except NoCapacity:
-                if some == nodes:
+                if patience_s is None:
                     raise
         raise AssertionError("unreachable: the last try raises")
 

@@ -43,22 +43,24 @@ async def successors(
     epoch: int,
     running: bool,
     unfit: Collection[str] = (),
+    patience_s: float | None = None,
 ) -> Successors:
     """Another place for each of the `lost` stages of `old`, on `nodes`; where there is none a new cut.
 
     `spares`: those that live. `known`: all live nodes, those too that keep what they hold and take nothing. `loaded`:
     stages that their nodes list still. `running`: the ring serves until its successors are loaded, so its memory is not
-    free. `unfit`: see `replace_stages`. Raises `NoCapacity` where it fits no more, and what `describe` raises.
+    free. `unfit`: see `replace_stages`; `patience_s`: `describe`. Raises `NoCapacity` where it fits no more, and
+    what `describe` raises.
     """
     if not nodes:
         raise NoCapacity(f"no node is left that could take a part of {old.model_id}")
-    spec, holders = await describe(member, here, old.model_id, nodes, (), quantize=old.quantize)
+    spec, holders = await describe(member, here, old.model_id, nodes, (), quantize=old.quantize, patience_s=patience_s)
     if spec.digest != old.digest:
         raise NoCapacity(f"the files of {old.model_id} have changed since it was loaded: it cannot be brought back")
     usable = {name: node for name, node in nodes.items() if name in holders}
     draft = None
     if old.draft_model:
-        draft, old = await _draft(member, here, old, nodes)
+        draft, old = await _draft(member, here, old, nodes, patience_s)
 
     def freed(stages: Collection[int], spares: Sequence[Spare]) -> Mapping[Place, int]:
         """What these take that may be given back."""
@@ -83,11 +85,11 @@ async def successors(
 
 
 async def _draft(
-    member: Callable[[str], Member], here: str, old: Instance, nodes: Mapping[str, NodeInfo]
+    member: Callable[[str], Member], here: str, old: Instance, nodes: Mapping[str, NodeInfo], patience_s: float | None
 ) -> tuple[ModelSpec | None, Instance]:
     """The draft model where somebody has it still; else the ring goes on without guesses."""
     try:
-        draft, _ = await describe(member, here, old.draft_model, nodes, ())
+        draft, _ = await describe(member, here, old.draft_model, nodes, (), fetch=False, patience_s=patience_s)
     except ExoError as error:
         log.warning("%s goes on without its draft model %s: %s", old.model_id, old.draft_model, error.message)
         return None, replace(old, draft_model="")

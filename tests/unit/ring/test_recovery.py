@@ -247,6 +247,38 @@ async def test_who_has_answered_its_fence_and_is_gone_is_lost_too() -> None:
     assert sorted(at.node_id for at in found.shelf.instance.assignments) == ["a", "c"]
 
 
+async def test_a_node_that_is_late_is_waited_for_where_nobody_else_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have to read the model's files first: better late than never."""
+    monkeypatch.setattr(recovery, "PATIENCE_S", 0.01)
+
+    class Late(Holder):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
+            if self.name == "d":
+                await asyncio.sleep(0.1)
+            return await super().describe_model(request)
+
+    class Cluster(Peers):
+        def nodes(self) -> dict[str, NodeInfo]:
+            return {"a": node("a", 0), "d": node("d")}
+
+        def draining(self) -> tuple[str, ...]:
+            return ()
+
+    class Shards(Host):
+        def shards(self) -> list[tuple[str, int]]:
+            return []
+
+    made = Rounds()
+    made._cluster, made._host = cast(Any, Cluster()), cast(Any, Shards())
+    made._member = lambda name: cast(Any, Late(name))
+    one = _Round(dataclasses.replace(ring(("a", "mlx"), ("b", "mlx")), digest="d"), 9, {1})
+    found = await made._plan(one, {1}, set(), moves=False)
+    assert [at.node_id for at in found.shelf.instance.assignments] == ["a", "d"]
+
+
 async def test_what_no_round_can_mend_is_given_up() -> None:
     """At once where nobody failed; and who asked is not told to ask again."""
     made = Rounds((NoCapacity("it fits nowhere"), ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any, cast
 
@@ -32,8 +33,9 @@ class Holder:
 async def after(old: Instance, lost: set[int], *nodes: NodeInfo, **options: Any) -> Successors:
     named = {one.node_id: one for one in nodes}
     options = {"running": False, "known": named, "loaded": range(len(old.assignments)), **options}
-    spares = options.pop("spares", ())
-    return await successors(lambda name: cast(Any, Holder()), "a", old, lost, named, spares, epoch=9, **options)
+    spares, holder = options.pop("spares", ()), options.pop("holder", Holder())
+    member = holder if isinstance(holder, type) else lambda name: holder
+    return await successors(cast(Any, member), "a", old, lost, named, spares, epoch=9, **options)
 
 
 async def test_the_cut_stays_and_only_what_is_lost_is_loaded() -> None:
@@ -116,6 +118,46 @@ async def test_as_many_nodes_as_were_wanted_where_they_are_there() -> None:
     assert (two.same_cut, [one.node_id for one in two.shelf.instance.assignments]) == (False, ["a", "c"])
     alone = await after(old, {1}, node("a", 2000 * MB))
     assert [one.node_id for one in alone.shelf.instance.assignments] == ["a"]
+
+
+async def test_no_draft_model_is_fetched_for_a_recovery() -> None:
+    """The answers that wait would wait for that too: they go on without guesses."""
+    fetched = False
+
+    class Online(Holder):
+        async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
+            nonlocal fetched
+            if request.model == "m":
+                return await super().describe_model(request)
+            fetched = fetched or request.fetch
+            spec = spec_to_json(SPEC) if request.fetch else ""
+            return node_pb2.DescribeModelResponse(availability="fetchable", spec_json=spec)
+
+    old = dataclasses.replace(ring(("a", "mlx"), ("b", "mlx")), draft_model="small")
+    found = await after(old, {1}, node("a"), node("b"), holder=Online())
+    assert (fetched, found.shelf.draft, found.shelf.instance.draft_model) == (False, None, "")
+
+
+async def test_who_takes_long_to_say_what_he_has_is_not_waited_for() -> None:
+    """A node that has only just come may have to read the model's files from end to end first."""
+    late = asyncio.Event()
+
+    class Late(Holder):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def describe_model(self, request: node_pb2.DescribeModelRequest) -> node_pb2.DescribeModelResponse:
+            if self.name == "d":
+                await late.wait()
+            return await super().describe_model(request)
+
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    nodes = node("a"), node("c"), node("d", 2000 * MB)
+    found = await after(old, {1}, *nodes, holder=Late, patience_s=0.01)
+    assert [one.node_id for one in found.shelf.instance.assignments] == ["a", "c"]
+    late.set()
+    found = await after(old, {1}, *nodes, holder=Late, patience_s=None)
+    assert [one.node_id for one in found.shelf.instance.assignments] == ["a", "d"]
 
 
 async def test_other_files_are_another_model_and_a_draft_is_no_condition() -> None:
