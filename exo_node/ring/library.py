@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from exo_node.errors import CheckpointError, DownloadError, ExoError, ModelNotFound, ProtocolMismatch, UnsupportedModel
 from exo_node.models.catalog import Catalog, LocalModel, RemoteModel
@@ -80,7 +81,7 @@ class ModelLibrary:
         self._tokenizer_folder = cache / "tokenizers"
         self._specs: dict[Path, tuple[tuple[Any, ...], ModelSpec]] = {}
         self._tokenizers: dict[tuple[Any, ...], LoadedTokenizer] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of what somebody asks for now
         self._sandbox = TemplateSandbox()
 
     def cards(self, loaded: set[str]) -> list[ModelCard]:

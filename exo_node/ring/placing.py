@@ -13,6 +13,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from weakref import WeakValueDictionary
 
 from exo_node.cluster.placement import PlacementPlan, plan_placement
 from exo_node.cluster.replacing import spare_for
@@ -52,7 +53,7 @@ class Placer:
         self._member = member
         self._changed = changed
         self._loader = ShardLoader(cluster.node_id, member)
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of what somebody asks for now
         self.loading: dict[str, Instance] = {}
 
     def lock(self, model: str) -> asyncio.Lock:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from exo_node.errors import InvalidRequest
+from exo_node.errors import InvalidRequest, ModelNotFound
+from exo_node.models.catalog import Catalog
+from exo_node.models.download import ShardDownloader
+from exo_node.ring.library import ModelLibrary
 from exo_node.ring.loading import compute_dtype, draft_message
-from exo_node.ring.placing import check_sizes
+from exo_node.ring.placing import Placer, check_sizes
 from exo_node.types import Device, ModelSpec, NodeInfo
+from tests.unit.ring.test_instances import Cluster
 
 SPEC = ModelSpec("m", "", "llama", {}, 2, 8, 16, 64, "bfloat16", (1, 1), 1, 1, 4, 8)
 NODE = NodeInfo(
@@ -46,3 +53,25 @@ def test_vocabularies_of_other_sizes_are_refused_before_anything_is_loaded() -> 
     check_sizes(sized[0], sized[1])
     with pytest.raises(InvalidRequest, match="151936 and 32000 tokens"):
         check_sizes(sized[0], sized[2])
+
+
+async def test_names_that_somebody_asked_for_are_not_kept(tmp_path: Path) -> None:
+    """Whoever may ask makes up as many as he likes. While a model is placed, or read, all who ask for it wait for each
+    other."""
+    placer = Placer(cast(Any, Cluster()), cast(Any, None), changed=lambda: None)
+    held = placer.lock("m")
+    async with held:
+        assert placer.lock("m") is held
+        waiting = asyncio.create_task(placer.lock("m").acquire())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    assert await waiting
+    held.release()
+    del held, waiting
+    library = ModelLibrary(Catalog([], tmp_path, True), ShardDownloader(offline=True), cache=tmp_path)
+    for number in range(9):
+        async with placer.lock(f"m{number}"):
+            pass
+        with pytest.raises(ModelNotFound):
+            await library.spec(f"m{number}")
+    assert (len(placer._locks), len(library._locks)) == (0, 0)
