@@ -120,12 +120,13 @@ def _place(
     def rank(node_id: str) -> tuple[bool, bool, bool, int, str]:
         return node_id in unfit, node_id != old.node_id, node_id in members, -free[node_id], node_id
 
-    # The same engine first: another one's bits differ.
-    for same_engine in (True, False):
+    # The same engine on the same kind of device first: another one's bits differ.
+    for same_engine, same_kind in ((True, True), (True, False), (False, False)):
         for node_id in sorted(nodes, key=rank):
             node = nodes[node_id]
             engines = [one for one in node.engines if (one == old.engine) == same_engine]
-            device = _device(node, old.device, {at for owner, at in taken if owner == node_id})
+            held = {at for owner, at in taken if owner == node_id}
+            device = _device(node, old.device, held, same_kind=same_kind)
             if not engines or device is None:
                 continue
             size = _size(instance, stage, spec, Seat(device, engines[0], free[node_id]), rules, draft)
@@ -134,7 +135,9 @@ def _place(
     return None
 
 
-def _device(node: NodeInfo, wanted: str, taken: Collection[str]) -> Device | None:
-    """A device that holds no stage of this instance, the one of that name first."""
+def _device(node: NodeInfo, wanted: str, taken: Collection[str], *, same_kind: bool) -> Device | None:
+    """A device that holds no stage of this instance, the one of that name first; `same_kind`: of that one's kind."""
     open_ones = [one for one in node.devices if one.id not in taken]
+    if same_kind:
+        open_ones = [one for one in open_ones if one.id.partition(":")[0] == wanted.partition(":")[0]]
     return next((one for one in open_ones if one.id == wanted), open_ones[0] if open_ones else None)

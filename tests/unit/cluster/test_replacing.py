@@ -74,6 +74,16 @@ def test_the_same_engine_is_worth_more_than_room() -> None:
     assert places(after(old, {1}, node("a"), tiny)) == [("a", "mlx"), ("t", "tinygrad")]
 
 
+def test_the_same_kind_of_device_is_worth_more_than_room() -> None:
+    """Another one computes in another precision, which makes other bits; another engine makes more of them."""
+    old = ring(("a", "mlx"), ("b", "mlx"))
+    roomy, narrow = node("c", 900 * MB, gpus=1), node("d", 25 * MB)
+    assert places(after(old, {1}, node("a"), roomy, narrow)) == [("a", "mlx"), ("d", "mlx")]
+    assert places(after(old, {1}, node("a"), roomy)) == [("a", "mlx"), ("c", "mlx")]
+    foreign = node("e", 900 * MB, engines=("tinygrad",))
+    assert places(after(old, {1}, node("a"), node("c", 100 * MB, gpus=1), foreign)) == [("a", "mlx"), ("c", "mlx")]
+
+
 def test_a_spare_comes_first_and_is_not_loaded() -> None:
     """It holds the layers: nothing is to be loaded for it."""
     old = ring(("a", "mlx"), ("b", "mlx"))
