@@ -68,6 +68,10 @@ class Unauthorized(ExoError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+# The code of a call that was refused or ended because its connection is of a cluster key that is trusted no more.
+KEY_DROPPED = "key_dropped"
+
+
 class KeyExpired(Unauthorized):
     """The API key was good until its time was over."""
 

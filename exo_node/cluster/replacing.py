@@ -63,6 +63,11 @@ def replace_stages(
     return Replacement(tuple(assignments), sizes, tuple(used))
 
 
+def kind_of(device: str) -> str:
+    """Of a device's id, what its bits depend on: the same engine computes alike on "CUDA:0" and "CUDA:1"."""
+    return device.partition(":")[0]
+
+
 def given_back(nodes: Mapping[str, NodeInfo], freed: Mapping[Place, int]) -> dict[str, NodeInfo]:
     """The nodes as they are once they have these bytes back. A discrete GPU tells its own memory beside its node's."""
     found = {}
@@ -139,5 +144,5 @@ def _device(node: NodeInfo, wanted: str, taken: Collection[str], *, same_kind: b
     """A device that holds no stage of this instance, the one of that name first; `same_kind`: of that one's kind."""
     open_ones = [one for one in node.devices if one.id not in taken]
     if same_kind:
-        open_ones = [one for one in open_ones if one.id.partition(":")[0] == wanted.partition(":")[0]]
+        open_ones = [one for one in open_ones if kind_of(one.id) == kind_of(wanted)]
     return next((one for one in open_ones if one.id == wanted), open_ones[0] if open_ones else None)

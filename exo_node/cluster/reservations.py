@@ -102,12 +102,10 @@ class ReservationLedger:
             self._entries[instance_id, entry.stage] = replace(entry, until=max(entry.until, until))
         return bool(found)
 
-    def release(self, instance_id: str, stage: int | None = None) -> bool:
-        """Give back what an instance (or one stage of it) holds. False when it held nothing."""
+    def release(self, instance_id: str, stage: int | None = None) -> list[Reservation]:
+        """Give back what an instance (or one stage of it) holds; what that was."""
         keys = [key for key in self._entries if key[0] == instance_id and stage in (None, key[1])]
-        for key in keys:
-            del self._entries[key]
-        return bool(keys)
+        return [self._entries.pop(key) for key in keys]
 
     def holds(self, instance_id: str) -> bool:
         """Whether anything is promised to an instance."""

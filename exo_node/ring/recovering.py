@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 
 from exo_node.cluster.placement import rendezvous
-from exo_node.errors import PeerUnavailable, RingBroken, Unauthorized
+from exo_node.cluster.replacing import kind_of
+from exo_node.errors import KEY_DROPPED, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.members import ClusterView
 from exo_node.ring.registry import InstanceRegistry
 from exo_node.transport.convert import instance_from_pb, instance_to_pb
@@ -20,7 +21,7 @@ from exo_node.types import Instance
 log = logging.getLogger("exo.recovery")
 
 TRIES = 8
-AGAIN = ("stale_epoch", "key_dropped")  # another coordinator was faster; the cluster's key has changed meanwhile
+AGAIN = ("stale_epoch", KEY_DROPPED)  # another coordinator was faster; the cluster's key has changed meanwhile
 PAUSE_S = 0.25  # a coordinator that is gone is known as gone after 0.2 s
 BEHIND_S = 5.0  # another coordinator was faster: its instance is told of within this
 
@@ -84,7 +85,7 @@ class RecoveryClient:
         """A ready instance that makes the same text: another engine's bits differ, and another kind of device's."""
 
         def kinds(ring: Instance) -> set[tuple[str, str]]:
-            return {(at.engine, at.device.partition(":")[0]) for at in ring.assignments}
+            return {(at.engine, kind_of(at.device)) for at in ring.assignments}
 
         alike = (
             one

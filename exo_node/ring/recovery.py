@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from exo_node.errors import DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken
+from exo_node.errors import KEY_DROPPED, DeadlineExceeded, ExoError, NoCapacity, PeerUnavailable, RingBroken
 from exo_node.ring.caretaker import holders, missing_stages
 from exo_node.ring.connecting import NOTHING, SPARE_STAGE, Outliving, connect
 from exo_node.ring.dialling import dial
@@ -355,7 +355,7 @@ def outliving(
 def _another_try(error: ExoError) -> bool:
     """Whether the next round may end better: somebody else was lost in this one, or the cluster's key has changed."""
     lost = (PeerUnavailable, RingBroken, DeadlineExceeded)
-    return isinstance(error, lost) or error.code in ("reservation_lost", "key_dropped")
+    return isinstance(error, lost) or error.code in ("reservation_lost", KEY_DROPPED)
 
 
 def _lap(times: node_pb2.RecoveryTimes, name: str, begun: int) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, RingBroken, Unauthorized
+from exo_node.errors import KEY_DROPPED, DeadlineExceeded, ExoError, PeerUnavailable, RingBroken, Unauthorized
 from exo_node.ring.ports import Instances
 from exo_node.ring.recovering import Recovered
 from exo_node.transport.generated.exo.v1 import ring_pb2
@@ -21,7 +21,6 @@ from exo_node.types import Instance
 
 BARREN = 3  # losses without a token between them: what the request asks for may be what breaks the ring
 OURS = frozenset({"replaced", "stale_attempt"})  # a newer attempt of this request goes on, so this one must not
-REDIAL = "key_dropped"  # the cluster has another key by now, and our connection was of the old one
 REDIAL_PAUSE_S = 0.25
 
 
@@ -90,7 +89,7 @@ async def deltas(
                 raise RingBroken("the head ended the stream without a finish reason")
         except Unauthorized as error:
             barren = 0 if progressed else barren + 1
-            if error.code != REDIAL or barren > BARREN:
+            if error.code != KEY_DROPPED or barren > BARREN:
                 raise
             await asyncio.sleep(barren * REDIAL_PAUSE_S)  # the new key reaches one node before the other
         except (RingBroken, PeerUnavailable) as error:

@@ -76,7 +76,7 @@ class ShardHost:
         issuer: Issuer,
         free_memory: Callable[[], int],
         changed: Callable[[], None],
-        freed: Callable[[str, int], None] = lambda device, size: None,
+        freed: Callable[[str, int], None],
         silence_s: float = SILENCE_S,
     ) -> None:
         """`free_memory()`: bytes this machine could give now; `changed()` is called when shards come or go, `freed`
@@ -369,13 +369,12 @@ class ShardHost:
     def _give_back(self, key: ShardKey) -> bool:
         """The memory of a shard that is gone; with the last one of its instance here, all that is known of that."""
         self._loaded.pop(key, None)
-        held = [one for one in self._ledger.entries() if (one.instance_id, one.stage) == key]
-        found = self._ledger.release(*key)
+        held = self._ledger.release(*key)
         for one in held:  # who breaks off in the middle of a load has taken nobody knows how much of it
             self._freed(one.device, one.bytes if one.state == "committed" else 0)
         if not self._ledger.holds(key[0]):
             self._forget(key[0])
-        return found
+        return bool(held)
 
     def _forget(self, instance_id: str) -> None:
         self.committed.pop(instance_id, None)

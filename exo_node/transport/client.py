@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exo_node.errors import DeadlineExceeded, ExoError, PeerUnavailable, Unauthorized
+from exo_node.errors import KEY_DROPPED, DeadlineExceeded, ExoError, PeerUnavailable, Unauthorized
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_from_pb, topology_from_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 from exo_node.transport.generated.exo.v1.node_pb2_grpc import NodeServiceStub
@@ -35,7 +35,6 @@ HEALTH_TIMEOUT_S = 5.0
 TOPOLOGY_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 10.0
 EOF: Any = vars(grpc.aio)["EOF"]  # not in the type stubs
-KEY_DROPPED = "key_dropped"  # the code of a call that a peer's gate has ended (gate.py)
 SILENCE_S = 2.0  # a peer that beats twice a second and says nothing for this long hangs or is cut off
 
 

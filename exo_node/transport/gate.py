@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exo_node.errors import Unauthorized
+from exo_node.errors import KEY_DROPPED, Unauthorized
 from exo_node.transport.status import abort_with, kind_of, with_behaviour
 from exo_node.transport.tls import TlsIdentity, peer_certificate
 
@@ -109,4 +109,4 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 async def _refuse(context: Context) -> None:
-    await abort_with(context, Unauthorized("this connection's key is trusted no more", code="key_dropped"))
+    await abort_with(context, Unauthorized("this connection's key is trusted no more", code=KEY_DROPPED))

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import grpc.aio
 
-from exo_node.errors import InvalidRequest, NotFound, Unauthorized
+from exo_node.errors import KEY_DROPPED, InvalidRequest, NotFound, Unauthorized
 from exo_node.signals import ChangeSignal
 from exo_node.transport.convert import TopologyView, node_from_pb, node_to_pb, state_to_pb, topology_to_pb
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
@@ -169,7 +169,7 @@ class ControlServicer(NodeServiceServicer):
     async def RotateKey(self, request: pb.RotateKeyRequest, context: Context) -> pb.RotateKeyResponse:
         if request.key and not self._identity.tls.is_present(peer_certificate(context)):
             # Who is shut out by a rotation is let in for some seconds more, and must not use them to begin another.
-            raise Unauthorized("a new key is taken only from who shows the present one", code="key_dropped")
+            raise Unauthorized("a new key is taken only from who shows the present one", code=KEY_DROPPED)
         return await self._rotate(request)
 
     def _relaying(self) -> RelayHost:

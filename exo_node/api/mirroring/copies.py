@@ -38,7 +38,6 @@ class Copies:
     ) -> None:
         self._peers = peers
         self._lasts_s, self._clock = lasts_s, clock
-        self._heard: dict[str, float] = {}  # by id, when its last part came
         self._newest, self._ended, self._take_over = newest, ended, take_over
         self._copies: dict[str, Copy] = {}
         self._taking: dict[str, asyncio.Task[None]] = {}
@@ -65,7 +64,7 @@ class Copies:
             copy = Copy(part.id, part.term, part.maker, part.boot)
         if not copy.take(part):
             return "gap"
-        self._copies[part.id], self._heard[part.id] = copy, self._clock()
+        self._copies[part.id], copy.heard = copy, self._clock()
         if copy.ended:
             self._drop(part.id)
             self._ended(copy)
@@ -112,11 +111,11 @@ class Copies:
 
     def _drop_ended(self) -> None:
         oldest = self._clock() - self._lasts_s
-        for ident in [one for one, heard in self._heard.items() if heard < oldest and one not in self._taking]:
-            self._drop(ident)
+        for copy in [*self._copies.values()]:
+            if copy.heard < oldest and copy.id not in self._taking:
+                self._drop(copy.id)
 
     def _drop(self, ident: str) -> None:
-        self._heard.pop(ident, None)
         if self._copies.pop(ident, None) is not None:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

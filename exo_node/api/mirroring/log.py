@@ -130,6 +130,7 @@ class Copy:
     model_id: str = ""
     row: bytearray = field(default_factory=bytearray)
     row_size: int = 0
+    heard: float = 0.0  # when its last part came, on its mirror's clock
 
     def take(self, part: Part) -> bool:
         """False where something before the part is missing, and nothing of it is taken."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from exo_node.errors import DeadlineExceeded
 from exo_node.routing.adapter.attempts import Attempts, Tried
 from exo_node.routing.adapter.continuation import Continuer, Delivered, refusal, total_usage
 from exo_node.routing.adapter.report import Report
@@ -20,7 +21,7 @@ from exo_node.routing.upstream.transcript import Transcript
 from exo_node.routing.upstream.wire_stream import WireStream
 from exo_node.types import Usage
 
-LATE = "deadline_exceeded"  # code of a call whose own time is over
+LATE = DeadlineExceeded.code  # code of a call whose own time is over
 LINGER_S = 5.0  # after the last finish_reason, for the usage report and [DONE], which come at once or never
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 import pytest
@@ -224,12 +224,12 @@ async def test_who_has_stepped_in_is_let_go_where_its_round_fails(
     assert runners == {("a", 0)}
 
 
-async def test_who_has_answered_its_fence_and_is_gone_is_lost_too() -> None:
-    """While the fence waits for another stage's long step: nobody can be told to keep what it holds."""
+async def planned(old: tuple[str, str], live: list[NodeInfo], member: Callable[[str], Holder]) -> Successors:
+    """Who takes over in the round after the loss of stage 1 of a ring of `old`, where these live and hold nothing."""
 
     class Cluster(Peers):
         def nodes(self) -> dict[str, NodeInfo]:
-            return {name: node(name) for name in ("a", "c")}
+            return {one.node_id: one for one in live}
 
         def draining(self) -> tuple[str, ...]:
             return ()
@@ -240,9 +240,15 @@ async def test_who_has_answered_its_fence_and_is_gone_is_lost_too() -> None:
 
     made = Rounds()
     made._cluster, made._host = cast(Any, Cluster()), cast(Any, Shards())
-    made._member = lambda name: cast(Any, Holder())
-    one = _Round(dataclasses.replace(ring(("e", "mlx"), ("b", "mlx")), digest="d"), 9, {1})
-    found = await made._plan(one, {1}, set(), moves=False)
+    made._member = cast(Any, member)
+    one = _Round(dataclasses.replace(ring(*((name, "mlx") for name in old)), digest="d"), 9, {1})
+    return await made._plan(one, {1}, set(), moves=False)
+
+
+async def test_who_has_answered_its_fence_and_is_gone_is_lost_too() -> None:
+    """While the fence waits for another stage's long step: nobody can be told to keep what it holds."""
+
+    found = await planned(("e", "b"), [node("a"), node("c")], lambda name: Holder())
     assert found.kept == frozenset()
     assert sorted(at.node_id for at in found.shelf.instance.assignments) == ["a", "c"]
 
@@ -260,22 +266,7 @@ async def test_a_node_that_is_late_is_waited_for_where_nobody_else_has_room(monk
                 await asyncio.sleep(0.1)
             return await super().describe_model(request)
 
-    class Cluster(Peers):
-        def nodes(self) -> dict[str, NodeInfo]:
-            return {"a": node("a", 0), "d": node("d")}
-
-        def draining(self) -> tuple[str, ...]:
-            return ()
-
-    class Shards(Host):
-        def shards(self) -> list[tuple[str, int]]:
-            return []
-
-    made = Rounds()
-    made._cluster, made._host = cast(Any, Cluster()), cast(Any, Shards())
-    made._member = lambda name: cast(Any, Late(name))
-    one = _Round(dataclasses.replace(ring(("a", "mlx"), ("b", "mlx")), digest="d"), 9, {1})
-    found = await made._plan(one, {1}, set(), moves=False)
+    found = await planned(("a", "b"), [node("a", 0), node("d")], Late)
     assert [at.node_id for at in found.shelf.instance.assignments] == ["a", "d"]
 
 

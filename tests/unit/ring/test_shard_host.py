@@ -39,6 +39,7 @@ def host(tmp_path: Path) -> ShardHost:
         issuer=Issuer(),
         free_memory=lambda: FREE,
         changed=lambda: changes.append(1),
+        freed=lambda device, size: None,
     )
 
 

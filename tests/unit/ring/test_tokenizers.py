@@ -53,6 +53,7 @@ class World:
             issuer=Issuer(),
             free_memory=lambda: 0,
             changed=lambda: None,
+            freed=lambda device, size: None,
         )
         return library, host
 
