@@ -106,8 +106,11 @@ def _checksum(secret: bytes) -> bytes:
 
 
 def propose_phrase(words: int = 8) -> str:
-    """Random pronounceable words of 16 bits each; 8 of them hold 128 bits and are judged at 88."""
-    return " ".join("".join(secrets.choice(VOWELS if i % 2 else CONSONANTS) for i in range(5)) for _ in range(words))
+    """Random pronounceable words of 16 bits each, no two alike; 8 of them hold 128 bits and are judged at 88."""
+    found: dict[str, None] = {}  # in the order drawn
+    while len(found) < words:
+        found["".join(secrets.choice(VOWELS if i % 2 else CONSONANTS) for i in range(5))] = None
+    return " ".join(found)
 
 
 def phrase_bits(phrase: str) -> float:

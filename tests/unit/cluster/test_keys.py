@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,15 @@ def test_guessable_phrase(phrase: str) -> None:
         ClusterKey.from_phrase(phrase)
     proposal = caught.value.message.split('"')[1]
     assert phrase_bits(proposal) >= 80
+
+
+def test_no_word_is_proposed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in two thousand phrases of eight draws has a word twice, and would be refused as guessable itself."""
+    letters = itertools.chain("bababbabab", itertools.cycle("dafagahajabekelemeneri"))
+    monkeypatch.setattr("exo_node.cluster.keys.secrets.choice", lambda among: next(letters))
+    words = propose_phrase().split()
+    assert len(set(words)) == len(words) == 8
+    assert phrase_bits(" ".join(words)) >= 80
 
 
 def test_random_strings_are_good_enough() -> None:
