@@ -21,6 +21,7 @@ log = logging.getLogger("exo.runner")
 
 SHORT = 2  # tokens of a pass whose time counts as that of one: the newest, and one that the pass before could not know
 TRIALS = 3
+SETTLED = 16  # tokens for which a generation has not wanted guesses: it may want some again soon, but others do now
 
 
 class DraftModel:
@@ -154,6 +155,8 @@ class ModelDrafter:
             return []
         depth = min(self._begun or self.trust.depth(deepest, rows, times, model.token_s), deepest)
         if not depth:
+            if self.trust.idle >= SETTLED and not model.free_slots:
+                self.rest()  # where a slot is free again when it looks again, it reads its text anew
             return []
         if self._slot is None:
             self._slot = model.take()

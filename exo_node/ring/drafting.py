@@ -41,7 +41,7 @@ class Trust:
     def __init__(self) -> None:
         self.acceptance = HOPEFUL
         self.drafted = self.accepted = 0
-        self._idle = 0  # chances let go by since it has given up
+        self.idle = 0  # chances let go by since it has given up
         self._patience = RETRY
         self._offered = 0
 
@@ -50,12 +50,12 @@ class Trust:
         now and then, the rarer the longer it has not."""
         depth = draft_depth(self.acceptance, rows, deepest, times, token_s)
         if depth:
-            self._idle, self._patience = 0, RETRY
+            self.idle, self._patience = 0, RETRY
             return depth
-        self._idle += 1
-        if self._idle < self._patience:
+        self.idle += 1
+        if self.idle < self._patience:
             return 0
-        self._idle = 0
+        self.idle = 0
         self._patience = min(2 * self._patience, RAREST)
         return min(2, deepest)
 

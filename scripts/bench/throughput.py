@@ -12,9 +12,10 @@ tokens a second while every stream is decoding, `whole` all tokens over the time
 `ratio` is decode over X' (bar 0.85 on 2 nodes): the best, over the numbers m of micro-batches of b = streams / m rows,
 of min(X(m, b), cores x b / CPU-seconds of one micro-batch's step over all stages), where X(m, b) =
 min(m b / (all stages' times + hops), b / the slowest stage) (PEERS.md 4). A stage's times are taken with the same
-engine and threads in a process of its own, while nothing else runs; a hop is what a single stream's steps take beside
-engines. `ratio_side_by_side` is over the same X(m, b) with stages' times taken while all of them run at once: cores
-that share memory or arithmetic units are slower then, whatever feeds them.
+engine and threads in a process of its own, while nothing else runs. A machine's speed changes from minute to minute, so
+they are taken anew before and after each round, whose X' is the larger of the two; `ratio` is the rounds' median, least
+and most. A hop is what a single stream's steps take beside engines. `ratio_side_by_side` is over the same X(m, b) with
+stages' times taken while all of them run at once: cores that share memory are slower then, whatever feeds them.
 
 On one node also, in turns of changing order: mlx-lm's own BatchGenerator on the same folder, with the same BLAS, dtype
 and threads (`mlx_lm`, bar 1.0), and a node that is `--reproducible`, i.e. computes row by row.
@@ -36,6 +37,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +118,28 @@ def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -
         hop = statistics.median(one["hop_us"] for one in hop_samples(ring[0], instance["id"])[-20:]) / 1e6
         shards = [{**one, "engine": options.engine} for one in instance["shards"]]
         stages = [Solo(folder, shard, environment, max(options.streams)) for shard in shards]
-        limits = {}
-        try:
-            for number in options.streams:
-                limits[number] = most(number, [stage.of for stage in stages], hop, os.cpu_count() or 1)
-                if not alone:
-                    limits[number]["side_by_side"] = round(side_by_side(number, limits[number]["m"], stages, hop), 2)
-        finally:
-            times = [stage.of(1) for stage in stages]
-            for stage in stages:
-                stage.close()
-        parties: dict[str, Callable[[Sequence[Sequence[int]]], list[list[float]]]] = {
-            "ours": lambda asked: streams(ring[0], model, asked, options.tokens)
-        }
+        for one in stages:
+            stack.callback(one.close)
+        times = [one.of(1) for one in stages]
+
+        def limit_of(number: int) -> dict[str, Any]:
+            for one in stages:
+                one.forget()
+            limit = most(number, [one.of for one in stages], hop, os.cpu_count() or 1)
+            if not alone:
+                limit["side_by_side"] = round(side_by_side(number, limit["m"], stages, hop), 2)
+            return limit
+
+        limits: list[dict[str, Any]] = []  # before the first round, and after each
+
+        def ours(asked: Sequence[Sequence[int]]) -> list[list[float]]:
+            if not limits:
+                limits.append(limit_of(len(asked)))
+            found = streams(ring[0], model, asked, options.tokens)
+            limits.append(limit_of(len(asked)))
+            return found
+
+        parties: dict[str, Callable[[Sequence[Sequence[int]]], list[list[float]]]] = {"ours": ours}
         blas = ""
         if alone and options.engine == "mlx":
             reference = references.mlx_lm(folder, threads)
@@ -143,6 +154,7 @@ def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -
             place(apart[0], model, [apart[0].node_id])
             parties[ROWS_APART] = lambda asked: streams(apart[0], model, asked, options.tokens)
         for number in options.streams:
+            limits.clear()
             found = turns(
                 {
                     name: lambda seed, party=party, number=number: rates(party(prompts(number, seed)))  # type: ignore[misc]
@@ -159,24 +171,27 @@ def measure(folder: Path, work: Path, count: int, options: argparse.Namespace) -
                 "blas": blas,
             }
             fields |= {"hop_us": round(hop * 1e6), "solo_ms": [round(seconds * 1e3, 2) for seconds, _ in times]}
-            print(json.dumps(line(found, limits[number], fields | {"tokens": options.tokens})), flush=True)
+            print(json.dumps(line(found, limits, fields | {"tokens": options.tokens})), flush=True)
 
 
-def line(found: dict[str, list[Rates]], limit: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    ours = found["ours"]
-    decode = statistics.median(one.decode for one in ours)
-    result: dict[str, Any] = {"bench": "throughput of streams over HTTP / X'", "ratio": round(decode / limit["x"], 3)}
-    if "side_by_side" in limit:
-        result["ratio_side_by_side"] = round(decode / limit["side_by_side"], 3)
+def line(found: dict[str, list[Rates]], limits: Sequence[dict[str, Any]], fields: dict[str, Any]) -> dict[str, Any]:
+    """`limits`: X' before the first round and after each."""
+    ours = [one.decode for one in found["ours"]]
+
+    def over(name: str) -> dict[str, float]:
+        return ratio(ours, [max(before[name], after[name]) for before, after in pairwise(limits)])
+
+    result: dict[str, Any] = {"bench": "throughput of streams over HTTP / X'", "ratio": over("x")}
+    if "side_by_side" in limits[0]:
+        result["ratio_side_by_side"] = over("side_by_side")
     for name in (name for name in found if name != "ours"):
         for kind in ("decode", "whole"):
-            pairs = [getattr(one, kind) for one in ours], [getattr(one, kind) for one in found[name]]
+            pairs = [getattr(one, kind) for one in found["ours"]], [getattr(one, kind) for one in found[name]]
             result[f"{kind}_ratio_{name}"] = ratio(*pairs)
     result["tokens_per_s"] = {
-        name: round(statistics.median(one.decode for one in all_)) for name, all_ in found.items()
+        name: round(statistics.median(one.decode for one in all_), 2) for name, all_ in found.items()
     }
-    result["tokens_per_s"]["ours"] = round(decode, 2)
-    return {**result, "limit": limit, **fields, "rounds": len(ours)}
+    return {**result, "rounds": [round(one, 2) for one in ours], "limits": limits, **fields}
 
 
 def numbers(text: str) -> list[int]:

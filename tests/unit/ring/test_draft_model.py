@@ -10,7 +10,7 @@ import pytest
 
 from exo_node.engine.base import LoadPlan
 from exo_node.engine.fake import FakeEngine
-from exo_node.ring.draft_model import DraftModel
+from exo_node.ring.draft_model import SETTLED, DraftModel
 from exo_node.ring.drafting import RETRY
 from exo_node.ring.events import Cancel, Submit
 from exo_node.ring.messages import Report
@@ -125,6 +125,29 @@ def test_without_a_free_slot_there_are_no_model_drafts() -> None:
     assert model.drafter([1, 2, 7, 1, 2]).propose(1, 1, UNKNOWN) == [7]
     first.rest()
     assert second.propose(3, 1, UNKNOWN) == list(oracle((4, 5, 6), 3, frozenset()))
+
+
+def test_who_has_given_up_guessing_leaves_its_slot_to_others() -> None:
+    """Where all slots are taken, one whose guesses have not been worth it for some tokens does not keep its own."""
+    model = draft_model(slots=1, layers=1, max_chunk=CONTEXT)
+    first, second = model.drafter([1]), model.drafter([2])
+    while draft := first.propose(8, 1, UNKNOWN):
+        first.settle(len(draft))
+    assert second.propose(8, 1, UNKNOWN) == []
+    for _ in range(SETTLED):
+        first.propose(8, 1, UNKNOWN)
+    assert second.propose(8, 1, UNKNOWN)
+
+
+def test_a_slot_is_kept_where_others_are_free() -> None:
+    """Nobody wants it, and the text that it holds need not be read again."""
+    model = draft_model(slots=2, layers=1, max_chunk=CONTEXT)
+    first = model.drafter([1])
+    while draft := first.propose(8, 1, UNKNOWN):
+        first.settle(len(draft))
+    for _ in range(SETTLED + 1):
+        first.propose(8, 1, UNKNOWN)
+    assert model.free_slots == 1
 
 
 def test_a_long_prompt_is_read_a_chunk_at_a_time() -> None:
