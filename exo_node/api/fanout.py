@@ -46,21 +46,16 @@ class Fanout:
         """Whether deltas are still to come."""
         return self._open > 0
 
-    async def take(self, timeout_s: float | None = None) -> list[Item]:
-        """All deltas that are there, waiting for one if need be; [] after `timeout_s` of silence.
+    async def take(self) -> list[Item]:
+        """All deltas that are there, waiting for one if need be.
 
         Raises what a sequence raised, as soon as all before it has been taken.
         """
-        if not self._items:
+        while not self._items:
             if self._error is not None:
                 raise self._error
             self._news.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._news.wait()
-            except TimeoutError:
-                return []
-            return await self.take(0)
+            await self._news.wait()
         items, self._items = self._items, []
         self._open -= sum(delta.finish_reason is not None for _, delta in items)
         return items

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from exo_node import errors
-from exo_node.api import sse
 from exo_node.api.client_headers import without_client_headers
 from exo_node.api.fanout import Fanout
 from exo_node.api.local_embeddings import embeddings_object, parse_embedding
@@ -23,6 +22,7 @@ from exo_node.config import Settings
 from exo_node.errors import ExoError
 from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Attempt, Batch, Call, ErrorClass, UpstreamError, Whole
+from exo_node.routing.frames import frame
 from exo_node.types import Backend
 
 PARSE = {"chat": parse_chat, "completion": parse_completion}
@@ -145,11 +145,11 @@ def client_of(call: Call) -> str:
 
 
 def _whole(data: dict[str, object]) -> Whole:
-    return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
+    return Whole(frame(data)[len(b"data: ") :].rstrip(), data)
 
 
 def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:
-    return Batch(b"".join(map(sse.frame, events)), events, ids)
+    return Batch(b"".join(map(frame, events)), events, ids)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from exo_node.types import ToolUse
 if TYPE_CHECKING:
     import tokenizers
 
+REMEMBERED = 8192  # tokens whose bytes are kept, about 1 MB: nearly all of a text's are among them
 _GUARD = "\u263a"  # a sign that merges with nothing, as Meta's code for CodeLlama puts before a suffix
 
 
@@ -57,6 +58,7 @@ class Tokenizer:
         eos = self._id_of(special.get("eos_token"))
         self.eos_ids = eos_ids | ({eos} if eos is not None else frozenset())
         self._rule = piece_rule(part_state(backend.decoder))
+        self._visible = lru_cache(REMEMBERED)(self._visible_bytes)  # asked for every token of every answer
         self._bound = TokenBound(backend, self._rule)
         self._prefix = self._read_prefix(add_bos)
         if self.bos_id is None and self._prefix:
@@ -244,7 +246,7 @@ class Tokenizer:
         if self._rule is not None:
             continues = any(token not in self._special_ids for token in after)
             return BytesDetokenizer(
-                self._visible_bytes,
+                self._visible,
                 0 if continues else self._rule.strip_text,
                 strip_token=self._rule.strip_token and not continues,
             )

@@ -22,7 +22,6 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exo_node.api import sse
 from exo_node.api.dialects.anthropic_response import AnthropicEncoder
 from exo_node.api.dialects.base import Encoder
 from exo_node.api.dialects.ollama_answer import OllamaEncoder
@@ -34,7 +33,7 @@ from exo_node.api.openai_response import Answer
 from exo_node.config import Settings
 from exo_node.models.toolformats import hermes
 from exo_node.models.toolformats.base import Options, ToolFormat
-from exo_node.routing.frames import events_in
+from exo_node.routing.frames import events_in, frame
 from exo_node.types import TokenDelta, ToolCallDelta, Usage
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
@@ -65,10 +64,10 @@ def reasoning(count: int) -> Deltas:
 def openai(deltas: Deltas) -> int:
     """Frames of an OpenAI stream; their bytes."""
     answer = Answer(parse_chat(CHAT, "chatcmpl-0", SETTINGS), 1)
-    size = sum(len(sse.frame(event)) for event in answer.opening())
+    size = sum(len(frame(event)) for event in answer.opening())
     for delta in deltas:
-        size += len(b"".join(map(sse.frame, answer.chunks(0, delta))))
-    return size + len(sse.frame(answer.usage_chunk()))
+        size += len(b"".join(map(frame, answer.chunks(0, delta))))
+    return size + len(frame(answer.usage_chunk()))
 
 
 def parse(family: ToolFormat, pieces: Sequence[str]) -> int:
@@ -86,7 +85,7 @@ def through(make: Callable[[], Encoder]) -> Callable[[Deltas], int]:
         answer, encoder = Answer(parse_chat(CHAT, "chatcmpl-0", SETTINGS), 1), make()
         size = 0
         for events in (answer.opening(), *(answer.chunks(0, delta) for delta in deltas), [answer.usage_chunk()]):
-            raw = b"".join(map(sse.frame, events))
+            raw = b"".join(map(frame, events))
             size += len(b"".join(map(encoder.feed, events_in(raw))))
         return size + len(encoder.end())
 

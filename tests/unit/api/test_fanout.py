@@ -26,12 +26,6 @@ async def test_all_deltas_come_with_their_index() -> None:
     assert backend.open == 0
 
 
-async def test_silence_gives_nothing() -> None:
-    """take() with a limit returns an empty list when nothing came."""
-    async with Fanout(ScriptedBackend([asyncio.Event()]), REQUESTS) as fanout:
-        assert await fanout.take(0.01) == []
-
-
 async def test_an_error_comes_after_what_came_before_it() -> None:
     """Deltas before a failure are delivered, then the failure; the other sequence is closed."""
     event = asyncio.Event()
