@@ -10,7 +10,7 @@ from exo_node.ring.drafting import Drafter
 from exo_node.ring.head import Head
 from exo_node.ring.head_data import RingSetup
 from exo_node.ring.messages import Report
-from exo_node.ring.sequences import TokenChoice
+from exo_node.ring.sequences import Pooling, TokenChoice
 from exo_node.ring.step_times import RingTimes
 from tests.unit.ring.lone_head import SETUP, decode_all, home, job, send, spans, started
 
@@ -91,6 +91,17 @@ def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
         head.submit(ticket, job(request_id=str(ticket)), 0.0)
     decode_all(head, 4)
     assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
+
+
+def test_prompts_that_are_only_read_keep_no_others_small() -> None:
+    """They never decode: while some are on their way, the next go in whole chunks, and every stage has one."""
+    head = started(replace(SETUP, n_stages=2, slots=4, max_chunk=8))
+    for tokens in (1, 8):
+        head.times.add(tokens, [Report(stage, 0, 1000 * tokens, 0, 0, 0) for stage in range(2)], 0.002 * tokens, 0.0)
+    for ticket in (1, 2, 3):
+        text = job((ticket,) * 8, request_id=str(ticket), pooling=Pooling("mean"), max_tokens=0)
+        head.submit(ticket, text, 0.0)
+    assert [spans(send(head)) for _ in range(3)] == [[(sequence, 0, 8, 8)] for sequence in (1, 2, 3)]
 
 
 def test_the_budget_bounds_what_is_in_flight() -> None:
