@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from exo_node.engine.base import EngineRow, ShardEngine
 from exo_node.ring.drafting import DEEPEST, Drafter, Trust
+from exo_node.ring.scheduler import FIRST_SLICE, GAP, LEAST_SLICE
 from exo_node.ring.step_times import RingTimes, StepTimes
 
 log = logging.getLogger("exo.runner")
@@ -60,7 +62,8 @@ class DraftModel:
         return len(self._free)
 
     def measure(self) -> None:
-        """Learn what a token takes before any request: the least of a few, the first of which may warm something up."""
+        """Learn what a token takes before any request, the least of a few, the first of which may warm something up;
+        and what a slice of a text does."""
         took = []
         for position in range(min(TRIALS, self.context)):
             started = self._clock()
@@ -68,6 +71,20 @@ class DraftModel:
             took.append(self._clock() - started)
         self._engine.truncate(0, 0)
         self._times.add(1, min(took))
+        tokens = min(FIRST_SLICE, self.max_chunk, self.context)
+        started = self._clock()
+        self._pass(0, 0, [0] * tokens)
+        self._times.add(tokens, self._clock() - started)
+        self._engine.truncate(0, 0)
+
+    def slice(self, rows: int, times: RingTimes) -> int:
+        """How much of a text to read with a step, of whose `rows` each that has a slot may have as much to read: as
+        slices of prompts (scheduler.slice_budget) they may make it `GAP` times as long, all together."""
+        if not times.known:
+            return min(FIRST_SLICE, self.max_chunk)
+        spare = (GAP - 1) * times.slowest(rows) / min(rows, self.slots)
+        fitting = bisect_right(range(1, self.max_chunk + 1), spare, key=self._times.of)
+        return max(min(LEAST_SLICE, self.max_chunk), fitting)
 
     def drafter(self, tokens: list[int]) -> ModelDrafter:
         """Drafts for the generation with these tokens, which grow."""
@@ -91,8 +108,8 @@ class DraftModel:
         and there are no more guesses of this model."""
         started = self._clock()
         found: int | None = self._guard(lambda: self._pass(slot, position, tokens))
-        if found is not None and len(tokens) <= SHORT:
-            self._times.add(1, self._clock() - started)
+        if found is not None:
+            self._times.add(1 if len(tokens) <= SHORT else len(tokens), self._clock() - started)
         return found
 
     def _pass(self, slot: int, position: int, tokens: Sequence[int]) -> int:
@@ -150,6 +167,9 @@ class ModelDrafter:
 
     def _guess(self, room: int, rows: int, times: RingTimes) -> list[int]:
         model, known = self._model, len(self._tokens)
+        if known >= model.context:
+            self.rest()  # the text is longer than the slot: it is of use to others only
+            return []
         deepest = min(room, model.deepest, model.context - known)
         if deepest < 1 or self._foreign or (self._slot is None and not model.free_slots):
             return []
@@ -162,14 +182,15 @@ class ModelDrafter:
             self._slot = model.take()
         assert self._slot is not None
         self._cut(self._slot)
-        new = self._tokens[self._sure : self._sure + model.max_chunk]
+        behind = known - self._sure
+        new = self._tokens[self._sure : self._sure + (behind if behind <= SHORT else model.slice(rows, times))]
         if max(new) >= model.vocab_size:
             self._foreign = True
             self.rest()
             return []
         found = model.next(self._slot, self._sure, new)
         self._sure += len(new)
-        # One chunk of a long prompt at a time: others wait for this step.
+        # One slice of a long prompt at a time: others wait for this step.
         self._begun = depth if self._sure < known else 0
         if self._begun:
             return []

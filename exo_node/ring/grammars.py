@@ -153,22 +153,29 @@ class Grammars:
     async def _compiled(self, grammar: Grammar, *, flexible: bool) -> tuple[Vocabulary, Any]:
         """The vocabulary, and a matcher to copy."""
         key = hashlib.sha256(f"{grammar.kind} {flexible} {grammar.text}".encode()).digest()
+        if key in self._matchers:  # it need not wait while another's is read, which may take seconds
+            return await self._loaded(), self._known(key)
         async with self._lock:
             vocabulary = await self._loaded()
-            matcher = self._matchers.pop(key, None)
-            if matcher is None:
-                try:
-                    sound = await self._sound(grammar)
-                    matcher = await asyncio.to_thread(vocabulary.compile, sound, flexible=flexible)
-                except InvalidRequest as error:
-                    if grammar.kind != "may_call":
-                        raise
-                    matcher = error  # the next such answer need not find out anew
+            if key in self._matchers:
+                return vocabulary, self._known(key)
+            matcher: Any
+            try:
+                sound = await self._sound(grammar)
+                matcher = await asyncio.to_thread(vocabulary.compile, sound, flexible=flexible)
+            except InvalidRequest as error:
+                if grammar.kind != "may_call":
+                    raise
+                matcher = error  # the next such answer need not find out anew
+            if len(grammar.text) <= KEPT_LENGTH or isinstance(matcher, InvalidRequest):
                 while len(self._matchers) >= KEPT:
                     del self._matchers[next(iter(self._matchers))]
-            if len(grammar.text) <= KEPT_LENGTH or isinstance(matcher, InvalidRequest):
-                self._matchers[key] = matcher  # last = most recently used
+                self._matchers[key] = matcher
             return vocabulary, matcher
+
+    def _known(self, key: bytes) -> Any:
+        matcher = self._matchers[key] = self._matchers.pop(key)  # last = most recently used
+        return matcher
 
     async def _loaded(self) -> Vocabulary:
         """The vocabulary, or why there is none, found out once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FACTOR = 10.0
-# What has no measure yet may compile (Metal's kernels, what tinygrad leaves for later) or read its weights from disk.
+# What has no measure yet may compile (Metal's kernels) or read its weights from disk.
 UNKNOWN_S = 120.0
 FADING = 0.9  # of the slowest of its kind, with each one that is done
 

@@ -97,7 +97,8 @@ class StepMaker:
                 picked.append(generation)
             elif slots.running.get(generation.ticket) is generation:
                 starved.append(generation)
-        slots.ready.extendleft(reversed(starved))
+        # One of them may have given its place up to another since: it is not ready any more.
+        slots.ready.extendleft(reversed([one for one in starved if one.sequence]))
         return picked
 
     def _pick_slices(self, decoding: Sequence[Generation]) -> list[tuple[Generation, int]]:

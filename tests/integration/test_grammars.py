@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -16,15 +17,15 @@ from exo_node.models.toolformats.hermes import HERMES
 from exo_node.models.toolformats.lark import of_answer
 from exo_node.models.toolformats.may_call import may_call
 from exo_node.ring.constraint import Constraint
-from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, Grammars
+from exo_node.ring.grammars import KEPT, MAX_GRAMMAR, GrammarChecker, Grammars
 from exo_node.types import Grammar, ToolUse
 
 DEMO = Path(str(resources.files("exo_node"))) / "models" / "demo"
 
 
 @asynccontextmanager
-async def grammars(folder: Path = DEMO) -> AsyncIterator[Grammars]:
-    made = Grammars(folder, 1280)
+async def grammars(folder: Path = DEMO, checker: GrammarChecker | None = None) -> AsyncIterator[Grammars]:
+    made = Grammars(folder, 1280, checker)
     try:
         yield made
     finally:
@@ -49,6 +50,35 @@ async def test_the_same_grammar_starts_anew_for_each_answer() -> None:
         for number in range(KEPT + 2):
             await made.constraint(Grammar("regex", f"a{{{number}}}"), ())
         assert (await held(made, Grammar("regex", "ab"))).allowed()[70]
+
+
+class Slow(GrammarChecker):
+    """Reads its first grammar, and no other before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads, self.go_on = asyncio.Event(), asyncio.Event()
+        self.go_on.set()
+
+    async def check(self, grammar: Grammar) -> tuple[str, list[int]]:
+        self.reads.set()
+        await self.go_on.wait()
+        return await super().check(grammar)
+
+
+async def test_a_known_grammar_does_not_wait_while_another_is_read() -> None:
+    """One that takes seconds to read is at the expense of who sent it."""
+    checker = Slow()
+    async with grammars(checker=checker) as made:
+        await held(made, Grammar("regex", "ab"))
+        checker.go_on.clear()
+        checker.reads.clear()
+        slow = asyncio.create_task(held(made, Grammar("regex", "a+")))
+        await checker.reads.wait()
+        assert (await asyncio.wait_for(held(made, Grammar("regex", "ab")), 10)).allowed()[70]
+        assert not slow.done()
+        checker.go_on.set()
+        assert (await slow).allowed()[70]
 
 
 async def test_what_another_backend_began_may_have_its_own_white_space() -> None:

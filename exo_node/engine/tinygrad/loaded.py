@@ -71,9 +71,10 @@ class Loaded:
         self._steps: dict[int, Program] = {n: self.decoder.chunk_program(n, embeds=embeds) for n in self._chunks}
         self._rows: dict[int, Program] = {n: self.decoder.rows_program(n, embeds=embeds) for n in self._widths}
         self._heads: dict[int, Program] = {}
+        self._reading: dict[bool, Program] = {}  # with the LM head and without, of SCORED outputs at once
         if plan.is_head:
             self._heads = {n: self.decoder.logits_program(n) for n in self._widths}
-        self._reading: dict[bool, Program] = {}  # of SCORED outputs at once, compiled when they are first asked for
+            self._reading = {True: self.decoder.logits_program(SCORED), False: self.decoder.states_program(SCORED)}
 
     def warm_up(self) -> None:
         """Compile everything now: a stage that compiles while a step waits for it would pass for a hung one."""
@@ -87,7 +88,7 @@ class Loaded:
             chunk(entering, variables=self.decoder.place(0, 0, length))
         for rows in self._rows.values():
             rows(entering, zero, zero, variables=self.decoder.seen(1))
-        for head in self._heads.values():
+        for head in (*self._heads.values(), *self._reading.values()):
             head(np.zeros((1, self.spec.hidden_size), dtype=np.float32))
         if self.plan.slots > 1:
             self.decoder.copy(1, 0, 1)
@@ -166,12 +167,9 @@ class Loaded:
         return self._read(values, lm_head=False)
 
     def _read(self, values: Floats, *, lm_head: bool) -> Floats:
-        if not self._heads:
+        if not self._reading:
             raise RingBroken("tinygrad: only the head has an LM head")
-        program = self._reading.get(lm_head)
-        if program is None:
-            make = self.decoder.logits_program if lm_head else self.decoder.states_program
-            program = self._reading[lm_head] = make(SCORED)
+        program = self._reading[lm_head]
         return np.concatenate([program(values[at : at + SCORED]) for at in range(0, len(values), SCORED)])
 
     def _run(self, values: npt.NDArray[Any], slot: int, position: int) -> Floats:

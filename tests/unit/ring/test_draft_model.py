@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from exo_node.engine.base import LoadPlan
+from exo_node.engine.base import EngineRow, Hidden, LoadPlan
 from exo_node.engine.fake import FakeEngine
 from exo_node.ring.draft_model import SETTLED, DraftModel
 from exo_node.ring.drafting import RETRY
@@ -23,7 +25,18 @@ GREEDY = SamplingParams(temperature=0.0)
 UNKNOWN = RingTimes(1)
 
 
+class Timed(FakeEngine):
+    """Takes a millisecond a token, by its own clock."""
+
+    now = 0.0
+
+    def forward(self, rows: Sequence[EngineRow], hidden: Hidden | None) -> npt.NDArray[np.float32]:
+        self.now += sum(row.length for row in rows) / 1000
+        return super().forward(rows, hidden)
+
+
 def draft_model(
+    fake: FakeEngine | None = None,
     *,
     layers: int = LAYERS,
     slots: int = 2,
@@ -33,7 +46,7 @@ def draft_model(
     **more: Any,
 ) -> DraftModel:
     """The tiny model itself, or with other layers or tokens another one. It takes no time."""
-    fake = FakeEngine()
+    fake = fake or FakeEngine()
     config = {"num_hidden_layers": layers, "hidden_size": HIDDEN, "vocab_size": vocab, **more}
     fake.load(
         LoadPlan(
@@ -139,6 +152,17 @@ def test_who_has_given_up_guessing_leaves_its_slot_to_others() -> None:
     assert second.propose(8, 1, UNKNOWN)
 
 
+def test_a_text_that_has_outgrown_the_draft_model_leaves_its_slot_to_others() -> None:
+    """The ring may hold longer texts than the draft model: one of those is never guessed for again."""
+    model = draft_model(slots=1, max_chunk=CONTEXT)
+    tokens = [1]
+    first, second = model.drafter(tokens), model.drafter([2])
+    assert first.propose(8, 1, UNKNOWN)
+    tokens.extend([*[3] * (CONTEXT - 3), 4, 5])
+    assert first.propose(8, 1, UNKNOWN) == []
+    assert second.propose(8, 1, UNKNOWN)
+
+
 def test_a_slot_is_kept_where_others_are_free() -> None:
     """Nobody wants it, and the text that it holds need not be read again."""
     model = draft_model(slots=2, layers=1, max_chunk=CONTEXT)
@@ -156,6 +180,25 @@ def test_a_long_prompt_is_read_a_chunk_at_a_time() -> None:
     drafter = draft_model(max_chunk=4).drafter(tokens)
     assert [drafter.propose(3, 1, UNKNOWN) for _ in range(2)] == [[], []]
     assert drafter.propose(3, 1, UNKNOWN) == list(oracle(tuple(tokens), 3, frozenset()))
+
+
+@pytest.mark.parametrize(("rows", "reads"), [(1, [16]), (2, [8, 8, 8])])
+def test_reading_a_text_makes_no_step_much_longer(rows: int, reads: list[int]) -> None:
+    """A step of 21 ms has 16.8 ms for it, of all its rows together; here a token takes a millisecond. What is then left
+    to read goes with the draft."""
+    times = RingTimes(1)
+    for size in (1, 16, CONTEXT):
+        times.add(size, [Report(0, 0, 21_000, 0, 1, 1)], 0.021, 0.0)
+    engine = Timed()
+    model = draft_model(engine, max_chunk=CONTEXT)
+    model._clock = lambda: engine.now
+    model.measure()
+    drafter = model.drafter(list(range(1, 30)))
+    begun, took = engine.now, []
+    while not drafter.propose(1, rows, times):
+        took.append(round(1000 * (engine.now - begun)))
+        begun = engine.now
+    assert took == reads
 
 
 def test_wrong_guesses_turn_it_off() -> None:

@@ -9,7 +9,8 @@ import pytest
 from exo_node.ring.drafting import Drafter
 from exo_node.ring.head import Head
 from exo_node.ring.head_data import RingSetup
-from exo_node.ring.sequences import TokenChoice
+from exo_node.ring.messages import Report
+from exo_node.ring.sequences import Pooling, TokenChoice
 from exo_node.ring.step_times import RingTimes
 from tests.unit.ring.lone_head import SETUP, decode_all, home, job, send, spans, started
 
@@ -92,6 +93,17 @@ def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
     assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
 
 
+def test_prompts_that_are_only_read_keep_no_others_small() -> None:
+    """They never decode: while some are on their way, the next go in whole chunks, and every stage has one."""
+    head = started(replace(SETUP, n_stages=2, slots=4, max_chunk=8))
+    for tokens in (1, 8):
+        head.times.add(tokens, [Report(stage, 0, 1000 * tokens, 0, 0, 0) for stage in range(2)], 0.002 * tokens, 0.0)
+    for ticket in (1, 2, 3):
+        text = job((ticket,) * 8, request_id=str(ticket), pooling=Pooling("mean"), max_tokens=0)
+        head.submit(ticket, text, 0.0)
+    assert [spans(send(head)) for _ in range(3)] == [[(sequence, 0, 8, 8)] for sequence in (1, 2, 3)]
+
+
 def test_the_budget_bounds_what_is_in_flight() -> None:
     """No more steps than stages plus one; and no more bytes than the budget, but always one step."""
     head = started(replace(SETUP, n_stages=2))
@@ -102,6 +114,30 @@ def test_the_budget_bounds_what_is_in_flight() -> None:
     wide.submit(1, job(tuple(range(40))), 0.0)
     send(wide)
     assert wide.next_step(0.0) is None
+
+
+def test_one_that_gave_its_place_up_is_not_ready_before_it_has_its_prompt_again() -> None:
+    """It found no memory for its newest token, and an older one then took its own: what it is sent once it is back is
+    its prompt alone, though its place comes before the older ones' answers are home."""
+    head = started(replace(SETUP, n_stages=2, slots=4, kv_tokens=64, block=4, max_chunk=64))
+    for tokens in (1, 64):  # a step takes as long whatever is in it: one micro-batch is best
+        head.times.add(tokens, [Report(stage, 0, 1000, 0, 0, 0) for stage in range(2)], 0.002, 0.0)
+    for ticket in (1, 2, 3):
+        head.submit(ticket, job((ticket,) * 16, request_id=str(ticket)), 0.0)
+    assert len(send(head).step.rows) == 3
+    head.submit(4, job((4,) * 12, request_id="4", max_tokens=1), 0.0)
+    assert spans(send(head)) == [(4, 0, 12, 1)]
+    assert home(head, 2) == [1, 2, 3]
+    for ticket in (1, 3, 2):
+        head.token(ticket, TokenChoice(7), 0.0)
+    assert spans(send(head)) == [(1, 16, 1, 1), (2, 16, 1, 1)]
+    assert head.counts.preempted == 1
+    assert home(head, 3) == [4]
+    head.token(4, TokenChoice(7), 0.0)
+    assert spans(send(head)) == [(5, 0, 17, 1)]
+    for ticket in home(head, 4):
+        head.token(ticket, TokenChoice(8), 0.0)
+    assert spans(send(head)) == [(1, 17, 1, 1), (2, 17, 1, 1)]
 
 
 class Guess(Drafter):

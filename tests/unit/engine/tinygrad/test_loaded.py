@@ -21,7 +21,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 def test_everything_is_compiled_at_load(loaded: Loaded) -> None:
-    """Steps after the load compile nothing, and garbage is collected again."""
+    """Steps after the load compile nothing, nor does what is read of a prompt, and garbage is collected again."""
     assert gc.isenabled()
     before = loaded.kernels.compiled + loaded.kernels.reused
     position = 0
@@ -30,6 +30,8 @@ def test_everything_is_compiled_at_load(loaded: Loaded) -> None:
         values = loaded.run_row(EngineRow(1, position, len(ids), given, 1), given)
         loaded.logits(values)
         position += len(ids)
+    loaded.scores(values)
+    loaded.states(values)
     assert loaded.lengths == [0, 6]
     assert loaded.kernels.compiled + loaded.kernels.reused == before
 
