@@ -72,6 +72,11 @@ async def race(
         losers = [task for task in tasks if task is not winner]
         for task in losers:
             task.cancel()
-        for outcome in await asyncio.gather(*losers, return_exceptions=True):
-            if not isinstance(outcome, BaseException):
-                await discard(outcome)
+        try:
+            for outcome in await asyncio.gather(*losers, return_exceptions=True):
+                if not isinstance(outcome, BaseException):
+                    await discard(outcome)
+        except asyncio.CancelledError:  # nobody is there any more to take the winner's
+            if winner is not None:
+                await discard(winner.result())
+            raise

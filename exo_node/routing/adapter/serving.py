@@ -243,9 +243,11 @@ class Serving:
 
     async def _discard_live(self, live: Live) -> None:
         """A hedge's second answer."""
-        await live.close()
-        live.count()
-        self.attempts.dropped(live.tried)
+        try:
+            await live.close()
+        finally:
+            live.count()
+            self.attempts.dropped(live.tried)
 
     async def _discard(self, answered: Answered) -> None:
         self.attempts.dropped(answered.tried, "cancelled", answered.usage)
