@@ -103,7 +103,7 @@ class ProfileView(Protocol):
         ...
 
     def tokens_this_minute(self, backend: str, now: float) -> int:
-        """Tokens it answered in the running minute."""
+        """Tokens of prompts and answers there in the running minute."""
         ...
 
 

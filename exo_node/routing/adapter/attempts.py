@@ -160,6 +160,8 @@ class Attempts:
             record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+        if used:
+            self.profile.used(candidate, used, now)
         self.gate.settle(candidate, tried.reserved, used, record.cost)
 
     # -- what the client is told

@@ -78,3 +78,14 @@ async def test_an_answer_teaches_the_profile_and_costs_what_is_reported() -> Non
     attempts.answered(again, None)
     assert attempts.records[1].usage == Usage(10, 10)
     assert attempts.cost_estimated
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_an_answer_used_counts_in_its_minute(stream: bool) -> None:
+    """Prompt and answer, streamed or whole: usage-based routing asks who used the least."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    if stream:
+        attempts.first_content(tried)
+    attempts.answered(tried, Usage(10, 1))
+    assert attempts.profile.tokens_this_minute("a", time.monotonic()) == 11

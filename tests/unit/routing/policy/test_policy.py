@@ -168,7 +168,7 @@ def test_cost_and_priority_and_busy_and_usage() -> None:
     assert order(plan(ordered, profile, replace(ASK, strategy="priority"))) == ["b", "a", "c"]
     profile.started("a")
     assert order(plan([A, B, C], profile, replace(ASK, strategy="least-busy"))) == ["b", "c", "a"]
-    profile.observe_itl(B, 0.01, 5000, 100.0)
+    profile.used(B, 5000, 100.0)
     assert order(plan([A, B, C], profile, replace(ASK, strategy="usage-based-routing-v2")))[-1] == "b"
 
 
