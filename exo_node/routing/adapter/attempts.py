@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from exo_node.errors import DeadlineExceeded
 from exo_node.routing.adapter.ports import Breaker, Gate, Profile
 from exo_node.routing.call import (
     CHARACTERS_PER_TOKEN,
@@ -116,8 +117,9 @@ class Attempts:
             return
         now = self.clock()
         self.errors.append((tried.step, error))
-        if error.cause not in _BLAMELESS and error.code not in _NOT_ITS_HEALTH:
-            waited = now - tried.started
+        if self._is_to_blame(tried, error):
+            # Once content came, nobody waited: how long it had flowed until it broke is no time to the first token.
+            waited = now - tried.started if tried.record.ttft_s is None else tried.record.ttft_s
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
             self.breaker.failed(tried.candidate, error, now)
         else:
@@ -144,8 +146,18 @@ class Attempts:
         ttft = max(took - itl * max(0, usage.completion_tokens - 1), took / (1 + usage.completion_tokens))
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft, now, id(tried.record))
 
+    def _is_to_blame(self, tried: Tried, error: UpstreamError) -> bool:
+        """Whether the failure says anything of the backend's health."""
+        if error.cause in _BLAMELESS or error.code in _NOT_ITS_HEALTH:
+            return False
+        if error.cause == "not_found" and self.call.kind != "chat":
+            return False  # a host of chats may have no such route, which says nothing of its chats
+        # An answer that flowed until the call's own time was over was long, not late.
+        return error.code != DeadlineExceeded.code or tried.record.ttft_s is None
+
     def _maybe_billed(self, tried: Tried) -> Usage | None:
-        if tried.record.cause not in _MAY_BE_BILLED:
+        """Whatever it broke with: content that came had been made."""
+        if tried.record.cause not in _MAY_BE_BILLED and tried.record.ttft_s is None:
             return None
         tried.record.usage_estimated = True
         return Usage(tried.prompt_tokens, tried.completion_tokens)

@@ -55,6 +55,55 @@ async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
     assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
 
 
+async def test_an_answer_that_outlasts_the_call_says_nothing_of_the_backend() -> None:
+    """It flowed to the end of the call's time; who had said nothing by then is to blame."""
+    attempts = made()
+    for begun, state in ((True, "closed"), (False, "open")):
+        tried = await attempts.begin(STEP)
+        if begun:
+            attempts.first_content(tried)
+        attempts.failed(tried, failure("timeout", code="deadline_exceeded"))
+        assert attempts.breaker.state("a", time.monotonic())[0] == state
+
+
+async def test_a_break_late_in_an_answer_is_no_slow_first_token() -> None:
+    """After minutes of streaming a reset costs what a failure costs, not those minutes."""
+    now = 100.0
+    attempts = Attempts(call(), Profile(), Breaker(), OpenGate(), lambda: now)
+    for _ in range(3):
+        tried = await attempts.begin(STEP)
+        now += 0.3
+        attempts.first_content(tried)
+        attempts.answered(tried, Usage(10, 5))
+        now += 1.0
+    tried = await attempts.begin(STEP)
+    now += 0.3
+    attempts.first_content(tried)
+    now += 300.0
+    attempts.failed(tried, failure("reset"))
+    assert attempts.profile.ttft(STEP.candidate, 10, now) < 3.0
+
+
+async def test_a_route_that_a_backend_has_not_says_nothing_of_its_chats() -> None:
+    """A 404 for a chat is a model that is not there; for another kind of call it may be the whole route."""
+    for kind, state in (("completion", "closed"), ("moderation", "closed"), ("chat", "open")):
+        attempts = Attempts(call(kind=kind), Profile(), Breaker(), OpenGate(), time.monotonic)
+        attempts.failed(await attempts.begin(STEP), failure("not_found"))
+        assert attempts.breaker.state("a", time.monotonic())[0] == state
+
+
+async def test_what_came_before_an_error_event_may_be_billed() -> None:
+    """An overloaded provider's error in the middle of its answer does not take back what it had made."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    attempts.first_content(tried)
+    tried.characters = 40
+    attempts.failed(tried, failure("server"))
+    assert attempts.records[0].usage == Usage(10, 10)
+    assert attempts.cost == pytest.approx(30e-6)
+    assert attempts.cost_estimated
+
+
 async def test_a_lost_worker_says_nothing_of_the_backend() -> None:
     """Our own helper's death, however often, ejects no provider; what it had asked may be billed all the same."""
     attempts = made()
