@@ -137,7 +137,7 @@ class Gate:
             self._windows.settle(admission.scopes, admission.id, tokens)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
             if self.redis is not None:
-                self.redis.tell(operations.settle(admission, tokens))
+                self.redis.tell(operations.settle(admission, tokens), keep=admission.asked)
         if cost > 0:
             self._sums.spend(admission.subjects, cost)
 
@@ -150,8 +150,7 @@ class Gate:
         if admission.scopes or admission.budgets:
             self._windows.release(admission.scopes, admission.id)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
-            if self.redis is not None:
-                self.redis.tell(operations.release(admission))
+            self._give_back(admission)
 
     # -- deployments
 
@@ -251,26 +250,30 @@ class Gate:
         admission = Admission(ident, tuple(limit.scope for limit in held), tuple(budgets), subjects, wall)
         decided = False
         if self.redis is not None and (held or budgets):
+            admission.asked = self.redis.up
             try:
                 answer = await self.redis.call(operations.take(ident, amount, held, budgets, cost, wall))
             except BaseException:  # the client has gone in the middle of the question
-                self.redis.tell(operations.release(admission))
+                self._give_back(admission)
                 raise
             if answer:
                 return operations.refused(answer, held, budgets, wall)
             decided = answer is not None
         now = self._clock()
         if not decided:
-            refusal = self._windows.refusal(held, amount, now)
-            if refusal is not None:
-                return refusal
-            overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, wall)
-            if overdrawn is not None:
-                return overdrawn
+            refused = self._windows.refusal(held, amount, now) or self._sums.ledger.overdrawn(budgets, cost, now, wall)
+            if refused is not None:
+                self._give_back(admission)  # a Redis that was only slow may have taken it
+                return refused
         self._windows.add(admission.scopes, ident, amount, now)
         if cost:
             self._sums.ledger.reserve(budgets, ident, cost, now, wall)
         return admission
+
+    def _give_back(self, admission: Admission) -> None:
+        """Tell Redis that nothing was done for it."""
+        if self.redis is not None:
+            self.redis.tell(operations.release(admission), keep=admission.asked)
 
     def _missed(self) -> list[Operation]:
         """What a Redis that was away must be told: this node's part of every window, its sums, its cooldowns.
