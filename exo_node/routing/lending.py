@@ -55,3 +55,6 @@ class Lent:
         price = self._candidate.price
         cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
         self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)
+
+    def unused(self) -> None:
+        self._gate.settle(self._candidate, self._tokens, 0, 0.0)
