@@ -201,6 +201,10 @@ class Gate:
         """A backend is left alone for that long, by every node that shares Redis. Does not wait."""
         self._cooldowns.mark(backend, for_s)
 
+    def mark_closed(self, backend: str) -> None:
+        """One that this node has marked may be asked again. Does not wait."""
+        self._cooldowns.forget(backend)
+
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
         return self._cooldowns.opened()

@@ -230,6 +230,10 @@ async def test_cooldowns_and_answers_are_shared(server: Server, tmp_path: Path) 
         mine, theirs = one.opened()["openai/1"], other.opened()["openai/1"]
         assert (25 < mine.left_s <= 30, 25 < theirs.left_s <= 30) == (True, True)
         assert (mine.elsewhere, theirs.elsewhere) == (False, True)
+        one.mark_closed("openai/1")
+        await one.redis.call(["spent", []])
+        assert isinstance(await other.admit("", "", "m", 1), Admission)
+        assert (one.opened(), other.opened()) == ({}, {})
         await one.redis.put("k", b"\x00value", 60.0)
         assert await other.redis.get("k") == b"\x00value"
         await one.redis.put("gone", b"x", 0.001)
