@@ -270,10 +270,12 @@ class Serving:
             call, added = _plain(self.call, step.candidate, logprobs=not last)
             try:
                 answered = await self._ask(step, call)
-            except UpstreamError as e:
-                if not e.fails_over:
+            except ExoError as e:
+                if isinstance(e, UpstreamError) and e.fails_over:
+                    continue
+                if kept is None:
                     raise
-                continue
+                break  # what the dear one will not do at all the cheap one has done somehow
             data = answered.whole.data or {}
             why = "" if last else cascade.shortcoming(call, data, self._parts.check)
             if added:

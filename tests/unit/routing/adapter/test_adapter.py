@@ -269,9 +269,12 @@ async def test_a_cascade_escalates_until_an_answer_is_good(stream: bool) -> None
     assert one.records[0].cost == pytest.approx((10 + 18 + 10 + 4) / 1e6)
 
 
-async def test_a_cascade_falls_back_on_what_it_has() -> None:
-    """When the dear ones fail, the doubtful cheap answer is better than none."""
-    one = world(("a", (ROLE, STOP)), ("b", (failure("auth"),)), cascade=True)
+@pytest.mark.parametrize(
+    "error", [failure("auth"), failure("content_filter"), failure("bad_request"), InvalidRequest("no", param="tools")]
+)
+async def test_a_cascade_falls_back_on_what_it_has(error: Exception) -> None:
+    """When the dear ones fail, or refuse the request, the doubtful cheap answer is better than none."""
+    one = world(("a", (ROLE, STOP)), ("b", (error,)), cascade=True)
     reply = await one.adapter.serve(call(False))
     assert reply.whole is not None
     assert reply.headers["x-exo-backend"] == "a"
