@@ -180,14 +180,16 @@ class Gate:
             self._full[taken.limit.scope] = self._clock() + taken.wait_s
         return None
 
-    def room_in(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> float:
+    def room_in(
+        self, deployment_id: str, rpm: int | None, tpm: int | None, tokens: int = 1, *, provider: str = ""
+    ) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
         if rpm is None and tpm is None and not self.rules.budgets:
             return 0.0
         now = self._clock()
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
         waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
-        refusal = self._windows.refusal(limits, 1, now)
+        refusal = self._windows.refusal(limits, tokens, now)
         if refusal is not None:
             waits.append(refusal.wait_s or MINUTE_S)
         overdrawn = self._sums.ledger.overdrawn(budgets, None, now, self._wall())

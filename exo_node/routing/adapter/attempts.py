@@ -23,7 +23,7 @@ from exo_node.routing.call import (
     UpstreamError,
 )
 from exo_node.routing.plan import Candidate, Step
-from exo_node.routing.policy.options import EXPECTED_OUTPUT
+from exo_node.routing.policy.options import answer_room
 from exo_node.types import Usage
 
 _MAY_BE_BILLED = MAY_BE_BILLED | {"escalated"}
@@ -76,10 +76,11 @@ class Attempts:
     async def begin(self, step: Step) -> Tried:
         """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now."""
         candidate = step.candidate
-        answer = self.call.max_tokens if self.call.max_tokens is not None else EXPECTED_OUTPUT
-        reserved = self.call.prompt_tokens + answer
+        reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
         if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
-            error = UpstreamError(f"{candidate.backend}: its rate limit or budget is used up", "rate_limited")
+            wait_s = self.gate.wait_s(candidate, reserved)
+            used_up = f"{candidate.backend}: its rate limit or budget is used up"
+            error = UpstreamError(used_up, "rate_limited", retry_after=wait_s)
             self.records.append(AttemptRecord(backend=candidate.backend, cause="rate_limited", status=429))
             self.errors.append((step, error))
             raise error

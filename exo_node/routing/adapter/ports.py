@@ -100,6 +100,10 @@ class Gate(Protocol):
         """Take one request and `tokens` of room (and keep `cost` USD free); False: no room now."""
         ...
 
+    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+        """Seconds until there is probably room for so many; None: not known."""
+        ...
+
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait (called while a task is being cancelled)."""
         ...
@@ -110,6 +114,9 @@ class OpenGate:
 
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
         return True
+
+    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+        return None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         return None

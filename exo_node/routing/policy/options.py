@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exo_node.routing.call import Capability
+from exo_node.routing.call import CallKind, Capability
 from exo_node.routing.plan import Ask, Candidate, ProfileView
 
 EXPECTED_OUTPUT = 256  # tokens of a typical answer, where the request allows as many
@@ -61,6 +61,11 @@ def expected_output(ask: Ask) -> int:
     if ask.kind not in WITH_OUTPUT:
         return 0
     return EXPECTED_OUTPUT if ask.max_tokens is None else min(ask.max_tokens, EXPECTED_OUTPUT)
+
+
+def answer_room(kind: CallKind, max_tokens: int | None) -> int:
+    """Tokens that are kept free for an answer while it is made."""
+    return max_tokens if max_tokens is not None else EXPECTED_OUTPUT if kind in WITH_OUTPUT else 0
 
 
 def cost_of(candidate: Candidate, ask: Ask) -> float | None:

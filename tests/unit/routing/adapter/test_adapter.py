@@ -290,6 +290,9 @@ async def test_limits_are_asked_at_the_moment() -> None:
         async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
             return candidate.backend != "a"
 
+        def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+            return 7.0
+
         def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
             self.settled.append((candidate.backend, reserved, used))
 
@@ -299,6 +302,9 @@ async def test_limits_are_asked_at_the_moment() -> None:
     assert reply.headers["x-exo-attempts"] == "a:rate_limited, b:ok"
     await hear(reply)
     assert gate.settled == [("b", 40, 12)]
+    with pytest.raises(UpstreamError, match="used up") as caught:
+        await world(("a", GOOD), gate=gate).adapter.serve(call())
+    assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
 
 
 async def test_nobody_to_ask_says_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,8 @@ async def test_a_break_late_in_an_answer_is_no_slow_first_token() -> None:
 
 async def test_a_route_that_a_backend_has_not_says_nothing_of_its_chats() -> None:
     """A 404 for a chat is a model that is not there; for another kind of call it may be the whole route."""
-    for kind, state in (("completion", "closed"), ("moderation", "closed"), ("chat", "open")):
+    kinds: list[tuple[Any, str]] = [("completion", "closed"), ("moderation", "closed"), ("chat", "open")]
+    for kind, state in kinds:
         attempts = Attempts(call(kind=kind), Profile(), Breaker(), OpenGate(), time.monotonic)
         attempts.failed(await attempts.begin(STEP), failure("not_found"))
         assert attempts.breaker.state("a", time.monotonic())[0] == state
@@ -127,6 +129,14 @@ async def test_an_answer_teaches_the_profile_and_costs_what_is_reported() -> Non
     attempts.answered(again, None)
     assert attempts.records[1].usage == Usage(10, 10)
     assert attempts.cost_estimated
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("chat", 266), ("embedding", 10), ("rerank", 10)])
+async def test_room_is_kept_for_answers_that_have_tokens(kind: Any, tokens: int) -> None:
+    """Vectors have none: what is kept for them would refuse others."""
+    attempts = made()
+    attempts.call = call(kind=kind)
+    assert (await attempts.begin(STEP)).reserved == tokens
 
 
 @pytest.mark.parametrize("stream", [True, False])
