@@ -97,6 +97,7 @@ class Attempts:
         tried.record.ttft_s = now - tried.started
         ttft_s = tried.record.ttft_s
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft_s, now, id(tried.record))
+        self.breaker.answering(tried.candidate, now)
 
     def answered(self, tried: Tried, usage: Usage | None) -> None:
         """The answer is complete. `usage` None: the backend did not report it, so it is estimated."""
