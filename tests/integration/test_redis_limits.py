@@ -133,8 +133,8 @@ async def test_budgets_are_shared_and_survive_an_emptied_redis(server: Server, t
 
 
 async def test_what_ended_while_redis_was_away_holds_no_money(server: Server, tmp_path: Path) -> None:
-    """A Redis that comes back with all that it knew is told of the calls that ended meanwhile: what they had reserved is
-    there for others, and not only after an hour."""
+    """A Redis that comes back with all that it knew is told of the calls that ended meanwhile: what they had reserved
+    is there for others, and not only after an hour."""
     rules = Rules(budgets=(Rule(("all", ""), 1.0),))
     async with gates(server, tmp_path, rules, 2, timeout_s=3.0) as (one, other):
         settled, released = [await one.admit("", "", "m", 1, 0.4) for _ in range(2)]

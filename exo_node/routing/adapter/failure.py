@@ -17,8 +17,8 @@ _FIELDS: Mapping[Capability, str] = {  # what asks for it
 
 
 def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, UpstreamError]]) -> ExoError:
-    """The plan's first backend speaks for all, unless it could not even be asked. `retry_after` is the earliest known, where
-    it has to be waited for.
+    """The plan's first backend speaks for all, unless it could not even be asked. `retry_after` is the earliest known,
+    where it has to be waited for.
 
     An error that stands for one of the ring's (its `__cause__`) is that one, when it speaks alone.
     """

@@ -87,8 +87,8 @@ class Breaker:
             c.trial = -math.inf
 
     def answering(self, candidate: Candidate, now: float) -> None:
-        """Its first content came: nobody waits for the end of a trial's answer, which may take minutes. The next failure
-        opens it again as another one in the row."""
+        """Its first content came: nobody waits for the end of a trial's answer, which may take minutes. The next
+        failure opens it again as another one in the row."""
         c = self._circuits.get(candidate.backend)
         if c is not None and c.is_open and now >= c.until:
             self._close(c, now)

@@ -47,7 +47,7 @@ async def test_names_that_go_to_providers(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_provider_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The field `provider` may name it as a model's prefix does, or say "litellm" for any; and the ring by its words."""
+    """The field `provider` may name it as a model's prefix does, or say "litellm" for any, or the ring by its words."""
     text = (
         "model_list:\n"
         "  - {model_name: Prod, litellm_params: {model: openai/gpt-4o-mini, api_key: sk-x}}\n"
