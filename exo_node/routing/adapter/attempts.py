@@ -119,7 +119,7 @@ class Attempts:
             return
         now = self.clock()
         self.errors.append((tried.step, error))
-        if self._is_to_blame(tried, error):
+        if self._is_to_blame(tried, error, now):
             # Once content came, nobody waited: how long it had flowed until it broke is no time to the first token.
             waited = now - tried.started if tried.record.ttft_s is None else tried.record.ttft_s
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
@@ -148,14 +148,15 @@ class Attempts:
         ttft = max(took - itl * max(0, usage.completion_tokens - 1), took / (1 + usage.completion_tokens))
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft, now, id(tried.record))
 
-    def _is_to_blame(self, tried: Tried, error: UpstreamError) -> bool:
+    def _is_to_blame(self, tried: Tried, error: UpstreamError, now: float) -> bool:
         """Whether the failure says anything of the backend's health."""
         if error.cause in _BLAMELESS or error.code in _NOT_ITS_HEALTH:
             return False
         if error.cause == "not_found" and self.call.kind != "chat":
             return False  # a host of chats may have no such route, which says nothing of its chats
-        # An answer that flowed until the call's own time was over was long, not late.
-        return error.code != DeadlineExceeded.code or tried.record.ttft_s is None
+        # An answer that flowed until the call's own time was over was long, not late (a peer's clock may say it first).
+        over = error.code == DeadlineExceeded.code or (error.cause == "timeout" and now >= self.call.deadline - 0.01)
+        return not over or tried.record.ttft_s is None
 
     def _maybe_billed(self, tried: Tried) -> Usage | None:
         """Whatever it broke with: content that came had been made."""

@@ -59,11 +59,13 @@ async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
 async def test_an_answer_that_outlasts_the_call_says_nothing_of_the_backend() -> None:
     """It flowed to the end of the call's time; who had said nothing by then is to blame."""
     attempts = made()
-    for begun, state in ((True, "closed"), (False, "open")):
+    for begun, code, state in ((True, "deadline_exceeded", "closed"), (True, "", "closed"), (False, "", "open")):
+        if not code:
+            attempts.call = call(deadline_s=0.0)
         tried = await attempts.begin(STEP)
         if begun:
             attempts.first_content(tried)
-        attempts.failed(tried, failure("timeout", code="deadline_exceeded"))
+        attempts.failed(tried, failure("timeout", code=code or None))
         assert attempts.breaker.state("a", time.monotonic())[0] == state
 
 
