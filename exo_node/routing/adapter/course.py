@@ -37,8 +37,8 @@ class Course:
     def next(
         self, now: float, deadline: float, fits: Callable[[Candidate], bool] = lambda candidate: True
     ) -> tuple[Step, float] | None:
-        """Among the steps that `fits`; what is returned counts as tried. Who was ejected since the plan was made, or has
-        its trial by another call just now, comes after the others."""
+        """Among the steps that `fits`; what is returned counts as tried. Who was ejected since the plan was made, or
+        has its trial by another call just now, comes after the others."""
         ejected: Step | None = None
         for step in self._fresh:
             if fits(step.candidate) and self._allowed(step.candidate):

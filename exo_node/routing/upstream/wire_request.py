@@ -141,8 +141,8 @@ def _finish(
 def _go_on(deployment: Deployment, kind: CallKind, said: str, body: dict[str, Any]) -> None:
     """Let the backend go on from the text that the client already has (its limits are the adapter's business)."""
     if kind == "completion":
-        prompt = body.get("prompt")
         if has_text_prompt(body):  # others are not gone on with
+            prompt = body["prompt"]
             body["prompt"] = prompt + said if isinstance(prompt, str) else [prompt[0] + said]
     else:
         prefix: dict[str, Any] = {"role": "assistant", "content": said}
