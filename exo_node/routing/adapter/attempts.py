@@ -73,8 +73,11 @@ class Attempts:
     records: list[AttemptRecord] = field(default_factory=list)
     errors: list[tuple[Step, UpstreamError]] = field(default_factory=list)
 
-    async def begin(self, step: Step) -> Tried:
-        """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now."""
+    async def begin(self, step: Step, *, streamed: bool = True) -> Tried:
+        """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now.
+
+        `streamed` False: a cascade asks for a whole answer though the call wants a stream.
+        """
         candidate = step.candidate
         reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
         if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
@@ -88,7 +91,7 @@ class Attempts:
         self.records.append(record)
         now = self.clock()
         self.breaker.begin(candidate, now)
-        prompt = self.call.prompt_tokens if self.call.stream else None  # a plain call is silent until its end
+        prompt = self.call.prompt_tokens if streamed and self.call.stream else None  # else it is silent until its end
         self.profile.started(candidate.backend, now, id(record), prompt)
         return Tried(step, record, now, reserved, self.call.prompt_tokens, last=now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -267,6 +268,18 @@ async def test_a_cascade_escalates_until_an_answer_is_good(stream: bool) -> None
     else:
         assert reply.whole is not None
     assert one.records[0].cost == pytest.approx((10 + 18 + 10 + 4) / 1e6)
+
+
+async def test_a_cascade_that_is_making_an_answer_is_not_late() -> None:
+    """It asks for a whole one, which is silent until its end: others may still be sent there."""
+    waits = asyncio.Event()
+    one = world(("a", (ROLE, waits, "x", STOP)), ("b", GOOD), cascade=True)
+    serving = asyncio.ensure_future(one.adapter.serve(call()))
+    await one.backends["a"].asked.wait()
+    first, later = [one.profile.ttft(one.listed[0], 10, time.monotonic() + after) for after in (0.0, 30.0)]
+    assert later == pytest.approx(first)
+    waits.set()
+    await hear(await serving)
 
 
 @pytest.mark.parametrize(
