@@ -29,6 +29,7 @@ class Admission:
     budgets: tuple[Budget, ...]
     subjects: tuple[tuple[SubjectKind, str], ...]  # who pays
     wall: float
+    asked: bool = False  # Redis was asked for it, so that it must be told of its end, be it later
     settled: bool = False
 
     @property

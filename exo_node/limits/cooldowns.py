@@ -33,6 +33,11 @@ class Cooldowns:
         if self._redis is not None:
             self._redis.tell(operations.cool(backend, for_s))
 
+    def forget(self, backend: str) -> None:
+        """It deserves a new chance, here and at the nodes that share Redis. Does not wait."""
+        if self._open.pop(backend, None) is not None and self._redis is not None:
+            self._redis.tell(operations.cool(backend, 0.0))
+
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
         if not self._open and self._redis is None:

@@ -137,7 +137,7 @@ class Gate:
             self._windows.settle(admission.scopes, admission.id, tokens)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
             if self.redis is not None:
-                self.redis.tell(operations.settle(admission, tokens))
+                self.redis.tell(operations.settle(admission, tokens), keep=admission.asked)
         if cost > 0:
             self._sums.spend(admission.subjects, cost)
 
@@ -150,8 +150,7 @@ class Gate:
         if admission.scopes or admission.budgets:
             self._windows.release(admission.scopes, admission.id)
             self._sums.ledger.release(admission.budgets, admission.id, admission.wall)
-            if self.redis is not None:
-                self.redis.tell(operations.release(admission))
+            self._give_back(admission)
 
     # -- deployments
 
@@ -181,14 +180,16 @@ class Gate:
             self._full[taken.limit.scope] = self._clock() + taken.wait_s
         return None
 
-    def room_in(self, deployment_id: str, rpm: int | None, tpm: int | None, *, provider: str = "") -> float:
+    def room_in(
+        self, deployment_id: str, rpm: int | None, tpm: int | None, tokens: int = 1, *, provider: str = ""
+    ) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
         if rpm is None and tpm is None and not self.rules.budgets:
             return 0.0
         now = self._clock()
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
         waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
-        refusal = self._windows.refusal(limits, 1, now)
+        refusal = self._windows.refusal(limits, tokens, now)
         if refusal is not None:
             waits.append(refusal.wait_s or MINUTE_S)
         overdrawn = self._sums.ledger.overdrawn(budgets, None, now, self._wall())
@@ -201,6 +202,10 @@ class Gate:
     def mark_open(self, backend: str, for_s: float) -> None:
         """A backend is left alone for that long, by every node that shares Redis. Does not wait."""
         self._cooldowns.mark(backend, for_s)
+
+    def mark_closed(self, backend: str) -> None:
+        """One that this node has marked may be asked again. Does not wait."""
+        self._cooldowns.forget(backend)
 
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
@@ -251,26 +256,30 @@ class Gate:
         admission = Admission(ident, tuple(limit.scope for limit in held), tuple(budgets), subjects, wall)
         decided = False
         if self.redis is not None and (held or budgets):
+            admission.asked = self.redis.up
             try:
                 answer = await self.redis.call(operations.take(ident, amount, held, budgets, cost, wall))
             except BaseException:  # the client has gone in the middle of the question
-                self.redis.tell(operations.release(admission))
+                self._give_back(admission)
                 raise
             if answer:
                 return operations.refused(answer, held, budgets, wall)
             decided = answer is not None
         now = self._clock()
         if not decided:
-            refusal = self._windows.refusal(held, amount, now)
-            if refusal is not None:
-                return refusal
-            overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, wall)
-            if overdrawn is not None:
-                return overdrawn
+            refused = self._windows.refusal(held, amount, now) or self._sums.ledger.overdrawn(budgets, cost, now, wall)
+            if refused is not None:
+                self._give_back(admission)  # a Redis that was only slow may have taken it
+                return refused
         self._windows.add(admission.scopes, ident, amount, now)
         if cost:
             self._sums.ledger.reserve(budgets, ident, cost, now, wall)
         return admission
+
+    def _give_back(self, admission: Admission) -> None:
+        """Tell Redis that nothing was done for it."""
+        if self.redis is not None:
+            self.redis.tell(operations.release(admission), keep=admission.asked)
 
     def _missed(self) -> list[Operation]:
         """What a Redis that was away must be told: this node's part of every window, its sums, its cooldowns.

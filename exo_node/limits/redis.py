@@ -37,6 +37,7 @@ Operation = list[Any]
 class _Waiting:
     operation: Operation
     answer: asyncio.Future[list[Any] | None] | None
+    keep: bool = False  # said again where Redis did not get it
 
 
 class SharedRedis:
@@ -71,6 +72,7 @@ class SharedRedis:
         self._timeout_s = timeout_s
         self.missed = missed
         self._queue: list[_Waiting] = []
+        self._kept: list[Operation] = []  # for when it is back
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._client: Redis | None = None
@@ -110,12 +112,15 @@ class SharedRedis:
         self._wake.set()
         return answer.result() if await _comes(answer, self._timeout_s) else None
 
-    def tell(self, operation: Operation) -> None:
-        """Run it soon, without an answer; lost while Redis is away (`missed` makes up for it)."""
+    def tell(self, operation: Operation, *, keep: bool = False) -> None:
+        """Run it soon, without an answer; lost while Redis is away (`missed` makes up for it), or kept until it is back
+        (one that may run twice)."""
         self._start()
         if self.up:
-            self._queue.append(_Waiting(operation, None))
+            self._queue.append(_Waiting(operation, None, keep))
             self._wake.set()
+        elif keep:
+            self._kept.append(operation)
 
     async def get(self, key: str) -> bytes | None:
         """A stored value; None where there is none, or Redis is away."""
@@ -161,6 +166,7 @@ class SharedRedis:
         try:
             results = await self._run_script([waiting.operation for waiting in batch])
         except Unreachable as e:
+            self._queue[:0] = [waiting for waiting in batch if waiting.keep]
             self._lost(e)
             results = [None] * len(batch)
         except BaseException:  # cancelled: those who wait must not wait for nobody
@@ -173,9 +179,13 @@ class SharedRedis:
     async def _come_back(self) -> None:
         """Knock; a Redis that answers is told first what it missed, before anybody asks it again."""
         try:
-            operations = self.missed()
+            kept = len(self._kept)
+            operations = [*self._kept, *self.missed()]
             for start in range(0, max(1, len(operations)), MAX_BATCH):
                 await self._run_script(operations[start : start + MAX_BATCH])
+            late, self._kept = self._kept[kept:], []
+            for operation in late:
+                self.tell(operation, keep=True)
         except Unreachable as e:
             self._why = str(e)
 
@@ -252,6 +262,7 @@ class SharedRedis:
         self._up = False
         for waiting in self._queue:
             _answer(waiting, None)
+        self._kept += [waiting.operation for waiting in self._queue if waiting.keep]
         self._queue.clear()
         self._wake.set()  # the task looks at the state again
 

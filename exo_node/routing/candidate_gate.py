@@ -29,11 +29,9 @@ class CandidateGate:
             return False
         self._running[limited] += 1  # before the wait: others ask meanwhile
         lease = None
-        # An estimate with a generous answer in it must not be refused for good where the limit is small.
-        amount = tokens if found.tpm is None else min(tokens, found.tpm)
         try:
             lease = await self._gate.acquire(
-                limited, found.rpm, found.tpm, amount, provider=found.provider, cost=cost or None
+                limited, found.rpm, found.tpm, _amount(found, tokens), provider=found.provider, cost=cost or None
             )
         finally:
             if lease is None:
@@ -41,6 +39,14 @@ class CandidateGate:
         if lease is not None:
             self._leases.setdefault(candidate.backend, []).append((tokens, limited, lease))
         return lease is not None
+
+    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+        """Seconds until there is probably room for so many; None: not known."""
+        found = self._deployment(candidate.backend)
+        if found is None:
+            return None
+        amount = _amount(found, tokens)
+        return self._gate.room_in(found.limited_as, found.rpm, found.tpm, amount, provider=found.provider) or None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""
@@ -58,3 +64,8 @@ class CandidateGate:
         self._running[limited] -= 1
         if not self._running[limited]:
             del self._running[limited]
+
+
+def _amount(deployment: Deployment, tokens: int) -> int:
+    """An estimate with a generous answer in it must not be refused for good where the limit is small."""
+    return tokens if deployment.tpm is None else min(tokens, deployment.tpm)

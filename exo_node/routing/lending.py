@@ -9,6 +9,7 @@ from exo_node.routing.call import Call, Upstream, UpstreamError
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.deployment import Deployment, Price
 from exo_node.routing.plan import Candidate
+from exo_node.routing.policy.options import answer_room
 
 
 class Lender:
@@ -35,10 +36,13 @@ class Lender:
             model=deployment.upstream_model,
             price=self._price(deployment),
         )
-        tokens = call.prompt_tokens + (call.max_tokens or 0)
-        cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, call.max_tokens or 0)
+        answer = answer_room(call.kind, call.max_tokens)
+        tokens = call.prompt_tokens + answer
+        cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
         if not await self._gate.acquire(candidate, tokens, cost):
-            raise UpstreamError(f"{deployment.id}: its rate limit or budget is used up", "rate_limited")
+            wait_s = self._gate.wait_s(candidate, tokens)
+            used_up = f"{deployment.id}: its rate limit or budget is used up"
+            raise UpstreamError(used_up, "rate_limited", retry_after=wait_s)
         return Lent(self._gate, candidate, self._upstream(deployment), tokens)
 
 
@@ -55,3 +59,6 @@ class Lent:
         price = self._candidate.price
         cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
         self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)
+
+    def unused(self) -> None:
+        self._gate.settle(self._candidate, self._tokens, 0, 0.0)

@@ -103,7 +103,7 @@ class ProfileView(Protocol):
         ...
 
     def tokens_this_minute(self, backend: str, now: float) -> int:
-        """Tokens it answered in the running minute."""
+        """Tokens of prompts and answers there in the running minute."""
         ...
 
 
@@ -116,7 +116,7 @@ class Step:
     total_s: float
     cost: float | None
     reason: str
-    hedge_after_s: float | None = None  # p95: after this long without content a hedge may start
+    hedge_after_s: float | None = None  # at p95: after this long without content (a whole answer) a hedge may start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

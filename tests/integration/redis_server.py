@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,15 @@ class Server:
             else:
                 writer.close()
                 return
+
+    def pause(self) -> None:
+        """It answers nobody, and forgets nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

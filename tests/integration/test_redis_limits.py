@@ -132,6 +132,24 @@ async def test_budgets_are_shared_and_survive_an_emptied_redis(server: Server, t
             await other.admit("", "eve", "m", 1, 0.3)
 
 
+async def test_what_ended_while_redis_was_away_holds_no_money(server: Server, tmp_path: Path) -> None:
+    """A Redis that comes back with all that it knew is told of the calls that ended meanwhile: what they had reserved
+    is there for others, and not only after an hour."""
+    rules = Rules(budgets=(Rule(("all", ""), 1.0),))
+    async with gates(server, tmp_path, rules, 2, timeout_s=3.0) as (one, other):
+        settled, released = [await one.admit("", "", "m", 1, 0.4) for _ in range(2)]
+        with pytest.raises(BudgetExceeded):
+            await other.admit("", "", "m", 1, 0.3)
+        server.pause()
+        one.settle(settled, 5, 0.1)  # told, and lost
+        await until(lambda: not _is_up(one))
+        one.release(released)
+        server.resume()
+        await until(lambda: _all_up(one, other))
+        assert await other.admit("", "", "m", 1, 0.9)
+        assert _all_up(other)
+
+
 def _all_up(*nodes: Gate) -> bool:
     return all(node.status()["shared"] for node in nodes)
 
@@ -212,6 +230,10 @@ async def test_cooldowns_and_answers_are_shared(server: Server, tmp_path: Path) 
         mine, theirs = one.opened()["openai/1"], other.opened()["openai/1"]
         assert (25 < mine.left_s <= 30, 25 < theirs.left_s <= 30) == (True, True)
         assert (mine.elsewhere, theirs.elsewhere) == (False, True)
+        one.mark_closed("openai/1")
+        await one.redis.call(["spent", []])
+        assert isinstance(await other.admit("", "", "m", 1), Admission)
+        assert (one.opened(), other.opened()) == ({}, {})
         await one.redis.put("k", b"\x00value", 60.0)
         assert await other.redis.get("k") == b"\x00value"
         await one.redis.put("gone", b"x", 0.001)

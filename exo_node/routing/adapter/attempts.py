@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from exo_node.errors import DeadlineExceeded
 from exo_node.routing.adapter.ports import Breaker, Gate, Profile
 from exo_node.routing.call import (
     CHARACTERS_PER_TOKEN,
     INVALID_TOOL_CALL,
+    MAY_BE_BILLED,
     QUEUE_FULL,
     WORKER_LOST,
     AttemptRecord,
@@ -21,11 +23,10 @@ from exo_node.routing.call import (
     UpstreamError,
 )
 from exo_node.routing.plan import Candidate, Step
-from exo_node.routing.policy.options import EXPECTED_OUTPUT
+from exo_node.routing.policy.options import answer_room
 from exo_node.types import Usage
 
-# The provider had accepted the request when these happened, so it may bill the prompt.
-_MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
+_MAY_BE_BILLED = MAY_BE_BILLED | {"escalated"}
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
 _NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
@@ -72,13 +73,17 @@ class Attempts:
     records: list[AttemptRecord] = field(default_factory=list)
     errors: list[tuple[Step, UpstreamError]] = field(default_factory=list)
 
-    async def begin(self, step: Step) -> Tried:
-        """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now."""
+    async def begin(self, step: Step, *, streamed: bool = True) -> Tried:
+        """Take the room that the attempt needs and announce it. Raises `UpstreamError` where there is none now.
+
+        `streamed` False: a cascade asks for a whole answer though the call wants a stream.
+        """
         candidate = step.candidate
-        answer = self.call.max_tokens if self.call.max_tokens is not None else EXPECTED_OUTPUT
-        reserved = self.call.prompt_tokens + answer
+        reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
         if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
-            error = UpstreamError(f"{candidate.backend}: its rate limit or budget is used up", "rate_limited")
+            wait_s = self.gate.wait_s(candidate, reserved)
+            used_up = f"{candidate.backend}: its rate limit or budget is used up"
+            error = UpstreamError(used_up, "rate_limited", retry_after=wait_s)
             self.records.append(AttemptRecord(backend=candidate.backend, cause="rate_limited", status=429))
             self.errors.append((step, error))
             raise error
@@ -86,7 +91,7 @@ class Attempts:
         self.records.append(record)
         now = self.clock()
         self.breaker.begin(candidate, now)
-        prompt = self.call.prompt_tokens if self.call.stream else None  # a plain call is silent until its end
+        prompt = self.call.prompt_tokens if streamed and self.call.stream else None  # else it is silent until its end
         self.profile.started(candidate.backend, now, id(record), prompt)
         return Tried(step, record, now, reserved, self.call.prompt_tokens, last=now)
 
@@ -95,6 +100,7 @@ class Attempts:
         tried.record.ttft_s = now - tried.started
         ttft_s = tried.record.ttft_s
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft_s, now, id(tried.record))
+        self.breaker.answering(tried.candidate, now)
 
     def answered(self, tried: Tried, usage: Usage | None) -> None:
         """The answer is complete. `usage` None: the backend did not report it, so it is estimated."""
@@ -116,8 +122,9 @@ class Attempts:
             return
         now = self.clock()
         self.errors.append((tried.step, error))
-        if error.cause not in _BLAMELESS and error.code not in _NOT_ITS_HEALTH:
-            waited = now - tried.started
+        if self._is_to_blame(tried, error, now):
+            # Once content came, nobody waited: how long it had flowed until it broke is no time to the first token.
+            waited = now - tried.started if tried.record.ttft_s is None else tried.record.ttft_s
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
             self.breaker.failed(tried.candidate, error, now)
         else:
@@ -144,8 +151,19 @@ class Attempts:
         ttft = max(took - itl * max(0, usage.completion_tokens - 1), took / (1 + usage.completion_tokens))
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft, now, id(tried.record))
 
+    def _is_to_blame(self, tried: Tried, error: UpstreamError, now: float) -> bool:
+        """Whether the failure says anything of the backend's health."""
+        if error.cause in _BLAMELESS or error.code in _NOT_ITS_HEALTH:
+            return False
+        if error.cause == "not_found" and self.call.kind != "chat":
+            return False  # a host of chats may have no such route, which says nothing of its chats
+        # An answer that flowed until the call's own time was over was long, not late (a peer's clock may say it first).
+        over = error.code == DeadlineExceeded.code or (error.cause == "timeout" and now >= self.call.deadline - 0.01)
+        return not over or tried.record.ttft_s is None
+
     def _maybe_billed(self, tried: Tried) -> Usage | None:
-        if tried.record.cause not in _MAY_BE_BILLED:
+        """Whatever it broke with: content that came had been made."""
+        if tried.record.cause not in _MAY_BE_BILLED and tried.record.ttft_s is None:
             return None
         tried.record.usage_estimated = True
         return Usage(tried.prompt_tokens, tried.completion_tokens)
@@ -160,6 +178,8 @@ class Attempts:
             record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+        if used:
+            self.profile.used(candidate, used, now)
         self.gate.settle(candidate, tried.reserved, used, record.cost)
 
     # -- what the client is told

@@ -14,6 +14,7 @@ from exo_node.routing.call import CHARACTERS_PER_TOKEN, Batch, Begun, Call, Cont
 from exo_node.routing.frames import events_in, frame, usage_event
 from exo_node.routing.plan import Candidate
 from exo_node.routing.upstream.transcript import MAX_PARTIAL, Transcript, choices
+from exo_node.routing.upstream.wire_request import has_text_prompt
 from exo_node.types import Usage
 
 # Providers for whom the partial answer is simply the front of the model's answer: what looks like a repetition is
@@ -126,15 +127,17 @@ def may_continue(
     candidate: Candidate, call: Call, mode: Continuation, said: str, model_id: str, only: str = ""
 ) -> bool:
     """Whether `candidate` may go on from `said`, which `model_id` answered (not always the asked model: it may be a
-    fallback). A completion's text is simply part of the prompt; where there were only thoughts so far, anybody can
-    answer. `only`: see `Delivered.only`."""
+    fallback). A completion's text is simply part of the prompt, where that is a text too; where there were only
+    thoughts so far, anybody can answer. `only`: see `Delivered.only`."""
     if mode == "off" or (mode == "same-model" and candidate.model_id != model_id):
         return False
     if only:
         return candidate.kind == "ring" and candidate.model == only
     if not said.strip():
         return True
-    return candidate.kind == "ring" or call.kind == "completion" or "prefill" in candidate.capabilities
+    if candidate.kind == "ring":
+        return True
+    return has_text_prompt(call.body) if call.kind == "completion" else "prefill" in candidate.capabilities
 
 
 def rest_of(call: Call, delivered: Delivered) -> Call | None:

@@ -37,12 +37,20 @@ class Course:
     def next(
         self, now: float, deadline: float, fits: Callable[[Candidate], bool] = lambda candidate: True
     ) -> tuple[Step, float] | None:
-        """Among the steps that `fits`; what is returned counts as tried."""
-        for i, step in enumerate(self._fresh):
+        """Among the steps that `fits`; what is returned counts as tried. Who was ejected since the plan was made, or
+        has its trial by another call just now, comes after the others."""
+        ejected: Step | None = None
+        for step in self._fresh:
             if fits(step.candidate) and self._allowed(step.candidate):
-                del self._fresh[i]
-                return self._take(step), 0.0
-        return self._repeat(now, deadline, fits)
+                if not self._tries or self._breaker.state(step.candidate.backend, now)[0] != "open":
+                    break
+                ejected = ejected or step
+        else:
+            if ejected is None:
+                return self._repeat(now, deadline, fits)
+            step = ejected
+        self._fresh.remove(step)
+        return self._take(step), 0.0
 
     def peek_hedge(self) -> Step | None:
         """A second backend of the first tier to ask beside the first, if there is one; `take` it to ask it."""

@@ -17,7 +17,8 @@ _FIELDS: Mapping[Capability, str] = {  # what asks for it
 
 
 def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, UpstreamError]]) -> ExoError:
-    """The plan's first backend speaks for all, unless it could not even be asked. `retry_after` is the earliest known.
+    """The plan's first backend speaks for all, unless it could not even be asked. `retry_after` is the earliest known,
+    where it has to be waited for.
 
     An error that stands for one of the ring's (its `__cause__`) is that one, when it speaks alone.
     """
@@ -32,6 +33,8 @@ def final_error(call: Call, plan: RoutePlan, errors: Sequence[tuple[Step, Upstre
     found = sorted(latest.items(), key=lambda one: order.get(one[0], len(order)))
     chosen = next((error for _, error in found if error.cause != "unavailable"), found[0][1])
     waits = [error.retry_after for error in latest.values() if error.retry_after is not None]
+    if chosen.cause != "rate_limited" and chosen.retry_after is None:
+        waits = []  # it may be well again in a second, whatever another one's quota says
     if len(latest) == 1:
         cause = chosen.__cause__
         return cause if isinstance(cause, ExoError) and not isinstance(cause, UpstreamError) else chosen

@@ -6,7 +6,7 @@ After Dean and Barroso, "The Tail at Scale" (2013): asking again after the 95th 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from exo_node.errors import ExoError
@@ -69,9 +69,30 @@ async def race(
                 if failure is not None and (not pending or not isinstance(failure, ExoError)):
                     raise failure
     finally:
-        losers = [task for task in tasks if task is not winner]
-        for task in losers:
-            task.cancel()
-        for outcome in await asyncio.gather(*losers, return_exceptions=True):
-            if not isinstance(outcome, BaseException):
-                await discard(outcome)
+        try:
+            await _let_go([task for task in tasks if task is not winner], discard)
+        except asyncio.CancelledError:  # nobody is there any more to take the winner's
+            if winner is not None:
+                await discard(winner.result())
+            raise
+
+
+async def _let_go(tasks: Sequence[asyncio.Task[T]], discard: Callable[[T], Awaitable[None]]) -> None:
+    """End them, and discard the results of those that have one. Whoever cancels us meanwhile has it raised after that:
+    what is not discarded would count as running for ever."""
+    cancelled: asyncio.CancelledError | None = None
+    for task in tasks:
+        task.cancel()
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in tasks:
+        if not task.cancelled() and task.exception() is None:
+            try:
+                await discard(task.result())
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled

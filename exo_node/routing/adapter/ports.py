@@ -58,6 +58,8 @@ class Profile(ProfileView, Protocol):
 
     def observe_itl(self, candidate: Candidate, itl_s: float, tokens: int, now: float) -> None: ...
 
+    def used(self, candidate: Candidate, tokens: int, now: float) -> None: ...
+
     def observe_failure(
         self, candidate: Candidate, cause: str, waited_s: float, now: float, key: object = None
     ) -> None: ...
@@ -72,6 +74,10 @@ class Breaker(BreakerView, Protocol):
 
     def released(self, candidate: Candidate, now: float) -> None:
         """The attempt ended without a verdict."""
+        ...
+
+    def answering(self, candidate: Candidate, now: float) -> None:
+        """The attempt's first content has come."""
         ...
 
     def succeeded(self, candidate: Candidate, now: float) -> None: ...
@@ -98,6 +104,10 @@ class Gate(Protocol):
         """Take one request and `tokens` of room (and keep `cost` USD free); False: no room now."""
         ...
 
+    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+        """Seconds until there is probably room for so many; None: not known."""
+        ...
+
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait (called while a task is being cancelled)."""
         ...
@@ -108,6 +118,9 @@ class OpenGate:
 
     async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
         return True
+
+    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+        return None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         return None

@@ -152,11 +152,11 @@ class Serving:
         self._course.take(step)
         return ask(step)
 
-    async def _tried(self, step: Step, ask: Callable[[Tried], Awaitable[T]]) -> T:
+    async def _tried(self, step: Step, ask: Callable[[Tried], Awaitable[T]], *, streamed: bool) -> T:
         """One attempt, settled unless it answers."""
         tried: Tried | None = None
         try:
-            tried = await self.attempts.begin(step)
+            tried = await self.attempts.begin(step, streamed=streamed)
             return await ask(tried)
         except UpstreamError as e:
             if tried is not None:
@@ -179,7 +179,7 @@ class Serving:
             self.report.first_content()
             return live
 
-        return await self._tried(step, ask)
+        return await self._tried(step, ask, streamed=True)
 
     async def _ask(self, step: Step, call: Call | None = None) -> Answered:
         async def ask(tried: Tried) -> Answered:
@@ -201,7 +201,7 @@ class Serving:
             tried.last, tried.characters = self._clock(), len(text)
             return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
 
-        return await self._tried(step, ask)
+        return await self._tried(step, ask, streamed=False)
 
     async def _upstream(self, step: Step, tried: Tried) -> Upstream:
         """Ready to be asked: the time that our own helper process needs to start is not the backend's."""
@@ -243,9 +243,11 @@ class Serving:
 
     async def _discard_live(self, live: Live) -> None:
         """A hedge's second answer."""
-        await live.close()
-        live.count()
-        self.attempts.dropped(live.tried)
+        try:
+            await live.close()
+        finally:
+            live.count()
+            self.attempts.dropped(live.tried)
 
     async def _discard(self, answered: Answered) -> None:
         self.attempts.dropped(answered.tried, "cancelled", answered.usage)
@@ -268,10 +270,12 @@ class Serving:
             call, added = _plain(self.call, step.candidate, logprobs=not last)
             try:
                 answered = await self._ask(step, call)
-            except UpstreamError as e:
-                if not e.fails_over:
+            except ExoError as e:
+                if isinstance(e, UpstreamError) and e.fails_over:
+                    continue
+                if kept is None:
                     raise
-                continue
+                break  # what the dear one will not do at all the cheap one has done somehow
             data = answered.whole.data or {}
             why = "" if last else cascade.shortcoming(call, data, self._parts.check)
             if added:

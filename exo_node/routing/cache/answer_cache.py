@@ -61,7 +61,7 @@ class AnswerCache:
             return reply
         frames = self._collected(key, call, reply.frames, wanted, ttl_s)
         await anext(frames)  # from here on, closing it closes the adapter's
-        return replace(reply, frames=frames)
+        return replace(reply, frames=frames, outlet=None)  # past which nothing would be collected
 
     def settled(self, record: CallRecord) -> None:
         if record.id in self._used:

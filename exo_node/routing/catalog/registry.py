@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from exo_node.errors import ModelNotFound
@@ -126,6 +127,15 @@ class Registry:
         first = [one for one in external if one in configured] + [model.id for model in state.local if model.here]
         there = [*external, *(model.id for model in state.local)]
         return ModelNotFound(names.not_found_text(name, there, first=first, why=why), param="model")
+
+    def meant(self, call: Call) -> Call:
+        """`call` with the provider that it wants by the one name that candidates have ("google" is gemini)."""
+        wish = call.wishes.provider
+        if wish is None:
+            return call
+        known = self._tables.provider(wish)
+        name = "ring" if wish in names.RING else wish if known is None else known.id
+        return call if name == wish else replace(call, wishes=replace(call.wishes, provider=name))
 
     def is_unknown(self, call: Call) -> bool:
         """Whether the name is nothing that anybody here knows: it was only tried on those who may."""

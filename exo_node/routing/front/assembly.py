@@ -202,6 +202,11 @@ class Assembly:
         """The user's own check of a cascade's answer (`ports.Check`)."""
         return None if self.own_check is None else self.own_check(call, answer)
 
+    def give_new_chance(self, backend: str) -> None:
+        """It has changed, or is gone: what it failed at before says nothing more."""
+        self.breaker.forget(backend)
+        self.gate.mark_closed(backend)
+
     def for_litellm(self) -> list[Deployment]:
         """The deployments that the sidecar is to know, with their keys."""
         return [one for one in self.registry.configured() if one.transport == "litellm"]

@@ -39,7 +39,7 @@ class Changes:
         made = self._made
         found = made.registry.remove(deployment_id)
         if found:
-            made.breaker.forget(deployment_id)
+            made.give_new_chance(deployment_id)
             made.profile.forget(deployment_id)
             await made.service.update(made.for_litellm())
         return found
@@ -69,7 +69,7 @@ class Changes:
         made.registry.replace(made.runtime.over(config))
         for backend, now in self._tried().items():
             if now != tried[backend]:  # a new key deserves a new chance
-                made.breaker.forget(backend)
+                made.give_new_chance(backend)
         made.adapter.options = options_of(config, made.settings)
         if cache is not None:
             made.answers.cache = cache

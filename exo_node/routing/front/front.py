@@ -60,6 +60,7 @@ class Front:
         self._made.prober.requested()
         call = self._made.runtime.applied(call)
         self._made.admissions.check_models(call)
+        call = self._made.registry.meant(call)
         key = None if call.begun is not None else self._made.answers.key(call)
         if key is not None and (kept := await self._made.answers.get(key, call)) is not None:
             return kept
@@ -84,7 +85,7 @@ class Front:
 
     async def explain(self, call: Call) -> dict[str, Any]:
         self._made.admissions.check_models(call)
-        return await self._made.adapter.explain(self._made.runtime.applied(call))
+        return await self._made.adapter.explain(self._made.registry.meant(self._made.runtime.applied(call)))
 
     # -- lists and facts
 
@@ -106,7 +107,7 @@ class Front:
         made = self._made
         found = await check_provider(name, made.registry, made.service, made.connections)
         if found["ok"] and made.breaker.why(found["deployment"]) == "auth":  # its key is good again
-            made.breaker.forget(found["deployment"])
+            made.give_new_chance(found["deployment"])
         return found
 
     async def cost_estimate(

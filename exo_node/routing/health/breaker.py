@@ -86,6 +86,13 @@ class Breaker:
         if c is not None:
             c.trial = -math.inf
 
+    def answering(self, candidate: Candidate, now: float) -> None:
+        """Its first content came: nobody waits for the end of a trial's answer, which may take minutes. The next
+        failure opens it again as another one in the row."""
+        c = self._circuits.get(candidate.backend)
+        if c is not None and c.is_open and now >= c.until:
+            self._close(c, now)
+
     def succeeded(self, candidate: Candidate, now: float) -> None:
         """It answered."""
         c = self._of(candidate.backend)
@@ -93,9 +100,7 @@ class Breaker:
         c.now_ok += 1
         c.in_row = 0
         if c.is_open:
-            c.is_open, c.trial, c.cause = False, -math.inf, ""
-            c.closed_at = now
-            c.now_bad = c.old_bad = 0
+            self._close(c, now)
         elif c.count and now - c.closed_at > 2 * c.length:
             c.count, c.closed_at = c.count - 1, now
 
@@ -157,6 +162,12 @@ class Breaker:
                 del self._circuits[next(iter(self._circuits))]
         self._circuits[backend] = c
         return c
+
+    @staticmethod
+    def _close(c: _Circuit, now: float) -> None:
+        c.is_open, c.trial, c.cause = False, -math.inf, ""
+        c.closed_at = now
+        c.now_bad = c.old_bad = 0
 
     @staticmethod
     def _rotate(c: _Circuit, now: float) -> None:

@@ -121,7 +121,7 @@ class Profile:
         return {name: seen.in_flight for name, seen in self._seen.items() if seen.in_flight or seen.track.samples}
 
     def tokens_this_minute(self, backend: str, now: float) -> int:
-        """Tokens answered by it in the running minute (usage-based routing)."""
+        """Tokens of prompts and answers there in the running minute (usage-based routing)."""
         seen = self._seen.get(backend)
         return seen.tokens if seen and seen.minute == int(now // 60) else 0
 
@@ -173,6 +173,10 @@ class Profile:
         seen = self._of(candidate)
         if tokens > 1:
             seen.track.see_itl(itl_s, tokens, now)
+
+    def used(self, candidate: Candidate, tokens: int, now: float) -> None:
+        """An attempt used so many, of prompt and answer together."""
+        seen = self._of(candidate)
         minute = int(now // 60)
         seen.tokens = tokens if seen.minute != minute else seen.tokens + tokens
         seen.minute = minute

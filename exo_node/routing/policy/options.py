@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exo_node.routing.call import Capability
+from exo_node.routing.call import CallKind, Capability
 from exo_node.routing.plan import Ask, Candidate, ProfileView
 
 EXPECTED_OUTPUT = 256  # tokens of a typical answer, where the request allows as many
 WITH_OUTPUT = frozenset({"chat", "completion"})
 TOO_DEAR = "more than the max_cost"
+# Kinds of candidates that some words for the field `provider` mean ("litellm": whoever it is, but not the ring).
+_MEANT: Mapping[str, tuple[str, ...]] = {"ring": ("ring",), "local": ("ring",), "litellm": ("deployment", "peer")}
 EMULATED: frozenset[Capability] = frozenset({"tools"})  # asked for by prompt where no candidate has it natively
 
 
@@ -61,6 +63,11 @@ def expected_output(ask: Ask) -> int:
     return EXPECTED_OUTPUT if ask.max_tokens is None else min(ask.max_tokens, EXPECTED_OUTPUT)
 
 
+def answer_room(kind: CallKind, max_tokens: int | None) -> int:
+    """Tokens that are kept free for an answer while it is made."""
+    return max_tokens if max_tokens is not None else EXPECTED_OUTPUT if kind in WITH_OUTPUT else 0
+
+
 def cost_of(candidate: Candidate, ask: Ask) -> float | None:
     """Predicted USD; a ring without a price costs nothing, anything else without one is not known."""
     if candidate.price is None:
@@ -73,7 +80,7 @@ def why_not(candidate: Candidate, ask: Ask, emulate: frozenset[Capability]) -> s
     if candidate.rejected:
         return candidate.rejected
     wish = ask.provider
-    if wish is not None and wish != candidate.provider and not (wish in ("local", "ring") and candidate.kind == "ring"):
+    if wish is not None and wish != candidate.provider and candidate.kind not in _MEANT.get(wish, ()):
         return f"the request wants provider {wish}"
     missing = ask.needs - candidate.capabilities - (emulate if candidate.kind != "ring" else frozenset())
     if missing:

@@ -168,5 +168,11 @@ def _step(option: Option, reason: str, ask: Ask, profile: ProfileView, now: floa
         total_s=option.total_s,
         cost=option.cost,
         reason=f"{option.name}: {reason}{option.note}",
-        hedge_after_s=profile.p95_ttft(option.candidate, ask.prompt_tokens, now) if ask.hedge else None,
+        hedge_after_s=_late_after(option, ask, profile, now) if ask.hedge else None,
     )
+
+
+def _late_after(option: Option, ask: Ask, profile: ProfileView, now: float) -> float | None:
+    """Seconds of silence after which a backend is late; a plain answer is silent while it is made, too."""
+    first = profile.p95_ttft(option.candidate, ask.prompt_tokens, now)
+    return first if first is None or ask.stream else first + option.output_s

@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_args
 
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.call import (
+    MAY_BE_BILLED,
     Attempt,
     Batch,
     Call,
@@ -40,7 +41,11 @@ class Lent(Protocol):
     upstream: Upstream
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """What was really used; called once, however it ended."""
+        """What was really used; called once, however it ended, or `unused` is."""
+        ...
+
+    def unused(self) -> None:
+        """The provider has made nothing of it."""
         ...
 
 
@@ -94,6 +99,7 @@ class RelayHost:
         try:
             lent = await self._lend(request.deployment_id, attempt.call)
             used = Used()
+            refused = False
             try:
                 if request.stream:
                     async with contextlib.aclosing(lent.upstream.stream(attempt)) as batches:
@@ -106,8 +112,14 @@ class RelayHost:
                     for start in range(0, max(1, len(whole.raw)), PIECE):
                         piece = pb.RelayWhole(raw=whole.raw[start : start + PIECE], content_type=whole.content_type)
                         yield pb.RelayChunk(whole=piece)
+            except UpstreamError as error:
+                refused = error.cause not in MAY_BE_BILLED and not used.completion
+                raise
             finally:
-                lent.settle(used.prompt or attempt.call.prompt_tokens, used.completion)
+                if refused:
+                    lent.unused()
+                else:
+                    lent.settle(used.prompt or attempt.call.prompt_tokens, used.completion)
         except ExoError as error:
             yield pb.RelayChunk(error=error_to_pb(error))
 

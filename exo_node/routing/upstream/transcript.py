@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,10 +41,11 @@ class Transcript:
         self.usage: Usage | None = None
 
     def take(self, batch: Batch) -> None:
-        """Raises `UpstreamError` ("malformed") where an event is not of OpenAI's shape."""
+        """Raises `UpstreamError` ("malformed") where an event is not of OpenAI's shape; then nothing of it was said."""
         try:
             self._take(batch)
         except (AttributeError, TypeError) as e:
+            self._take_back(batch)
             raise UpstreamError(f"{self._backend}: it sent an event not of OpenAI's shape", "malformed") from e
 
     def _take(self, batch: Batch) -> None:
@@ -59,6 +62,18 @@ class Transcript:
                 self.parts.append(text)
             self.characters += len(text)
             self.special = (bool(batch.last) and self._read(batch.last)) or special
+
+    def _take_back(self, batch: Batch) -> None:
+        """Forget what was read of a batch up to its odd event: who goes on must say it, since it does not go out."""
+        read = copy.copy(self)
+        read.parts, read.ids, read.characters, read.pieces, read.finished = [], [], 0, 0, {}
+        with contextlib.suppress(AttributeError, TypeError):
+            read._take(batch)
+        del self.parts[len(self.parts) - len(read.parts) :]
+        self.characters -= read.characters
+        self.pieces -= read.pieces
+        for index in read.finished:
+            self.finished.pop(index, None)
 
     def _read(self, events: Sequence[dict[str, Any]]) -> bool:
         """Whether one of them is special."""

@@ -141,8 +141,9 @@ def _finish(
 def _go_on(deployment: Deployment, kind: CallKind, said: str, body: dict[str, Any]) -> None:
     """Let the backend go on from the text that the client already has (its limits are the adapter's business)."""
     if kind == "completion":
-        if isinstance(body.get("prompt"), str):
-            body["prompt"] += said
+        if has_text_prompt(body):  # others are not gone on with
+            prompt = body["prompt"]
+            body["prompt"] = prompt + said if isinstance(prompt, str) else [prompt[0] + said]
     else:
         prefix: dict[str, Any] = {"role": "assistant", "content": said}
         if deployment.provider in ("mistral", "codestral", "deepseek"):
@@ -150,6 +151,14 @@ def _go_on(deployment: Deployment, kind: CallKind, said: str, body: dict[str, An
         elif deployment.provider in _VLLM:
             body["continue_final_message"], body["add_generation_prompt"] = True, False
         body["messages"] = [*body.get("messages", ()), prefix]
+
+
+def has_text_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether a completion's prompt is one text, so that the answer so far can be put behind it (token ids cannot)."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    return isinstance(prompt, str)
 
 
 def _takes_stream_options(deployment: Deployment) -> bool:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from exo_node.limits.cooldowns import Cooldowns, Cooling
 
 
+def test_a_new_chance() -> None:
+    """One that is forgotten may be asked at once; what was never marked is no matter."""
+    cooldowns = Cooldowns(None, lambda: 0.0)
+    cooldowns.mark("d", 10.0)
+    cooldowns.forget("d")
+    cooldowns.forget("e")
+    assert (cooldowns.opened(), cooldowns.missed()) == ({}, [])
+
+
 def test_cooldowns_end() -> None:
     """A backend that was marked is listed as this node's with the seconds left, until they are over."""
     now = [0.0]

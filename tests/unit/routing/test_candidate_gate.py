@@ -28,7 +28,10 @@ async def test_candidates_take_from_their_deployment(tmp_path: Path) -> None:
     gate.settle(ring, 10**6, 5, 0.0)
     assert await gate.acquire(one, 5000, 0.0)  # more than fits at all is cut down
     assert not await gate.acquire(one, 1, 0.0)
+    assert 59 < (gate.wait_s(one, 1) or 0) <= 60
+    assert gate.wait_s(ring, 1) is None
     gate.settle(one, 5000, 10, 0.0)
+    assert gate.wait_s(one, 1) is None
     assert await gate.acquire(one, 40, 0.0) and await gate.acquire(one, 50, 0.0)
     gate.settle(one, 50, 0, 0.0)
     gate.settle(one, 40, 0, 0.0)

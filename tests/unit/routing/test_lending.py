@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from exo_node.limits.admission import Rules
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.gate import Gate
 from exo_node.routing.call import UpstreamError
 from exo_node.routing.candidate_gate import CandidateGate
-from exo_node.routing.deployment import Deployment, Price
+from exo_node.routing.deployment import BudgetRule, Deployment, Price
 from exo_node.routing.lending import Lender
 from exo_node.store import Store
 from tests.unit.routing.cache_samples import make_call
@@ -34,4 +35,20 @@ async def test_lending(tmp_path: Path) -> None:
         with pytest.raises(UpstreamError) as error:
             await lender.lend(name, make_call())
         assert error.value.cause == cause
+    store.close()
+
+
+async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
+    """A provider that refused costs its budget nothing, not even the price of a request."""
+    mine = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m")
+    store = Store(tmp_path / "s.db")
+    rules = Rules(budgets=(BudgetRule(subject=("provider", "openai"), limit=1.0),))
+    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules), {"d": mine}.get)
+    upstream: Any = object()
+    lender = Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: Price(1.0, 2.0, per_request=0.6))
+    (await lender.lend("d", make_call())).unused()
+    lent = await lender.lend("d", make_call())
+    lent.settle(3, 4)
+    with pytest.raises(UpstreamError):
+        await lender.lend("d", make_call())
     store.close()

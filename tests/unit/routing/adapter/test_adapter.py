@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -269,9 +270,24 @@ async def test_a_cascade_escalates_until_an_answer_is_good(stream: bool) -> None
     assert one.records[0].cost == pytest.approx((10 + 18 + 10 + 4) / 1e6)
 
 
-async def test_a_cascade_falls_back_on_what_it_has() -> None:
-    """When the dear ones fail, the doubtful cheap answer is better than none."""
-    one = world(("a", (ROLE, STOP)), ("b", (failure("auth"),)), cascade=True)
+async def test_a_cascade_that_is_making_an_answer_is_not_late() -> None:
+    """It asks for a whole one, which is silent until its end: others may still be sent there."""
+    waits = asyncio.Event()
+    one = world(("a", (ROLE, waits, "x", STOP)), ("b", GOOD), cascade=True)
+    serving = asyncio.ensure_future(one.adapter.serve(call()))
+    await one.backends["a"].asked.wait()
+    first, later = [one.profile.ttft(one.listed[0], 10, time.monotonic() + after) for after in (0.0, 30.0)]
+    assert later == pytest.approx(first)
+    waits.set()
+    await hear(await serving)
+
+
+@pytest.mark.parametrize(
+    "error", [failure("auth"), failure("content_filter"), failure("bad_request"), InvalidRequest("no", param="tools")]
+)
+async def test_a_cascade_falls_back_on_what_it_has(error: Exception) -> None:
+    """When the dear ones fail, or refuse the request, the doubtful cheap answer is better than none."""
+    one = world(("a", (ROLE, STOP)), ("b", (error,)), cascade=True)
     reply = await one.adapter.serve(call(False))
     assert reply.whole is not None
     assert reply.headers["x-exo-backend"] == "a"
@@ -287,6 +303,9 @@ async def test_limits_are_asked_at_the_moment() -> None:
         async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
             return candidate.backend != "a"
 
+        def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
+            return 7.0
+
         def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
             self.settled.append((candidate.backend, reserved, used))
 
@@ -296,6 +315,9 @@ async def test_limits_are_asked_at_the_moment() -> None:
     assert reply.headers["x-exo-attempts"] == "a:rate_limited, b:ok"
     await hear(reply)
     assert gate.settled == [("b", 40, 12)]
+    with pytest.raises(UpstreamError, match="used up") as caught:
+        await world(("a", GOOD), gate=gate).adapter.serve(call())
+    assert (caught.value.status, caught.value.retry_after) == (429, 7.0)
 
 
 async def test_nobody_to_ask_says_why() -> None:

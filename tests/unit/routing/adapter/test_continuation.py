@@ -137,6 +137,15 @@ def test_same_model_is_the_answering_one(there: str, answering: str, goes_on: bo
     assert may_continue(asked, call(), "any", "Some text", answering)
 
 
+@pytest.mark.parametrize(("prompt", "goes_on"), [("One", True), (["One"], True), ([1, 2], False), ([[1, 2]], False)])
+def test_a_completion_goes_on_where_its_prompt_is_a_text(prompt: Any, goes_on: bool) -> None:
+    """The answer so far cannot be put behind token ids: a provider would begin anew, and the client get all twice."""
+    asked = call(kind="completion", body={"prompt": prompt})
+    assert may_continue(OTHER, asked, "any", "Some text", "m1") == goes_on
+    assert may_continue(RING, asked, "any", "Some text", "m1"), "which has the tokens"
+    assert may_continue(OTHER, asked, "any", "", "m1"), "from which nothing can come twice"
+
+
 def test_whose_answer_it_is() -> None:
     """The model of the backend that was heard."""
     delivered = Delivered()

@@ -60,6 +60,16 @@ def test_num_retries_caps_a_group() -> None:
     assert walk(course(*members, candidate("z")), "auth") == ["a", "b", "z"]
 
 
+def test_who_was_ejected_meanwhile_comes_last() -> None:
+    """The plan was made before: a call that has lost its time at one dead backend does not go to the next one."""
+    breaker = Breaker(allowed_fails=1)
+    one = course(*(candidate(name) for name in "abc"), breaker=breaker)
+    assert one.next(0.0, 1000.0) is not None
+    breaker.failed(candidate("b"), failure("reset"), 1.0)
+    found = [one.next(1.0, 1000.0), one.next(1.0, 1000.0)]
+    assert [step.candidate.backend for step, _ in filter(None, found)] == ["c", "b"]
+
+
 def test_an_empty_retry_budget_ends_repeats_not_failover() -> None:
     """First tries at other backends need no budget."""
     empty = RetryBudget(percent=0.0, min_per_s=0.0)

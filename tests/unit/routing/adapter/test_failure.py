@@ -37,6 +37,13 @@ def test_several_are_summed_up_by_the_plans_first() -> None:
     assert headers_of(made) == {}
 
 
+def test_a_quota_is_no_reason_to_wait_for_another_backend() -> None:
+    """Who failed in passing may answer in a second; the hour that the next one asks for is not the call's."""
+    errors = [(STEPS[0], failure("server")), (STEPS[1], failure("rate_limited", retry_after=3600))]
+    made = final_error(call(), PLAN, errors)
+    assert (made.status, made.retry_after) == (502, None)
+
+
 def test_no_time_and_nobody() -> None:
     """A deadline that was over before the first attempt; nobody to ask."""
     late = final_error(call(), PLAN, [])

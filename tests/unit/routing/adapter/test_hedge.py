@@ -77,6 +77,48 @@ async def test_two_answers_at_once_leave_one_to_discard() -> None:
     assert one.discarded == ["b"]
 
 
+async def test_a_winner_that_nobody_takes_is_discarded() -> None:
+    """The client goes while the loser is on its way out: neither answer is left open."""
+    one, closing = Runner(), asyncio.Event()
+
+    async def slow_to_leave() -> str:
+        try:
+            return await one.run("a", asyncio.Event())
+        except asyncio.CancelledError:
+            closing.set()
+            await asyncio.sleep(0.01)
+            raise
+
+    racing = asyncio.ensure_future(race(slow_to_leave(), lambda: one.run("b"), 0.0, one.discard))
+    await closing.wait()
+    racing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    assert one.discarded == ["b"]
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_no_result_is_left_open_whenever_the_client_goes(steps: int) -> None:
+    """Two that answer at once: what is not the race's result is discarded, at whichever step it is cancelled."""
+    one, event = Runner(), asyncio.Event()
+    made: list[str] = []
+
+    async def run(name: str) -> str:
+        found = await one.run(name, event)
+        made.append(name)
+        return found
+
+    racing = asyncio.ensure_future(race(run("a"), lambda: run("b"), 0.0, one.discard))
+    for step in range(20):
+        await asyncio.sleep(0)
+        if step == 6:
+            event.set()
+        if step == 6 + steps:
+            racing.cancel()
+    result = await asyncio.gather(racing, return_exceptions=True)
+    assert sorted([*one.discarded, *(name for name in result if isinstance(name, str))]) == made
+
+
 async def test_one_failure_waits_for_the_other() -> None:
     """A hedge that fails does not end the first, nor the other way round; two failures raise."""
     one, event = Runner(), asyncio.Event()

@@ -95,6 +95,22 @@ async def test_an_odd_shape_fails_over() -> None:
         assert one.records[0].attempts[0].cause == "malformed"
 
 
+async def test_what_came_with_an_odd_event_is_said_by_who_goes_on() -> None:
+    """It was held back together with it, so the next backend goes on from before it: nothing is lost."""
+    one = world(("a", ()), ("b", (ROLE, " two", " three", STOP)))
+
+    class Together(Scripted):
+        async def stream(self, attempt: Attempt) -> AsyncGenerator[Batch, None]:
+            for events in ([text("One")], [text(" two"), {"choices": 5}]):
+                yield Batch(b"".join(map(frame, events)), events)
+
+    one.backends["a"] = Together("a", [])
+    assert (await hear(await one.adapter.serve(call()))).text == "One two three"
+    (attempt,) = one.backends["b"].attempts
+    assert attempt.partial is not None
+    assert attempt.partial.text == "One"
+
+
 async def test_the_last_report_of_usage_carries_ours() -> None:
     """Where events that came together all report usage, what we add stands in the last; unreadable usage is a guess."""
     each = [{**text("x"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}, {**STOP, "usage": {"oops": 1}}]

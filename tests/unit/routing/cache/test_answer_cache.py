@@ -10,7 +10,7 @@ import orjson
 from exo_node.metrics import Metrics
 from exo_node.routing.cache.answer_cache import AnswerCache
 from exo_node.routing.cache.response_cache import MemoryKeeper, ResponseCache
-from exo_node.routing.call import Call, CallRecord, Reply
+from exo_node.routing.call import Call, CallRecord, Outlet, Reply
 from exo_node.routing.deployment import CacheConfig
 from exo_node.types import Usage
 from tests.unit.routing.cache_samples import chat, make_call, make_whole
@@ -84,6 +84,16 @@ async def test_a_stream_is_kept_at_its_end() -> None:
     assert hit is not None and hit.whole is not None and hit.whole.data is not None
     assert hit.whole.data["choices"][0]["message"]["content"] == "Hi"
     assert hit.whole.data["usage"]["total_tokens"] == 4
+
+
+async def test_a_stream_that_is_kept_has_no_short_cut_to_its_client() -> None:
+    """What goes out past its frames would be missing from the kept answer."""
+    answers, _ = make()
+    call, frames = make_call(stream=True), Frames()
+    reply = await answers.keep(answers.key(call) or "", call, Reply(headers={}, frames=frames(), outlet=Outlet()))
+    assert reply.frames is not None
+    assert reply.outlet is None
+    await reply.frames.aclose()
 
 
 async def test_a_stream_that_is_left_is_closed_and_not_kept() -> None:

@@ -63,10 +63,11 @@ async def test_a_changed_deployment_gets_a_new_chance(tmp_path: Path, monkeypatc
         for name in ("paid-1", "other-1", "ring:demo"):
             one = Candidate(backend=name, kind="deployment", provider="openai", model="m")
             breaker.failed(one, UpstreamError("no", "auth"), now)
+            made.gate.mark_open(name, 30.0)  # as a node that shares Redis says it
         assert ejected() == {"paid-1", "other-1", "ring:demo"}
         (tmp_path / "config.yaml").write_text(ONE.replace("planted-key-0123456789", "planted-key-new", 1))
         await made.reload()
-        assert ejected() == {"other-1", "ring:demo"}
+        assert ejected() == made.gate.opened().keys() == {"other-1", "ring:demo"}
         assert await made.remove_deployment("other-1")
         assert {row["backend"] for row in made.stats()["breakers"]} == {"ring:demo"}
 

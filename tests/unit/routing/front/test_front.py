@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exo_node.errors import ModelNotFound
+from exo_node.routing.call import Wishes
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import front
 
@@ -43,3 +44,19 @@ async def test_names_that_go_to_providers(tmp_path: Path, monkeypatch: pytest.Mo
         theirs = ("Prod", "prod", "keyless", "wild-x", "group", "openai/any", "OpenAI/any", "google/any")
         assert [name for name in theirs if not made.is_external(name)] == []
         assert [name for name in ("demo", "mine", "me/mine", "gpt-4o", "openai") if made.is_external(name)] == []
+
+
+async def test_a_provider_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The field `provider` may name it as a model's prefix does, or say "litellm" for any, or the ring by its words."""
+    text = (
+        "model_list:\n"
+        "  - {model_name: Prod, litellm_params: {model: openai/gpt-4o-mini, api_key: sk-x}}\n"
+        "  - {model_name: Gem, litellm_params: {model: google/gemini-2.0-flash, api_key: sk-x}}\n"
+    )
+    async with front(tmp_path, monkeypatch, text) as (made, ring):
+        for model, provider in (("Gem", "google"), ("Gem", "gemini"), ("Prod", "openai"), ("Prod", "litellm")):
+            said = await made.explain(make_call(model=model, wishes=Wishes(provider=provider)))
+            assert len(said["steps"]) == 1, (provider, said["rejected"])
+        for provider in ("ring", "local", "exo-ring"):
+            await made.serve(make_call(model="demo", wishes=Wishes(provider=provider)))
+        assert len(ring.attempts) == 3

@@ -62,6 +62,19 @@ def test_half_failed_of_enough_requests_opens_it() -> None:
     assert breaker.state("b", 1.0)[0] == "open"
 
 
+def test_a_trial_that_answers_is_over() -> None:
+    """With its first content, and not only when a long answer ends; what breaks then opens it again at once, longer."""
+    breaker = Breaker()
+    fail(breaker, 5, 0.0)
+    breaker.answering(A, 1.0)
+    assert breaker.state("a", 1.0) == ("open", 4.0), "whoever was asked before the end of the ejection proves nothing"
+    assert breaker.begin(A, 5.0)
+    breaker.answering(A, 5.5)
+    assert breaker.state("a", 5.5) == ("closed", 0.0)
+    fail(breaker, 1, 6.0)
+    assert breaker.state("a", 6.0) == ("open", 10.0)
+
+
 def test_half_open_is_exactly_one_request() -> None:
     """After the ejection one caller gets the trial; the others see it open until it is over."""
     breaker = Breaker()

@@ -145,8 +145,8 @@ def test_looks_are_rationed() -> None:
 def test_tokens_of_the_minute() -> None:
     """Usage counts per running minute."""
     profile = Profile()
-    profile.observe_itl(A, 0.01, 100, 61.0)
-    profile.observe_itl(A, 0.01, 50, 119.0)
+    profile.used(A, 100, 61.0)
+    profile.used(A, 50, 119.0)
     assert profile.tokens_this_minute("a", 119.5) == 150
     assert profile.tokens_this_minute("a", 120.5) == 0
     assert profile.tokens_this_minute("nobody", 0.0) == 0

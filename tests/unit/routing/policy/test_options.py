@@ -48,6 +48,13 @@ def test_the_ring_by_its_words() -> None:
         assert why_not(RING, replace(ASK, provider=word, max_cost=0.0), frozenset()) == ""
 
 
+def test_litellm_is_whoever_is_external() -> None:
+    """Document 002's provider name: any deployment, this node's or a peer's, and no ring."""
+    ask = replace(ASK, provider="litellm")
+    assert [why_not(one, ask, frozenset()) for one in (A, replace(A, kind="peer"))] == ["", ""]
+    assert why_not(RING, ask, frozenset()) == "the request wants provider litellm"
+
+
 def test_tools_are_prompted_for_where_nobody_has_them() -> None:
     """With a native backend the others are out, without one external models are asked by prompt, the ring never."""
     ask = replace(ASK, needs=frozenset({"tools"}))

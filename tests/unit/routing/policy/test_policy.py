@@ -69,6 +69,15 @@ def test_the_fastest_comes_first_and_the_plan_says_why() -> None:
     assert not found.explored
 
 
+def test_a_plain_answer_is_late_only_after_it_should_be_complete() -> None:
+    """It is silent while it is made: a hedge for each that is longer than a first token would spend the budget."""
+    profile = measured(a=0.2)
+    streamed = plan([A], profile, replace(ASK, stream=True)).steps[0]
+    whole = plan([A], profile, replace(ASK, stream=False)).steps[0]
+    assert streamed.hedge_after_s is not None
+    assert whole.hedge_after_s == pytest.approx(streamed.hedge_after_s + whole.total_s - whole.ttft_s)
+
+
 def test_the_answers_length_counts() -> None:
     """A backend that starts sooner but writes slower loses long answers."""
     profile = measured(a=0.2, b=0.4)
@@ -168,7 +177,7 @@ def test_cost_and_priority_and_busy_and_usage() -> None:
     assert order(plan(ordered, profile, replace(ASK, strategy="priority"))) == ["b", "a", "c"]
     profile.started("a")
     assert order(plan([A, B, C], profile, replace(ASK, strategy="least-busy"))) == ["b", "c", "a"]
-    profile.observe_itl(B, 0.01, 5000, 100.0)
+    profile.used(B, 5000, 100.0)
     assert order(plan([A, B, C], profile, replace(ASK, strategy="usage-based-routing-v2")))[-1] == "b"
 
 

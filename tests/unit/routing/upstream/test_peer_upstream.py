@@ -64,6 +64,9 @@ class Lent:
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.settled.append((prompt_tokens, completion_tokens))
 
+    def unused(self) -> None:
+        self.settled.append((0, 0))
+
 
 class Wire:
     """A peer whose daemon is this `RelayHost`; messages are really encoded."""
@@ -160,6 +163,18 @@ async def test_the_providers_failure_keeps_its_cause(error: UpstreamError, cause
     got = caught.value
     assert (got.cause, got.status, got.message, got.retry_after) == (cause, status, error.message, error.retry_after)
     assert got.upstream_status == error.upstream_status
+
+
+@pytest.mark.parametrize(
+    ("events", "cause", "settled"),
+    [((), "refused", (0, 0)), ((), "auth", (0, 0)), ((), "reset", (5, 0)), (EVENTS[:1], "server", (5, 1))],
+)
+async def test_a_provider_that_refused_has_used_nothing(events: Any, cause: Any, settled: tuple[int, int]) -> None:
+    """The lender's budgets pay for what may be billed, and not for a provider that was never reached."""
+    wire = Wire(Scripted(list(events), error=UpstreamError("no", cause)))
+    with pytest.raises(UpstreamError):
+        _ = [batch async for batch in peer(wire).stream(attempt())]
+    assert wire.settled == [settled]
 
 
 async def test_a_request_that_is_wrong_stays_the_requests_fault() -> None:

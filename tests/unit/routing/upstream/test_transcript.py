@@ -52,6 +52,16 @@ def test_text_ends_usage_and_extras() -> None:
     assert not read(text("One")).complete
 
 
+@pytest.mark.parametrize("odd", [delta(content=5), {"choices": ["x"]}])
+def test_nothing_was_said_by_a_batch_with_an_odd_event(odd: dict[str, Any]) -> None:
+    """Such a batch does not go out, so what stands before the odd event in it is still to be said, and its end too."""
+    found = read(ROLE, text("One"))
+    with pytest.raises(UpstreamError) as caught:
+        found.take(Batch(b"", [text(" two"), STOP, odd]))
+    assert caught.value.cause == "malformed"
+    assert (found.text, found.pieces, found.characters, found.complete) == ("One", 1, 3, False)
+
+
 def test_an_empty_reason_is_none() -> None:
     """Some providers send finish_reason "" with every event; a stream that then breaks off is not complete."""
     assert not read({"choices": [{"index": 0, "delta": {"content": "One"}, "finish_reason": ""}]}).complete

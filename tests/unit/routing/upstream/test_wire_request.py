@@ -152,6 +152,7 @@ def test_going_on_from_a_partial_answer(provider: str, prefix: dict[str, Any], m
 def test_going_on_elsewhere() -> None:
     """A completion's prompt grows; DeepSeek takes prefixes on its beta path only."""
     assert body_of(deployment(), call("completion", prompt="a"), Partial(" b"))["prompt"] == "a b"
+    assert body_of(deployment(), call("completion", prompt=["a"]), Partial(" b"))["prompt"] == ["a b"]
     one = deployment("deepseek", "https://api.deepseek.com/v1")
     assert url(one, prefixed=True) == "https://api.deepseek.com/beta/chat/completions"
     assert url(one) == "https://api.deepseek.com/v1/chat/completions"
