@@ -174,6 +174,15 @@ def test_each_credential_may_be_missing(tmp_path: Path, name: str) -> None:
     assert config.notes[0].endswith("1.json:1: a is not used: the variable NOT_THERE is not set")
 
 
+@pytest.mark.parametrize("name", sorted(CREDENTIALS))
+def test_a_credential_is_a_text(tmp_path: Path, name: str) -> None:
+    """A bare number, which YAML may read as another one, is refused without being shown; no other key replaces it."""
+    text = f"model_list: [{{model_name: a, litellm_params: {{model: x/a, {name}: 0123456}}}}]"
+    assert problems(tmp_path, text, env={"OPENAI_API_KEY": "other"}) == [
+        f"1.yaml:1: model_list[0].litellm_params.{name}: wants a text in quotes, got a number"
+    ]
+
+
 def test_empty_keys_and_null(tmp_path: Path) -> None:
     """An empty key counts as missing; null is how exports say that a key is not set."""
     empty = one(load(tmp_path, '[{"model_name": "a", "litellm_params": {"model": "openai/a", "api_key": ""}}]'))
