@@ -33,6 +33,12 @@ class Cooldowns:
         if self._redis is not None:
             self._redis.tell(operations.cool(backend, for_s))
 
+    def forget(self, backend: str) -> None:
+        """It is gone, or another one than before: nobody leaves it alone any more. Does not wait."""
+        self._open.pop(backend, None)
+        if self._redis is not None:
+            self._redis.tell(operations.cool(backend, 0.0))
+
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
         if not self._open and self._redis is None:

@@ -202,6 +202,10 @@ class Gate:
         """A backend is left alone for that long, by every node that shares Redis. Does not wait."""
         self._cooldowns.mark(backend, for_s)
 
+    def forget_open(self, backend: str) -> None:
+        """It may be asked again, here and by every node that shares Redis. Does not wait."""
+        self._cooldowns.forget(backend)
+
     def opened(self) -> dict[str, Cooling]:
         """Backends that are left alone, by this or another node."""
         return self._cooldowns.opened()

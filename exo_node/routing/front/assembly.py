@@ -202,6 +202,11 @@ class Assembly:
         """The user's own check of a cascade's answer (`ports.Check`)."""
         return None if self.own_check is None else self.own_check(call, answer)
 
+    def new_chance(self, backend: str) -> None:
+        """What failed under that name is gone, or has another key now."""
+        self.breaker.forget(backend)
+        self.gate.forget_open(backend)
+
     def for_litellm(self) -> list[Deployment]:
         """The deployments that the sidecar is to know, with their keys."""
         return [one for one in self.registry.configured() if one.transport == "litellm"]

@@ -106,7 +106,7 @@ class Front:
         made = self._made
         found = await check_provider(name, made.registry, made.service, made.connections)
         if found["ok"] and made.breaker.why(found["deployment"]) == "auth":  # its key is good again
-            made.breaker.forget(found["deployment"])
+            made.new_chance(found["deployment"])
         return found
 
     async def cost_estimate(
