@@ -203,6 +203,9 @@ FAILS_OVER: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
+# The provider had accepted the request when these happened, so it may bill the prompt. ("escalated": a cascade's.)
+MAY_BE_BILLED: frozenset[str] = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
+
 
 class UpstreamError(ExoError):
     """A backend failed. `cause` says how; the message names the backend and holds no secret.

@@ -14,6 +14,7 @@ from exo_node.routing.adapter.ports import Breaker, Gate, Profile
 from exo_node.routing.call import (
     CHARACTERS_PER_TOKEN,
     INVALID_TOOL_CALL,
+    MAY_BE_BILLED,
     QUEUE_FULL,
     WORKER_LOST,
     AttemptRecord,
@@ -24,8 +25,6 @@ from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.policy.options import EXPECTED_OUTPUT
 from exo_node.types import Usage
 
-# The provider had accepted the request when these happened, so it may bill the prompt.
-_MAY_BE_BILLED = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
 _NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
@@ -145,7 +144,7 @@ class Attempts:
         self.profile.observe_ttft(tried.candidate, self.call.prompt_tokens, ttft, now, id(tried.record))
 
     def _maybe_billed(self, tried: Tried) -> Usage | None:
-        if tried.record.cause not in _MAY_BE_BILLED:
+        if tried.record.cause not in MAY_BE_BILLED:
             return None
         tried.record.usage_estimated = True
         return Usage(tried.prompt_tokens, tried.completion_tokens)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_args
 
 from exo_node.errors import ExoError, InvalidRequest
 from exo_node.routing.call import (
+    MAY_BE_BILLED,
     Attempt,
     Batch,
     Call,
@@ -93,7 +94,7 @@ class RelayHost:
     async def _answer(self, request: pb.RelayRequest, attempt: Attempt) -> AsyncGenerator[pb.RelayChunk, None]:
         try:
             lent = await self._lend(request.deployment_id, attempt.call)
-            used = Used()
+            used, asked = Used(), attempt.call.prompt_tokens
             try:
                 if request.stream:
                     async with contextlib.aclosing(lent.upstream.stream(attempt)) as batches:
@@ -106,8 +107,12 @@ class RelayHost:
                     for start in range(0, max(1, len(whole.raw)), PIECE):
                         piece = pb.RelayWhole(raw=whole.raw[start : start + PIECE], content_type=whole.content_type)
                         yield pb.RelayChunk(whole=piece)
+            except ExoError as error:
+                if not isinstance(error, UpstreamError) or error.cause not in MAY_BE_BILLED:
+                    asked = 0
+                raise
             finally:
-                lent.settle(used.prompt or attempt.call.prompt_tokens, used.completion)
+                lent.settle(used.prompt or asked, used.completion)
         except ExoError as error:
             yield pb.RelayChunk(error=error_to_pb(error))
 

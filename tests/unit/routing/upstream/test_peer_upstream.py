@@ -162,6 +162,28 @@ async def test_the_providers_failure_keeps_its_cause(error: UpstreamError, cause
     assert got.upstream_status == error.upstream_status
 
 
+@pytest.mark.parametrize(
+    ("error", "events", "settled"),
+    [
+        (UpstreamError("no", "auth", upstream_status=401), [], (0, 0)),
+        (UpstreamError("down", "refused"), [], (0, 0)),
+        (InvalidRequest("wrong"), [], (0, 0)),
+        (UpstreamError("late", "timeout"), [], (5, 0)),
+        (UpstreamError("broke", "reset"), EVENTS[:1], (5, 1)),
+    ],
+)
+async def test_only_what_may_be_billed_is_settled(
+    error: ExoError, events: list[dict[str, Any]], settled: tuple[int, int]
+) -> None:
+    """A call that the provider never accepted takes nothing from the lender's budget; one that broke takes its
+    prompt."""
+    wire = Wire(Scripted(events, error=error))
+    with pytest.raises(type(error)):
+        async for _ in peer(wire).stream(attempt()):
+            pass
+    assert wire.settled == [settled]
+
+
 async def test_a_request_that_is_wrong_stays_the_requests_fault() -> None:
     """An `InvalidRequest` at the lender is one here, and fails over nowhere."""
     error = InvalidRequest("temperature must be a number", param="temperature")
