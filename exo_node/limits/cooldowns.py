@@ -34,8 +34,10 @@ class Cooldowns:
             self._redis.tell(operations.cool(backend, for_s))
 
     def forget(self, backend: str) -> None:
-        """It deserves a new chance, here and at the nodes that share Redis. Does not wait."""
-        if self._open.pop(backend, None) is not None and self._redis is not None:
+        """It is gone, or another one than before: nobody leaves it alone any more, here and at the nodes that share
+        Redis. Does not wait."""
+        self._open.pop(backend, None)
+        if self._redis is not None:
             self._redis.tell(operations.cool(backend, 0.0))
 
     def opened(self) -> dict[str, Cooling]:

@@ -204,7 +204,7 @@ class Gate:
         self._cooldowns.mark(backend, for_s)
 
     def mark_closed(self, backend: str) -> None:
-        """One that this node has marked may be asked again. Does not wait."""
+        """It may be asked again, by every node that shares Redis. Does not wait."""
         self._cooldowns.forget(backend)
 
     def opened(self) -> dict[str, Cooling]:

@@ -203,9 +203,8 @@ FAILS_OVER: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 
-
-# The provider had accepted the request when these happened, so it may bill the prompt.
-MAY_BE_BILLED: frozenset[str] = frozenset({"timeout", "reset", "eof", "malformed", "cancelled"})
+# The provider had accepted the request when these happened, so it may bill the prompt. ("escalated": a cascade's.)
+MAY_BE_BILLED: frozenset[str] = frozenset({"timeout", "reset", "eof", "malformed", "cancelled", "escalated"})
 
 
 class UpstreamError(ExoError):

@@ -8,19 +8,20 @@ A node tells its own `callbacks`, configured there, of every call that it serves
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 
 from exo_node.routing.call import Caller, CallKind, CallRecord
-from exo_node.routing.callbacks.services import SERVICES, service_of
+from exo_node.routing.callbacks.services import SERVICES, refusal, service_of
 from exo_node.sdk.replies import Reply, wrap
 from exo_node.sdk.tools import Collected
 from exo_node.types import Usage
@@ -128,9 +129,11 @@ def _deliver(receiver: Any, answer: Any, record: CallRecord) -> None:
         _POSTS.submit(_post, service.url, service.headers, service.shape(record))
     elif callable(receiver):
         if _positional(receiver) >= 4:  # LiteLLM's own signature: (kwargs, response, start, end)
-            receiver(dict(record.body), answer, record.started, record.started + record.total_s)
+            told = receiver(dict(record.body), answer, record.started, record.started + record.total_s)
         else:
-            receiver(answer)
+            told = receiver(answer)
+        if inspect.iscoroutine(told):
+            _POSTS.submit(_finish, receiver, told)
     else:
         raise ValueError("known: a function, 'langfuse', 'helicone'; set others up at the node (callbacks)")
 
@@ -149,8 +152,19 @@ def _positional(function: Callable[..., Any]) -> int:
 _POSTS = ThreadPoolExecutor(1, thread_name_prefix="exo-sdk-callbacks")
 
 
+def _finish(receiver: Any, told: Coroutine[Any, Any, None]) -> None:
+    """What an async function does, in a loop of its own: there is none, or it ends before the function does."""
+    try:
+        asyncio.run(told)
+    except Exception as error:  # as in `tell`
+        log.warning("success_callback %s failed: %s: %s", receiver, type(error).__name__, error)
+
+
 def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> None:
     try:
-        httpx.post(url, headers=dict(headers), json=body, timeout=TIMEOUT_S).raise_for_status()
+        answer = httpx.post(url, headers=dict(headers), json=body, timeout=TIMEOUT_S).raise_for_status()
     except httpx.HTTPError as error:
         log.warning("a callback's service failed: %s", error)
+    else:
+        if refused := refusal(answer.status_code, answer.content):
+            log.warning("a callback's service refused an event: %s", refused)

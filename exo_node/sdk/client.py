@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from exo_node.sdk.errors import broken_off, error_for, no_answer
+from exo_node.sdk.errors import broken_off, error_for, no_answer, no_node
 from exo_node.sdk.replies import Reply, wrap
 
 DEFAULT_BASE = "http://127.0.0.1:52415"
@@ -53,19 +53,39 @@ def _options(root: str, api_key: str | None, timeout_s: float) -> dict[str, Any]
 
 
 class _Events:
-    """Lines of a server-sent stream -> replies. A stream must end with [DONE] or it broke off."""
+    """Bytes of a server-sent stream -> replies. A stream must end with [DONE] or it broke off.
+
+    Its lines end with LF or CRLF alone. (httpx's own end wherever Python's do, U+2028 and U+0085 among them, which JSON
+    holds as they are.)
+    """
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._pieces: list[bytes] = []  # of a line that is not complete
         self._done = False
 
-    def read(self, line: str) -> Reply | None:
-        if not line.startswith("data:"):
-            return None
+    def read(self, data: bytes) -> Iterator[Reply]:
+        """What the lines say that `data` completes."""
+        self._pieces.append(data)
+        if b"\n" in data:
+            *lines, rest = b"".join(self._pieces).split(b"\n")
+            self._pieces = [rest]
+            for line in lines:
+                yield from self._told(line)
+
+    def end(self) -> Iterator[Reply]:
+        """What the last line says, where it has no end."""
+        yield from self._told(b"".join(self._pieces))
+        if not self._done:
+            raise broken_off(self._response)
+
+    def _told(self, line: bytes) -> Iterator[Reply]:
+        if not line.startswith(b"data:"):
+            return
         data = line[5:].strip()
-        if data == "[DONE]":
+        if data == b"[DONE]":
             self._done = True
-            return None
+            return
         try:
             event = json.loads(data)
         except ValueError as error:
@@ -73,12 +93,7 @@ class _Events:
             raise broken_off(self._response, told) from error
         if isinstance(event, dict) and event.get("error"):
             raise broken_off(self._response, event)
-        reply: Reply = wrap(event)
-        return reply
-
-    def end(self) -> None:
-        if not self._done:
-            raise broken_off(self._response)
+        yield wrap(event)
 
 
 class Client:
@@ -109,14 +124,13 @@ class Client:
         response: httpx.Response | None = None
         try:
             with self._http.stream("POST", path, json=compact({**body, "stream": True})) as response:
-                if response.status_code >= 400:
+                if not response.is_success:
                     response.read()
                     _checked(response)
                 events = _Events(response)
-                for line in response.iter_lines():
-                    if (reply := events.read(line)) is not None:
-                        yield reply
-                events.end()
+                for data in response.iter_bytes():
+                    yield from events.read(data)
+                yield from events.end()
         except httpx.TransportError as error:
             raise _failure(error, self.root, response) from error
 
@@ -149,14 +163,15 @@ class AsyncClient:
         response: httpx.Response | None = None
         try:
             async with self._http.stream("POST", path, json=compact({**body, "stream": True})) as response:
-                if response.status_code >= 400:
+                if not response.is_success:
                     await response.aread()
                     _checked(response)
                 events = _Events(response)
-                async for line in response.aiter_lines():
-                    if (reply := events.read(line)) is not None:
+                async for data in response.aiter_bytes():
+                    for reply in events.read(data):
                         yield reply
-                events.end()
+                for reply in events.end():
+                    yield reply
         except httpx.TransportError as error:
             raise _failure(error, self.root, response) from error
 
@@ -175,4 +190,6 @@ def _checked(response: httpx.Response) -> Any:
         body = None
     if response.status_code >= 400:
         raise error_for(response, body)
+    if body is None or not response.is_success:
+        raise no_node(response)
     return wrap(body)

@@ -128,5 +128,15 @@ def no_answer(error: httpx.TransportError, address: str) -> Exception:
     return _raised("APIConnectionError")(message, {"code": "connection"})
 
 
+def no_node(response: httpx.Response) -> Exception:
+    """For an answer that is no failure and no node's: a web page, or the way to another address (a proxy's, mostly)."""
+    said = f"{response.url} answered {response.status_code}"
+    if where := response.headers.get("location"):
+        message = f"{said} and points to {where}: use that address (base_url or EXO_API_BASE)"
+    else:
+        message = f"{said} without JSON: no exo node is at that address (base_url or EXO_API_BASE)"
+    return _raised("APIConnectionError")(message, {"code": "connection"}, response.status_code, response)
+
+
 def not_found(message: str) -> Exception:
     return _raised("NotFoundError")(message, {"code": "not_found"}, 404)

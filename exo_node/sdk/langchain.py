@@ -22,8 +22,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import SecretStr
 
 from exo_node.sdk.service import LiteLLMConfig, LiteLLMService
+from exo_node.sdk.tools import arguments_of
 
-USAGE = {"stream_options": {"include_usage": True}}  # LangChain adds the chunks' usage up
+USAGE = {"stream_options": {"include_usage": True}}
 ROLES: Mapping[type[BaseMessage], str] = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant"}
 
 
@@ -75,8 +76,11 @@ class ChatExo(BaseChatModel):
         try:
             asked = [as_openai(one) for one in messages]
             parameters = {**USAGE, **self._parameters(stop, kwargs)}
+            used: Any = None
             for chunk in service.chat_completion(asked, self.model, stream=True, **parameters):
+                used = chunk.usage or used
                 yield from _chunks(chunk)
+            yield from _reported(used)
         finally:
             service.close()
 
@@ -85,9 +89,13 @@ class ChatExo(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked = [as_openai(one) for one in messages]
         parameters = {**USAGE, **self._parameters(stop, kwargs)}
+        used: Any = None
         async for chunk in await self._service().achat_completion(asked, self.model, stream=True, **parameters):
+            used = chunk.usage or used
             for piece in _chunks(chunk):
                 yield piece
+        for piece in _reported(used):
+            yield piece
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
         """LangChain's way to give a model tools."""
@@ -118,17 +126,18 @@ def as_openai(message: BaseMessage) -> dict[str, Any]:
     for cls, role in ROLES.items():
         if isinstance(message, cls):
             told: dict[str, Any] = {"role": role, "content": message.content}
-            if isinstance(message, AIMessage) and message.tool_calls:
-                told["tool_calls"] = [
-                    {
-                        "id": call["id"],
-                        "type": "function",
-                        "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
-                    }
-                    for call in message.tool_calls
-                ]
+            if isinstance(message, AIMessage) and (calls := [*_called(message)]):
+                told["tool_calls"] = calls
             return told
     raise ValueError(f"a message of type {message.type!r} cannot be sent")
+
+
+def _called(message: AIMessage) -> Iterator[dict[str, Any]]:
+    """A message's tool calls as OpenAI has them, those with arguments that are no JSON object as they came."""
+    said: list[tuple[Any, str]] = [(call, json.dumps(call["args"])) for call in message.tool_calls]
+    said += [(call, call["args"] or "") for call in message.invalid_tool_calls]
+    for call, arguments in said:
+        yield {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
 def _usage(used: Mapping[str, Any] | None) -> Any:
@@ -143,14 +152,19 @@ def _usage(used: Mapping[str, Any] | None) -> Any:
 
 def _result(answer: Any) -> ChatResult:
     choice = answer.choices[0]
-    calls = [
-        {"name": one.function.name, "args": json.loads(one.function.arguments or "{}"), "id": one.id}
-        for one in choice.message.tool_calls or ()
-    ]
+    calls: list[Any] = []
+    invalid: list[Any] = []  # LangChain's agents tell the model of these
+    for one in choice.message.tool_calls or ():
+        call = {"name": one.function.name, "id": one.id}
+        try:
+            calls.append({**call, "args": arguments_of(one)})
+        except ValueError as error:
+            invalid.append({**call, "args": one.function.arguments, "error": str(error)})
     told: dict[str, Any] = {"model_name": answer.model, "finish_reason": choice.finish_reason}
     message = AIMessage(
         content=choice.message.content or "",
         tool_calls=calls,
+        invalid_tool_calls=invalid,
         response_metadata=told,
         usage_metadata=_usage(answer.usage),
     )
@@ -173,5 +187,10 @@ def _chunks(chunk: Any) -> Iterator[ChatGenerationChunk]:
             message=AIMessageChunk(content=choice.delta.content or "", tool_call_chunks=pieces),
             generation_info={"finish_reason": choice.finish_reason} if choice.finish_reason else None,
         )
-    if not chunk.choices and chunk.usage:
-        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=_usage(chunk.usage)))
+
+
+def _reported(used: Any) -> Iterator[ChatGenerationChunk]:
+    """The stream's last report, once: LangChain adds the chunks' usage up, and providers send it at the end, with the
+    last choice, or with every chunk, how much it is so far."""
+    if used:
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=_usage(used)))

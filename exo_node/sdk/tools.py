@@ -75,7 +75,7 @@ class Conversation:
             handler = self._handlers.get(call["function"]["name"])
             if handler is not None and inspect.iscoroutinefunction(handler):
                 try:
-                    return await handler(**_arguments(call))
+                    return await handler(**arguments_of(call))
                 except Exception as error:  # the model is told, and may do better
                     return _failed(error)
             return await asyncio.to_thread(self._call, call)
@@ -101,7 +101,7 @@ class Conversation:
         if handler is None:
             return {"error": f"there is no tool {name!r}; there are: {', '.join(self._handlers) or 'none'}"}
         try:
-            return handler(**_arguments(call))
+            return handler(**arguments_of(call))
         except Exception as error:  # the model is told, and may do better
             return _failed(error)
 
@@ -192,7 +192,8 @@ async def astream_tools(
         await conversation.arun(calls)
 
 
-def _arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises `ValueError` where they are no JSON object."""
     arguments = json.loads(call["function"]["arguments"] or "{}")
     if not isinstance(arguments, dict):
         raise ValueError("the arguments are no JSON object")

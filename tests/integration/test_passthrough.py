@@ -124,6 +124,8 @@ async def test_every_kind(connections: Connections) -> None:
         heard = await upstream.whole(attempt("transcription", files=(file,), temperature=0))
         assert heard.data == {"text": "heard 4 bytes"}
         assert one.requests[-1].body == {"model": "gpt", "temperature": "0"}
+        await upstream.whole(attempt("transcription", files=(file,), timestamp_granularities=["word"]))
+        assert one.requests[-1].body == {"model": "gpt", "timestamp_granularities[]": "word"}
         text = await upstream.whole(attempt("transcription", files=(file,), response_format="text"))
         assert (text.raw, text.content_type) == (b"heard 4 bytes\n", "text/plain")
 

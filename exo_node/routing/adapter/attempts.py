@@ -26,7 +26,6 @@ from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.policy.options import answer_room
 from exo_node.types import Usage
 
-_MAY_BE_BILLED = MAY_BE_BILLED | {"escalated"}
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
 _NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
@@ -163,7 +162,7 @@ class Attempts:
 
     def _maybe_billed(self, tried: Tried) -> Usage | None:
         """Whatever it broke with: content that came had been made."""
-        if tried.record.cause not in _MAY_BE_BILLED and tried.record.ttft_s is None:
+        if tried.record.cause not in MAY_BE_BILLED and tried.record.ttft_s is None:
             return None
         tried.record.usage_estimated = True
         return Usage(tried.prompt_tokens, tried.completion_tokens)

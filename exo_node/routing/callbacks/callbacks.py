@@ -1,7 +1,7 @@
 """Tells services and functions of every finished call, one event a call, whatever served it.
 
-Telling never holds a request up: calls queue here and one owned task delivers them. A service that does not answer
-loses events (counted, said once), never requests.
+Telling never holds a request up: calls queue here, and one owned task for each receiver delivers them. A receiver that
+does not answer loses its own events (counted, said once), never another's and never requests.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from exo_node.errors import ConfigurationError
 from exo_node.routing.call import CallRecord
 from exo_node.routing.callbacks.events import response_view, summary
 from exo_node.routing.callbacks.names import LITELLM_CALLBACKS, POSTED_CALLBACKS, litellm_callback
-from exo_node.routing.callbacks.services import SERVICES, service_of
+from exo_node.routing.callbacks.services import SERVICES, refusal, service_of
 from exo_node.routing.masking import Masker, secrets_of_environment
+from exo_node.signals import ChangeSignal
 
 log = logging.getLogger("exo.callbacks")
 
-QUEUE = 1000  # calls that wait for delivery; more are dropped, and counted
+QUEUE = 1000  # calls that wait for one receiver; more are dropped, and counted
 TIMEOUT_S = 10.0
 MAX_MESSAGE = 500  # characters of a failure
 
@@ -66,11 +67,17 @@ class HttpCallback:
                 raise aiohttp.ClientResponseError(
                     response.request_info, (), status=response.status, message=(await response.text())[:200]
                 )
+            if refused := refusal(response.status, await response.read()):
+                raise EventRefused(refused)
 
 
-def described(error: Exception, mask: Masker) -> str:
+def described(error: BaseException, mask: Masker) -> str:
     """What foreign code raised, on one line, masked before it is cut."""
     return mask(f"{type(error).__name__}: {' '.join(str(error).split())}")[:MAX_MESSAGE]
+
+
+class EventRefused(Exception):
+    """A service has taken the request and not the event in it; the text is the service's."""
 
 
 class CallbackFailed(Exception):
@@ -88,8 +95,13 @@ class Masked:
     async def tell(self, record: CallRecord) -> None:
         try:
             await self._receiver.tell(record)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CallbackFailed(described(error, self._mask)) from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise CallbackFailed(described(error, self._mask)) from None  # its own doing
 
 
 class FunctionCallback:
@@ -177,49 +189,81 @@ def import_function(name: str, what: str = "callback") -> Callable[..., Any]:
     return function
 
 
+class _Line:
+    """What waits for one receiver, in the order of the calls."""
+
+    def __init__(self, receiver: Masked) -> None:
+        self.receiver = receiver
+        self.waiting: asyncio.Queue[CallRecord] = asyncio.Queue(QUEUE)
+        self.task: asyncio.Task[None] | None = None
+        self.failing = False  # it was said, and has not been delivered to since
+        self.full = False  # it was said, and the line has not been empty since
+
+
 class Callbacks:
     """The sink that feeds every receiver. `run` delivers until cancelled; `close` gives what waits a last moment."""
 
     def __init__(self, receivers: Sequence[Masked] = ()) -> None:
-        self._receivers = list(receivers)
-        self._queue: asyncio.Queue[CallRecord] = asyncio.Queue(QUEUE)
-        self._failing: set[str] = set()
+        self._lines = [_Line(one) for one in receivers]
+        self._changed = ChangeSignal()
         self.delivered = 0
         self.dropped = 0
 
     def replace(self, receivers: Sequence[Masked]) -> None:
-        """After a reload."""
-        self._receivers = list(receivers)
+        """After a reload. What waits for one that stays is told to it as it is now."""
+        before = {line.receiver.name: line for line in self._lines}
+        self._lines = []
+        for one in receivers:
+            line = before.pop(one.name, None) or _Line(one)
+            line.receiver, line.failing = one, False
+            self._lines.append(line)
+        for line in before.values():
+            if line.task is not None:
+                line.task.cancel()
+        self._changed.notify()
 
     def __call__(self, record: CallRecord) -> None:
-        if not self._receivers:
-            return
-        try:
-            self._queue.put_nowait(record)
-        except asyncio.QueueFull:
-            self.dropped += 1
+        for line in self._lines:
+            try:
+                line.waiting.put_nowait(record)
+            except asyncio.QueueFull:
+                self.dropped += 1
+                if not line.full:
+                    line.full = True
+                    log.warning("callback %s: %d calls wait for it, more are dropped", line.receiver.name, QUEUE)
 
     async def run(self) -> None:
-        while True:
-            await self._deliver(await self._queue.get())
-            self._queue.task_done()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                seen = self._changed.version
+                for line in self._lines:
+                    if line.task is None or line.task.done():
+                        line.task = group.create_task(self._work(line), name=f"callback-{line.receiver.name}")
+                await self._changed.wait(seen)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Deliver what still waits, for at most `timeout_s`; call after `run` was cancelled."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not self._queue.empty():
-                    await self._deliver(self._queue.get_nowait())
+                await asyncio.gather(*(self._rest(line) for line in self._lines))
 
-    async def _deliver(self, record: CallRecord) -> None:
-        for receiver in self._receivers:
-            try:
-                await receiver.tell(record)
-            except CallbackFailed as error:
-                self.dropped += 1
-                if receiver.name not in self._failing:
-                    self._failing.add(receiver.name)
-                    log.warning("callback %s failed: %s", receiver.name, error)
-            else:
-                self.delivered += 1
-                self._failing.discard(receiver.name)
+    async def _work(self, line: _Line) -> None:
+        while True:
+            await self._deliver(line, await line.waiting.get())
+
+    async def _rest(self, line: _Line) -> None:
+        while not line.waiting.empty():
+            await self._deliver(line, line.waiting.get_nowait())
+
+    async def _deliver(self, line: _Line, record: CallRecord) -> None:
+        line.full = line.full and not line.waiting.empty()
+        try:
+            await line.receiver.tell(record)
+        except CallbackFailed as error:
+            self.dropped += 1
+            if not line.failing:
+                line.failing = True
+                log.warning("callback %s failed: %s", line.receiver.name, error)
+        else:
+            self.delivered += 1
+            line.failing = False

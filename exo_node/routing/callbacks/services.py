@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from exo_node.routing.callbacks.events import helicone_log, langfuse_batch
 SERVICES = ("langfuse", "helicone")
 LANGFUSE_HOST = "https://cloud.langfuse.com"
 HELICONE_BASE = "https://api.worker.helicone.ai"
+MULTI_STATUS = 207  # Langfuse's answer to a batch, whatever became of the events in it
+SHOWN = 200  # characters of a refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,17 @@ def service_of(name: str, environment: Mapping[str, str]) -> Service:
         raise ConfigurationError("callback helicone needs HELICONE_API_KEY")
     base = environment.get("HELICONE_API_BASE") or HELICONE_BASE
     return Service(f"{base.rstrip('/')}/custom/v1/log", {"Authorization": f"Bearer {key}"}, helicone_log)
+
+
+def refusal(status: int, raw: bytes) -> str:
+    """What a service that took the request says of an event that it did not take; "" where it says nothing.
+
+    Langfuse: `{"successes": [...], "errors": [{"id", "status", "message", "error"}]}`.
+    """
+    if status != MULTI_STATUS:
+        return ""
+    try:
+        errors = json.loads(raw)["errors"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return json.dumps(errors[0])[:SHOWN] if isinstance(errors, list) and errors else ""

@@ -115,8 +115,8 @@ class Holdings:
         """Takes a deployment away; a configured one comes back with the next reload. False: there is none."""
         if not any(one.id == deployment_id for one in self.state.deployments):
             return False
-        if self._added.pop(deployment_id, None) is None:
-            self._removed.add(deployment_id)
+        self._added.pop(deployment_id, None)
+        self._removed.add(deployment_id)  # a configured one of that id, too, in whose place it was added
         self.refresh()
         return True
 

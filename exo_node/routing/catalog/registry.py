@@ -258,7 +258,10 @@ class Registry:
 
     def remove(self, deployment_id: str) -> bool:
         """Takes a deployment away; a configured one comes back with the next reload. False: there is none."""
-        return self._holdings.remove(deployment_id)
+        found = self._holdings.remove(deployment_id)
+        if found:
+            self._make_candidate.refused.discard(deployment_id)  # the next of that id has a key of its own
+        return found
 
     def replace(self, config: RoutingConfig) -> None:
         """Another configuration (reload)."""

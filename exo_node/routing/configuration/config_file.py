@@ -46,7 +46,10 @@ _REFUSED_GENERAL = tuple(
 
 
 def read_environment_variables(top: Section, draft: Draft) -> None:
-    """LiteLLM's `environment_variables`: read of every file before anything else, for they count in all of them."""
+    """LiteLLM's `environment_variables`: read of every file before anything else, for they count in all of them.
+
+    What is wrong with them is reported here, once.
+    """
     section = top.section("environment_variables")
     if section is not None:
         for name in section.table:

@@ -92,6 +92,9 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
             if not isinstance(value, dict | list):
                 params |= {} if value is None else {key: value}
                 continue
+        if key in CREDENTIALS and isinstance(raw, bool | int | float):  # YAML reads a bare 0123 as 83
+            section.secret(key)
+            continue
         try:
             value = _deep(section, (key,), raw)
         except Unresolved as e:

@@ -69,8 +69,18 @@ def _blank_lines(text: str) -> int:
 
 def merge(file: EnvFile | None, env: Mapping[str, str]) -> dict[str, str]:
     """`env` over the file; what is set to nothing is not set (in `env` it also hides the file's)."""
-    merged = {**(file.pairs if file else {}), **env}
+    merged = dict(file.pairs) if file else {}
+    lay_over(merged, env)
     return {name: value for name, value in merged.items() if value}
+
+
+def lay_over(environment: MutableMapping[str, str], given: Mapping[str, str]) -> None:
+    """Puts `given` over `environment`, setting by setting: one that is given is not asked for under its other names."""
+    for names in SAME:
+        if any(given.get(name) for name in names):
+            for name in names:
+                environment.pop(name, None)
+    environment.update(given)
 
 
 def unify(environment: MutableMapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from exo_node.routing.configuration.config_file import address_text
 from exo_node.routing.configuration.deployment_section import TRANSPORTS, read_defaults, read_deployment, read_params
 from exo_node.routing.configuration.draft import CustomModel, DeploymentDraft, Draft
 from exo_node.routing.configuration.references import References
+from exo_node.routing.configuration.request_fields import REQUEST_FIELDS
 from exo_node.routing.configuration.router_section import (
     ROUTER_TIMERS,
     put,
@@ -32,6 +33,7 @@ MODEL_KEYS = frozenset({"ai_model", "provider_system_name", "routing_config"})
 CUSTOM_KEYS = frozenset({"pricing", "rate_limits", "metadata"})
 # Of a chat's deployment, what says nothing of another model at the same account.
 CHAT_ONLY = frozenset({"price", "context", "capabilities", "task_types", "rpm", "tpm", "weight"})
+CHAT_PARAMS = REQUEST_FIELDS.keys() - {"user"} | {"base_model"}  # providers refuse fields that mean nothing to them
 
 
 @dataclass(slots=True)
@@ -156,7 +158,7 @@ def _for_model(model: str, like: DeploymentDraft) -> DeploymentDraft:
     return DeploymentDraft(
         model,
         f"{provider}{slash}{model}" if slash else model,
-        params=dict(like.params),
+        params={name: value for name, value in like.params.items() if name not in CHAT_PARAMS},
         fields={name: value for name, value in like.fields.items() if name not in CHAT_ONLY},
         identity=(*like.identity, model),
     )

@@ -6,6 +6,7 @@ built in. Between files the later wins, key by key.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from exo_node.routing.configuration import records
 from exo_node.routing.configuration.config_file import read_config, read_environment_variables
 from exo_node.routing.configuration.deployment_section import read_deployment
 from exo_node.routing.configuration.draft import Draft, aliases, cache_config, deployments, redis_config
-from exo_node.routing.configuration.environment import EnvFile, find_env_file, merge, read_env_file, unify
+from exo_node.routing.configuration.environment import EnvFile, find_env_file, lay_over, merge, read_env_file, unify
 from exo_node.routing.configuration.located import FileProblems, Keys, Problems, Source, read_source
 from exo_node.routing.configuration.references import References
 from exo_node.routing.configuration.router_section import strategy
@@ -46,11 +47,12 @@ def load_routing(settings: Settings, env: Mapping[str, str], folder: Path | None
     environment = merge(env_file, env)
     store = SecretStore(settings.home, environment)
     draft = Draft()
+    said = ChainMap(draft.environment, environment)  # each may refer to those before it
     for source in sources:
-        top = _top(source, References(environment, store.get), Problems())
+        top = _top(source, References(said, store.get), problems)
         if top is not None:
             read_environment_variables(top, draft)
-    environment |= draft.environment
+    lay_over(environment, draft.environment)
     try:
         unify(environment)
     except FileProblems as e:

@@ -37,9 +37,10 @@ class Changes:
 
     async def remove(self, deployment_id: str) -> bool:
         made = self._made
+        tried = self._tried()
         found = made.registry.remove(deployment_id)
         if found:
-            made.give_new_chance(deployment_id)
+            self._forget_changed(tried)
             made.profile.forget(deployment_id)
             await made.service.update(made.for_litellm())
         return found
@@ -67,9 +68,7 @@ class Changes:
         if (config.redis, config.database) != (before.redis, before.database):
             log.warning("the Redis server or the database has changed: start the node again to use it")
         made.registry.replace(made.runtime.over(config))
-        for backend, now in self._tried().items():
-            if now != tried[backend]:  # a new key deserves a new chance
-                made.give_new_chance(backend)
+        self._forget_changed(tried)
         made.adapter.options = options_of(config, made.settings)
         if cache is not None:
             made.answers.cache = cache
@@ -87,6 +86,12 @@ class Changes:
     def _tried(self) -> dict[str, Deployment | None]:
         """This node's deployments behind what the breaker knows; None for others, and for what has gone."""
         return {backend: self._made.registry.own(backend) for backend in self._made.breaker.backends()}
+
+    def _forget_changed(self, tried: Mapping[str, Deployment | None]) -> None:
+        """A new key deserves a new chance; so does what a wildcard that is gone had made."""
+        for backend, now in self._tried().items():
+            if now != tried[backend]:
+                self._made.give_new_chance(backend)
 
     async def update(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Document 002's defaults at run time, until the node ends."""

@@ -10,6 +10,8 @@ from typing import Any
 # LiteLLM's own bookkeeping, and its own idea of the price.
 _PRIVATE = ("_hidden_params", "_response_headers", "_response_ms", "hidden_params", "response_ms")
 
+_COUNTS = ("total_tokens", "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+
 
 def plain(answer: Any, provider: str = "") -> dict[str, Any]:
     """A response object as JSON data; absent fields are left out, as OpenAI's SDKs read both alike."""
@@ -23,6 +25,8 @@ def plain(answer: Any, provider: str = "") -> dict[str, Any]:
     for name in _PRIVATE:
         data.pop(name, None)
     _tidy(data, provider)
+    if _is_invented(data.get("usage")):
+        del data["usage"]
     for choice in data.get("choices") or ():
         _drop_empty_extras(choice)
         if isinstance(message := choice.get("message"), dict):
@@ -81,6 +85,11 @@ def _tidy(data: dict[str, Any], provider: str) -> None:
         del data[name]
     if provider and isinstance(model := data.get("model"), str):
         data["model"] = model.removeprefix(f"{provider}/")
+
+
+def _is_invented(usage: Any) -> bool:
+    """LiteLLM's usage for a provider that reported none: all zero, which no answer is. An estimate is made of none."""
+    return isinstance(usage, dict) and "total_tokens" in usage and not any(usage.get(name) for name in _COUNTS)
 
 
 def _drop_empty_extras(part: dict[str, Any]) -> None:

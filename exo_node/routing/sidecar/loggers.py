@@ -37,6 +37,7 @@ class Loggers:
         self._litellm = litellm
         self._params: Mapping[str, Any] = {}
         self._made: dict[str, Any] = {}
+        self._one = asyncio.Lock()  # at a time: LiteLLM's log does not say whose error it is
 
     def forget(self) -> None:
         """The variables have changed, and loggers read theirs when they are made."""
@@ -51,6 +52,10 @@ class Loggers:
 
         `params`: settings of LiteLLM's for loggers that read no variables (`callback_names.CALLBACK_PARAMS`).
         """
+        async with self._one:
+            await self._tell_one(name, event, params)
+
+    async def _tell_one(self, name: str, event: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         if params != self._params:
             self.forget()
             self._params = params

@@ -164,8 +164,7 @@ class Worker:
                 found = prompted_tools.read(_text(answer), tools)
             except prompted_tools.BadToolCall as first:
                 second = await self._chat(target, prompted_tools.again(asked, _text(answer), str(first)))
-                second["usage"] = _sum(answer.get("usage"), second.get("usage"))
-                answer = second
+                answer = _with_usage(second, _sum(answer.get("usage"), second.get("usage")))
                 try:
                     found = prompted_tools.read(_text(answer), tools)
                 except prompted_tools.BadToolCall as e:
@@ -258,9 +257,17 @@ def _text(answer: Mapping[str, Any]) -> str:
     return answer["choices"][0]["message"].get("content") or ""
 
 
-def _sum(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> dict[str, int]:
+def _sum(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """None where one of them was not reported: half of what was used is not what was used."""
+    if not first or not second:
+        return None
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: int((first or {}).get(name, 0)) + int((second or {}).get(name, 0)) for name in names}
+    return {name: int(first.get(name, 0)) + int(second.get(name, 0)) for name in names}
+
+
+def _with_usage(answer: Mapping[str, Any], usage: Mapping[str, int] | None) -> dict[str, Any]:
+    rest = {name: value for name, value in answer.items() if name != "usage"}
+    return rest if usage is None else {**rest, "usage": usage}
 
 
 def _json(data: Any) -> web.Response:

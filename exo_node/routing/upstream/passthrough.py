@@ -170,8 +170,9 @@ def _without(headers: Mapping[str, str], name: str) -> dict[str, str]:
 def _form(files: tuple[Any, ...], body: Mapping[str, Any]) -> aiohttp.FormData:
     form = aiohttp.FormData()
     for name, value in body.items():
-        for one in value if isinstance(value, list) else [value]:
-            form.add_field(name, one if isinstance(one, str) else _encoded(one).decode())
+        each, field = (value, f"{name}[]") if isinstance(value, list) else ([value], name)  # OpenAI's way with arrays
+        for one in each:
+            form.add_field(field, one if isinstance(one, str) else _encoded(one).decode())
     for file in files:
         form.add_field(file.field, file.data, filename=file.filename, content_type=file.content_type)
     return form

@@ -98,8 +98,7 @@ class RelayHost:
     async def _answer(self, request: pb.RelayRequest, attempt: Attempt) -> AsyncGenerator[pb.RelayChunk, None]:
         try:
             lent = await self._lend(request.deployment_id, attempt.call)
-            used = Used()
-            refused = False
+            used, refused = Used(), False
             try:
                 if request.stream:
                     async with contextlib.aclosing(lent.upstream.stream(attempt)) as batches:
@@ -112,8 +111,9 @@ class RelayHost:
                     for start in range(0, max(1, len(whole.raw)), PIECE):
                         piece = pb.RelayWhole(raw=whole.raw[start : start + PIECE], content_type=whole.content_type)
                         yield pb.RelayChunk(whole=piece)
-            except UpstreamError as error:
-                refused = error.cause not in MAY_BE_BILLED and not used.completion
+            except ExoError as error:
+                accepted = isinstance(error, UpstreamError) and error.cause in MAY_BE_BILLED
+                refused = not accepted and not used.completion
                 raise
             finally:
                 if refused:

@@ -166,7 +166,9 @@ class LiteLLMService:
         """Take another list of deployments (and other variables). When it returns, every worker that answers has it."""
         if environment is not None:
             self._environment = dict(environment)
-        self._configured, self._ensured = {one.id: one for one in deployments}, {}
+        self._configured = {one.id: one for one in deployments}
+        # Calls on their way to those in no configuration go on.
+        self._ensured = {name: one for name, one in self._ensured.items() if name not in self._configured}
         await self._tell_workers()
 
     async def ensure(self, deployment: Deployment) -> None:

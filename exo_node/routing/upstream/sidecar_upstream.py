@@ -46,6 +46,7 @@ class SidecarUpstream:
         try:
             await self._service.ensure(self._deployment)
             async with self._service.worker() as endpoint:
+                await self._service.ensure(self._deployment)  # the first start takes seconds: it may be gone since
                 yield endpoint
         except ConfigurationError as error:  # LiteLLM is not installed: another backend may serve
             raise UpstreamError(error.message, "unavailable") from error

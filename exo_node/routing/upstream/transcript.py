@@ -136,12 +136,15 @@ def choices(call: Call) -> int:
 
 
 def read_usage(value: Any) -> Usage | None:
-    """OpenAI's usage object; None where it is not one. Embeddings and images have no completion tokens."""
+    """OpenAI's usage object; None where it is not one. Embeddings and images have no completion tokens.
+
+    All zero is none: so a LiteLLM proxy says that its provider has reported nothing.
+    """
     if not isinstance(value, dict):
         return None
     prompt = _count(value.get("prompt_tokens", value.get("input_tokens")))
     completion = _count(value.get("completion_tokens", value.get("output_tokens")))
-    if prompt is None and completion is None:
+    if not prompt and not completion:
         return None
     details = value.get("prompt_tokens_details")
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None

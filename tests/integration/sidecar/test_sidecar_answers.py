@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.sidecar_stage import MARKS, MESSAGES, WEATHER, Stage, text_of
 from tests.standins import Script
+from tests.standins.answers import pieces
 
 pytestmark = MARKS
 
@@ -131,11 +132,19 @@ async def test_other_kinds(stage: Stage) -> None:
 
 
 async def test_usage_is_never_invented(stage: Stage) -> None:
-    """A stream whose provider reports no usage has none: the adapter estimates, and says so."""
+    """An answer whose provider reports no usage has none, streamed and plain: the adapter estimates, and says so."""
     stage.standins["openai"].queue.append(Script(usage=False))
     events = await stage.stream("gpt")
     assert events[-1] == {"done": True}
     assert [e for e in events if e.get("usage")] == []
+    for path, body in (
+        ("chat/completions", {"messages": MESSAGES}),
+        ("completions", {"prompt": "Hi"}),
+        ("embeddings", {"input": "Hi"}),
+    ):
+        stage.standins["openai"].queue.append(Script(usage=False))
+        status, _, answer = await stage.post("gpt", path, body)
+        assert (status, "usage" in answer) == (200, False), answer
 
 
 async def test_parameters_are_not_dropped(stage: Stage) -> None:
@@ -203,6 +212,18 @@ async def test_prompted_tools_retry_once(stage: Stage) -> None:
     status, _, body = await stage.chat("words", tools=[WEATHER])
     assert (status, body["error"]["code"]) == (502, "invalid_tool_call")
     assert "is not of type 'string'" in body["error"]["message"]
+
+
+async def test_usage_of_both_tries_or_none(stage: Stage) -> None:
+    """Two tries are paid for: what both report adds up; what one does not report is not 0, and left to an estimate."""
+    texts = [json.dumps({"tool_calls": [{"name": "weather", "arguments": {"city": city}}]}) for city in (5, "Bern")]
+    stage.standins["openai"].queue.extend(Script(text=text) for text in texts)
+    _, _, plain = await stage.chat("words", tools=[WEATHER])
+    assert plain["usage"]["completion_tokens"] == sum(len(pieces(text)) for text in texts)
+    for silent in (0, 1):
+        stage.standins["openai"].queue.extend(Script(text=text, usage=i != silent) for i, text in enumerate(texts))
+        _, _, plain = await stage.chat("words", tools=[WEATHER])
+        assert (plain["choices"][0]["finish_reason"], "usage" in plain) == ("tool_calls", False)
 
 
 async def test_what_litellm_knows(stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from exo_node.limits.cooldowns import Cooldowns, Cooling
 
 
@@ -25,3 +27,26 @@ def test_cooldowns_end() -> None:
     now[0] = 10.0
     assert cooldowns.opened() == {}
     assert cooldowns.missed() == []
+
+
+class Told:
+    """A Redis that only listens."""
+
+    def __init__(self) -> None:
+        self.operations: list[Any] = []
+
+    def tell(self, operation: Any) -> None:
+        self.operations.append(operation)
+
+    def opened(self) -> dict[str, float]:
+        return {}
+
+
+def test_what_is_forgotten_is_not_left_alone() -> None:
+    """Neither here nor, as soon as Redis has heard it, at the nodes that share it."""
+    redis = Told()
+    cooldowns = Cooldowns(cast(Any, redis), lambda: 0.0)
+    cooldowns.mark("d", 10.0)
+    cooldowns.forget("d")
+    assert (cooldowns.opened(), cooldowns.missed()) == ({}, [])
+    assert redis.operations == [["cool", "d", 10_000_000], ["cool", "d", 0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from langchain_core.tools import tool
 from pydantic import SecretStr
 
 from exo_node.sdk.langchain import ChatExo, as_openai
+from exo_node.sdk.replies import wrap
+from exo_node.sdk.service import LiteLLMService
 from tests.standins import OpenAI, answer_to, serve
 
 
@@ -61,6 +63,62 @@ async def test_tools(upstream: OpenAI) -> None:
     assert streamed.tool_calls[0]["args"] == {"city": "Paris"}
     result = weather.invoke(asked.tool_calls[0])
     assert llm.invoke([HumanMessage("Weather?"), asked, result]).content == answer_to("Sunny in Paris")
+
+
+async def test_usage_of_a_stream_counts_once(upstream: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the provider reports it: at the end, with the last choice, or with every chunk so far."""
+
+    def chunk(text: str, finish: str | None = None, total: int = 0) -> Any:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+        usage = {"usage": {"prompt_tokens": 5, "completion_tokens": total}} if total else {}
+        return wrap({"choices": [choice], **usage})
+
+    end = wrap({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    for chunks in (
+        [chunk("a"), chunk("b", "stop"), end],
+        [chunk("a"), chunk("b", "stop", 2)],
+        [chunk("a", None, 1), chunk("b", "stop", 2), end],
+    ):
+
+        class Service:
+            def __init__(self, given: list[Any] = chunks) -> None:
+                self.given = given
+
+            def chat_completion(self, *_: Any, **__: Any) -> Iterator[Any]:
+                yield from self.given
+
+            async def achat_completion(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+                async def later() -> AsyncIterator[Any]:
+                    for one in self.given:
+                        yield one
+
+                return later()
+
+            def close(self) -> None: ...
+
+        monkeypatch.setattr(ChatExo, "_service", lambda _, made=Service: made())
+        llm = model(upstream)
+        for found in ([*llm.stream("Hi")], [one async for one in llm.astream("Hi")]):
+            whole: Any = found[0]
+            for one in found[1:]:
+                whole += one
+            assert (whole.content, whole.usage_metadata["output_tokens"]) == ("ab", 2)
+
+
+def test_arguments_that_are_no_json_object(upstream: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come as LangChain's invalid tool calls beside the good ones, and go back to the model as they came."""
+
+    def called(number: int, arguments: str) -> dict[str, Any]:
+        return {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+    said = [called(1, '{"x": 1}'), called(2, '{"x": '), called(3, "[1]")]
+    message = {"role": "assistant", "content": None, "tool_calls": said}
+    answer = wrap({"model": "m", "choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    monkeypatch.setattr(LiteLLMService, "chat_completion", lambda *_, **__: answer)
+    asked = model(upstream).invoke("Hi")
+    assert [(one["id"], one["args"]) for one in asked.tool_calls] == [("c1", {"x": 1})]
+    assert [(one["id"], one["args"]) for one in asked.invalid_tool_calls] == [("c2", '{"x": '), ("c3", "[1]")]
+    assert as_openai(asked)["tool_calls"] == said
 
 
 def test_messages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -164,6 +165,31 @@ def test_callbacks_hear_of_each_success_once(upstream: OpenAI, monkeypatch: pyte
     with pytest.raises(sdk.InternalServerError):
         svc.chat_completion(messages=HELLO)
     assert told == [(whole.model, whole.usage.total_tokens)] * 2
+    svc.close()
+
+
+async def test_async_callbacks_are_run(
+    upstream: OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An async function hears of sync and async calls alike; its own failure is logged."""
+    from exo_node.sdk import callbacks
+
+    told: list[str] = []
+
+    async def log_success(response: sdk.Reply) -> None:
+        await asyncio.sleep(0)
+        told.append(response.model)
+
+    async def broken(kwargs: object, response: object, start: float, end: float) -> None:
+        raise RuntimeError("mine")
+
+    monkeypatch.setattr(sdk, "success_callback", [broken, log_success])
+    svc = service(upstream, default_model="m")
+    whole = svc.chat_completion(messages=HELLO)
+    await svc.achat_completion(messages=HELLO)
+    callbacks.flush()
+    assert told == [whole.model] * 2
+    assert caplog.text.count("RuntimeError: mine") == 2
     svc.close()
 
 

@@ -25,13 +25,14 @@ class Service:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, Any]] = []
         self.status = 207
+        self.errors: list[Any] = []
         app = web.Application()
         app.router.add_post("/{tail:.*}", self._take)
         self.server = TestServer(app)
 
     async def _take(self, request: web.Request) -> web.Response:
         self.told.append((request.path, request.headers["Authorization"], await request.json()))
-        return web.json_response({"errors": []}, status=self.status)
+        return web.json_response({"errors": self.errors}, status=self.status)
 
 
 def shared(session: aiohttp.ClientSession) -> Callable[[], Awaitable[aiohttp.ClientSession]]:
@@ -39,6 +40,13 @@ def shared(session: aiohttp.ClientSession) -> Callable[[], Awaitable[aiohttp.Cli
         return session
 
     return get
+
+
+async def told(callbacks: Callbacks, events: int, *, lost: bool = True) -> None:
+    """Wait until so many have been delivered or (`lost`) dropped."""
+    async with asyncio.timeout(30):
+        while callbacks.delivered + callbacks.dropped * lost != events:  # noqa: ASYNC110 - nothing tells of a delivery
+            await asyncio.sleep(0.01)
 
 
 async def test_langfuse_and_helicone_each_hear_of_a_call_once() -> None:
@@ -82,9 +90,9 @@ async def test_own_functions_sync_and_async(monkeypatch: pytest.MonkeyPatch) -> 
         runner = asyncio.create_task(callbacks.run())
         callbacks(record())
         callbacks(record())
-        await callbacks._queue.join()
+        await told(callbacks, 6)
         runner.cancel()
-    assert seen == ["sync gpt-4o", "async gpt-4o"] * 2
+    assert sorted(seen) == ["async gpt-4o"] * 2 + ["sync gpt-4o"] * 2
     assert (callbacks.delivered, callbacks.dropped) == (4, 2)
 
 
@@ -105,6 +113,104 @@ async def test_what_an_own_function_raises_is_masked(
         await callbacks.close()
     assert "callback own_hooks:broken failed: RuntimeError: *** and *** are no good" in caplog.messages
     assert "planted" not in caplog.text.lower()
+
+
+async def test_one_that_hangs_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that never returns loses its own events, which is said once; all others are told of every call, and
+    of those that wait when the node stops."""
+    seen: list[str] = []
+    stuck = asyncio.Event()
+
+    async def hangs(view: Any) -> None:
+        await stuck.wait()
+
+    module = SimpleNamespace(hangs=hangs, hears=lambda view: seen.append(view.id))
+    monkeypatch.setitem(sys.modules, "own_hooks", module)
+    async with aiohttp.ClientSession() as session:
+        callbacks = Callbacks(make_callbacks(["own_hooks:hangs", "own_hooks:hears"], {}, shared(session)))
+        runner = asyncio.create_task(callbacks.run())
+        for number in range(QUEUE + 5):
+            callbacks(record(id=str(number)))
+            if number % 500 == 499 or number >= QUEUE:
+                await told(callbacks, number + 1, lost=False)
+        runner.cancel()
+        callbacks(record(id="last"))
+        await callbacks.close(0.2)
+    assert seen == [*map(str, range(QUEUE + 5)), "last"]
+    assert callbacks.delivered == QUEUE + 6
+    full = f"callback own_hooks:hangs: {QUEUE} calls wait for it, more are dropped"
+    assert caplog.messages.count(full) == 1
+
+
+async def test_one_that_ends_or_cancels_itself_has_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`sys.exit()` or a cancellation in an own function is that function's failure; it is told of the next call."""
+
+    def ends(view: Any) -> None:
+        sys.exit(3)
+
+    async def cancels(view: Any) -> None:
+        raise asyncio.CancelledError("mine")
+
+    monkeypatch.setitem(sys.modules, "own_hooks", SimpleNamespace(ends=ends, cancels=cancels))
+    async with aiohttp.ClientSession() as session:
+        callbacks = Callbacks(make_callbacks(["own_hooks:ends", "own_hooks:cancels"], {}, shared(session)))
+        runner = asyncio.create_task(callbacks.run())
+        callbacks(record())
+        callbacks(record())
+        await told(callbacks, 4)
+        runner.cancel()
+    assert "callback own_hooks:ends failed: SystemExit: 3" in caplog.messages
+    assert "callback own_hooks:cancels failed: CancelledError: mine" in caplog.messages
+
+
+async def test_after_a_reload(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Who stays hears of the calls that wait, who came of the next ones, who went of none; a failure is said anew."""
+    seen: list[str] = []
+
+    def hears(name: str) -> Callable[[Any], None]:
+        return lambda view: seen.append(f"{name} {view.id}")
+
+    def broken(view: Any) -> None:
+        raise RuntimeError("no")
+
+    module = SimpleNamespace(stays=hears("stays"), came=hears("came"), went=hears("went"), broken=broken)
+    monkeypatch.setitem(sys.modules, "own_hooks", module)
+    async with aiohttp.ClientSession() as session:
+
+        def made(*names: str) -> Any:
+            return make_callbacks([f"own_hooks:{name}" for name in names], {}, shared(session))
+
+        callbacks = Callbacks(made("stays", "went", "broken"))
+        callbacks(record(id="1"))
+        callbacks.replace(made("came", "stays", "broken"))
+        runner = asyncio.create_task(callbacks.run())
+        await told(callbacks, 2)
+        callbacks.replace(made("broken", "came", "stays"))
+        callbacks(record(id="2"))
+        await told(callbacks, 5)
+        callbacks.replace([])
+        callbacks(record(id="3"))
+        runner.cancel()
+    assert sorted(seen) == ["came 2", "stays 1", "stays 2"]
+    assert caplog.messages.count("callback own_hooks:broken failed: RuntimeError: no") == 2
+
+
+async def test_an_event_that_langfuse_refuses_is_not_delivered(caplog: pytest.LogCaptureFixture) -> None:
+    """Langfuse answers 207 to every batch; what it says of the event in it counts."""
+    service = Service()
+    service.errors = [{"id": "x", "status": 400, "message": "Invalid request data"}]
+    async with service.server, aiohttp.ClientSession() as session:
+        url = str(service.server.make_url("/"))
+        environment = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_HOST": url}
+        callbacks = Callbacks(make_callbacks(["langfuse"], environment, shared(session)))
+        callbacks(record())
+        await callbacks.close()
+    assert (callbacks.delivered, callbacks.dropped) == (0, 1)
+    assert "Invalid request data" in caplog.text
 
 
 async def test_a_full_queue_drops_events_not_requests() -> None:

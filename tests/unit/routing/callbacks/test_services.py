@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exo_node.errors import ConfigurationError
-from exo_node.routing.callbacks.services import SERVICES, service_of
+from exo_node.routing.callbacks.services import SERVICES, refusal, service_of
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "planted-sk", "HELICONE_API_KEY": "planted-hk"}
 
@@ -29,3 +29,10 @@ def test_keys(name: str) -> None:
     assert "planted" not in repr(service) and "Basic" not in repr(service)
     with pytest.raises(ConfigurationError, match=f"{name} needs {name.upper()}"):
         service_of(name, {})
+
+
+def test_a_refused_event_in_an_answer_that_is_none() -> None:
+    """207 with errors is a refusal; every other answer is none, whatever is in it."""
+    assert "no name" in refusal(207, b'{"successes": [], "errors": [{"id": "1", "status": 400, "message": "no name"}]}')
+    for status, raw in ((207, b'{"errors": []}'), (207, b"ok"), (207, b"[]"), (200, b'{"errors": [1]}')):
+        assert refusal(status, raw) == ""

@@ -30,6 +30,34 @@ def test_deployments_are_added_and_removed_at_run_time() -> None:
         registry.candidates(call("custom-llama-7b"))
 
 
+def test_what_is_taken_away_comes_back_with_a_reload_only() -> None:
+    """A deployment that was added in a configured one's place, or was configured later, too: taking it away brings no
+    other of its id to light."""
+    one = dep("a", "openai/gpt-4", id="x")
+    registry = World(deployments=(one,)).registry()
+    assert registry.remove("x")
+    registry.add(replace(one, weight=2.0))
+    assert registry.remove("x") and registry.deployments() == []
+    registry.add(replace(one, weight=3.0))
+    registry.replace(RoutingConfig(deployments=(one,)))
+    assert registry.deployment("x").weight == 3.0
+    assert registry.remove("x") and registry.deployments() == []
+    registry.replace(RoutingConfig(deployments=(one,)))
+    assert [row["id"] for row in registry.deployments()] == ["x"]
+
+
+def test_a_refused_key_goes_with_its_deployment() -> None:
+    """Taken away and added again with another key, under the same id, it may be asked."""
+    one = dep("a", "openai/gpt-4", id="x", params={"api_key": "wrong"})
+    registry = World().registry()
+    registry.add(one)
+    registry.mark_key("x", False)
+    assert not registry.deployments()[0]["usable"]
+    assert registry.remove("x")
+    registry.add(replace(one, params={"api_key": "good"}))
+    assert registry.deployments()[0]["usable"]
+
+
 def test_a_reload_takes_effect_and_keeps_ids() -> None:
     """Another configuration answers from the next call on; a deployment that is gone is unavailable."""
     one = dep("a", "openai/gpt-4")

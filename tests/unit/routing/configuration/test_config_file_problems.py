@@ -129,6 +129,32 @@ def test_unresolved_elsewhere_than_in_a_key(tmp_path: Path) -> None:
     ]
 
 
+def test_wrong_environment_variables(tmp_path: Path) -> None:
+    """Variables that cannot be set, and an address that is none, are errors with their line, not passed over; each may
+    refer to those before it."""
+    found = problems(
+        tmp_path,
+        """
+        environment_variables:
+          PORT: 6379
+          HOST: os.environ/NOT_THERE
+          GOOD: fine
+          URL: http://${GOOD}:1
+        ollama_base_url: localhost:11434
+        """,
+        "environment_variables: [A]",
+    )
+    assert found == [
+        "1.yaml:2: environment_variables.PORT: wants a text in quotes, got a number",
+        "1.yaml:3: environment_variables.HOST: the variable NOT_THERE is not set",
+        "1.yaml:6: ollama_base_url: wants an address such as http://localhost:11434",
+        "2.yaml:1: environment_variables: wants a table of keys, got a list",
+    ]
+    variables = "environment_variables: {HOST: gpu, URL: 'http://${HOST}:1'}\nollama_base_url: os.environ/URL\n"
+    environment = load(tmp_path, variables).environment
+    assert (environment["URL"], environment["OLLAMA_API_BASE"]) == ("http://gpu:1", "http://gpu:1")
+
+
 def test_a_misspelt_parameter_is_a_remark(tmp_path: Path) -> None:
     """`litellm_params` pass on what they do not know; what looks like a key of ours is named, and still passed on."""
     params = "{model: hosted_vllm/a, api_bsae: 'http://b/v1', itpm: 5, api_version: v}"
@@ -146,6 +172,15 @@ def test_each_credential_may_be_missing(tmp_path: Path, name: str) -> None:
     d = one(config := load(tmp_path, json.dumps([entry])))
     assert (d.key, d.params) == ("missing", {})
     assert config.notes[0].endswith("1.json:1: a is not used: the variable NOT_THERE is not set")
+
+
+@pytest.mark.parametrize("name", sorted(CREDENTIALS))
+def test_a_credential_is_a_text(tmp_path: Path, name: str) -> None:
+    """A bare number, which YAML may read as another one, is refused without being shown; no other key replaces it."""
+    text = f"model_list: [{{model_name: a, litellm_params: {{model: x/a, {name}: 0123456}}}}]"
+    assert problems(tmp_path, text, env={"OPENAI_API_KEY": "other"}) == [
+        f"1.yaml:1: model_list[0].litellm_params.{name}: wants a text in quotes, got a number"
+    ]
 
 
 def test_empty_keys_and_null(tmp_path: Path) -> None:

@@ -23,6 +23,20 @@ def test_env_file(tmp_path: Path) -> None:
     assert merge(None, {"X": "", "Y": "1"}) == {"Y": "1"}
 
 
+def test_the_real_environment_wins_under_any_name(tmp_path: Path) -> None:
+    """A setting that the environment has is not the .env's under another of its names; a configuration file's
+    `environment_variables` win over both in the same way."""
+    (tmp_path / ".env").write_text("OLLAMA_API_BASE=http://file:1\nGEMINI_API_KEY=file\nLITELLM_API_KEY=file\n")
+    env = {"OLLAMA_BASE_URL": "http://real:1", "GOOGLE_API_KEY": "", "LITELLM_BASE_URL": "http://real:2"}
+    environment = load(tmp_path, env=env).environment
+    assert environment["OLLAMA_API_BASE"] == environment["OLLAMA_BASE_URL"] == "http://real:1"
+    assert (environment["GEMINI_API_KEY"], environment["LITELLM_MASTER_KEY"]) == ("file", "file")
+    text = "environment_variables: {LITELLM_URL: 'http://said:3'}\nollama_base_url: http://said:4\n"
+    environment = load(tmp_path, text, env=env).environment
+    assert environment["LITELLM_BASE_URL"] == environment["LITELLM_URL"] == "http://said:3"
+    assert environment["OLLAMA_API_BASE"] == environment["OLLAMA_BASE_URL"] == "http://said:4"
+
+
 def test_mistakes_in_an_env_file(tmp_path: Path) -> None:
     """Lines that are no NAME=value, and variables that are not set, are named with their line and never quoted."""
     path = tmp_path / ".env"

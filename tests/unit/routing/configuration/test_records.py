@@ -59,6 +59,22 @@ def test_an_embedding_model_that_the_list_does_not_serve(tmp_path: Path) -> None
     assert len({d.id for d in config.deployments}) == 4
 
 
+def test_a_chats_parameters_are_not_its_embedding_models(tmp_path: Path) -> None:
+    """What the list says of a chat's requests and price goes with no embedding: a provider would refuse it."""
+    params = {
+        "model": "azure/gpt", "api_key": "k", "api_base": "http://h", "api_version": "v", "user": "team", "timeout": 9,
+        "max_tokens": 100, "temperature": 0.1, "response_format": {"type": "json_object"}, "extra_body": {"x": 1},
+        "base_model": "azure/gpt-4o",
+    }  # fmt: skip
+    router = {"model_list": [{"model_name": "gpt", "litellm_params": params}], "embedding_model": "embed"}
+    config = load(tmp_path, json.dumps({"system_name": "r", "metadata_info": {"router_config": router}}))
+    chat, embed = config.deployments
+    assert {*chat.params} == {*params} - {"model", "timeout"}
+    assert embed.litellm_model == "azure/embed"
+    assert embed.params == {"api_key": "k", "api_base": "http://h", "api_version": "v", "user": "team"}
+    assert embed.timeout_s == 9
+
+
 def test_direct_mode(tmp_path: Path) -> None:
     """A model record: the group is ai_model, the id is system_name; the named provider gives endpoint and secrets."""
     d = one(config := load(tmp_path, DOCUMENTS / "004-direct-mode.json"))

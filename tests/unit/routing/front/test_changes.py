@@ -63,13 +63,24 @@ async def test_a_changed_deployment_gets_a_new_chance(tmp_path: Path, monkeypatc
         for name in ("paid-1", "other-1", "ring:demo"):
             one = Candidate(backend=name, kind="deployment", provider="openai", model="m")
             breaker.failed(one, UpstreamError("no", "auth"), now)
-            made.gate.mark_open(name, 30.0)  # as a node that shares Redis says it
-        assert ejected() == {"paid-1", "other-1", "ring:demo"}
+            made.gate.mark_open(name, 60.0)
+        assert ejected() == {"paid-1", "other-1", "ring:demo"} == made.gate.opened().keys()
         (tmp_path / "config.yaml").write_text(ONE.replace("planted-key-0123456789", "planted-key-new", 1))
         await made.reload()
-        assert ejected() == made.gate.opened().keys() == {"other-1", "ring:demo"}
+        assert ejected() == {"other-1", "ring:demo"} == made.gate.opened().keys()
         assert await made.remove_deployment("other-1")
-        assert {row["backend"] for row in made.stats()["breakers"]} == {"ring:demo"}
+        assert {row["backend"] for row in made.stats()["breakers"]} == {"ring:demo"} == made.gate.opened().keys()
+
+
+async def test_what_a_wildcard_made_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known against the deployments that it stood for, too."""
+    async with front(tmp_path, monkeypatch) as (made, _):
+        params = {"model": "openai/*", "api_key": "planted-1"}
+        await made.add_deployment({"id": "all", "model_name": "openai/*", "litellm_params": params})
+        one = Candidate(backend="all:gpt-4o", kind="deployment", provider="openai", model="gpt-4o")
+        made._made.breaker.failed(one, UpstreamError("no", "auth"), time.monotonic())
+        assert await made.remove_deployment("all")
+        assert made.stats()["breakers"] == []
 
 
 async def test_a_wrong_configuration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,15 @@ def test_plain_is_tidy() -> None:
     }
 
 
+def test_usage_that_nobody_reported_is_left_out() -> None:
+    """All zero is LiteLLM's word for none, with details or without; any count, or another kind of usage, is one."""
+    zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    for none in (zero, {**zero, "completion_tokens_details": {"reasoning_tokens": 0}}):
+        assert "usage" not in answers.plain(Said(usage=none))
+    for one in ({**zero, "prompt_tokens": 5}, {"type": "duration", "seconds": 0}):
+        assert answers.plain(Said(usage=one))["usage"] == one
+
+
 def test_chunks_have_one_id() -> None:
     """All chunks of a stream carry its first id; usage stands in a chunk without choices; empty usage is none."""
     read = answers.Chunks()

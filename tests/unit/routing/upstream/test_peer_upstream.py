@@ -166,14 +166,25 @@ async def test_the_providers_failure_keeps_its_cause(error: UpstreamError, cause
 
 
 @pytest.mark.parametrize(
-    ("events", "cause", "settled"),
-    [((), "refused", (0, 0)), ((), "auth", (0, 0)), ((), "reset", (5, 0)), (EVENTS[:1], "server", (5, 1))],
+    ("error", "events", "settled"),
+    [
+        (UpstreamError("no", "auth", upstream_status=401), [], (0, 0)),
+        (UpstreamError("down", "refused"), [], (0, 0)),
+        (InvalidRequest("wrong"), [], (0, 0)),
+        (UpstreamError("late", "timeout"), [], (5, 0)),
+        (UpstreamError("broke", "reset"), EVENTS[:1], (5, 1)),
+        (UpstreamError("overloaded", "server"), EVENTS[:1], (5, 1)),
+    ],
 )
-async def test_a_provider_that_refused_has_used_nothing(events: Any, cause: Any, settled: tuple[int, int]) -> None:
-    """The lender's budgets pay for what may be billed, and not for a provider that was never reached."""
-    wire = Wire(Scripted(list(events), error=UpstreamError("no", cause)))
-    with pytest.raises(UpstreamError):
-        _ = [batch async for batch in peer(wire).stream(attempt())]
+async def test_only_what_may_be_billed_is_settled(
+    error: ExoError, events: list[dict[str, Any]], settled: tuple[int, int]
+) -> None:
+    """A call that the provider never accepted takes nothing from the lender's budget; one that broke takes its
+    prompt."""
+    wire = Wire(Scripted(events, error=error))
+    with pytest.raises(type(error)):
+        async for _ in peer(wire).stream(attempt()):
+            pass
     assert wire.settled == [settled]
 
 

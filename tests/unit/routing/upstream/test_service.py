@@ -51,6 +51,21 @@ async def test_names_without_end_are_not_all_known(tmp_path: Path) -> None:
     assert {one.id: one for one in service.deployments}["own"].params == {"api_key": "another"}
 
 
+async def test_an_update_forgets_no_call(tmp_path: Path) -> None:
+    """Deployments made of a key in the environment (or by a wildcard) outlive another configuration, whose own of the
+    same id wins: their calls are on their way."""
+
+    def made(name: str, key: str) -> Deployment:
+        return Deployment(id=name, model_name=name, litellm_model=name, provider="anthropic", upstream_model=name,
+                          params={"api_key": key})  # fmt: skip
+
+    service = LiteLLMService(home=tmp_path, environment={}, deployments=[made("went", "k")])
+    await service.ensure(made("auto:anthropic/x", "k"))
+    await service.ensure(made("same", "old"))
+    await service.update([made("same", "new")], {"ANTHROPIC_API_KEY": "other"})
+    assert {one.id: one.params["api_key"] for one in service.deployments} == {"auto:anthropic/x": "k", "same": "new"}
+
+
 async def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without LiteLLM every need of it names what to install."""
     monkeypatch.setattr(module, "litellm_installed", lambda: False)

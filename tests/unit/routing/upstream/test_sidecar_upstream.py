@@ -26,6 +26,23 @@ class Missing(LiteLLMService):
         yield Endpoint(0, "")
 
 
+class Reloaded(LiteLLMService):
+    """Another configuration comes while the first worker starts."""
+
+    @contextlib.asynccontextmanager
+    async def worker(self) -> AsyncIterator[Endpoint]:
+        await self.update([])
+        yield Endpoint(0, "")
+
+
+async def test_a_call_outlives_a_reload(tmp_path: Path) -> None:
+    """A deployment that went while the sidecar started is known to it as long as its call needs."""
+    deployment = Deployment(id="d", model_name="m", litellm_model="cohere/m", provider="cohere", upstream_model="m")
+    service = Reloaded(home=tmp_path, environment={}, deployments=[deployment])
+    async with SidecarUpstream(service, Connections(), deployment)._worker():
+        assert service.deployments == (deployment,)
+
+
 async def test_without_litellm_another_backend_may_serve(tmp_path: Path) -> None:
     """That it is not installed fails over, whole and streamed, and says what to install."""
     deployment = Deployment(id="d", model_name="m", litellm_model="cohere/m", provider="cohere", upstream_model="m")

@@ -98,10 +98,11 @@ def test_every_choice_needs_its_end() -> None:
 
 
 def test_usage_of_all_shapes() -> None:
-    """OpenAI's two spellings; anything else is no usage."""
+    """OpenAI's two spellings; anything else is no usage, nor is one of nothing, which no answer has."""
     assert read_usage({"prompt_tokens": 3, "total_tokens": 3}) == Usage(3, 0)
     assert read_usage({"input_tokens": 3, "output_tokens": 4}) == Usage(3, 4)
     assert read_usage({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}) == Usage(3, 0, 2)
     assert read_usage({}) is None
+    assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) is None
     assert read_usage({"prompt_tokens": -3, "completion_tokens": 2.5}) is None
     assert read_usage("x") is None
