@@ -182,6 +182,11 @@ class Generation:
     def decoding(self) -> bool:
         return self.sent >= self.prefill
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether tokens may follow its prefill: not where only the prompt is read, or one token drawn."""
+        return self.job.draws and self.prefill + 1 < len(self.job.prompt) + self.job.max_tokens
+
     def longest(self, context: int) -> int:
         """Tokens that its sequence holds at most in the end."""
         return min(context, len(self.job.prompt) + max(self.job.max_tokens, 0))

@@ -21,7 +21,7 @@ class Slots:
         self.running: dict[int, Generation] = {}  # by ticket: all that hold a slot
         self.prefilling: list[Generation] = []  # in order of admission
         self.ready: deque[Generation] = deque()  # their newest token is known and not sent
-        self.n_decoding = 0  # running and past their prefill; none of which only the prompt is read
+        self.n_decoding = 0  # running and past their prefill, with more than one token to come then
         self._context = setup.context
         self._residents = residents
         self._counts = counts
@@ -89,9 +89,9 @@ class Slots:
         return True
 
     def prefilled(self, generation: Generation, step: int) -> None:
-        """All of its prompt is sent: it decodes, if anything is drawn."""
+        """All of its prompt is sent: it decodes, if that is not all."""
         self.prefilling.remove(generation)
-        self.n_decoding += generation.job.draws
+        self.n_decoding += generation.goes_on
         generation.since = step
 
     def _make_place(self, generation: Generation, step: int) -> bool:
@@ -148,7 +148,7 @@ class Slots:
         if generation in self.prefilling:
             self.prefilling.remove(generation)
         else:
-            self.n_decoding -= generation.job.draws
+            self.n_decoding -= generation.goes_on
         self.waiting.stop(generation)
         self._residents.release(generation)
         if generation.drafter is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -93,15 +94,18 @@ def test_decoding_sequences_are_shared_out_over_the_stages() -> None:
     assert [len(send(head).step.rows), len(send(head).step.rows), head.next_step(0.0)] == [2, 2, None]
 
 
-def test_prompts_that_are_only_read_keep_no_others_small() -> None:
-    """They never decode: while some are on their way, the next go in whole chunks, and every stage has one."""
+@pytest.mark.parametrize(
+    ("fields", "outputs"), [({"pooling": Pooling("mean"), "max_tokens": 0}, 8), ({"max_tokens": 1}, 1)]
+)
+def test_prompts_that_are_only_read_keep_no_others_small(fields: dict[str, Any], outputs: int) -> None:
+    """They never decode, and those of which one token is drawn do not either: while some are on their way, the next go
+    in whole chunks, and every stage has one."""
     head = started(replace(SETUP, n_stages=2, slots=4, max_chunk=8))
     for tokens in (1, 8):
         head.times.add(tokens, [Report(stage, 0, 1000 * tokens, 0, 0, 0) for stage in range(2)], 0.002 * tokens, 0.0)
     for ticket in (1, 2, 3):
-        text = job((ticket,) * 8, request_id=str(ticket), pooling=Pooling("mean"), max_tokens=0)
-        head.submit(ticket, text, 0.0)
-    assert [spans(send(head)) for _ in range(3)] == [[(sequence, 0, 8, 8)] for sequence in (1, 2, 3)]
+        head.submit(ticket, job((ticket,) * 8, request_id=str(ticket), **fields), 0.0)
+    assert [spans(send(head)) for _ in range(3)] == [[(sequence, 0, 8, outputs)] for sequence in (1, 2, 3)]
 
 
 def test_the_budget_bounds_what_is_in_flight() -> None:
