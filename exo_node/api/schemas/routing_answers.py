@@ -74,7 +74,7 @@ class ProviderCheck(Struct, kw_only=True):
     latency_s: float | None
     deployment: str | None
     costs: Annotated[bool, Meta(description="Whether the check was a paid call.")]
-    detail: Annotated[str, Meta(description="What is wrong.")]
+    detail: Annotated[str, Meta(description="What is wrong, or not known.")]
 
 
 class PricePerMillion(Struct, kw_only=True):

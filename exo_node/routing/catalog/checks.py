@@ -46,19 +46,19 @@ async def check_provider(
     began = time.monotonic()
     try:
         if deployment.transport == "passthrough":
-            detail, key_ok = await _list_models(deployment, connections)
+            ok, detail, key_ok = await _list_models(deployment, connections)
         else:
             found["costs"] = True
             await service.ensure(deployment)
             checked = await service.check_key(deployment)
-            detail = "" if checked.ok else checked.message
+            ok, detail = checked.ok, "" if checked.ok else checked.message
             key_ok = checked.ok if checked.ok or checked.cause == "auth" else None
     except (UpstreamError, ConfigurationError) as error:
-        detail, key_ok = error.message, None
+        ok, detail, key_ok = False, error.message, None
     found["latency_s"] = round(time.monotonic() - began, 4)
     if key_ok is not None:
         registry.mark_key(deployment.id, key_ok)
-    return {**found, "ok": not detail, "detail": detail}
+    return {**found, "ok": ok, "detail": detail}
 
 
 def _deployment(provider: str, registry: Registry) -> Deployment:
@@ -71,14 +71,17 @@ def _deployment(provider: str, registry: Registry) -> Deployment:
     return registry.deployment(f"{AUTO}{provider}/{models[0] if models else 'any'}")
 
 
-async def _list_models(deployment: Deployment, connections: Connections) -> tuple[str, bool | None]:
-    """("" or what is wrong, whether the key is good; None: not known)."""
+async def _list_models(deployment: Deployment, connections: Connections) -> tuple[bool, str, bool | None]:
+    """(whether it answers and refuses no key, "" or what is to be said, whether the key is good; None: not known)."""
     try:
         async with models_answer(deployment, connections, TIMEOUT_S) as response:
             if response.status in KEY_REFUSED:
-                return f"the provider answered {response.status}: the key is not accepted", False
+                return False, f"the provider answered {response.status}: the key is not accepted", False
             if response.status >= 500:
-                return f"the provider answered {response.status}", None
-            return "", True if response.status < 400 else None
+                return False, f"the provider answered {response.status}", None
+            if response.status >= 400:  # some have no list; a wrong address answers so, too
+                said = f"it answers, but lists no models ({response.status}): whether its address and key are right"
+                return True, f"{said} shows at the first call", None
+            return True, "", True
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return error_from_exception(deployment.id, error).message, None
+        return False, error_from_exception(deployment.id, error).message, None

@@ -106,7 +106,8 @@ class Front:
     async def check_provider(self, name: str) -> dict[str, Any]:
         made = self._made
         found = await check_provider(name, made.registry, made.service, made.connections)
-        if found["ok"] and made.breaker.why(found["deployment"]) == "auth":  # its key is good again
+        known = found["ok"] and not found["detail"]
+        if known and made.breaker.why(found["deployment"]) == "auth":  # its key is good again
             made.give_new_chance(found["deployment"])
         return found
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from exo_node.errors import NotFound
+from exo_node.routing.call import UpstreamError
+from exo_node.routing.plan import Candidate
 from tests.standins import refused_url, standin
 from tests.unit.routing.front_parts import front
 
@@ -30,6 +33,19 @@ async def test_a_good_key_and_a_bad_one(tmp_path: Path, monkeypatch: pytest.Monk
             assert (found["ok"], found["costs"], made.deployments()[0]["usable"]) == (ok, False, ok)
             assert "planted" not in str(found)
         assert {one.path for one in provider.requests} == {"/v1/models"}
+
+
+async def test_one_without_a_list_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers, and that nothing is known of its key is said: a wrong address answers so, too."""
+    async with (
+        standin("openai", key="planted-key-0123456789") as provider,
+        front(tmp_path, monkeypatch, CONFIG.replace("@URL@", f"{provider.url}/elsewhere")) as (made, _),
+    ):
+        one = Candidate(backend="direct", kind="deployment", provider="openai", model="a")
+        made._made.breaker.failed(one, UpstreamError("no", "auth"), time.monotonic())
+        found = await made.check_provider("openai")
+        assert (found["ok"], "lists no models (404)" in found["detail"]) == (True, True)
+        assert made._made.breaker.why("direct") == "auth"  # as before
 
 
 async def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
