@@ -22,7 +22,6 @@ from exo_node.api.schemas import node
 from exo_node.api.serving import read_object
 from exo_node.errors import NotFound
 from exo_node.packing import BITS
-from exo_node.routing.frames import frame
 from exo_node.values import is_loopback
 
 # Loading a large model over a slow link takes hours; the caller's disconnect ends it, not a clock.
@@ -238,8 +237,8 @@ class ClusterRoutes:
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
-                yield frame({"object": "instance.progress", **event})
-            yield frame(await task)
+                yield sse.frame({"object": "instance.progress", **event})
+            yield sse.frame(await task)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

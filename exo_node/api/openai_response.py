@@ -182,6 +182,8 @@ def _whole_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(logprob: float) -> float:
+    if not logprob < math.inf:
+        raise ValueError("a log-probability of the engine's is not a number")
     return max(logprob, LOWEST_LOGPROB)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from exo_node import errors
+from exo_node.api import sse
 from exo_node.api.client_headers import without_client_headers
 from exo_node.api.fanout import Fanout
 from exo_node.api.local_embeddings import embeddings_object, parse_embedding
@@ -145,10 +146,11 @@ def client_of(call: Call) -> str:
 
 
 def _whole(data: dict[str, object]) -> Whole:
-    return Whole(frame(data)[len(b"data: ") :].rstrip(), data)
+    return Whole(sse.frame(data)[len(b"data: ") :].rstrip(), data)
 
 
 def _batch(events: list[dict[str, object]], ids: tuple[int, ...]) -> Batch:
+    # Not sse.frame: a chunk has no numbers but those that openai_response.py looks at, and there are many chunks.
     return Batch(b"".join(map(frame, events)), events, ids)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -18,7 +20,6 @@ from exo_node.api.leaving import LEAVING
 from exo_node.api.sending import SENDING, Drain, StuckReader
 from exo_node.errors import ExoError
 from exo_node.routing.call import Outlet
-from exo_node.routing.frames import frame
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,17 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 ENOUGH = 64 * 1024  # bytes on their way to a client that reads slowly; then its backend is slowed down
 FAREWELL_S = 5.0  # a client that does not even take the error frame in this time is cut off
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
+
+
+def frame(event: dict[str, Any]) -> bytes:
+    """One event. JSON has no raw newlines, so one `data:` line is enough."""
+    return f"data: {_encode(event)}\n\n".encode()
 
 
 @dataclass(frozen=True, slots=True)

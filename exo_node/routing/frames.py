@@ -1,4 +1,4 @@
-"""Server-sent events that are made here, and not relayed. Pure."""
+"""Server-sent events that the adapter makes itself, and the ring's chunks. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADER_LIMIT = 1000  # characters of a header of ours: proxies bound all of them
 
 
 def frame(event: Mapping[str, Any]) -> bytes:
-    """One event. JSON has no raw newlines, so one `data:` line is enough."""
+    """As `api.sse.frame`, in a tenth of the time, but what is no number becomes `null`."""
     return b"data: " + orjson.dumps(event, option=orjson.OPT_NON_STR_KEYS) + b"\n\n"
 
 

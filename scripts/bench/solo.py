@@ -62,7 +62,6 @@ def serve() -> None:
     for name in ("folder", "engine", "start", "end", "layers", "most", "bits"):
         parser.add_argument(name, type=str if name in ("folder", "engine") else int)
     found = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     from exo_node.engine.base import LoadPlan
     from exo_node.engine.blas import preload_blas
     from exo_node.engine.select import create_engine

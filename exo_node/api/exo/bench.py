@@ -25,7 +25,7 @@ from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import CallServer, read_object
 from exo_node.errors import ExoError, ModelNotFound
 from exo_node.routing.call import Call
-from exo_node.routing.frames import events_in, frame
+from exo_node.routing.frames import events_in
 from exo_node.types import Backend
 
 
@@ -87,7 +87,7 @@ class BenchRoutes:
         async for event in self._events(call, opening):
             watch.see(event)
             if event["choices"] or wants_usage:
-                yield frame(event)
+                yield sse.frame(event)
         yield b": generation_stats " + orjson.dumps(watch.stats(await self._peak(instance_id))) + b"\n\n"
 
     async def _events(self, call: Call, opening: sse.Opening) -> AsyncGenerator[dict[str, Any], None]:

@@ -22,7 +22,6 @@ from exo_node.api.schemas import node as schemas
 from exo_node.api.schemas.openai import ChatRequest
 from exo_node.api.serving import read_object
 from exo_node.config import Settings
-from exo_node.routing.frames import frame
 from exo_node.types import Backend, ModelCard
 
 
@@ -72,7 +71,7 @@ class V1Routes:
 
         async def frames() -> AsyncGenerator[bytes, None]:
             for name, row in pool.items():
-                yield frame({name: row})
+                yield sse.frame({name: row})
 
         return await sse.respond(request, frames(), self._settings.response_timeout)
 

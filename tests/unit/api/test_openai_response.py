@@ -223,3 +223,15 @@ def test_the_older_form_of_calls() -> None:
     assert deltas[:2] == [
         {"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": '{"a"'}}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_log_probability_that_is_no_number_is_an_error(odd: float) -> None:
+    """An engine that has computed nonsense is not passed on as `null`, whole or streamed."""
+    delta = TokenDelta(" x", logprobs=(logprob(" x", odd),), finish_reason="stop", usage=Usage(1, 1))
+    whole = chat_answer(logprobs=True)
+    whole.add(0, delta)
+    with pytest.raises(ValueError, match="not a number"):
+        whole.whole()
+    with pytest.raises(ValueError, match="not a number"):
+        list(chat_answer(logprobs=True, stream=True).chunks(0, delta))
