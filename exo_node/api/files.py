@@ -78,13 +78,21 @@ class FileRoutes:
             except BROKEN_FORM as e:
                 raise InvalidRequest(f"the form cannot be read: {' '.join(str(e).split())}", code="invalid_body") from e
             row = file_row(form, ident, arriving.size, caller_id(), time.time())
-            await asyncio.to_thread(arriving.keep)
+            keeping = asyncio.ensure_future(self._keep(arriving, row))
+            try:
+                await asyncio.shield(keeping)
+            except asyncio.CancelledError:  # the client has gone: what it has sent in whole is kept, and listed
+                await asyncio.gather(keeping, return_exceptions=True)
+                raise
+        return web.json_response(file_view(row))
+
+    async def _keep(self, arriving: Arriving, row: FileRow) -> None:
+        await asyncio.to_thread(arriving.keep)
         try:
             await self._table.add_file(row)
         except StoreError:  # nobody would know of it
-            await asyncio.to_thread(self._area.remove, ident)
+            await asyncio.to_thread(self._area.remove, row.id)
             raise
-        return web.json_response(file_view(row))
 
     @operation("Batches", scope="use", answer=FileList, query=FileQuery)
     async def list(self, request: web.Request) -> web.Response:

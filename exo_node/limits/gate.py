@@ -181,7 +181,14 @@ class Gate:
         return None
 
     def room_in(
-        self, deployment_id: str, rpm: int | None, tpm: int | None, tokens: int = 1, *, provider: str = ""
+        self,
+        deployment_id: str,
+        rpm: int | None,
+        tpm: int | None,
+        tokens: int = 1,
+        *,
+        provider: str = "",
+        cost: float | None = None,
     ) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
         if rpm is None and tpm is None and not self.rules.budgets:
@@ -192,7 +199,7 @@ class Gate:
         refusal = self._windows.refusal(limits, tokens, now)
         if refusal is not None:
             waits.append(refusal.wait_s or MINUTE_S)
-        overdrawn = self._sums.ledger.overdrawn(budgets, None, now, self._wall())
+        overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, self._wall())
         if overdrawn is not None:
             waits.append(overdrawn.wait_s)
         return max(waits, default=0.0)

@@ -18,9 +18,11 @@ class CandidateGate:
         self._leases: dict[str, list[tuple[int, str, Lease]]] = {}  # by backend: tokens, whose limits, the lease
         self._running: Counter[str] = Counter()  # what was taken and is not settled, by whose limits it counts in
 
-    async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
-        """Take one request and `tokens` of room, and keep `cost` USD free; False: no room now, or as many requests as
-        the deployment takes at once (`max_parallel_requests`) are running."""
+    async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
+        """Take one request and `tokens` of room, and keep `cost` USD free (None: not known, 0: it is free).
+
+        False: no room now, or as many requests as the deployment takes at once (`max_parallel_requests`) are running.
+        """
         found = self._deployment(candidate.backend)
         if found is None:
             return True
@@ -31,7 +33,7 @@ class CandidateGate:
         lease = None
         try:
             lease = await self._gate.acquire(
-                limited, found.rpm, found.tpm, _amount(found, tokens), provider=found.provider, cost=cost or None
+                limited, found.rpm, found.tpm, _amount(found, tokens), provider=found.provider, cost=cost
             )
         finally:
             if lease is None:
@@ -46,7 +48,9 @@ class CandidateGate:
         if found is None:
             return None
         amount = _amount(found, tokens)
-        return self._gate.room_in(found.limited_as, found.rpm, found.tpm, amount, provider=found.provider) or None
+        cost = 0.0 if candidate.is_free else None
+        wait_s = self._gate.room_in(found.limited_as, found.rpm, found.tpm, amount, provider=found.provider, cost=cost)
+        return wait_s or None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""

@@ -38,7 +38,7 @@ class Lender:
         )
         answer = answer_room(call.kind, call.max_tokens)
         tokens = call.prompt_tokens + answer
-        cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
+        cost = None if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
         if not await self._gate.acquire(candidate, tokens, cost):
             wait_s = self._gate.wait_s(candidate, tokens)
             used_up = f"{deployment.id}: its rate limit or budget is used up"

@@ -52,6 +52,11 @@ class Candidate:
     room_in_s: float | None = None
     rejected: str = ""
 
+    @property
+    def is_free(self) -> bool:
+        """Known to cost nothing, whatever is asked."""
+        return self.price is not None and not (self.price.input or self.price.output or self.price.per_request)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:

@@ -99,7 +99,8 @@ class NodeSources:
             deployment = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        return self._gate.room_in(deployment.limited_as, deployment.rpm, deployment.tpm, provider=deployment.provider)
+        cost, one = 0.0 if candidate.is_free else None, deployment
+        return self._gate.room_in(one.limited_as, one.rpm, one.tpm, provider=one.provider, cost=cost)
 
 
 class PromptedTools:

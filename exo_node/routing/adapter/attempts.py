@@ -79,7 +79,7 @@ class Attempts:
         """
         candidate = step.candidate
         reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
-        if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
+        if not await self.gate.acquire(candidate, reserved, step.cost):
             wait_s = self.gate.wait_s(candidate, reserved)
             used_up = f"{candidate.backend}: its rate limit or budget is used up"
             error = UpstreamError(used_up, "rate_limited", retry_after=wait_s)
@@ -127,7 +127,7 @@ class Attempts:
             self.profile.observe_failure(tried.candidate, error.cause, waited, now, id(tried.record))
             self.breaker.failed(tried.candidate, error, now)
         else:
-            self.breaker.released(tried.candidate, now)
+            self.breaker.released(tried.candidate, tried.started)
         tried.record.cause = error.cause
         self._end(tried, now, self._maybe_billed(tried), error.upstream_status or error.status)
 
@@ -138,7 +138,7 @@ class Attempts:
         tried.record.cause = cause
         if usage is None:
             usage = self._maybe_billed(tried)
-            self.breaker.released(tried.candidate, self.clock())
+            self.breaker.released(tried.candidate, tried.started)
         else:
             self.breaker.succeeded(tried.candidate, self.clock())
         self._end(tried, self.clock(), usage, None)

@@ -72,8 +72,8 @@ class Breaker(BreakerView, Protocol):
         """The backend is about to be asked; False: it is open, and asked for want of a better one."""
         ...
 
-    def released(self, candidate: Candidate, now: float) -> None:
-        """The attempt ended without a verdict."""
+    def released(self, candidate: Candidate, begun: float) -> None:
+        """The attempt that was announced at `begun` ended without a verdict."""
         ...
 
     def answering(self, candidate: Candidate, now: float) -> None:
@@ -100,8 +100,8 @@ class RetryBudget(Protocol):
 class Gate(Protocol):
     """Rate limits and budgets of a deployment, at the moment of asking."""
 
-    async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
-        """Take one request and `tokens` of room (and keep `cost` USD free); False: no room now."""
+    async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
+        """Take one request and `tokens` of room (and keep `cost` USD free; None: not known); False: no room now."""
         ...
 
     def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
@@ -116,7 +116,7 @@ class Gate(Protocol):
 class OpenGate:
     """No limits."""
 
-    async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+    async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
         return True
 
     def wait_s(self, candidate: Candidate, tokens: int) -> float | None:

@@ -99,11 +99,13 @@ class Assembly:
         self.own_check = named.check
         self.admissions = Admissions(self.gate, self._has_budget, self.registry.price, self.meter.refused)
         gate = CandidateGate(self.gate, self.registry.own)
+        meanings = Meanings(self.registry)
         self.answers = AnswerCache(
             self.make_cache(config),
             self.meter,
             self.registry.own,
-            Meanings(self.registry),
+            meanings,
+            meanings.stands_in,
             (self._log, self._measure, self.callbacks),
         )
         parts = Parts(

@@ -80,10 +80,11 @@ class Breaker:
             self._circuits[candidate.backend].trial = now
         return state != "open"
 
-    def released(self, candidate: Candidate, now: float) -> None:
-        """An attempt ended without a verdict (cancelled): a trial is free again."""
+    def released(self, candidate: Candidate, begun: float) -> None:
+        """The attempt of the `begin` at `begun` ended without a verdict (cancelled): if it was the trial, another may
+        be it now."""
         c = self._circuits.get(candidate.backend)
-        if c is not None:
+        if c is not None and c.trial == begun:
             c.trial = -math.inf
 
     def answering(self, candidate: Candidate, now: float) -> None:
@@ -105,9 +106,9 @@ class Breaker:
             c.count, c.closed_at = c.count - 1, now
 
     def failed(self, candidate: Candidate, error: UpstreamError, now: float) -> None:
-        """It failed. The request's own faults do not count; `Retry-After` never shortens an ejection."""
+        """It failed. The request's own faults do not count (they are `released`); `Retry-After` never shortens an
+        ejection."""
         if error.cause in NOT_ITS_FAULT:
-            self.released(candidate, now)
             return
         c = self._of(candidate.backend)
         self._rotate(c, now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import aiohttp
 import pytest
 
 from exo_node.api import files
+from exo_node.api.batching.area import Arriving
 from exo_node.api.files import Form, file_row, file_view, kept_for
 from exo_node.api.ports import Principal
 from exo_node.errors import InvalidRequest, StoreError
@@ -142,3 +145,30 @@ async def test_a_file_that_cannot_be_noted_leaves_nothing_behind(
         async with http.post("/v1/files", data=data) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (507, "storage_full")
     assert list((tmp_path / "files").iterdir()) == []
+
+
+async def test_a_file_whose_sender_leaves_while_it_is_kept_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had come in whole; nobody could find or delete a file of which only the folder knows."""
+    keep = Arriving.keep
+
+    def slow(self: Arriving) -> None:
+        time.sleep(0.4)
+        keep(self)
+
+    monkeypatch.setattr(Arriving, "keep", slow)
+    async with serve_api(ScriptedBackend([END]), home=tmp_path) as url, aiohttp.ClientSession(url) as http:
+        data = aiohttp.FormData({"purpose": "batch"})
+        data.add_field("file", b"line", filename="a")
+        with pytest.raises(TimeoutError):
+            await http.post("/v1/files", data=data, timeout=aiohttp.ClientTimeout(0.2))
+        listed: list[Any] = []
+        for _ in range(100):
+            async with http.get("/v1/files") as answer:
+                listed = (await answer.json())["data"]
+            if listed:
+                break
+            await asyncio.sleep(0.05)
+        assert [one["id"] for one in listed] == [path.name for path in (tmp_path / "files").iterdir()]
+        assert listed

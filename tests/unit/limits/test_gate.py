@@ -192,6 +192,8 @@ async def test_leases_of_deployments(node: Node) -> None:
     paid.settle(10, 1.0)
     assert gate.room_in("q", None, None, provider="openai") > 86400  # NOON is not in a month's last day
     assert gate.room_in("q", None, None, provider="groq") == 0.0
+    assert gate.room_in("q", None, None, provider="openai", cost=0.0) == 0.0  # free: it breaks no budget
+    assert await gate.acquire("q", None, None, 10, provider="openai", cost=0.0) is not None
 
 
 async def test_without_limits_nothing_is_touched(node: Node) -> None:

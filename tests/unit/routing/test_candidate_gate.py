@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+from exo_node.limits.admission import Rules
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.gate import Gate
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.catalog.equivalents import Equivalents
 from exo_node.routing.catalog.resolution import Resolver
-from exo_node.routing.deployment import Deployment
+from exo_node.routing.deployment import BudgetRule, Deployment, Price
 from exo_node.routing.plan import Candidate
 from exo_node.store import Store
 from tests.unit.routing.catalog_world import TABLES
@@ -73,4 +75,21 @@ async def test_a_wildcards_limits_hold_for_all_its_names(tmp_path: Path) -> None
     gate.settle(two, 5, 5, 0.0)
     assert not await gate.acquire(two, 5, 0.0)  # the rpm is used up
     gate.settle(three, 5, 5, 0.0)
+    store.close()
+
+
+async def test_what_is_free_is_asked_though_the_providers_budget_is_spent(tmp_path: Path) -> None:
+    """A price of 0 breaks no budget; a price that nobody knows may."""
+    deployment = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m")
+    rules = Rules(budgets=(BudgetRule(subject=("provider", "openai"), limit=1.0, period="month"),))
+    store = Store(tmp_path / "s.db")
+    limits = Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules)
+    gate = CandidateGate(limits, {"d": deployment}.get)
+    unknown = Candidate(backend="d", kind="deployment", provider="openai", model="m")
+    free = replace(unknown, price=Price(0.0, 0.0))
+    assert await gate.acquire(unknown, 1, None)
+    gate.settle(unknown, 1, 1, 1.0)
+    assert (gate.wait_s(unknown, 1) or 0) > 0 and not await gate.acquire(unknown, 1, None)
+    assert gate.wait_s(free, 1) is None and await gate.acquire(free, 1, 0.0)
+    gate.settle(free, 1, 1, 0.0)
     store.close()

@@ -300,7 +300,7 @@ async def test_limits_are_asked_at_the_moment() -> None:
         def __init__(self) -> None:
             self.settled: list[tuple[str, int, int]] = []
 
-        async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+        async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
             return candidate.backend != "a"
 
         def wait_s(self, candidate: Candidate, tokens: int) -> float | None:

@@ -26,7 +26,7 @@ class Counting:
     dice: random.Random
     taken: int = 0
 
-    async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+    async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
         if self.dice.random() < 0.05:
             return False
         if self.dice.random() < 0.3:

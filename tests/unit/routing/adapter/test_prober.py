@@ -32,7 +32,7 @@ PROBE_USD = 0.001
 
 
 class NoRoom(OpenGate):
-    async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+    async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
         return False
 
 

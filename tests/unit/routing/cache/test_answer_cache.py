@@ -10,7 +10,7 @@ import orjson
 from exo_node.metrics import Metrics
 from exo_node.routing.cache.answer_cache import AnswerCache
 from exo_node.routing.cache.response_cache import MemoryKeeper, ResponseCache
-from exo_node.routing.call import Call, CallRecord, Outlet, Reply
+from exo_node.routing.call import AttemptRecord, Call, CallRecord, Outlet, Reply
 from exo_node.routing.deployment import CacheConfig
 from exo_node.types import Usage
 from tests.unit.routing.cache_samples import chat, make_call, make_whole
@@ -39,7 +39,8 @@ class Frames:
 def make(meaning: Callable[[Call], Sequence[str]] = lambda _: ()) -> tuple[AnswerCache, list[CallRecord]]:
     told: list[CallRecord] = []
     cache = ResponseCache(CacheConfig(kind="memory"), MemoryKeeper(10**6))
-    return AnswerCache(cache, Metrics(), lambda _: None, meaning, (lambda record: told.append(record),)), told
+    sinks = (lambda record: told.append(record),)
+    return AnswerCache(cache, Metrics(), lambda _: None, meaning, lambda _, backend: backend == "other", sinks), told
 
 
 async def found(answers: AnswerCache, call: Call) -> Reply | None:
@@ -94,6 +95,30 @@ async def test_a_stream_that_is_kept_has_no_short_cut_to_its_client() -> None:
     assert reply.frames is not None
     assert reply.outlet is None
     await reply.frames.aclose()
+
+
+async def test_what_another_model_says_in_place_of_the_asked_one_is_not_kept() -> None:
+    """It would be given after the asked one is well again; also a stream that another one has ended. A cascade's answer
+    is what was asked for."""
+    answers, _ = make()
+    call, key = make_call(), answers.key(make_call()) or ""
+    other = {"x-exo-backend": "other", "x-exo-attempts": "d:server, other:ok"}
+    await answers.keep(key, call, Reply(headers=other, whole=make_whole(chat())))
+    assert await found(answers, call) is None
+    streamed = make_call(stream=True)
+    for ended_by in ("other", "d"):
+        reply = await answers.keep(key, streamed, Reply(headers={"x-exo-backend": "d"}, frames=Frames()()))
+        told = record(streamed, Usage(3, 1))
+        told.continued = True
+        told.attempts = [AttemptRecord(backend=one, ttft_s=0.1) for one in ("d", ended_by)]
+        answers.settled(told)
+        assert reply.frames is not None
+        assert len([raw async for raw in reply.frames if raw]) == 2
+        assert (await found(answers, call) is None) is (ended_by == "other")
+    answers, _ = make()
+    escalated = {**other, "x-exo-attempts": "d:escalated, other:ok"}
+    await answers.keep(key, call, Reply(headers=escalated, whole=make_whole(chat())))
+    assert await found(answers, call) is not None
 
 
 async def test_a_stream_that_is_left_is_closed_and_not_kept() -> None:

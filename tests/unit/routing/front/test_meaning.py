@@ -40,6 +40,20 @@ async def test_a_reload_that_changes_the_answers(tmp_path: Path, monkeypatch: py
         assert meanings(make_call(model="nobody-knows/this one")) == []
 
 
+async def test_a_fallbacks_answer_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name's own model is asked again next time; what the name stands for is kept."""
+    text = ONE.replace("equivalents", "fallbacks: [{chat: [demo]}]\nequivalents")
+    async with front(tmp_path, monkeypatch, text) as (made, ring):
+        for model, second in (("chat", "false"), ("demo", "true")):
+            replies = [await made.serve(make_call(model=model)) for _ in range(2)]
+            assert replies[0].headers["x-exo-backend"] == "ring:demo"
+            assert [one.headers["x-exo-cached"] for one in replies] == ["false", second]
+        assert len(ring.attempts) == 3
+        stands_in = Meanings(made._made.registry).stands_in
+        assert stands_in(make_call(model="chat"), "ring:demo") and not stands_in(make_call(model="demo"), "ring:demo")
+        assert not stands_in(make_call(model="nobody-knows/this one"), "ring:demo")
+
+
 async def test_a_copy_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that stands for another local model by now is not answered with what the first one said."""
     monkeypatch.setattr(front_parts, "DEMO", replace(front_parts.DEMO, copies=("mine",)))

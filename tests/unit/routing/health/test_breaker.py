@@ -92,7 +92,19 @@ def test_a_cancelled_trial_is_free_again() -> None:
     breaker = Breaker()
     fail(breaker, 5, 0.0)
     breaker.begin(A, 5.0)
-    breaker.released(A, 6.0)
+    breaker.released(A, 5.0)
+    assert breaker.state("a", 6.0)[0] == "half_open"
+
+
+def test_only_the_trial_itself_frees_its_place() -> None:
+    """A client of before the ejection that goes away meanwhile does not let a second request in."""
+    breaker = Breaker()
+    breaker.begin(A, -1.0)
+    fail(breaker, 5, 0.0)
+    assert breaker.begin(A, 5.0)
+    breaker.released(A, -1.0)
+    assert breaker.state("a", 6.0)[0] == "open"
+    breaker.released(A, 5.0)
     assert breaker.state("a", 6.0)[0] == "half_open"
 
 
