@@ -47,6 +47,8 @@ class DatabaseThread:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._asked = 0  # jobs in the queue that somebody waits for
+        self._hurry = threading.Event()  # there are such, or these are the last
         # The thread's own, but that others may look at `problem`.
         self._connection: sqlite3.Connection | None = None
         self._writable = False
@@ -79,8 +81,9 @@ class DatabaseThread:
         with self._lock:
             self._closed = True
             thread = self._thread
-        if thread is not None:
             self._jobs.put(None)
+            self._hurry.set()
+        if thread is not None:
             thread.join()
 
     def _submit(self, item: _Item) -> None:
@@ -92,6 +95,9 @@ class DatabaseThread:
                 self._thread = threading.Thread(target=self._run, name="store", daemon=True)
                 self._thread.start()
             self._jobs.put(item)
+            if item[1] is not None:
+                self._asked += 1
+                self._hurry.set()
 
     def _run(self) -> None:
         last = False
@@ -104,19 +110,26 @@ class DatabaseThread:
     def _next_batch(self) -> tuple[list[_Item], bool]:
         """Jobs that come within `BATCH_S`, up to the first that somebody waits for; and whether these are the last."""
         batch: list[_Item] = []
-        deadline = 0.0
-        while len(batch) < MAX_BATCH:
-            try:
-                item = self._jobs.get(timeout=max(0.0, deadline - time.monotonic())) if batch else self._jobs.get()
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, True
-            deadline = deadline or time.monotonic() + BATCH_S
+        item = self._jobs.get()
+        if item is not None and item[1] is None:
+            self._hurry.wait(BATCH_S)  # not for each job: every waking of this thread stops the event loop's for a while
+        while item is not None:
             batch.append(item)
             if item[1] is not None:
-                break
-        return batch, False
+                self._taken()
+            if item[1] is not None or len(batch) == MAX_BATCH:
+                return batch, False
+            try:
+                item = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _taken(self) -> None:
+        with self._lock:
+            self._asked -= 1
+            if not self._asked and not self._closed:
+                self._hurry.clear()
 
     def _do(self, batch: list[_Item]) -> None:
         try:

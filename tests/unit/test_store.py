@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from exo_node import store_thread
 from exo_node.errors import StoreError
 from exo_node.store import SpendRow, Store, store_path
 from exo_node.store_schema import MIGRATIONS
@@ -242,16 +243,21 @@ async def test_spend_is_written_again_after_a_failure(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: Path) -> None:
-    """A question sees the writes told before it; one that nobody waits for any more leaves the thread running."""
-
+def numbers_thread(folder: Path) -> DatabaseThread:
     def prepare(db: sqlite3.Connection, where: str) -> None:
         db.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER)")
 
-    def insert(number: int, db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO t VALUES (?)", (number,))
+    return DatabaseThread(folder / "t.db", prepare)
 
-    thread = DatabaseThread(tmp_path / "t.db", prepare)
+
+def insert(number: int, db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO t VALUES (?)", (number,))
+
+
+async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: Path) -> None:
+    """A question sees the writes told before it; one that nobody waits for any more leaves the thread running."""
+
+    thread = numbers_thread(tmp_path)
     for number in range(5):
         thread.tell(functools.partial(insert, number))
     thread.ask(lambda db: db.execute("SELECT 1")).cancel()
@@ -259,3 +265,19 @@ async def test_jobs_run_in_order_and_a_cancelled_question_harms_none(tmp_path: P
     assert rows == [{"n": number} for number in range(5)]
     assert await asyncio.wrap_future(thread.ask(lambda db: 7)) == [7]
     thread.close()
+
+
+def test_writes_gather_until_somebody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only told waits to be committed together; a question and the end wait for nothing, nor does what was told
+    before them."""
+    monkeypatch.setattr(store_thread, "BATCH_S", 3600.0)
+    thread = numbers_thread(tmp_path)
+    for turn in range(3):
+        for number in range(5):
+            thread.tell(functools.partial(insert, turn * 5 + number))
+        assert thread.ask(lambda c: c.execute("SELECT count(*) AS n FROM t")).result(60) == [{"n": (turn + 1) * 5}]
+    thread.tell(functools.partial(insert, 15))
+    with sqlite3.connect(tmp_path / "t.db") as look:
+        assert look.execute("SELECT count(*) FROM t").fetchone() == (15,)
+        thread.close()
+        assert look.execute("SELECT count(*) FROM t").fetchone() == (16,)
