@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every start of a checkout compiles all of its source
     api, idle, busy, cold, loaded, bare = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
