@@ -24,14 +24,14 @@ from exo_node.routing.adapter.failure import final_error
 from exo_node.routing.adapter.hedge import race
 from exo_node.routing.adapter.parts import Options, Parts
 from exo_node.routing.adapter.relay import Live, Story, code_of_lateness, open_stream, relay
-from exo_node.routing.adapter.report import Report, text_of
+from exo_node.routing.adapter.report import Report, length_of, text_of
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.replay import replay
 from exo_node.routing.call import Attempt, Begun, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.routing.upstream.transcript import Transcript, read_usage
+from exo_node.routing.upstream.transcript import Transcript, whole_usage
 from exo_node.types import Usage
 
 T = TypeVar("T")
@@ -197,9 +197,8 @@ class Serving:
             data = whole.data
             if lacks := _lacks(self.call.kind, data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no {lacks}", "malformed")
-            text = text_of(data)
-            tried.last, tried.characters = self._clock(), len(text)
-            return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
+            tried.last, tried.characters = self._clock(), length_of(data)
+            return Answered(tried, whole, None if data is None else whole_usage(data), text_of(data))
 
         return await self._tried(step, ask, streamed=False)
 

@@ -127,3 +127,18 @@ async def test_a_backend_that_takes_all_the_time_there_is_is_blamed(stream: bool
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
     (record,) = one.records
     assert (record.status, record.attempts[0].cause) == (504, "timeout")
+
+
+async def test_a_call_of_a_tool_is_not_free_without_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the provider reports nothing, what it made is estimated, whatever it is and in however many choices."""
+    one = world(("a", ()))
+    called = [{"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"number": 12}'}}]
+    choice = {"index": 0, "message": {"content": None, "tool_calls": called}, "finish_reason": "tool_calls"}
+
+    async def calls(attempt: Attempt) -> Whole:
+        return Whole(b"{}", {"choices": [choice, {**choice, "index": 1}]})
+
+    monkeypatch.setattr(one.backends["a"], "whole", calls)
+    await one.adapter.serve(call(False))
+    (record,) = one.records
+    assert (record.usage.completion_tokens, record.usage_estimated) == (9, True)
