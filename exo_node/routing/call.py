@@ -231,6 +231,7 @@ class UpstreamError(ExoError):
                          param=param, retry_after=retry_after)  # fmt: skip
         self.cause: ErrorClass = cause
         self.upstream_status = upstream_status
+        self.used: Usage | None = None  # reported, though it failed: by our sidecar
         self.retryable = cause in FAILS_OVER
         if cause in ("bad_request", "context", "not_found"):
             self.type = "invalid_request_error"

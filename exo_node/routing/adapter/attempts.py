@@ -129,7 +129,8 @@ class Attempts:
         else:
             self.breaker.released(tried.candidate, now)
         tried.record.cause = error.cause
-        self._end(tried, now, self._maybe_billed(tried), error.upstream_status or error.status)
+        usage = error.used if error.used is not None else self._maybe_billed(tried)
+        self._end(tried, now, usage, error.upstream_status or error.status)
 
     def dropped(self, tried: Tried, cause: str = "cancelled", usage: Usage | None = None) -> None:
         """Ended by us: the client left, a hedge was won by another, a cascade's check refused the answer."""

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from litellm import exceptions as said
 
 from exo_node.routing.call import STATUS_OF, ErrorClass
 from exo_node.routing.masking import Masker
-from exo_node.routing.sidecar.failures import CallFailed, Failure
+from exo_node.routing.sidecar.failures import AfterAnswer, CallFailed, Failure
 from exo_node.routing.upstream.retry_after import standard
 
 MAX_MESSAGE = 2000  # characters; providers answer whole HTML pages
@@ -25,6 +26,8 @@ def failure_of(error: BaseException, mask: Masker) -> Failure:
     """What became of a call that raised `error`."""
     if isinstance(error, CallFailed):
         return error.failure
+    if isinstance(error, AfterAnswer) and error.__cause__ is not None:
+        return replace(failure_of(error.__cause__, mask), usage=error.usage)
     if isinstance(error, said.MidStreamFallbackError) and error.original_exception is not None:
         return failure_of(error.original_exception, mask)
     status, cause, code = _classify(error)

@@ -150,3 +150,13 @@ async def test_what_an_answer_used_counts_in_its_minute(stream: bool) -> None:
         attempts.first_content(tried)
     attempts.answered(tried, Usage(10, 1))
     assert attempts.profile.tokens_this_minute("a", time.monotonic()) == 11
+
+
+async def test_what_a_failure_reports_is_paid() -> None:
+    """Our sidecar says what was answered before a call failed: it is billed as reported, whatever the failure."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    error = failure("rate_limited")
+    error.used = Usage(7, 2)
+    attempts.failed(tried, error)
+    assert (attempts.used, attempts.cost > 0, attempts.cost_estimated) == ((Usage(7, 2), False), True, False)
