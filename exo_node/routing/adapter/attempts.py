@@ -28,7 +28,9 @@ from exo_node.types import Usage
 
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
-_NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
+_NOT_ITS_HEALTH = frozenset(
+    {"unsupported_parameter", "unsupported_by_backend", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL}
+)
 
 
 def is_priced(candidate: Candidate) -> bool:

@@ -22,6 +22,7 @@ from exo_node.routing.sidecar.failures import AfterAnswer, CallFailed, Failure
 from exo_node.routing.sidecar.loggers import Loggers
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, Target
 from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
+from exo_node.routing.sidecar.sending import watch
 
 MAX_BODY = 512 * 2**20  # bytes: images and audio come in base64; the API in front has the real limit
 
@@ -79,6 +80,7 @@ class Worker:
 
     def _route(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
+            sending = watch()
             try:
                 target = self._target(request)
                 body, upload = await _body(request, kind)
@@ -91,7 +93,7 @@ class Worker:
                     return await self._stream(request, relay.chunks(answer, read, relay.overlap_of(body, target.model)))
                 return self._whole(kind, target, body, answer)
             except Exception as e:  # LiteLLM raises whatever its parts raise; every one is this call's failure
-                return _error(failure_of(e, self._mask))
+                return _error(failure_of(e, self._mask, sent=sending.begun))
 
         return handle
 
