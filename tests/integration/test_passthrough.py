@@ -253,6 +253,22 @@ async def test_no_stream_where_one_was_asked_for(connections: Connections) -> No
         assert caught.value.cause == "malformed"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_with_a_good_status(connections: Connections, stream: bool) -> None:
+    """What it says is told, whichever form its error has."""
+    error = {"object": "error", "message": "This model's maximum context length is 10 tokens", "code": 400}
+
+    class Polite(OpenAI):
+        def chat(self, received: Any, script: Script) -> Any:
+            return Whole(error)
+
+    async with Polite() as one:
+        upstream = PassThrough(connections, deployment(one.url + "/v1"))
+        with pytest.raises(UpstreamError, match="maximum context length") as caught:
+            await (streamed(upstream, attempt(stream=True)) if stream else upstream.whole(attempt()))
+        assert caught.value.cause == "context"
+
+
 @pytest.mark.parametrize(("raw", "content_type"), [(b"<html>Sign in</html>", "text/html"), (b"", "audio/mpeg")])
 async def test_a_web_page_is_no_sound(connections: Connections, raw: bytes, content_type: str) -> None:
     """What comes with a good status in place of the sound that was asked for is told apart from it."""
