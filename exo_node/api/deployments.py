@@ -63,7 +63,7 @@ class DeploymentRoutes:
 
     @operation("Routing", scope="admin", act=True, answer=answers.DeploymentDeleted)
     async def remove(self, request: web.Request) -> web.Response:
-        """Take a deployment away until the node ends."""
+        """Take a deployment away. One of the configuration comes back when that is read again."""
         wanted = request.match_info["id"]
         if not await self._routing.remove_deployment(wanted):
             raise _none(wanted)

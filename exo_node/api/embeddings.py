@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from array import array
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,9 +70,12 @@ def _vector(value: Any, wanted: str) -> str | list[float]:
     if wanted == "base64":
         return base64.b64encode(array("f", value).tobytes()).decode()
     try:
-        return array("f", base64.b64decode(value, validate=True)).tolist()
+        vector = array("f", base64.b64decode(value, validate=True)).tolist()
     except binascii.Error as e:
         raise ValueError("not base64") from e
+    if not all(map(math.isfinite, vector)):
+        raise ValueError("it holds what is no number, which JSON cannot say")
+    return vector
 
 
 def with_documents(whole: Whole, body: Mapping[str, Any]) -> Whole:

@@ -231,8 +231,9 @@ class UpstreamError(ExoError):
                          param=param, retry_after=retry_after)  # fmt: skip
         self.cause: ErrorClass = cause
         self.upstream_status = upstream_status
+        self.used: Usage | None = None  # reported, though it failed: by our sidecar
         self.retryable = cause in FAILS_OVER
-        if cause in ("bad_request", "context", "not_found"):
+        if cause in ("bad_request", "context", "not_found") or self.status == 400:
             self.type = "invalid_request_error"
         elif cause == "rate_limited":
             self.type = "rate_limit_error"

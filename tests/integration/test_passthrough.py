@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from exo_node.routing.deployment import Deployment
 from exo_node.routing.upstream.connections import Connections
 from exo_node.routing.upstream.passthrough import PassThrough
 from tests.standins import OpenAI, Script, answer_to, no_such_host_url, refused_url, self_signed, standin
-from tests.standins.server import Whole
+from tests.standins.server import Frames, Whole
 
 ASK = [{"role": "user", "content": "hello"}]
 KEY = "sk-planted-key-0123456789"
@@ -251,6 +252,37 @@ async def test_no_stream_where_one_was_asked_for(connections: Connections) -> No
         with pytest.raises(UpstreamError) as caught:
             await streamed(PassThrough(connections, deployment(one.url + "/v1")), attempt(stream=True))
         assert caught.value.cause == "malformed"
+
+
+async def test_a_stream_that_is_called_json(connections: Connections) -> None:
+    """What begins as a stream is one, whatever its server or a proxy calls it."""
+
+    class Mistyped(OpenAI):
+        def chat(self, received: Any, script: Script) -> Any:
+            said = super().chat(received, script)
+            assert isinstance(said, Frames)
+            return replace(said, content_type="application/json")
+
+    async with Mistyped() as one:
+        said, _, events = await streamed(PassThrough(connections, deployment(one.url + "/v1")), attempt(stream=True))
+    assert said
+    assert events[-1]["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_with_a_good_status(connections: Connections, stream: bool) -> None:
+    """What it says is told, whichever form its error has."""
+    error = {"object": "error", "message": "This model's maximum context length is 10 tokens", "code": 400}
+
+    class Polite(OpenAI):
+        def chat(self, received: Any, script: Script) -> Any:
+            return Whole(error)
+
+    async with Polite() as one:
+        upstream = PassThrough(connections, deployment(one.url + "/v1"))
+        with pytest.raises(UpstreamError, match="maximum context length") as caught:
+            await (streamed(upstream, attempt(stream=True)) if stream else upstream.whole(attempt()))
+        assert caught.value.cause == "context"
 
 
 @pytest.mark.parametrize(("raw", "content_type"), [(b"<html>Sign in</html>", "text/html"), (b"", "audio/mpeg")])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
+from exo_node.api.dialects.reading import arguments_in, counts_in, logprobs_in, text_in, thought_in, tops_in
 from exo_node.errors import ExoError
 from exo_node.routing.call import INVALID_TOOL_CALL, UpstreamError
 
@@ -106,15 +107,15 @@ class OllamaEncoder:
 
     def _pieces(self, event: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         """What an event adds: `content`, `thinking`, `tool_calls`, `logprobs`, those that there are."""
-        self._usage = event.get("usage") or self._usage
+        self._usage = counts_in(event.get("usage")) or self._usage
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
-            text = delta.get("content") or delta.get("refusal") or choice.get("text")
-            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            text = text_in(delta.get("content") or delta.get("refusal") or choice.get("text"))
+            thought = thought_in(delta)
             piece: dict[str, Any] = {}
             if text:
                 piece["content"] = text
-            if isinstance(thought, str) and thought:
+            if thought:
                 piece["thinking"] = thought
             for one in delta.get("tool_calls") or ():
                 self._add_call(one)
@@ -134,7 +135,7 @@ class OllamaEncoder:
         function = delta.get("function") or {}
         call.id = delta.get("id") or call.id
         call.name += function.get("name") or ""
-        call.arguments.append(function.get("arguments") or "")
+        call.arguments.append(arguments_in(function))
 
     def _complete_calls(self) -> list[dict[str, Any]]:
         """Calls to which nothing more comes: all but the last one, and at the end that too. Ollama tells whole ones."""
@@ -186,8 +187,16 @@ class OllamaEncoder:
 
 def _is_text(choice: Mapping[str, Any], delta: Mapping[str, Any]) -> bool:
     """Whether an event holds text and nothing else."""
-    return bool(delta.get("content")) and not (
-        delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning") or choice.get("logprobs")
+    text = delta.get("content")
+    return (
+        type(text) is str
+        and text != ""
+        and not (
+            delta.get("tool_calls")
+            or delta.get("reasoning_content")
+            or delta.get("reasoning")
+            or choice.get("logprobs")
+        )
     )
 
 
@@ -210,8 +219,7 @@ def logprobs(value: Any) -> list[dict[str, Any]]:
         return []
     if value.get("content") is not None:
         return [
-            {**_logprob(one), "top_logprobs": [_logprob(top) for top in one.get("top_logprobs") or ()]}
-            for one in value["content"]
+            {**_logprob(one), "top_logprobs": [_logprob(top) for top in tops_in(one)]} for one in logprobs_in(value)
         ]
     tops = value.get("top_logprobs") or []
     return [

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exo_node.api.dialects.reading import arguments_in, counts_in, text_in, thought_in
 from exo_node.api.dialects.responses_items import Item, item_id, joined, sealed
 from exo_node.api.dialects.responses_request import Asked
 from exo_node.api.dialects.responses_shapes import (
@@ -81,22 +82,19 @@ class ResponsesEncoder:
 
     def feed(self, event: Mapping[str, Any]) -> bytes:
         frames: list[bytes] = [] if self._state["status"] == "in_progress" and self._opened else self._begin(event)
-        if event.get("usage"):
-            self._usage = {"usage": usage_of(event["usage"])}
+        if event.get("usage") and (counted := counts_in(event["usage"])):
+            self._usage = {"usage": usage_of(counted)}
         for choice in event.get("choices") or ():
             if choice.get("index"):
                 continue
             delta = choice.get("delta") or {}
-            thought = delta.get("reasoning_content") or delta.get("reasoning")
-            if thought and isinstance(thought, str):
+            if thought := thought_in(delta):
                 self._add(frames, self._thoughts, thought)
-            text, logprobs = delta.get("content"), logprobs_of(choice.get("logprobs"))
+            text, logprobs = text_in(delta.get("content")), logprobs_of(choice.get("logprobs"))
             if text or logprobs:
-                if text is not None and not isinstance(text, str):
-                    raise ExoError("the answer's content is no text", code="malformed_answer", status=502)
-                self._add(frames, TEXT, text or "", logprobs)
-            if delta.get("refusal"):
-                self._add(frames, REFUSAL, delta["refusal"])
+                self._add(frames, TEXT, text, logprobs)
+            if refusal := text_in(delta.get("refusal")):
+                self._add(frames, REFUSAL, refusal)
             for call in delta.get("tool_calls") or ():
                 self._call(frames, call)
             self._finish = choice.get("finish_reason") or self._finish
@@ -249,7 +247,7 @@ class ResponsesEncoder:
             place = {"item_id": item["id"], "output_index": self._open_item(frames, item)}
             call = _Open(item, place, delta_head("response.function_call_arguments.delta", place), [])
             self._calls[index] = call
-        if text := function.get("arguments"):
+        if text := arguments_in(function):
             call.pieces.append(text)
             frames.append(self._delta(call.head, text, b',"sequence_number":'))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from exo_node.api.dialects.reading import logprobs_in, tops_in
 from exo_node.errors import ExoError
 
 
@@ -73,11 +74,8 @@ def delta_head(name: str, place: Mapping[str, Any]) -> bytes:
 
 def logprobs_of(value: Any) -> list[dict[str, Any]]:
     """A chat's log-probabilities in this API's form: `bytes` always, and no word of what is not known."""
-    if not value:
-        return []
     return [
-        {**_logprob(token), "top_logprobs": [_logprob(top) for top in token.get("top_logprobs") or ()]}
-        for token in value.get("content") or ()
+        {**_logprob(token), "top_logprobs": [_logprob(top) for top in tops_in(token)]} for token in logprobs_in(value)
     ]
 
 

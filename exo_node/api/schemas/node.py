@@ -160,7 +160,9 @@ class VisionRequest(Struct, kw_only=True):
 
     prompt: Annotated[str, Meta(min_length=1)]
     model: Model | None = None
-    image_url: Annotated[str | list[str], Meta(description="A URL, or a data: URL.")] | None = None
+    image_url: (
+        Annotated[str | list[str] | Object, Meta(description='A URL, or a data: URL; also {"url": ...}.')] | None
+    ) = None
     image: Annotated[str | list[str], Meta(description="Base64.")] | None = None
     image_base64: str | list[str] | None = None
     detail: Literal["auto", "low", "high"] | None = None

@@ -28,7 +28,9 @@ from exo_node.types import Usage
 
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
-_NOT_ITS_HEALTH = frozenset({"unsupported_parameter", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
+_NOT_ITS_HEALTH = frozenset(
+    {"unsupported_parameter", "unsupported_by_backend", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL}
+)
 
 
 def is_priced(candidate: Candidate) -> bool:
@@ -129,7 +131,8 @@ class Attempts:
         else:
             self.breaker.released(tried.candidate, tried.started)
         tried.record.cause = error.cause
-        self._end(tried, now, self._maybe_billed(tried), error.upstream_status or error.status)
+        usage = error.used if error.used is not None else self._maybe_billed(tried)
+        self._end(tried, now, usage, error.upstream_status or error.status)
 
     def dropped(self, tried: Tried, cause: str = "cancelled", usage: Usage | None = None) -> None:
         """Ended by us: the client left, a hedge was won by another, a cascade's check refused the answer."""

@@ -24,14 +24,14 @@ from exo_node.routing.adapter.failure import final_error
 from exo_node.routing.adapter.hedge import race
 from exo_node.routing.adapter.parts import Options, Parts
 from exo_node.routing.adapter.relay import Live, Story, code_of_lateness, open_stream, relay
-from exo_node.routing.adapter.report import Report, text_of
+from exo_node.routing.adapter.report import Report, length_of, text_of
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.replay import replay
 from exo_node.routing.call import Attempt, Begun, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.routing.upstream.transcript import Transcript, read_usage
+from exo_node.routing.upstream.transcript import Transcript, whole_usage
 from exo_node.types import Usage
 
 T = TypeVar("T")
@@ -195,11 +195,10 @@ class Serving:
                 late = f"{step.candidate.backend}: no answer within {attempt.timeout_s:g} s"
                 raise UpstreamError(late, "timeout", code=code_of_lateness(attempt.call)) from None
             data = whole.data
-            if lacks := _lacks(self.call.kind, data):
+            if lacks := _lacks(self.call, data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no {lacks}", "malformed")
-            text = text_of(data)
-            tried.last, tried.characters = self._clock(), len(text)
-            return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
+            tried.last, tried.characters = self._clock(), length_of(data)
+            return Answered(tried, whole, None if data is None else whole_usage(data), text_of(data))
 
         return await self._tried(step, ask, streamed=False)
 
@@ -330,13 +329,39 @@ def _plain(call: Call, candidate: Candidate, *, logprobs: bool) -> tuple[Call, b
     return replace(call, body=body, stream=False), add
 
 
-def _lacks(kind: str, data: Any) -> str:
-    """The name of what an answer of this kind must hold and `data` does not; "" where it is all there."""
-    names = _HOLDS.get(kind)
-    if names is None or (data is None and kind not in STREAMED):
+def _lacks(call: Call, data: Any) -> str:
+    """What an answer to such a call must hold and `data` does not; "" where it is all there."""
+    names = _HOLDS.get(call.kind)
+    if names is None or (data is None and call.kind not in STREAMED):
         return ""
     for name in names:
         found = data.get(name) if isinstance(data, dict) else None
         if isinstance(found, list) and all(isinstance(one, dict) for one in found) and (found or name == "results"):
-            return ""
+            return _row_lacks(call, found)
     return names[0]
+
+
+def _row_lacks(call: Call, rows: list[dict[str, Any]]) -> str:
+    match call.kind:
+        case "chat":
+            return "" if all(_is_message(row.get("message")) for row in rows) else "message in each of its choices"
+        case "completion":
+            return "" if all("text" in row for row in rows) else "text in each of its choices"
+        case "embedding":
+            if not all(row.get("embedding") and isinstance(row["embedding"], (list, str)) for row in rows):
+                return "embedding in each row of its data"
+            wanted = _texts(call.body.get("input"))
+            return "" if len(rows) >= wanted else f"vectors for all {wanted} inputs, only {len(rows)}"
+    return ""
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    calls = value.get("tool_calls") or []
+    return isinstance(calls, list) and all(isinstance(one, dict) for one in calls)
+
+
+def _texts(given: Any) -> int:
+    """How many texts an embedding's `input` is: one text, the token ids of one, or a list of either."""
+    return len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1

@@ -32,6 +32,8 @@ def plain(answer: Any, provider: str = "") -> dict[str, Any]:
         if isinstance(message := choice.get("message"), dict):
             _drop_empty_extras(message)
             message.setdefault("content", None)
+        elif "message" not in choice:  # a completion's
+            choice.setdefault("text", "")
     return data
 
 

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -15,20 +16,27 @@ from litellm import exceptions as said
 
 from exo_node.routing.call import STATUS_OF, ErrorClass
 from exo_node.routing.masking import Masker
-from exo_node.routing.sidecar.failures import CallFailed, Failure
+from exo_node.routing.sidecar.failures import AfterAnswer, CallFailed, Failure
 from exo_node.routing.upstream.retry_after import standard
 
+NOT_SENT = "unsupported_by_backend"
+# Whose errors LiteLLM's translation of a request raises.
+_TRANSLATORS = frozenset({"builtins", "json", "litellm", "openai", "jinja2", "pydantic", "pydantic_core", "binascii"})
 MAX_MESSAGE = 2000  # characters; providers answer whole HTML pages
 
 
-def failure_of(error: BaseException, mask: Masker) -> Failure:
-    """What became of a call that raised `error`."""
+def failure_of(error: BaseException, mask: Masker, *, sent: bool = True) -> Failure:
+    """What became of a call that raised `error`; `sent`: whether the provider was asked at all."""
     if isinstance(error, CallFailed):
         return error.failure
+    if isinstance(error, AfterAnswer) and error.__cause__ is not None:
+        return replace(failure_of(error.__cause__, mask), usage=error.usage)
     if isinstance(error, said.MidStreamFallbackError) and error.original_exception is not None:
         return failure_of(error.original_exception, mask)
     status, cause, code = _classify(error)
     message = mask(_message(error))
+    if cause == "malformed" and not sent:  # nobody has answered, so it is the request that was not understood
+        return Failure(_unsent_status(error), "unavailable", f"this request cannot be sent there: {message}", NOT_SENT)
     param = _refused_parameter(message) if isinstance(error, said.UnsupportedParamsError) else None
     return Failure(status, cause, message, code, param, _retry_after(error))
 
@@ -102,6 +110,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
+
+
+def _unsent_status(error: BaseException) -> int:
+    """400, unless what failed on our side was another library than LiteLLM: one that looks for credentials."""
+    modules = {type(one).__module__.partition(".")[0] for one in _chain(error)}
+    return 400 if modules <= _TRANSLATORS else 503
 
 
 def _statuses(error: BaseException) -> list[int]:

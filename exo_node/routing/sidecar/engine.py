@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_node.routing.sidecar.protocol import provider_environment
+from exo_node.routing.sidecar.sending import note_requests
 
 # Read by LiteLLM while it is imported or at its first use of the thing.
 LOCAL_ONLY = {
@@ -59,6 +60,7 @@ def load() -> Any:
     _send_once()
     _log_nothing()
     _remember_finish()
+    note_requests()
     return litellm
 
 

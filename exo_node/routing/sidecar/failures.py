@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,18 @@ class CallFailed(Exception):
         )
 
 
+class AfterAnswer(Exception):
+    """A call that failed (`__cause__`) when a part of it had been answered, and `usage` had been used for that."""
+
+    def __init__(self, usage: Mapping[str, int]) -> None:
+        super().__init__()
+        self.usage = usage
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`status` is the provider's own where it answered. `retry_after` in seconds."""
+    """`status` is the provider's own where it answered. `retry_after` in seconds; `usage`: OpenAI's, of what was
+    answered all the same."""
 
     status: int
     cause: ErrorClass
@@ -31,6 +41,7 @@ class Failure:
     code: str
     param: str | None = None
     retry_after: float | None = None
+    usage: Mapping[str, int] | None = None
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object; `cause` is for a reader that has no headers any more (an event of a stream)."""
@@ -40,7 +51,7 @@ class Failure:
         elif self.status in (401, 403):
             kind = "authentication_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code, "cause": self.cause}
-        return {"error": error}
+        return {"error": error if self.usage is None else {**error, "usage": dict(self.usage)}}
 
     def headers(self) -> dict[str, str]:
         headers: dict[str, str] = {CAUSE_HEADER: self.cause}

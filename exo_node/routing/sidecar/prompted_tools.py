@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from exo_node.routing.sidecar.cpu_limit import TookTooLong, cpu_limit
 from exo_node.routing.sidecar.failures import CallFailed
+
+CHECK_S = 0.5  # of CPU, to check a schema or by one: others' calls wait meanwhile; usual ones take milliseconds
 
 _RULES = """You can call these tools. Each line is a tool with the JSON schema of its arguments:
 {tools}
@@ -58,7 +62,8 @@ def tools_of(body: Mapping[str, Any]) -> Tools | None:
             raise _invalid(f"tools[{i}].function.name is missing", f"tools[{i}]")
         schema = function.get("parameters") or {"type": "object", "properties": {}}
         try:
-            Draft202012Validator.check_schema(schema)
+            with _checking(function["name"]):
+                Draft202012Validator.check_schema(schema)
         except SchemaError as e:
             raise _invalid(f"tools[{i}].function.parameters is no JSON schema: {e.message}", f"tools[{i}]") from e
         schemas[function["name"]] = schema
@@ -68,7 +73,8 @@ def tools_of(body: Mapping[str, Any]) -> Tools | None:
     if choice == "required":
         required = "*"
     elif isinstance(choice, Mapping):
-        required = str((choice.get("function") or {}).get("name", ""))
+        named = choice.get("function")
+        required = str(named.get("name", "")) if isinstance(named, Mapping) else ""
         if required not in schemas:
             raise _invalid(f"tool_choice names {required!r}, which is not among the tools", "tool_choice")
     if (body.get("n") or 1) != 1:
@@ -78,7 +84,7 @@ def tools_of(body: Mapping[str, Any]) -> Tools | None:
 
 def prompt(body: Mapping[str, Any], tools: Tools | None) -> dict[str, Any]:
     """The body without tools, its tool messages told in words, the rules in the system message."""
-    spoken = [_spoken(message) for message in body["messages"]]
+    spoken = [_spoken(message, f"messages[{i}]") for i, message in enumerate(body["messages"])]
     if tools is not None:
         choice = _MAY
         if tools.required:
@@ -101,7 +107,11 @@ def again(body: Mapping[str, Any], answer: str, problem: str) -> dict[str, Any]:
 
 def read(text: str, tools: Tools) -> list[dict[str, Any]]:
     """The tool calls in an answer, OpenAI-shaped; [] for an answer in plain text. Raises `BadToolCall`."""
-    found = _object_in(text)
+    try:
+        with cpu_limit(CHECK_S):
+            found = _object_in(text)
+    except (TookTooLong, RecursionError) as e:
+        raise BadToolCall("the JSON is nested too deep") from e
     if found is None:
         if tools.required:
             raise BadToolCall("the answer holds no JSON object with tool_calls")
@@ -130,16 +140,33 @@ def _checked(call: Any, tools: Tools) -> dict[str, Any]:
     # An empty registry: a $ref to an address must not be fetched.
     validator = Draft202012Validator(tools.schemas[name], registry=Registry())
     try:
-        problems = [
-            f"{'.'.join(str(p) for p in error.absolute_path) or 'arguments'}: {error.message}"
-            for error in sorted(validator.iter_errors(given), key=str)
-        ]
+        with _checking(name):
+            problems = [
+                f"{'.'.join(str(p) for p in error.absolute_path) or 'arguments'}: {error.message}"
+                for error in sorted(validator.iter_errors(given), key=str)
+            ]
     except Unresolvable as e:
         raise _invalid(f"the schema of tool {name} refers to {e.ref}, which it does not hold", "tools") from e
     if problems:
         raise BadToolCall(f"arguments of {name}: " + "; ".join(problems[:5]))
-    function = {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}
+    try:
+        arguments = json.dumps(given, ensure_ascii=False, allow_nan=False)
+    except ValueError as e:  # NaN and Infinity, which Python's reader takes
+        raise BadToolCall(f"the arguments of {name} hold a number that JSON has not") from e
+    function = {"name": name, "arguments": arguments}
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+@contextmanager
+def _checking(name: str) -> Iterator[None]:
+    """Of or by a client's schema, which may have no end."""
+    try:
+        with cpu_limit(CHECK_S):
+            yield
+    except TookTooLong as e:
+        raise _invalid(f"to check the schema of tool {name} takes longer than {CHECK_S:g} s", "tools") from e
+    except RecursionError as e:
+        raise _invalid(f"the schema of tool {name} refers to itself without end, or is nested too deep", "tools") from e
 
 
 def _object_in(text: str) -> dict[str, Any] | None:
@@ -164,7 +191,7 @@ def _object_in(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _spoken(message: Mapping[str, Any]) -> dict[str, Any]:
+def _spoken(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A message with its tool calls or its tool result as text."""
     if message.get("role") == "tool":
         result = _text(message.get("content"))
@@ -172,10 +199,14 @@ def _spoken(message: Mapping[str, Any]) -> dict[str, Any]:
     calls = message.get("tool_calls")
     if not calls:
         return dict(message)
-    told = [
-        {"id": c.get("id"), "name": c["function"]["name"], "arguments": _arguments(c["function"].get("arguments"))}
-        for c in calls
-    ]
+    told = []
+    for i, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            param = f"{where}.tool_calls[{i}]"
+            raise _invalid(f"{param}.function.name is missing", param)
+        arguments = _arguments(function.get("arguments"))
+        told.append({"id": call.get("id"), "name": function["name"], "arguments": arguments})
     text = "\n".join(filter(None, (_text(message.get("content")), json.dumps({"tool_calls": told}))))
     return {"role": "assistant", "content": text}
 

@@ -18,10 +18,11 @@ from exo_node.routing.masking import Masker, secrets_in, secrets_of_environment
 from exo_node.routing.sidecar import answers, calls, prompted_tools, relay
 from exo_node.routing.sidecar.calls import Kind, Upload
 from exo_node.routing.sidecar.diagnosis import failure_of
-from exo_node.routing.sidecar.failures import CallFailed, Failure
+from exo_node.routing.sidecar.failures import AfterAnswer, CallFailed, Failure
 from exo_node.routing.sidecar.loggers import Loggers
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER, Configuration, Target
 from exo_node.routing.sidecar.queries import Knowledge, resident_bytes
+from exo_node.routing.sidecar.sending import watch
 
 MAX_BODY = 512 * 2**20  # bytes: images and audio come in base64; the API in front has the real limit
 
@@ -79,6 +80,7 @@ class Worker:
 
     def _route(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
+            sending = watch()
             try:
                 target = self._target(request)
                 body, upload = await _body(request, kind)
@@ -91,7 +93,7 @@ class Worker:
                     return await self._stream(request, relay.chunks(answer, read, relay.overlap_of(body, target.model)))
                 return self._whole(kind, target, body, answer)
             except Exception as e:  # LiteLLM raises whatever its parts raise; every one is this call's failure
-                return _error(failure_of(e, self._mask))
+                return _error(failure_of(e, self._mask, sent=sending.begun))
 
         return handle
 
@@ -160,18 +162,7 @@ class Worker:
         asked = prompted_tools.prompt(body, tools)
         answer = await self._chat(target, asked)
         if tools is not None:
-            try:
-                found = prompted_tools.read(_text(answer), tools)
-            except prompted_tools.BadToolCall as first:
-                second = await self._chat(target, prompted_tools.again(asked, _text(answer), str(first)))
-                answer = _with_usage(second, _sum(answer.get("usage"), second.get("usage")))
-                try:
-                    found = prompted_tools.read(_text(answer), tools)
-                except prompted_tools.BadToolCall as e:
-                    raise CallFailed(
-                        f"{target.model} has no native tools and answered no valid tool call, twice: {e}",
-                        "malformed", code="invalid_tool_call",
-                    ) from e  # fmt: skip
+            answer, found = await self._called(target, asked, answer, tools)
             if found:
                 choice = answer["choices"][0]
                 choice["message"] = {"role": "assistant", "content": None, "tool_calls": found}
@@ -180,6 +171,31 @@ class Worker:
             return _json(answer)
         with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return await self._stream(request, _later(answers.as_chunks(answer, with_usage=with_usage)))
+
+    async def _called(
+        self, target: Target, asked: Mapping[str, Any], answer: dict[str, Any], tools: prompted_tools.Tools
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The answer, or the second one where it holds no valid calls, and its calls. Raises `AfterAnswer`, where it is
+        known what was used."""
+        used = answer.get("usage")
+        try:
+            try:
+                return answer, prompted_tools.read(_text(answer), tools)
+            except prompted_tools.BadToolCall as first:
+                again = prompted_tools.again(asked, _text(answer), str(first))
+            second = await self._chat(target, again)
+            used = _sum(used, second.get("usage"))
+            try:
+                return _with_usage(second, used), prompted_tools.read(_text(second), tools)
+            except prompted_tools.BadToolCall as e:
+                raise CallFailed(
+                    f"{target.model} has no native tools and answered no valid tool call, twice: {e}",
+                    "malformed", code="invalid_tool_call",
+                ) from e  # fmt: skip
+        except Exception as e:  # as in `_route`: what was answered is to be paid, whatever came then
+            if used:
+                raise AfterAnswer(used) from e
+            raise
 
     async def _chat(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
         arguments = calls.arguments("chat", target, body, self._steering)

@@ -64,10 +64,7 @@ class PassThrough:
                 what = "a web page" if raw else "nothing"  # a proxy's or a login's, or a wrong address
                 raise UpstreamError(f"{self._deployment.id}: it answered with {what}", "malformed")
             return Whole(raw, None, kind)
-        data = self._json(raw)
-        if data.get("error"):
-            raise error_from_event(self._deployment.id, data, self._secrets, trusted=self._unix_path is not None)
-        return Whole(raw, data)
+        return Whole(raw, self._json(raw))
 
     async def _ask(self, attempt: Attempt, *, streamed: bool) -> Exchange:
         """Send the call; an answer with a good status, to be closed. Raises `UpstreamError`."""
@@ -141,18 +138,19 @@ class PassThrough:
         )
 
     def _json(self, raw: bytes) -> dict[str, Any]:
+        """Raises `UpstreamError`, also for an error that came with a good status."""
         try:
             data = orjson.loads(raw)
         except orjson.JSONDecodeError as e:
             raise UpstreamError(f"{self._deployment.id}: its answer is not JSON", "malformed") from e
         if not isinstance(data, dict):
             raise UpstreamError(f"{self._deployment.id}: its answer is no JSON object", "malformed")
+        if data.get("error") or data.get("object") == "error":  # the latter: vLLM before 0.10
+            raise error_from_event(self._deployment.id, data, self._secrets, trusted=self._unix_path is not None)
         return data
 
     def _no_stream(self, raw: bytes) -> None:
-        data = self._json(raw)
-        if data.get("error"):
-            raise error_from_event(self._deployment.id, data, self._secrets, trusted=self._unix_path is not None)
+        self._json(raw)
         raise UpstreamError(f"{self._deployment.id}: it was asked for a stream and sent one object", "malformed")
 
 

@@ -26,7 +26,7 @@ from exo_node.routing.call import (
     UpstreamError,
     Whole,
 )
-from exo_node.routing.upstream.transcript import read_usage
+from exo_node.routing.upstream.transcript import whole_usage
 from exo_node.transport.generated.exo.v1 import node_pb2 as pb
 
 log = logging.getLogger("exo.routing")
@@ -140,7 +140,7 @@ class Used:
                 self.completion += 1
 
     def take(self, data: dict[str, Any] | None) -> None:
-        usage = read_usage((data or {}).get("usage"))
+        usage = whole_usage(data or {})
         if usage is not None:
             self._reported = True
             self.prompt, self.completion = usage.prompt_tokens, usage.completion_tokens

@@ -10,6 +10,7 @@ from typing import Any
 from exo_node.routing.call import Batch, Call, UpstreamError
 from exo_node.types import Usage
 
+MAX_TOKENS = 10**12  # of one answer: more is no count of tokens
 MAX_PARTIAL = 8 * 1024 * 1024  # characters: an answer beyond it is not kept, so it cannot be continued
 
 
@@ -34,7 +35,7 @@ class Transcript:
         self.parts: list[str] = []
         self.ids: list[int] = []
         self.characters = 0
-        self.pieces = 0  # events with text
+        self.pieces = 0  # events with text, or with what is made of tokens, too
         self.finished: dict[int, str] = {}  # choice -> finish_reason
         self.extras: set[str] = set()  # fields of deltas beside role and content
         self.head: dict[str, Any] = {}  # id, created, model of the stream
@@ -116,6 +117,9 @@ class Transcript:
             if value and name not in ("role", "content"):
                 self.extras.add(name)
                 self.content = True
+        if made := beside_text(delta):
+            self.characters += made
+            self.pieces += 1
 
     @property
     def complete(self) -> bool:
@@ -125,6 +129,20 @@ class Transcript:
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+
+def beside_text(said: Mapping[str, Any]) -> int:
+    """Characters of a message, or a piece of one, that tokens made beside its text: thoughts, a refusal, calls.
+
+    Raises `AttributeError` or `TypeError` where the calls are not of OpenAI's shape.
+    """
+    texts = [said.get("reasoning_content") or said.get("reasoning"), said.get("refusal")]
+    calls = said.get("tool_calls") or ()
+    functions = [call.get("function") for call in calls] if calls else []
+    for function in (*functions, said.get("function_call")):
+        if function:
+            texts += (function.get("name"), function.get("arguments"))
+    return sum([len(text) for text in texts if isinstance(text, str)])
 
 
 def choices(call: Call) -> int:
@@ -152,5 +170,21 @@ def read_usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    """A count of tokens; None for what is none (nobody is paid back for a negative one)."""
-    return value if isinstance(value, int) and value >= 0 else None
+    """A count of tokens; None for what is none (nobody is paid back for a negative one, nor keeps books of 10^19)."""
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def whole_usage(data: Mapping[str, Any]) -> Usage | None:
+    """What a whole answer reports. Vectors and rankings may say the total only, rankings in Cohere's `meta`."""
+    meta = data.get("meta")
+    told = [data.get("usage")]
+    if isinstance(meta, Mapping):
+        told += (meta.get("tokens"), meta.get("billed_units"))
+    for one in told:
+        if (found := read_usage(one)) is not None:
+            return found
+    if "choices" not in data:
+        for one in told:
+            if isinstance(one, Mapping) and (total := _count(one.get("total_tokens"))):
+                return Usage(total, 0)
+    return None

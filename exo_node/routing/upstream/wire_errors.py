@@ -16,6 +16,7 @@ import orjson
 
 from exo_node.routing.call import WORKER_LOST, ErrorClass, UpstreamError
 from exo_node.routing.upstream.retry_after import details_of, number, retry_after
+from exo_node.routing.upstream.transcript import read_usage
 
 MAX_MESSAGE = 500
 _CAUSES: dict[str, ErrorClass] = {name: name for name in get_args(ErrorClass)}
@@ -201,10 +202,12 @@ def _error(
         mine, shown = "unsupported_by_backend", 400
     elif trusted:
         mine = code or None
-    return UpstreamError(
+    found = UpstreamError(
         f"{said}: {text}" if text else said, cause, status=shown, code=mine, retry_after=wait, upstream_status=status,
         param=param if isinstance(param, str) and param not in ("", "None") else None,
     )  # fmt: skip
+    found.used = read_usage(error.get("usage")) if trusted else None
+    return found
 
 
 def _named(error: Mapping[str, Any]) -> ErrorClass | None:

@@ -44,10 +44,18 @@ NOT_SENT = frozenset({
     "mock_response", "mock_tool_calls", "mock_timeout", "litellm_credential_name", "credential_name",
     "use_litellm_proxy", "exo_tools", "use_in_pass_through", "configurable_clientside_auth_params",
     "merge_reasoning_content_in_choices",
-    "hf_model_name",
+    "hf_model_name", "itpm", "otpm", "model_list", "tiered_pricing", "guardrails", "tag_regex", "silent_model",
+    "max_fallbacks", "max_file_size_mb", "force_timeout", "verbose", "supports_system_message", "output_vector_size",
+    "turn_off_message_logging", "use_chat_completions_api", "enable_json_schema_validation", "keepalive_seconds",
 })  # fmt: skip
+# Prices (LiteLLM has some hundred names for them) and what services beside the provider are told, their keys above all.
+_NOT_SENT = re.compile(
+    r"(?:^|_)costs?(?:_|$)|^_"
+    r"|^(?:litellm|langfuse|langsmith|arize|posthog|humanloop|newrelic|wandb|weave|signoz|dd|s3|gcs|aws|vertex|watsonx)_"
+)
 
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
+_ESSENTIAL = frozenset({"model", "messages", "prompt", "input", "query", "documents", "stream"})
 # They refuse a field they do not know and report usage by themselves.
 _NO_STREAM_OPTIONS = frozenset({"mistral", "codestral"})
 _AZURE_STREAM_OPTIONS_SINCE = "2024-09-01"  # api-version; older ones refuse the field
@@ -95,7 +103,11 @@ def target_of(deployment: Deployment, kind: CallKind, *, prefixed: bool = False)
 
 def parameters_of(deployment: Deployment) -> dict[str, Any]:
     """What of the deployment's parameters goes into each request's body."""
-    return {n: value for n, value in deployment.params.items() if n not in NOT_SENT and value is not None}
+    return {
+        name: value
+        for name, value in deployment.params.items()
+        if name not in NOT_SENT and value is not None and not _NOT_SENT.search(name)
+    }
 
 
 def body_of(
@@ -103,11 +115,21 @@ def body_of(
 ) -> dict[str, Any]:
     """The JSON object to send to the provider itself; `parameters` are `parameters_of(deployment)`, made once."""
     body = {**deployment.defaults, **parameters, **call.body} if call.kind == "chat" else {**parameters, **call.body}
+    for name in _dropped(deployment):
+        body.pop(name, None)
     body["model"] = deployment.upstream_model
     for extra in (deployment.params.get("extra_body"), body.pop("extra_body", None)):
         if extra is not None and isinstance(extra, Mapping):
             body.update(extra)
     return _finish(deployment, call, partial, body, _takes_stream_options(deployment))
+
+
+def _dropped(deployment: Deployment) -> tuple[str, ...]:
+    """Fields that the deployment does not take, LiteLLM's `additional_drop_params`; without those the call is none."""
+    names = deployment.params.get("additional_drop_params")
+    if not isinstance(names, list):
+        return ()
+    return tuple(name for name in names if isinstance(name, str) and name not in _ESSENTIAL)
 
 
 def sidecar_body(deployment: Deployment, call: Call, partial: Partial | None) -> dict[str, Any]:

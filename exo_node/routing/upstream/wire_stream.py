@@ -18,6 +18,7 @@ from exo_node.routing.upstream.sse_reader import SSEReader
 
 # After [DONE] the end of the body is a packet away; without it the connection could not be used again.
 LINGER_S = 0.2
+_EVENT = (b"data:", b"event:", b":")  # how a stream begins
 
 
 class WireStream(AsyncGenerator[Batch, None]):
@@ -97,10 +98,14 @@ class WireStream(AsyncGenerator[Batch, None]):
         reader = self._reader
         exchange = self._exchange = await self._ask()
         try:
-            if exchange.content_type == "application/json":
-                self._no_stream(await exchange.read())
             content = exchange.content
-            while not reader.over and (data := await content.readany()):
+            first = b""
+            if exchange.content_type == "application/json":  # some servers and proxies say so of streams, too
+                first = await content.readany()
+                if not first.lstrip().startswith(_EVENT):
+                    self._no_stream(first + await exchange.read())
+            while not reader.over and (data := first or await content.readany()):
+                first = b""
                 batch = reader.feed(data)
                 if batch is not None:
                     yield batch

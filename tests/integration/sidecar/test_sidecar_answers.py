@@ -234,3 +234,13 @@ async def test_what_litellm_knows(stage: Stage) -> None:
     assert (provider, mode, price_in, price_out) == ("openai", "chat", pytest.approx(2.5), pytest.approx(10))
     assert "vision" in can and context >= 100_000
     assert "no/such" not in facts
+
+
+@pytest.mark.parametrize("then", [Script(status=429), Script(status=500), None])
+async def test_what_was_answered_is_paid_whatever_comes_then(stage: Stage, then: Script | None) -> None:
+    """The first try's tokens are in the error when the second one fails; both tries' when neither is a valid call."""
+    text = json.dumps({"tool_calls": [{"name": "weather", "arguments": {"city": 5}}]})
+    stage.standins["openai"].queue.extend([Script(text=text), then or Script(text=text)])
+    status, _, body = await stage.chat("words", tools=[WEATHER])
+    assert status in (429, 500, 502)
+    assert body["error"]["usage"]["completion_tokens"] == len(pieces(text)) * (1 if then else 2)

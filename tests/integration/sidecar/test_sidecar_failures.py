@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exo_node.routing.sidecar.diagnosis import NOT_SENT
 from tests.integration.sidecar_stage import KEY, MARKS, MESSAGES, Stage, text_of
 from tests.standins import Script
 
@@ -98,3 +99,23 @@ async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, c
     assert text_of(events) != ""
     assert [c["finish_reason"] for e in events for c in e.get("choices", ()) if c["finish_reason"]] == []
     assert events[-1]["error"]["cause"] == cause, events[-1]
+
+
+ODD_PART = [{"role": "user", "content": [{"type": "no such part"}]}]
+NO_CALL = [*MESSAGES, {"role": "tool", "tool_call_id": "never called", "content": "r"}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("claude", {"messages": ODD_PART}), ("gemini", {"messages": ODD_PART}), ("gemini", {"messages": NO_CALL}),
+     ("claude", {"messages": MESSAGES, "tools": [{"type": "function", "function": {}}]}),
+     ("claude", {"messages": MESSAGES, "response_format": {"type": "json_schema"}})],
+)  # fmt: skip
+async def test_what_cannot_be_sent_is_no_fault_of_the_providers(
+    stage: Stage, name: str, body: Any, streamed: bool
+) -> None:
+    """A request that LiteLLM cannot put into the provider's form: another backend may take it, and none is to blame."""
+    status, headers, answer = await stage.post(name, "chat/completions", {**body, "stream": streamed})
+    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", NOT_SENT), answer
+    assert stage.standins["anthropic" if name == "claude" else "gemini"].requests == []

@@ -37,7 +37,12 @@ def test_what_does_not_fit_is_recoded() -> None:
     assert orjson.loads(encoded(answer_with(BASE64), "float").raw)["data"][0]["embedding"] == VECTOR
 
 
-@pytest.mark.parametrize("wrong", [Whole(b"{"), Whole(b"[]"), Whole(b"", {"data": [{}]}), answer_with("%%%")])
+NO_NUMBER = base64.b64encode(struct.pack("<2f", 0.5, float("nan"))).decode()
+
+
+@pytest.mark.parametrize(
+    "wrong", [Whole(b"{"), Whole(b"[]"), Whole(b"", {"data": [{}]}), answer_with("%%%"), answer_with(NO_NUMBER)]
+)
 def test_what_is_no_embedding(wrong: Whole) -> None:
     """A backend that answers something else is said to have done so."""
     with pytest.raises(UpstreamError):

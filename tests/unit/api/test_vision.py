@@ -36,6 +36,19 @@ async def test_document_002s_example() -> None:
     ]
 
 
+async def test_openais_form_of_a_link() -> None:
+    """`{"url": ...}`, as a chat's parts have it."""
+    routing = ScriptedRouting()
+    routing.replies = [whole({"choices": []})]
+    async with (
+        serve_api(ScriptedBackend([END]), routing=routing) as url,
+        aiohttp.ClientSession(url) as http,
+        http.post("/v1/vision", json={"prompt": "p", "image_url": {"url": URL}, "model": "m"}) as answer,
+    ):
+        assert answer.status == 200
+    assert routing.calls[0].body["messages"][0]["content"][1]["image_url"] == {"url": URL}
+
+
 def test_images() -> None:
     """URLs and base64, one or several; other fields are the chat's."""
     chat = as_chat({"prompt": "p", "image_url": [URL], "image": PNG, "detail": "low", "max_tokens": 5, "stream": True})

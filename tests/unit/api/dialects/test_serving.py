@@ -17,12 +17,13 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("odd", [{}, {"usage": [1]}, {"usage": {"prompt_tokens": "7", "completion_tokens": 2.5}}])
 @pytest.mark.parametrize(("path", "body"), ASKED)
-async def test_tokens_that_a_backend_has_not_counted(path: str, body: dict[str, Any]) -> None:
-    """Are estimated in a whole answer, as they are at the end of a stream."""
+async def test_tokens_that_a_backend_has_not_counted(path: str, body: dict[str, Any], odd: dict[str, Any]) -> None:
+    """Are estimated in a whole answer, as they are at the end of a stream; what is no count is none."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "Hi you!!"}, "finish_reason": "stop"}
     routing = ScriptedRouting()
-    routing.replies = [whole({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice]})]
+    routing.replies = [whole({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], **odd})]
     async with (
         serve_api(ScriptedBackend([END]), routing=routing) as url,
         aiohttp.ClientSession(url) as http,

@@ -48,11 +48,12 @@ async def test_failures_and_what_they_mean(cause: str, opens: bool, billed: bool
     assert attempts.header() == f"a:{cause}"
 
 
-async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
-    """A ring without tools is a healthy ring."""
+@pytest.mark.parametrize("code", ["unsupported_parameter", "unsupported_by_backend"])
+async def test_an_unsupported_parameter_says_nothing_of_the_backend(code: str) -> None:
+    """A ring without tools is a healthy ring, and so is a server of a model without."""
     attempts = made()
     tried = await attempts.begin(STEP)
-    attempts.failed(tried, failure("unavailable", code="unsupported_parameter"))
+    attempts.failed(tried, failure("unavailable", code=code))
     assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
 
 
@@ -150,3 +151,13 @@ async def test_what_an_answer_used_counts_in_its_minute(stream: bool) -> None:
         attempts.first_content(tried)
     attempts.answered(tried, Usage(10, 1))
     assert attempts.profile.tokens_this_minute("a", time.monotonic()) == 11
+
+
+async def test_what_a_failure_reports_is_paid() -> None:
+    """Our sidecar says what was answered before a call failed: it is billed as reported, whatever the failure."""
+    attempts = made()
+    tried = await attempts.begin(STEP)
+    error = failure("rate_limited")
+    error.used = Usage(7, 2)
+    attempts.failed(tried, error)
+    assert (attempts.used, attempts.cost > 0, attempts.cost_estimated) == ((Usage(7, 2), False), True, False)

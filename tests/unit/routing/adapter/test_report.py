@@ -12,7 +12,7 @@ from exo_node.errors import ExoError
 from exo_node.routing.adapter.attempts import Attempts, Tried
 from exo_node.routing.adapter.failure import headers_of
 from exo_node.routing.adapter.ports import OpenGate
-from exo_node.routing.adapter.report import Report, text_of
+from exo_node.routing.adapter.report import Report, length_of, text_of
 from exo_node.routing.call import AttemptRecord, CallRecord
 from exo_node.routing.deployment import Price
 from exo_node.routing.health.breaker import Breaker
@@ -41,7 +41,16 @@ def test_text_of_answers_of_any_shape() -> None:
     assert text_of({"choices": [{"text": "a"}]}) == "a"
     odd_ones: list[Any] = [None, {}, {"choices": []}, {"choices": [None]}, {"choices": [{"message": {"content": [1]}}]}]
     for odd in odd_ones:
-        assert text_of(odd) == ""
+        assert (text_of(odd), length_of(odd)) == ("", 0)
+
+
+def test_the_length_of_answers_is_all_that_was_made() -> None:
+    """Every choice, thoughts and calls too: an estimate of the first one's text would make the rest free."""
+    function = {"name": "add", "arguments": '{"a":1}'}
+    message = {"content": "ab", "reasoning_content": "hm", "tool_calls": [{"function": function}]}
+    assert length_of({"choices": [{"message": message}, {"message": {"content": "xyz"}}]}) == 2 + 2 + 10 + 3
+    assert length_of({"choices": [{"text": "a"}, {"text": "bc"}]}) == 3
+    assert length_of({"choices": [{"message": {"content": "ab", "tool_calls": "odd"}}]}) == 2
 
 
 def test_a_provider_that_was_passed_over_is_named() -> None:

@@ -110,7 +110,7 @@ async def test_an_answer_without_what_was_asked_for_fails_over(kind: Any, monkey
         return Whole(b"{}", {"object": "list"})
 
     async def good(attempt: Attempt) -> Whole:
-        return Whole(b"{}", {"data": [{}], "results": [{}]})
+        return Whole(b"{}", {"data": [{"embedding": [0.5]}], "results": [{}]})
 
     monkeypatch.setattr(one.backends["a"], "whole", nothing)
     monkeypatch.setattr(one.backends["b"], "whole", good)
@@ -127,3 +127,54 @@ async def test_a_backend_that_takes_all_the_time_there_is_is_blamed(stream: bool
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
     (record,) = one.records
     assert (record.status, record.attempts[0].cause) == (504, "timeout")
+
+
+async def test_a_call_of_a_tool_is_not_free_without_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the provider reports nothing, what it made is estimated, whatever it is and in however many choices."""
+    one = world(("a", ()))
+    called = [{"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"number": 12}'}}]
+    choice = {"index": 0, "message": {"content": None, "tool_calls": called}, "finish_reason": "tool_calls"}
+
+    async def calls(attempt: Attempt) -> Whole:
+        return Whole(b"{}", {"choices": [choice, {**choice, "index": 1}]})
+
+    monkeypatch.setattr(one.backends["a"], "whole", calls)
+    await one.adapter.serve(call(False))
+    (record,) = one.records
+    assert (record.usage.completion_tokens, record.usage_estimated) == (9, True)
+
+
+VECTOR = {"index": 0, "embedding": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "odd", "good"),
+    [
+        ("chat", {}, {"choices": [{"index": 0, "message": None}]}, {"choices": [{"message": {"content": None}}]}),
+        ("chat", {}, {"choices": [{"index": 0, "finish_reason": "stop"}]}, {"choices": [{"message": {}}]}),
+        ("chat", {}, {"choices": [{"message": {"tool_calls": "abc"}}]}, {"choices": [{"message": {"tool_calls": []}}]}),
+        ("chat", {}, {"choices": [{"message": {"tool_calls": ["abc"]}}]}, {"choices": [{"message": {}}]}),
+        ("completion", {}, {"choices": [{"message": {"content": "x"}}]}, {"choices": [{"text": ""}]}),
+        ("embedding", {"input": "a"}, {"data": [{"embedding": None}]}, {"data": [VECTOR]}),
+        ("embedding", {"input": "a"}, {"data": [{"embedding": []}]}, {"data": [{"embedding": "AAAAAA=="}]}),
+        ("embedding", {"input": ["a", "b"]}, {"data": [VECTOR]}, {"data": [VECTOR, VECTOR]}),
+        ("embedding", {"input": [[1], [2]]}, {"data": [VECTOR]}, {"data": [VECTOR, VECTOR]}),
+        ("embedding", {"input": [1, 2]}, {"data": [{}]}, {"data": [VECTOR]}),
+    ],
+)
+async def test_an_answer_with_half_of_what_was_asked_for_fails_over(
+    kind: Any, body: dict[str, Any], odd: Any, good: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A choice without its message, fewer vectors than texts: a client would fail on it, so the next one is asked."""
+    one = world(("a", ()), ("b", ()))
+
+    async def first(attempt: Attempt) -> Whole:
+        return Whole(b"{}", odd)
+
+    async def second(attempt: Attempt) -> Whole:
+        return Whole(b"{}", good)
+
+    monkeypatch.setattr(one.backends["a"], "whole", first)
+    monkeypatch.setattr(one.backends["b"], "whole", second)
+    reply = await one.adapter.serve(call(False, kind=kind, body=body))
+    assert reply.headers["x-exo-attempts"] == "a:malformed, b:ok"

@@ -34,6 +34,11 @@ def test_plain_is_tidy() -> None:
     }
 
 
+def test_an_empty_completion_has_its_text() -> None:
+    """A completion that ended at once says "", which clients read."""
+    assert answers.plain(Said(choices=[{"index": 0}])) == {"choices": [{"index": 0, "text": ""}]}
+
+
 def test_usage_that_nobody_reported_is_left_out() -> None:
     """All zero is LiteLLM's word for none, with details or without; any count, or another kind of usage, is one."""
     zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from exo_node.routing.sidecar.failures import CallFailed
-from exo_node.routing.sidecar.prompted_tools import BadToolCall, Tools, again, prompt, read, tools_of
+from exo_node.routing.sidecar.prompted_tools import CHECK_S, BadToolCall, Tools, again, prompt, read, tools_of
 
 
 def tool(name: str = "add", **properties: Any) -> dict[str, Any]:
@@ -111,3 +112,77 @@ def test_prompt() -> None:
     second = again(made, "nonsense", "no JSON")["messages"]
     assert [m["role"] for m in second[-2:]] == ["assistant", "user"]
     assert "no JSON" in second[-1]["content"]
+
+
+def of_schema(schema: Any) -> Tools:
+    tools = tools_of({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
+    assert tools is not None
+    return tools
+
+
+def doubling(depth: int) -> dict[str, Any]:
+    """A schema that is checked 2 ** depth times."""
+    refs = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(depth)}
+    return {"$defs": {**refs, f"d{depth}": {"type": "object"}}, "$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments"),
+    [
+        ({"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a+)+$"}}}, {"x": "a" * 40 + "!"}),
+        (doubling(40), {}),
+    ],
+)
+def test_a_schema_without_end_is_refused(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """A schema whose check takes for ever is the request's fault, found out soon: a worker checks for everybody."""
+    tools = of_schema(schema)
+    began = time.process_time()
+    with pytest.raises(CallFailed, match="takes longer than") as caught:
+        read(call("f", **arguments), tools)
+    assert caught.value.failure.status == 400
+    assert time.process_time() - began < 10 * CHECK_S
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}])
+def test_a_schema_that_is_only_itself_is_refused(schema: dict[str, Any]) -> None:
+    """A schema that refers to itself without end is the request's fault."""
+    with pytest.raises(CallFailed, match="refers to itself") as caught:
+        read(call("f", x=1), of_schema(schema))
+    assert caught.value.failure.status == 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"tool_calls": [{"name": "f", "arguments": ' + '{"a":' * 3000 + "1" + "}" * 3003,
+        '{"a":' * 20_000,
+        '{"tool_calls": [{"name": "f", "arguments": {"x": NaN}}]}',
+        '{"tool_calls": [{"name": "f", "arguments": {"x": 1e999}}]}',
+    ],
+)
+def test_an_answer_that_nobody_can_read_is_a_bad_call(text: str) -> None:
+    """Nesting beyond what can be read and numbers that JSON has not are the model's fault: it is asked again."""
+    with pytest.raises(BadToolCall):
+        read(text, of_schema({"type": "object"}))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tool_choice": {"type": "function", "function": "add"}}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": "add"}]}, "tools[0]"),
+    ],
+)
+def test_odd_offers_are_refused_by_name(body: dict[str, Any], param: str) -> None:
+    """An offer of another shape is the request's fault, and named."""
+    with pytest.raises(CallFailed) as caught:
+        tools_of({"tools": [tool()], **body})
+    assert (caught.value.failure.status, caught.value.failure.param) == (400, param)
+
+
+@pytest.mark.parametrize("told", [{"id": "a"}, {"id": "a", "function": "add"}, {"id": "a", "function": {}}, "add"])
+def test_odd_calls_in_messages_are_refused_by_name(told: Any) -> None:
+    """A call in an earlier message without a function and its name is the request's fault, and named."""
+    with pytest.raises(CallFailed) as caught:
+        prompt({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [told]}]}, None)
+    assert (caught.value.failure.status, caught.value.failure.param) == (400, "messages[1].tool_calls[0]")

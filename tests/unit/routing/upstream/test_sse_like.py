@@ -42,7 +42,9 @@ def read(parts: list[bytes]) -> tuple[bytes, list[Any], tuple[Any, ...]]:
 @given(st.lists(pieces, max_size=80), st.booleans(), st.data())
 def test_the_same_as_parsed(words: list[str], spaces: bool, data: st.DataObject) -> None:
     """Text, counts, end and bytes, whether events come one by one, in lumps, or cut anywhere."""
-    odd = data.draw(st.sampled_from([[], [chat({"content": "odd", "reasoning": "hm"})], [chat({"tool_calls": [1]})]]))
+    called = [{"index": 0, "id": "a", "function": {"name": "add", "arguments": "{}"}}]
+    odds = [[], [chat({"content": "odd", "reasoning": "hm"})], [chat({"tool_calls": called})]]
+    odd = data.draw(st.sampled_from(odds))
     events = [chat({"role": "assistant", "content": ""}), *(chat({"content": word}) for word in words)]
     events[len(events) // 2 : len(events) // 2] = odd
     events += [chat({}, "stop"), {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exo_node.routing.call import Batch, UpstreamError
-from exo_node.routing.upstream.transcript import Transcript, choices, read_usage
+from exo_node.routing.upstream.transcript import MAX_TOKENS, Transcript, choices, read_usage, whole_usage
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import ROLE, STOP, call, text, usage
 
@@ -47,7 +47,7 @@ def test_the_commit_point(event: dict[str, Any], content: bool) -> None:
 def test_text_ends_usage_and_extras() -> None:
     """All that is needed to continue, to bill and to say whether the answer is complete."""
     found = read(ROLE, text("One"), text(" two"), delta(reasoning_content="hm"), STOP, usage(5, 2))
-    assert (found.text, found.pieces, found.characters, found.complete) == ("One two", 2, 7, True)
+    assert (found.text, found.pieces, found.characters, found.complete) == ("One two", 3, 9, True)
     assert (found.usage, found.extras, found.special) == (Usage(5, 2), {"reasoning_content"}, True)
     assert not read(text("One")).complete
 
@@ -72,6 +72,9 @@ def test_an_empty_reason_is_none() -> None:
     [
         {"choices": 5}, {"choices": "abc"}, {"choices": [None]}, {"choices": [{"delta": "abc"}]},
         {"choices": [{"delta": {"content": 5}}]},
+        {"choices": [{"delta": {"tool_calls": ["abc"]}}]},
+        {"choices": [{"delta": {"tool_calls": {"a": 1}}}]},
+        {"choices": [{"delta": {"tool_calls": [{"function": "abc"}]}}]},
         {"choices": [{"index": {"a": 1}, "text": "x", "finish_reason": "stop"}]},
     ],
 )  # fmt: skip
@@ -106,3 +109,31 @@ def test_usage_of_all_shapes() -> None:
     assert read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}) is None
     assert read_usage({"prompt_tokens": -3, "completion_tokens": 2.5}) is None
     assert read_usage("x") is None
+    assert read_usage({"prompt_tokens": MAX_TOKENS + 1, "completion_tokens": True}) is None
+
+
+def test_what_a_provider_would_bill_is_counted() -> None:
+    """Thoughts, calls and refusals are made of tokens as text is: who reports no usage is not free for them."""
+    call_piece = {"index": 0, "id": "a", "function": {"name": "add", "arguments": '{"a":'}}
+    found = read(
+        ROLE, delta(tool_calls=[call_piece]), delta(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}])
+    )
+    assert (found.pieces, found.characters) == (2, 10)
+    found = read(ROLE, delta(reasoning="hm"), delta(refusal="no"), delta(content=None, tool_calls=[{"index": 0}]))
+    assert (found.pieces, found.characters) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "used"),
+    [
+        ({"usage": {"total_tokens": 15}, "results": []}, Usage(15, 0)),
+        ({"meta": {"tokens": {"input_tokens": 12}}, "results": []}, Usage(12, 0)),
+        ({"meta": {"billed_units": {"total_tokens": 9}, "tokens": None}, "results": []}, Usage(9, 0)),
+        ({"meta": {"billed_units": {"search_units": 1}}, "results": []}, None),
+        ({"usage": {"total_tokens": 15}, "choices": []}, None),
+        ({"usage": [1], "meta": "x"}, None),
+    ],
+)
+def test_usage_of_vectors_and_rankings(data: dict[str, Any], used: Usage | None) -> None:
+    """Voyage's and Jina's total, and what Cohere and LiteLLM put into `meta`; a chat's total alone says too little."""
+    assert whole_usage(data) == used

@@ -20,6 +20,7 @@ from exo_node.routing.upstream.wire_errors import (
     error_from_response,
     scrub,
 )
+from exo_node.types import Usage
 
 
 def answered(status: int, body: Any, headers: dict[str, str] | None = None, **options: Any) -> UpstreamError:
@@ -107,6 +108,13 @@ def test_only_the_sidecar_names_its_cause() -> None:
     body = {"error": {"message": "x", "code": "upstream_dns", "cause": "dns"}}
     assert answered(502, body).cause == "server"
     assert (answered(502, body, trusted=True).cause, answered(502, body, trusted=True).code) == ("dns", "upstream_dns")
+
+
+def test_only_the_sidecar_says_what_was_used() -> None:
+    """A provider's own word for what a refused call has cost is none of its business."""
+    body = {"error": {"message": "no", "code": "invalid_tool_call", "usage": {"prompt_tokens": 7}}}
+    assert answered(502, body, trusted=True).used == Usage(7, 0)
+    assert answered(502, body).used is None
 
 
 def test_events() -> None:

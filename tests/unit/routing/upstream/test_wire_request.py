@@ -177,3 +177,26 @@ def test_what_comes_of_anthropics_api() -> None:
     assert body["continue_final_message"] is True
     assert "exo_anthropic" not in body
     assert sidecar_body(deployment("anthropic", model="claude-x"), asked, None)["messages"] == asked.body["messages"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cache_read_input_token_cost", "cache_creation_input_token_cost", "input_cost_per_token_batches",
+        "output_cost_per_reasoning_token", "cost_per_query", "cost_per_request", "search_context_cost_per_query",
+        "langfuse_secret_key", "aws_secret_access_key", "vertex_credentials", "litellm_system_prompt", "guardrails",
+        "supports_system_message", "max_fallbacks", "itpm",
+    ],
+)  # fmt: skip
+def test_what_is_for_litellm_is_not_sent(name: str) -> None:
+    """Prices, steering and keys of other services in `litellm_params` are no parameters of the provider's."""
+    one = deployment(params={name: "x", "reasoning_effort": "low", "top_k": 5})
+    assert parameters_of(one) == {"reasoning_effort": "low", "top_k": 5}
+
+
+def test_what_a_deployment_does_not_take_is_left_out() -> None:
+    """LiteLLM's `additional_drop_params`: fields of the request that this deployment refuses."""
+    one = deployment(params={"additional_drop_params": ["temperature", "messages", 5], "top_k": 5})
+    sent = body_of(one, call(temperature=0.5, top_p=0.9), None)
+    assert sent == {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], "top_p": 0.9, "top_k": 5}
+    assert "temperature" in body_of(deployment(), call(temperature=0.5), None)
