@@ -106,6 +106,16 @@ def applying(rules: Iterable[BudgetRule], subjects: Mapping[SubjectKind, tuple[s
     return found
 
 
+def tightest(budgets: Iterable[Budget]) -> list[Budget]:
+    """Of those for one subject and period the smallest: the others hold with it, and money is reserved once."""
+    found: dict[tuple[SubjectKind, str, Period], Budget] = {}
+    for budget in budgets:
+        known = found.setdefault((budget.kind, budget.subject, budget.period), budget)
+        if budget.limit < known.limit:
+            found[budget.kind, budget.subject, budget.period] = budget
+    return list(found.values())
+
+
 class Ledger:
     """Sums of the running periods by subject and node, and what running requests have reserved."""
 

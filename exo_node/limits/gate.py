@@ -15,7 +15,7 @@ from typing import Any
 from exo_node.limits import operations
 from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
-from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed
+from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed, tightest
 from exo_node.limits.concurrency import Running
 from exo_node.limits.cooldowns import Cooldowns, Cooling
 from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
@@ -245,7 +245,7 @@ class Gate:
         ident: str,
     ) -> Admission | Refusal | Overdrawn:
         """Take from all or from none. `more_tokens` may be cut down to what the smallest limit lets through at all."""
-        held = [limit for limit in limits if limit]
+        held, budgets = [limit for limit in limits if limit], tightest(budgets)
         smallest = min((limit.tokens for limit in held if limit.tokens is not None), default=None)
         amount = tokens + more_tokens
         if smallest is not None and tokens <= smallest:

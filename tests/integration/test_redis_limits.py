@@ -132,6 +132,19 @@ async def test_budgets_are_shared_and_survive_an_emptied_redis(server: Server, t
             await other.admit("", "eve", "m", 1, 0.3)
 
 
+async def test_two_budgets_for_the_same_money(server: Server, tmp_path: Path) -> None:
+    """What a call had reserved in two budgets of one subject and period is free again when it ends."""
+    rules = Rules(budgets=(Rule(("user", "bob"), 5.0), Rule(("user", "*"), 1.0)))
+    async with gates(server, tmp_path, rules, 2) as (one, other):
+        for _ in range(10):
+            one.settle(await one.admit("", "bob", "m", 1, 0.3), 1, 0.0)
+        assert one.redis is not None
+        await one.redis.call(["spent", []])
+        with pytest.raises(BudgetExceeded, match=r"user 'bob' is 1 USD per month: 0\.000000 USD"):
+            await other.admit("", "bob", "m", 1, 1.1)
+        assert await other.admit("", "bob", "m", 1, 1.0)
+
+
 async def test_what_ended_while_redis_was_away_holds_no_money(server: Server, tmp_path: Path) -> None:
     """A Redis that comes back with all that it knew is told of the calls that ended meanwhile: what they had reserved
     is there for others, and not only after an hour."""
