@@ -65,6 +65,12 @@ class Gate:
         if redis is not None:
             redis.missed = self._missed
 
+    async def start(self) -> None:
+        """Say hello to Redis, with what this machine has spent before. Raises `StoreError`."""
+        if self.redis is not None:
+            await self._sums.learn()
+            await self.redis.start()
+
     # -- requests
 
     async def admit(

@@ -9,7 +9,9 @@ Operations (JSON arrays by position):
   ["spent", [[sums, node, amount], ...]]      amounts only grow
   ["restore", scope, [[id, age_us, tokens], ...]]
   ["cool", name, for_us]
-The answer's "open" lists the shared cooldowns: name -> microseconds left.
+The answer's "open" lists the shared cooldowns: name -> microseconds left. "since" names what Redis holds, as long as it
+keeps it: where that is not what the caller knows (ARGV[2]), nothing is done and there is no more in the answer. ARGV[3]
+is its name if there is none yet.
 """
 
 SCRIPT = """
@@ -17,6 +19,12 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local prefix = KEYS[1]
 local MINUTE, HOUR, KEEP = 60000000, 3600000000, 3456000
+local since = redis.call('GET', prefix .. 'since')
+if not since then
+  since = ARGV[3]
+  redis.call('SET', prefix .. 'since', since)
+end
+if since ~= ARGV[2] then return cjson.encode({since = since}) end
 local function s(x) return string.format('%.0f', x + 0) end  -- + 0: no "-0", which is no integer to Redis
 
 local function prune(log, length)
@@ -172,5 +180,5 @@ for i = 1, #kept, 2 do
   local left = tonumber(kept[i + 1]) - now
   if left > 0 then open[kept[i]] = left else redis.call('HDEL', prefix .. 'open', kept[i]) end
 end
-return cjson.encode({results = results, open = open})
+return cjson.encode({since = since, results = results, open = open})
 """
