@@ -55,9 +55,9 @@ class Lent:
     upstream: Upstream
     _tokens: int
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         price = self._candidate.price
-        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
+        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens, cached_tokens)
         self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)
 
     def unused(self) -> None:

@@ -177,8 +177,8 @@ def cache_key(call: Call, meaning: Sequence[Any] = (), *, share: bool = False) -
         "key": "" if share else call.caller.key_id,
         "files": [[one.field, one.filename, hashlib.sha256(one.data).hexdigest()] for one in call.files],
     }
-    # Not orjson: it refuses numbers above 64 bits and lone surrogates, which a client may send. What is inside the fields
-    # keeps its order: an answer has its properties in that of its schema.
+    # Not orjson: it refuses numbers above 64 bits and lone surrogates, which a client may send. What is inside the
+    # fields keeps its order: an answer has its properties in that of its schema.
     return hashlib.sha256(json.dumps(question, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from yarl import URL
 from exo_node import __version__
 from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Call, CallKind, Partial, UpstreamError
-from exo_node.routing.deployment import Deployment
+from exo_node.routing.deployment import Deployment, is_price
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER
 
 PATHS: Mapping[CallKind, str] = {
@@ -38,8 +38,7 @@ NOT_SENT = frozenset({
     "rpm", "tpm", "weight", "order", "priority", "tags", "max_parallel_requests", "region_name", "timeout",
     "stream_timeout", "request_timeout", "max_retries", "num_retries", "retry_after", "retry_policy", "cooldown_time",
     "allowed_fails", "max_budget", "budget_duration", "fallbacks", "context_window_fallbacks",
-    "input_cost_per_token", "output_cost_per_token", "input_cost_per_second", "output_cost_per_second",
-    "input_cost_per_pixel", "output_cost_per_pixel", "base_model", "custom_price", "drop_params",
+    "base_model", "custom_price", "drop_params",
     "additional_drop_params", "allowed_openai_params", "caching", "cache", "ttl", "no-log", "metadata_info",
     "mock_response", "mock_tool_calls", "mock_timeout", "litellm_credential_name", "credential_name",
     "use_litellm_proxy", "exo_tools", "use_in_pass_through", "configurable_clientside_auth_params",
@@ -95,7 +94,11 @@ def target_of(deployment: Deployment, kind: CallKind, *, prefixed: bool = False)
 
 def parameters_of(deployment: Deployment) -> dict[str, Any]:
     """What of the deployment's parameters goes into each request's body."""
-    return {n: value for n, value in deployment.params.items() if n not in NOT_SENT and value is not None}
+    return {
+        n: value
+        for n, value in deployment.params.items()
+        if n not in NOT_SENT and value is not None and not is_price(n)
+    }
 
 
 def body_of(

@@ -198,7 +198,9 @@ async def test_a_broken_database_is_no_cache(tmp_path: Path, caplog: pytest.LogC
     store.close()
 
 
-@pytest.mark.parametrize("value", [b"", b"no JSON", b'{"type": "application/json"}\n{}', b'[1]\n{}', b'{"json": true}\n{'])
+@pytest.mark.parametrize(
+    "value", [b"", b"no JSON", b'{"type": "application/json"}\n{}', b"[1]\n{}", b'{"json": true}\n{']
+)
 async def test_what_cannot_be_read_is_no_answer(value: bytes) -> None:
     """A kept value that is none of ours, or damaged, is a miss, and the next answer takes its place."""
     kept = cache()

@@ -224,6 +224,32 @@ def test_prices_per_token_without_dust(tmp_path: Path) -> None:
     assert price is not None and (price.input, price.output) == (0.1, 0.2)
 
 
+def test_prices_of_cached_tokens_and_others(tmp_path: Path) -> None:
+    """What the provider had in its cache may have a price of its own; a price that does not count is a remark."""
+    text = """\
+    model_list:
+      - model_name: a
+        litellm_params:
+          model: openai/gpt-4o
+          input_cost_per_token: 0.000002
+          cache_read_input_token_cost: 0.0000005
+          output_cost_per_image: 0.04
+      - model_name: b
+        litellm_params: {model: x/b}
+        model_info: {input_cost_per_token: 0.000001, cache_read_input_token_cost: 0}
+    """
+    config = load(tmp_path, text)
+    assert [one.price for one in config.deployments] == [Price(2.0, 0.0, cached=0.5), Price(1.0, 0.0, cached=0.0)]
+    assert [note.partition(": ")[2] for note in config.notes if "cost" in note] == [
+        "output_cost_per_image of a does not count: costs are of input_cost_per_token, output_cost_per_token, "
+        "cache_read_input_token_cost, cost_per_request"
+    ]
+    text = "model_list: [{model_name: a, litellm_params: {model: x/a, cache_read_input_token_cost: 1}}]"
+    assert problems(tmp_path, text) == [
+        "1.yaml:1: model_list[0].litellm_params.cache_read_input_token_cost: is no price without input_cost_per_token"
+    ]
+
+
 def test_limits_and_the_cascades_check(tmp_path: Path) -> None:
     """Limits of a model's name and of each user; a function that judges; parameters of LiteLLM's callbacks."""
     text = """\
