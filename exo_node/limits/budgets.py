@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from exo_node.limits.rates import Windows
 
-SubjectKind = Literal["provider", "key", "user", "all"]
+SubjectKind = Literal["provider", "deployment", "key", "user", "all"]
 Period = Literal["day", "month"]
 DAY_S = 86400  # of UTC's days; `time.time()` knows no leap seconds
 RESERVED_S = 3600.0  # a reservation that nobody settled (a client that vanished with its node) ends after this long

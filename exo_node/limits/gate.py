@@ -169,12 +169,16 @@ class Gate:
         *,
         provider: str = "",
         cost: float | None = None,
+        budget: Budget | None = None,
     ) -> Lease | None:
-        """Room for one call at a deployment and in its provider's budget; None where there is none now."""
-        if rpm is None and tpm is None and not self.rules.budgets:
-            return Lease(self, Admission("", (), (), (("provider", provider),), self._wall()))
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
-        taken = await self._take(limits, budgets, (("provider", provider),), tokens, 0, cost, uuid.uuid4().hex)
+        """Room for one call at a deployment, in its own `budget` and its provider's; None where there is none now."""
+        payers: tuple[tuple[SubjectKind, str], ...] = (("provider", provider),)
+        if budget is not None:
+            payers += ((budget.kind, budget.subject),)
+        elif rpm is None and tpm is None and not self.rules.budgets:
+            return Lease(self, Admission("", (), (), payers, self._wall()))
+        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
+        taken = await self._take(limits, budgets, payers, tokens, 0, cost, uuid.uuid4().hex)
         if isinstance(taken, Admission):
             return Lease(self, taken)
         if (
@@ -187,13 +191,20 @@ class Gate:
         return None
 
     def room_in(
-        self, deployment_id: str, rpm: int | None, tpm: int | None, tokens: int = 1, *, provider: str = ""
+        self,
+        deployment_id: str,
+        rpm: int | None,
+        tpm: int | None,
+        tokens: int = 1,
+        *,
+        provider: str = "",
+        budget: Budget | None = None,
     ) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
-        if rpm is None and tpm is None and not self.rules.budgets:
+        if rpm is None and tpm is None and budget is None and not self.rules.budgets:
             return 0.0
         now = self._clock()
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
+        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
         waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
         refusal = self._windows.refusal(limits, tokens, now)
         if refusal is not None:
@@ -235,10 +246,11 @@ class Gate:
             await self.redis.close()
 
     def _of_deployment(
-        self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str
+        self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str, budget: Budget | None
     ) -> tuple[list[Limit], list[Budget]]:
         limits = [Limit(f"deployment:{deployment_id}", rpm, tpm, deployment_id)]
-        return limits, applying(self.rules.budgets, {"provider": (provider, f"provider {provider!r}")})
+        budgets = applying(self.rules.budgets, {"provider": (provider, f"provider {provider!r}")})
+        return limits, budgets if budget is None else [*budgets, budget]
 
     async def _take(
         self,

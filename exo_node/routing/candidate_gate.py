@@ -31,8 +31,9 @@ class CandidateGate:
         lease = None
         try:
             lease = await self._gate.acquire(
-                limited, found.rpm, found.tpm, _amount(found, tokens), provider=found.provider, cost=cost or None
-            )
+                limited, found.rpm, found.tpm, _amount(found, tokens),
+                provider=found.provider, cost=cost or None, budget=found.budget,
+            )  # fmt: skip
         finally:
             if lease is None:
                 self._left(limited)
@@ -46,7 +47,10 @@ class CandidateGate:
         if found is None:
             return None
         amount = _amount(found, tokens)
-        return self._gate.room_in(found.limited_as, found.rpm, found.tpm, amount, provider=found.provider) or None
+        wait_s = self._gate.room_in(
+            found.limited_as, found.rpm, found.tpm, amount, provider=found.provider, budget=found.budget
+        )
+        return wait_s or None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exo_node.limits.budgets import Budget, Period
 from exo_node.limits.rates import Rate
 from exo_node.routing.call import Capability, Continuation
 
@@ -85,11 +86,21 @@ class Deployment:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
     record: str = ""  # the provider record that it belongs to (document 004)
     capacity: int | None = None  # requests at once (LiteLLM's max_parallel_requests)
+    max_budget: float | None = None  # USD per `budget_period`
+    budget_period: Period = "month"
 
     @property
     def limited_as(self) -> str:
         """The id under which its limits count."""
         return self.limits_id or self.id
+
+    @property
+    def budget(self) -> Budget | None:
+        if self.max_budget is None:
+            return None
+        return Budget(
+            "deployment", self.limited_as, self.max_budget, self.budget_period, f"deployment {self.limited_as}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,10 +96,10 @@ class NodeSources:
     def _room_in(self, candidate: Candidate) -> float:
         """Seconds until its limits have room."""
         try:
-            deployment = self._registry.deployment(candidate.backend)
+            found = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        return self._gate.room_in(deployment.limited_as, deployment.rpm, deployment.tpm, provider=deployment.provider)
+        return self._gate.room_in(found.limited_as, found.rpm, found.tpm, provider=found.provider, budget=found.budget)
 
 
 class PromptedTools:

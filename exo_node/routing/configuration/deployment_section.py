@@ -18,6 +18,7 @@ from exo_node.routing.configuration.environment import is_address
 from exo_node.routing.configuration.located import Keys, dotted
 from exo_node.routing.configuration.references import Unresolved
 from exo_node.routing.configuration.request_fields import DEFAULTS, REQUEST_FIELDS, read_field
+from exo_node.routing.configuration.router_section import budget_period
 from exo_node.routing.configuration.section import Section, amount, count, positive, seconds
 from exo_node.routing.deployment import Price, Transport, is_price
 
@@ -30,6 +31,13 @@ CREDENTIALS = frozenset(
 )  # fmt: skip
 # Where an unknown {secret} inside a longer text is a mistake, not a text with braces.
 ADDRESSED = frozenset({"api_base", "base_url", "headers", "extra_headers", "default_headers", *CREDENTIALS})
+# LiteLLM's limits and switches of a single deployment that are not done here.
+WITHOUT_EFFECT = frozenset(
+    {
+        "fallbacks", "context_window_fallbacks", "retry_policy", "cache", "caching", "ttl", "itpm", "otpm",
+        "default_api_key_rpm_limit", "default_api_key_tpm_limit", "tags", "tag_regex",
+    }
+)  # fmt: skip
 SUPPORTS: Mapping[str, str] = {  # LiteLLM's column -> our capability
     "supports_function_calling": "tools",
     "supports_vision": "vision",
@@ -68,6 +76,9 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     """`litellm_params`. `model` is asked for where they name none."""
     fields = {name: section.read(key, read) for key, (name, read) in _ROUTING.items()}
     fields["transport"] = section.choice("transport", *TRANSPORTS)
+    fields["budget_period"] = section.read("budget_duration", budget_period, literal_text=True)
+    if section.has("budget_duration") and not section.has("max_budget"):
+        section.wrong("budget_duration", "is the time of a max_budget (USD), and there is none")
     if fields["num_retries"] is None and section.has("max_retries"):
         fields["num_retries"] = section.count("max_retries")
     model = section.text("model") or model
@@ -77,13 +88,15 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     if custom is not None and model and not model.startswith(f"{custom}/"):
         model = f"{custom}/{model}"
     price = _price(section)
-    taken = {*_ROUTING, "transport", "max_retries", "model", "custom_llm_provider", *_COSTS}
+    taken = {*_ROUTING, "transport", "budget_duration", "max_retries", "model", "custom_llm_provider", *_COSTS}
     known = {*taken, *_MISSPELT, *ADDRESSED}
     params: dict[str, Any] = {}
     missing: list[str] = []
     for key, raw in section.table.items():
         if key in taken:
             continue
+        if key in WITHOUT_EFFECT:
+            notes.append(f"{section.where(key)}: {key} of {model_name} has no effect here")
         if is_price(key):
             notes.append(
                 f"{section.where(key)}: {key} of {model_name} does not count: costs are of {', '.join(_COSTS)}"
@@ -138,6 +151,7 @@ _ROUTING: Mapping[str, tuple[str, Any]] = {
     "stream_timeout": (TIMERS["stream_timeout"], seconds),
     "num_retries": (TIMERS["num_retries"], count),
     "retry_after": (TIMERS["retry_after"], amount),
+    "max_budget": ("max_budget", amount),
     "allowed_fails": (TIMERS["allowed_fails"], count),
     "cooldown_time": (TIMERS["cooldown_time"], amount),
 }

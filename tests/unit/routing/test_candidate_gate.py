@@ -56,6 +56,32 @@ async def test_no_more_at_once_than_a_deployment_takes(tmp_path: Path) -> None:
     store.close()
 
 
+async def test_a_deployments_own_budget(tmp_path: Path) -> None:
+    """`max_budget` of a deployment counts what runs and what was spent, over restarts too, and no other's calls."""
+    mine, other = [
+        Deployment(id=name, model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m",
+                   max_budget=budget, budget_period="day")
+        for name, budget in (("d", 1.0), ("e", None))
+    ]  # fmt: skip
+    store = Store(tmp_path / "s.db")
+    limits = Gate(node="a", keys=ApiKeys(store), sums=store)
+    gate = CandidateGate(limits, {"d": mine, "e": other}.get)
+    one, two = [Candidate(backend=name, kind="deployment", provider="openai", model="m") for name in ("d", "e")]
+    assert await gate.acquire(one, 5, 0.7)
+    assert not await gate.acquire(one, 6, 0.4)
+    gate.settle(one, 5, 5, 0.6)
+    assert await gate.acquire(one, 6, 0.4)
+    gate.settle(one, 6, 5, 0.4)
+    assert 0 < (gate.wait_s(one, 1) or 0) <= 86400
+    assert await gate.acquire(two, 5, 5.0)
+    gate.settle(two, 5, 5, 5.0)
+    await limits.close()
+    await store.flush()
+    again = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store), {"d": mine}.get)
+    assert not await again.acquire(one, 5, 0.1)
+    store.close()
+
+
 async def test_a_wildcards_limits_hold_for_all_its_names(tmp_path: Path) -> None:
     """Its rpm and its places are shared by every model that it is asked for, as in LiteLLM."""
     pattern = Deployment(id="openai/*", model_name="openai/*", litellm_model="openai/*", provider="openai",
