@@ -280,8 +280,11 @@ class Gate:
             except BaseException:  # the client has gone in the middle of the question
                 self._give_back(admission)
                 raise
-            if answer:
-                return operations.refused(answer, held, budgets, wall)
+            if answer is not None:
+                for budget, usd in operations.spent_by_all(answer, budgets):
+                    self._sums.ledger.hear(budget, usd, wall)
+                if (no := operations.refused(answer, held, budgets, wall)) is not None:
+                    return no
             decided = answer is not None
         now = self._clock()
         if not decided:

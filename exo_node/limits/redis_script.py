@@ -3,7 +3,8 @@
 Its clock is Redis' own, in microseconds, so that nodes need not agree on the time. Money is in whole nano-USD.
 Operations (JSON arrays by position):
   ["take", id, tokens, [[scope, requests|-1, tokens|-1], ...], [[sums, reserved, limit, amount|-1], ...]]
-      -> [] or ["rate", index, "requests"|"tokens", wait_us|-1] or ["budget", index, used]
+      -> ["ok", spent, ...] of the budgets ([] where there is none), or ["rate", index, "requests"|"tokens",
+         wait_us|-1], or ["budget", index, used, spent]; `used` is with what is reserved
   ["settle", id, tokens, [scope, ...], [reserved, ...]]
   ["release", id, [scope, ...], [reserved, ...]]
   ["spent", [[sums, node, amount], ...]]      amounts only grow
@@ -119,19 +120,22 @@ function ops.take(op)
     end
   end
   if worst then return worst end
+  local passed = {}
   for i, budget in ipairs(budgets) do
     local reserved = prefix .. 'reserved:' .. budget[2]
     prune(reserved, HOUR)
-    local used = spent(prefix .. 'spent:' .. budget[1]) + total(reserved)
+    local sum = spent(prefix .. 'spent:' .. budget[1])
+    local used = sum + total(reserved)
     if (budget[4] < 0 and used >= budget[3]) or (budget[4] > 0 and used + budget[4] > budget[3]) then
-      return {'budget', i - 1, used}
+      return {'budget', i - 1, used, sum}
     end
+    passed[1], passed[i + 1] = 'ok', sum
   end
   for _, limit in ipairs(limits) do enter(prefix .. 'rate:' .. limit[1], id, tokens, now, MINUTE) end
   for _, budget in ipairs(budgets) do
     if budget[4] > 0 then enter(prefix .. 'reserved:' .. budget[2], id, budget[4], now, HOUR) end
   end
-  return {}
+  return passed
 end
 
 function ops.settle(op)

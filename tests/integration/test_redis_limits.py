@@ -177,6 +177,24 @@ async def test_an_idle_node_tells_a_redis_that_started_anew(server: Server, tmp_
             await other.admit("", "", "m", 1, 0.3)
 
 
+async def test_what_others_have_spent_counts_while_redis_is_away(server: Server, tmp_path: Path) -> None:
+    """A node that cannot ask Redis goes on from what all had spent when it last could, not from its own part."""
+    rules = Rules(budgets=(Rule(("all", ""), 1.0),))
+    async with gates(server, tmp_path, rules, 2) as (one, other):
+        one.settle(await one.admit("", "", "m", 1, 0.5), 1, 0.5)
+        other.settle(await other.admit("", "", "m", 1, 0.2), 1, 0.2)
+        one.settle(await one.admit("", "", "m", 1, 0.1), 1, 0.1)
+        await server.kill()
+        await until(lambda: not _is_up(one) and not _is_up(other))
+        with pytest.raises(BudgetExceeded, match=r"0\.800000 USD"):
+            await one.admit("", "", "m", 1, 0.3)
+        with pytest.raises(BudgetExceeded, match=r"0\.700000 USD"):  # 0.5 and its own
+            await other.admit("", "", "m", 1, 0.4)
+        other.settle(await other.admit("", "", "m", 1, 0.2), 1, 0.3)
+        with pytest.raises(BudgetExceeded, match=r"1\.000000 USD"):
+            await other.admit("", "", "m", 1)
+
+
 async def test_a_node_that_starts_tells_what_its_machine_has_spent(server: Server, tmp_path: Path) -> None:
     """What a machine has spent in earlier starts is known to all from its node's start on, before anybody asks it."""
     rules = Rules(budgets=(Rule(("all", ""), 1.0),))
