@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from exo_node.errors import BudgetExceeded, RateLimited
 from exo_node.limits import operations
 from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
@@ -203,16 +204,29 @@ class Gate:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
         if rpm is None and tpm is None and budget is None and not self.rules.budgets:
             return 0.0
-        now = self._clock()
+        no = self.refusal(deployment_id, rpm, tpm, tokens, provider=provider, budget=budget)
+        told_s = self._full.get(f"deployment:{deployment_id}", 0.0) - self._clock()
+        return max(0.0, told_s, 0.0 if no is None else no.retry_after or MINUTE_S)
+
+    def refusal(
+        self,
+        deployment_id: str,
+        rpm: int | None,
+        tpm: int | None,
+        tokens: int,
+        *,
+        provider: str = "",
+        cost: float | None = None,
+        budget: Budget | None = None,
+    ) -> RateLimited | BudgetExceeded | None:
+        """Why `acquire` would find no room now, as far as this node knows. Does not wait."""
+        now, wall = self._clock(), self._wall()
         limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
-        waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
-        refusal = self._windows.refusal(limits, tokens, now)
-        if refusal is not None:
-            waits.append(refusal.wait_s or MINUTE_S)
-        overdrawn = self._sums.ledger.overdrawn(budgets, None, now, self._wall())
-        if overdrawn is not None:
-            waits.append(overdrawn.wait_s)
-        return max(waits, default=0.0)
+        refused = self._windows.refusal(limits, tokens, now)
+        if refused is not None:
+            return rate_limited(refused, tokens)
+        overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, wall)
+        return None if overdrawn is None else budget_exceeded(overdrawn, cost)
 
     # -- cooldowns
 

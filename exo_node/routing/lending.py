@@ -40,9 +40,8 @@ class Lender:
         tokens = call.prompt_tokens + answer
         cost = 0.0 if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
         if not await self._gate.acquire(candidate, tokens, cost):
-            wait_s = self._gate.wait_s(candidate, tokens)
-            used_up = f"{deployment.id}: its rate limit or budget is used up"
-            raise UpstreamError(used_up, "rate_limited", retry_after=wait_s)
+            why, wait_s = self._gate.why_full(candidate, tokens, cost)
+            raise UpstreamError(f"{deployment.id}: {why}", "rate_limited", retry_after=wait_s)
         return Lent(self._gate, candidate, self._upstream(deployment), tokens)
 
 

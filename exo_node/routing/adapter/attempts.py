@@ -80,9 +80,8 @@ class Attempts:
         candidate = step.candidate
         reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
         if not await self.gate.acquire(candidate, reserved, step.cost or 0.0):
-            wait_s = self.gate.wait_s(candidate, reserved)
-            used_up = f"{candidate.backend}: its rate limit or budget is used up"
-            error = UpstreamError(used_up, "rate_limited", retry_after=wait_s)
+            why, wait_s = self.gate.why_full(candidate, reserved, step.cost or 0.0)
+            error = UpstreamError(f"{candidate.backend}: {why}", "rate_limited", retry_after=wait_s)
             self.records.append(AttemptRecord(backend=candidate.backend, cause="rate_limited", status=429))
             self.errors.append((step, error))
             raise error
