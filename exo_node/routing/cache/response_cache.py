@@ -60,6 +60,8 @@ class MemoryKeeper:
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         if key in self._entries:
             self._drop(key)
+        if len(value) > self._max_bytes:  # it would push out all others, and then go itself
+            return
         self._entries[key] = (self._clock() + ttl_s, value)
         self.size += len(value)
         while self.size > self._max_bytes:
