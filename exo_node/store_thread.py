@@ -112,7 +112,9 @@ class DatabaseThread:
         batch: list[_Item] = []
         item = self._jobs.get()
         if item is not None and item[1] is None:
-            self._hurry.wait(BATCH_S)  # not for each job: every waking of this thread stops the event loop's for a while
+            self._hurry.wait(
+                BATCH_S
+            )  # not for each job: every waking of this thread stops the event loop's for a while
         while item is not None:
             batch.append(item)
             if item[1] is not None:

@@ -405,7 +405,7 @@ class PeerLink:
 class SharedDeployment:
     """An external target that a node calls for its peers too. No parameters: keys never leave their node.
 
-    Prices are USD per million tokens, None when unknown; `context` 0: unknown.
+    Prices are USD per million tokens, None when unknown (`price_cached`: as `price_input`); `context` 0: unknown.
     """
 
     id: str
@@ -417,6 +417,8 @@ class SharedDeployment:
     context: int = 0
     price_input: float | None = None
     price_output: float | None = None
+    price_cached: float | None = None
+    price_per_request: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from exo_node.errors import ExoError, InvalidRequest, NotFound
+from exo_node.errors import ExoError, InvalidRequest, NotFound, RateLimited
 from exo_node.routing.adapter.failure import headers_of
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,18 @@ def error_body(error: ExoError) -> dict[str, Any]:
 
 def error_response(error: ExoError, shape: ErrorShape = error_body) -> web.Response:
     headers = dict(headers_of(error))
+    never = isinstance(error, RateLimited) and not error.retryable  # the request alone is more than the limit
     # SDKs obey both headers.
-    if error.retry_after is not None or error.status == 429 or (error.status == 503 and error.retryable):
+    if (
+        error.retry_after is not None
+        or (error.status == 429 and not never)
+        or (error.status == 503 and error.retryable)
+    ):
         seconds = max(1, math.ceil(error.retry_after or 1))
         headers["Retry-After"] = str(seconds)
         if seconds > PATIENCE_S:
             headers["X-Should-Retry"] = "false"  # they would wait for less than that, in vain
-    elif error.status == 503:
+    elif never or error.status == 503:
         headers["X-Should-Retry"] = "false"  # a missing key is still missing in a second
     elif error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 wants it

@@ -54,7 +54,9 @@ def rate_limited(refusal: Refusal, tokens: int) -> RateLimited:
     said = f"{limit.label} allows {most} {refusal.what} per minute"
     if refusal.wait_s is None:
         why = f": this request alone asks for {tokens}" if refusal.what == "tokens" else ""
-        return RateLimited(f"{said}{why}", code=f"{refusal.what}_rate_limit_exceeded")
+        never = RateLimited(f"{said}{why}", code=f"{refusal.what}_rate_limit_exceeded")
+        never.retryable = False  # there will never be room for it
+        return never
     wait = max(refusal.wait_s, 0.001)
     return RateLimited(
         f"{said}; there is room again in {wait:.1f} s", code=f"{refusal.what}_rate_limit_exceeded", retry_after=wait

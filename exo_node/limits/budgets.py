@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from exo_node.limits.rates import Windows
 
-SubjectKind = Literal["provider", "key", "user", "all"]
+SubjectKind = Literal["provider", "deployment", "key", "user", "all"]
 Period = Literal["day", "month"]
 DAY_S = 86400  # of UTC's days; `time.time()` knows no leap seconds
 RESERVED_S = 3600.0  # a reservation that nobody settled (a client that vanished with its node) ends after this long
@@ -106,6 +106,16 @@ def applying(rules: Iterable[BudgetRule], subjects: Mapping[SubjectKind, tuple[s
     return found
 
 
+def tightest(budgets: Iterable[Budget]) -> list[Budget]:
+    """Of those for one subject and period the smallest: the others hold with it, and money is reserved once."""
+    found: dict[tuple[SubjectKind, str, Period], Budget] = {}
+    for budget in budgets:
+        known = found.setdefault((budget.kind, budget.subject, budget.period), budget)
+        if budget.limit < known.limit:
+            found[budget.kind, budget.subject, budget.period] = budget
+    return list(found.values())
+
+
 class Ledger:
     """Sums of the running periods by subject and node, and what running requests have reserved."""
 
@@ -113,7 +123,13 @@ class Ledger:
         self._node = node
         self._today = ""
         self._spent: dict[tuple[str, str, str], dict[str, int]] = {}  # (kind, subject, period) -> node -> nano-USD
+        self._told: dict[tuple[str, str, str], tuple[int, int]] = {}  # what all have spent, and ours of it
         self._reserved = Windows(RESERVED_S)
+
+    def hear(self, budget: Budget, usd: float, wall: float) -> None:
+        """What all together have spent, as far as Redis knew just now: it holds while Redis cannot be asked."""
+        key = (budget.kind, budget.subject, budget.period_key(wall))
+        self._told[key] = (round(usd * NANO), self._spent.get(key, {}).get(self._node, 0))
 
     def learn(self, rows: Iterable[tuple[str, str, str, str, float]]) -> None:
         """Sums from elsewhere: (kind, subject, period, node, USD). They never make a known one smaller."""
@@ -123,8 +139,11 @@ class Ledger:
 
     def used(self, budget: Budget, now: float, wall: float) -> float:
         """USD spent and reserved."""
-        sums = self._spent.get((budget.kind, budget.subject, budget.period_key(wall)), {})
-        return (sum(sums.values()) + self._reserved.total(budget.scope(wall), now)) / NANO
+        key = (budget.kind, budget.subject, budget.period_key(wall))
+        sums = self._spent.get(key, {})
+        told, own = self._told.get(key, (0, 0))
+        spent = max(sum(sums.values()), told + sums.get(self._node, 0) - own)  # the same money, counted twice
+        return (spent + self._reserved.total(budget.scope(wall), now)) / NANO
 
     def overdrawn(self, budgets: Iterable[Budget], cost: float | None, now: float, wall: float) -> Overdrawn | None:
         """The budget that a request of `cost` USD would break.
@@ -164,5 +183,6 @@ class Ledger:
     def forget(self, wall: float) -> None:
         """Drop the sums of periods that are over."""
         running = {period_key("day", wall), period_key("month", wall)}
-        for key in [key for key in self._spent if key[2] not in running]:
-            del self._spent[key]
+        for known in (self._spent, self._told):
+            for key in [key for key in known if key[2] not in running]:
+                del known[key]

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from exo_node.errors import BudgetExceeded, RateLimited
 from exo_node.limits import operations
 from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
-from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed
+from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed, tightest
 from exo_node.limits.concurrency import Running
 from exo_node.limits.cooldowns import Cooldowns, Cooling
 from exo_node.limits.rates import MINUTE_S, Limit, Refusal, Windows
@@ -64,6 +65,12 @@ class Gate:
         self._full: dict[str, float] = {}  # scope -> until when Redis said that it has no room
         if redis is not None:
             redis.missed = self._missed
+
+    async def start(self) -> None:
+        """Say hello to Redis, with what this machine has spent before. Raises `StoreError`."""
+        if self.redis is not None:
+            await self._sums.learn()
+            await self.redis.start()
 
     # -- requests
 
@@ -163,12 +170,16 @@ class Gate:
         *,
         provider: str = "",
         cost: float | None = None,
+        budget: Budget | None = None,
     ) -> Lease | None:
-        """Room for one call at a deployment and in its provider's budget; None where there is none now."""
-        if rpm is None and tpm is None and not self.rules.budgets:
-            return Lease(self, Admission("", (), (), (("provider", provider),), self._wall()))
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
-        taken = await self._take(limits, budgets, (("provider", provider),), tokens, 0, cost, uuid.uuid4().hex)
+        """Room for one call at a deployment, in its own `budget` and its provider's; None where there is none now."""
+        payers: tuple[tuple[SubjectKind, str], ...] = (("provider", provider),)
+        if budget is not None:
+            payers += ((budget.kind, budget.subject),)
+        elif rpm is None and tpm is None and not self.rules.budgets:
+            return Lease(self, Admission("", (), (), payers, self._wall()))
+        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
+        taken = await self._take(limits, budgets, payers, tokens, 0, cost, uuid.uuid4().hex)
         if isinstance(taken, Admission):
             return Lease(self, taken)
         if (
@@ -189,20 +200,34 @@ class Gate:
         *,
         provider: str = "",
         cost: float | None = None,
+        budget: Budget | None = None,
     ) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
-        if rpm is None and tpm is None and not self.rules.budgets:
+        if rpm is None and tpm is None and budget is None and not self.rules.budgets:
             return 0.0
-        now = self._clock()
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider)
-        waits = [self._full[limit.scope] - now for limit in limits if self._full.get(limit.scope, now) > now]
-        refusal = self._windows.refusal(limits, tokens, now)
-        if refusal is not None:
-            waits.append(refusal.wait_s or MINUTE_S)
-        overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, self._wall())
-        if overdrawn is not None:
-            waits.append(overdrawn.wait_s)
-        return max(waits, default=0.0)
+        no = self.refusal(deployment_id, rpm, tpm, tokens, provider=provider, cost=cost, budget=budget)
+        told_s = self._full.get(f"deployment:{deployment_id}", 0.0) - self._clock()
+        return max(0.0, told_s, 0.0 if no is None else no.retry_after or MINUTE_S)
+
+    def refusal(
+        self,
+        deployment_id: str,
+        rpm: int | None,
+        tpm: int | None,
+        tokens: int,
+        *,
+        provider: str = "",
+        cost: float | None = None,
+        budget: Budget | None = None,
+    ) -> RateLimited | BudgetExceeded | None:
+        """Why `acquire` would find no room now, as far as this node knows. Does not wait."""
+        now, wall = self._clock(), self._wall()
+        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
+        refused = self._windows.refusal(limits, tokens, now)
+        if refused is not None:
+            return rate_limited(refused, tokens)
+        overdrawn = self._sums.ledger.overdrawn(budgets, cost, now, wall)
+        return None if overdrawn is None else budget_exceeded(overdrawn, cost)
 
     # -- cooldowns
 
@@ -236,10 +261,11 @@ class Gate:
             await self.redis.close()
 
     def _of_deployment(
-        self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str
+        self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str, budget: Budget | None
     ) -> tuple[list[Limit], list[Budget]]:
         limits = [Limit(f"deployment:{deployment_id}", rpm, tpm, deployment_id)]
-        return limits, applying(self.rules.budgets, {"provider": (provider, f"provider {provider!r}")})
+        budgets = applying(self.rules.budgets, {"provider": (provider, f"provider {provider!r}")})
+        return limits, budgets if budget is None else [*budgets, budget]
 
     async def _take(
         self,
@@ -252,7 +278,7 @@ class Gate:
         ident: str,
     ) -> Admission | Refusal | Overdrawn:
         """Take from all or from none. `more_tokens` may be cut down to what the smallest limit lets through at all."""
-        held = [limit for limit in limits if limit]
+        held, budgets = [limit for limit in limits if limit], tightest(budgets)
         smallest = min((limit.tokens for limit in held if limit.tokens is not None), default=None)
         amount = tokens + more_tokens
         if smallest is not None and tokens <= smallest:
@@ -269,8 +295,11 @@ class Gate:
             except BaseException:  # the client has gone in the middle of the question
                 self._give_back(admission)
                 raise
-            if answer:
-                return operations.refused(answer, held, budgets, wall)
+            if answer is not None:
+                for budget, usd in operations.spent_by_all(answer, budgets):
+                    self._sums.ledger.hear(budget, usd, wall)
+                if (no := operations.refused(answer, held, budgets, wall)) is not None:
+                    return no
             decided = answer is not None
         now = self._clock()
         if not decided:

@@ -24,8 +24,17 @@ def take(
     return ["take", ident, tokens, rates, money]
 
 
-def refused(answer: list[Any], limits: list[Limit], budgets: list[Budget], wall: float) -> Refusal | Overdrawn:
-    """What `take` was refused by."""
+def spent_by_all(answer: list[Any], budgets: list[Budget]) -> list[tuple[Budget, float]]:
+    """What the answer to `take` tells of the budgets' sums, in USD."""
+    if answer[:1] == ["ok"]:
+        return [(budget, nano / NANO) for budget, nano in zip(budgets, answer[1:], strict=True)]
+    return [(budgets[answer[1]], answer[3] / NANO)] if answer[:1] == ["budget"] else []
+
+
+def refused(answer: list[Any], limits: list[Limit], budgets: list[Budget], wall: float) -> Refusal | Overdrawn | None:
+    """What `take` was refused by; None where it was not."""
+    if answer[:1] in ([], ["ok"]):
+        return None
     if answer[0] == "rate":
         wait = None if answer[3] < 0 else answer[3] / 1e6
         return Refusal(limits[answer[1]], answer[2], wait)

@@ -2,7 +2,8 @@
 
 One task owns the conversation. While a batch of operations is under way the next one gathers, so that two hundred
 requests at once are a few round trips. Nobody waits longer than `timeout_s`; while Redis is away nobody waits at all,
-and the task knocks every `RETRY_S`.
+and the task knocks every `RETRY_S`. A Redis that has forgotten what it held (emptied, started anew) is told it again
+before it decides anything, by every node within `LOOK_S`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ log = logging.getLogger("exo.limits")
 TIMEOUT_S = 0.25  # what a request may lose to Redis at most,
 LOOKS = 10  # in so many waits: a node that is busy is late with what has come, which is not Redis's fault
 RETRY_S = 1.0
+LOOK_S = 5.0  # between two words with Redis: what this node knows, the others miss while Redis has forgotten it
 MAX_BATCH = 500
 VALUES_AT_ONCE = 16  # of stored values; the rest wait, so that they take no connection from the limits
 RESTORED_AT_ONCE = 1000  # entries of one operation when Redis is told again what it missed
@@ -58,6 +61,7 @@ class SharedRedis:
         ca_file: str | None = None,
         namespace: str = "exo:",
         timeout_s: float = TIMEOUT_S,
+        look_s: float = LOOK_S,
         missed: Callable[[], list[Operation]] = list,
     ) -> None:
         self.address = f"{'rediss://' if tls else ''}{host}:{port}/{db}"
@@ -69,7 +73,7 @@ class SharedRedis:
                 "ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": ca_file,
             }  # fmt: skip
         self._namespace = namespace
-        self._timeout_s = timeout_s
+        self._timeout_s, self._look_s = timeout_s, look_s
         self.missed = missed
         self._queue: list[_Waiting] = []
         self._kept: list[Operation] = []  # for when it is back
@@ -78,6 +82,7 @@ class SharedRedis:
         self._client: Redis | None = None
         self._turns = asyncio.Semaphore(VALUES_AT_ONCE)
         self._up: bool | None = None  # None: not tried yet
+        self._since = ""  # what Redis holds, by its own name for it
         self._why = ""
         self._open: dict[str, float] = {}  # shared cooldowns: name -> time.monotonic()
 
@@ -156,11 +161,20 @@ class SharedRedis:
                 await asyncio.sleep(RETRY_S)
                 await self._come_back()
                 continue
-            await self._wake.wait()
+            if not await self._is_woken():
+                await self._talk([])
             self._wake.clear()
             while self._queue and self.up:
                 batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
                 await self._talk(batch)
+
+    async def _is_woken(self) -> bool:
+        """Whether there was something to say before it was time for another look."""
+        try:
+            async with asyncio.timeout(self._look_s):
+                return await self._wake.wait()
+        except TimeoutError:
+            return False
 
     async def _talk(self, batch: list[_Waiting]) -> None:
         try:
@@ -191,21 +205,30 @@ class SharedRedis:
 
     async def _run_script(self, operations: Sequence[Operation]) -> list[list[Any] | None]:
         """Raises `Unreachable`."""
-        from redis.exceptions import NoScriptError
-
-        client = self._connection()
-        body = json.dumps(operations)
-        try:
-            reply = await self._within(client.evalsha(_SHA, 1, self._namespace, body))
-        except NoScriptError:
-            reply = await self._within(client.eval(SCRIPT, 1, self._namespace, body))
-        decoded = json.loads(reply)
+        while "results" not in (decoded := await self._ask(operations)):
+            self._since = decoded["since"]
+            missed = self.missed()
+            for start in range(0, len(missed), MAX_BATCH):
+                await self._ask(missed[start : start + MAX_BATCH])
         now = time.monotonic()
         self._open = {name: now + left / 1e6 for name, left in dict(decoded["open"]).items()}
         if self._up is False:
             log.warning("Redis at %s is back: limits are shared again", self.address)  # as loud as its going
         self._up, self._why = True, ""
         return [list(result) for result in decoded["results"]]
+
+    async def _ask(self, operations: Sequence[Operation]) -> dict[str, Any]:
+        """The script's answer. Raises `Unreachable`."""
+        from redis.exceptions import NoScriptError
+
+        client = self._connection()
+        values = (self._namespace, json.dumps(operations), self._since, uuid.uuid4().hex)
+        try:
+            reply = await self._within(client.evalsha(_SHA, 1, *values))
+        except NoScriptError:
+            reply = await self._within(client.eval(SCRIPT, 1, *values))
+        decoded: dict[str, Any] = json.loads(reply)
+        return decoded
 
     async def _plain(self, command: Callable[[Redis], Any]) -> Any:
         self._start()

@@ -3,13 +3,16 @@
 Its clock is Redis' own, in microseconds, so that nodes need not agree on the time. Money is in whole nano-USD.
 Operations (JSON arrays by position):
   ["take", id, tokens, [[scope, requests|-1, tokens|-1], ...], [[sums, reserved, limit, amount|-1], ...]]
-      -> [] or ["rate", index, "requests"|"tokens", wait_us|-1] or ["budget", index, used]
+      -> ["ok", spent, ...] of the budgets ([] where there is none), or ["rate", index, "requests"|"tokens",
+         wait_us|-1], or ["budget", index, used, spent]; `used` is with what is reserved
   ["settle", id, tokens, [scope, ...], [reserved, ...]]
   ["release", id, [scope, ...], [reserved, ...]]
   ["spent", [[sums, node, amount], ...]]      amounts only grow
   ["restore", scope, [[id, age_us, tokens], ...]]
   ["cool", name, for_us]
-The answer's "open" lists the shared cooldowns: name -> microseconds left.
+The answer's "open" lists the shared cooldowns: name -> microseconds left. "since" names what Redis holds, as long as it
+keeps it: where that is not what the caller knows (ARGV[2]), nothing is done and there is no more in the answer. ARGV[3]
+is its name if there is none yet.
 """
 
 SCRIPT = """
@@ -17,6 +20,12 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local prefix = KEYS[1]
 local MINUTE, HOUR, KEEP = 60000000, 3600000000, 3456000
+local since = redis.call('GET', prefix .. 'since')
+if not since then
+  since = ARGV[3]
+  redis.call('SET', prefix .. 'since', since)
+end
+if since ~= ARGV[2] then return cjson.encode({since = since}) end
 local function s(x) return string.format('%.0f', x + 0) end  -- + 0: no "-0", which is no integer to Redis
 
 local function prune(log, length)
@@ -111,19 +120,22 @@ function ops.take(op)
     end
   end
   if worst then return worst end
+  local passed = {}
   for i, budget in ipairs(budgets) do
     local reserved = prefix .. 'reserved:' .. budget[2]
     prune(reserved, HOUR)
-    local used = spent(prefix .. 'spent:' .. budget[1]) + total(reserved)
+    local sum = spent(prefix .. 'spent:' .. budget[1])
+    local used = sum + total(reserved)
     if (budget[4] < 0 and used >= budget[3]) or (budget[4] > 0 and used + budget[4] > budget[3]) then
-      return {'budget', i - 1, used}
+      return {'budget', i - 1, used, sum}
     end
+    passed[1], passed[i + 1] = 'ok', sum
   end
   for _, limit in ipairs(limits) do enter(prefix .. 'rate:' .. limit[1], id, tokens, now, MINUTE) end
   for _, budget in ipairs(budgets) do
     if budget[4] > 0 then enter(prefix .. 'reserved:' .. budget[2], id, budget[4], now, HOUR) end
   end
-  return {}
+  return passed
 end
 
 function ops.settle(op)
@@ -172,5 +184,5 @@ for i = 1, #kept, 2 do
   local left = tonumber(kept[i + 1]) - now
   if left > 0 then open[kept[i]] = left else redis.call('HDEL', prefix .. 'open', kept[i]) end
 end
-return cjson.encode({results = results, open = open})
+return cjson.encode({since = since, results = results, open = open})
 """

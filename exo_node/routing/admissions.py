@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from exo_node.errors import ExoError
+from exo_node.errors import BudgetExceeded, ExoError
 from exo_node.limits.admission import Admission
 from exo_node.limits.gate import Gate
 from exo_node.routing.call import Call, CallRecord
@@ -38,20 +39,36 @@ class Admissions:
             if provider is not None and provider not in RING and not model.startswith(f"{provider}/"):
                 self._gate.check_model(call.caller.key_id, f"{provider}/{model}")
 
-    async def admit(self, call: Call) -> None:
-        """Take what the call will probably need. Raises `RateLimited`, `BudgetExceeded`, `ModelNotAllowed`."""
+    async def admit(self, call: Call) -> Call:
+        """Take what the call will probably need; the call as it may be served. Raises `RateLimited`, `BudgetExceeded`,
+        `ModelNotAllowed`.
+
+        A model that costs nothing is served without any money; its fallbacks and equivalents may cost some.
+        """
+        cost = self._predicted(call)
         try:
-            self._open[call.id] = await self._gate.admit(
-                call.caller.key_id,
-                call.caller.user,
-                call.model,
-                call.prompt_tokens,
-                predicted_cost=self._predicted(call),
-                max_tokens=call.max_tokens,
-            )
+            try:
+                admission = await self._take(call, cost or None)
+            except BudgetExceeded as error:
+                if cost != 0:
+                    raise
+                admission = await self._take(call, 0.0)
+                call = replace(call, broke_for_s=error.retry_after)
         except ExoError as error:
             self._refused(error.code or "")
             raise
+        self._open[call.id] = admission
+        return call
+
+    async def _take(self, call: Call, cost: float | None) -> Admission:
+        return await self._gate.admit(
+            call.caller.key_id,
+            call.caller.user,
+            call.model,
+            call.prompt_tokens,
+            predicted_cost=cost,
+            max_tokens=call.max_tokens,
+        )
 
     def settled(self, record: CallRecord) -> None:
         """A sink: what the call has really used."""

@@ -105,6 +105,7 @@ class Call:
     reuse_prompts: bool = True  # at the ring: what it keeps of its caller's earlier prompts may be used
     seed: int | None = None  # at the ring, where the body has none: whoever goes on with the answer draws the same
     begun: Begun | None = None
+    broke_for_s: float | None = None  # nothing is left of a budget of its caller's until then: only what is free serves
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from exo_node.errors import RateLimited
 from exo_node.limits.gate import Gate, Lease
 from exo_node.routing.deployment import Deployment
 from exo_node.routing.plan import Candidate
@@ -33,8 +34,9 @@ class CandidateGate:
         lease = None
         try:
             lease = await self._gate.acquire(
-                limited, found.rpm, found.tpm, _amount(found, tokens), provider=found.provider, cost=cost
-            )
+                limited, found.rpm, found.tpm, _amount(found, tokens),
+                provider=found.provider, cost=cost, budget=found.budget,
+            )  # fmt: skip
         finally:
             if lease is None:
                 self._left(limited)
@@ -42,15 +44,25 @@ class CandidateGate:
             self._leases.setdefault(candidate.backend, []).append((tokens, limited, lease))
         return lease is not None
 
-    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-        """Seconds until there is probably room for so many; None: not known."""
+    def why_full(self, candidate: Candidate, tokens: int, cost: float | None) -> tuple[str, float | None]:
+        """What `acquire` found no room in, and the seconds until there probably is some; None: not known."""
         found = self._deployment(candidate.backend)
         if found is None:
-            return None
-        amount = _amount(found, tokens)
-        cost = 0.0 if candidate.is_free else None
-        wait_s = self._gate.room_in(found.limited_as, found.rpm, found.tpm, amount, provider=found.provider, cost=cost)
-        return wait_s or None
+            return "it is gone", None
+        limited = found.limited_as
+        if found.capacity is not None and self._running[limited] >= found.capacity:
+            return f"as many requests run as it takes at once (max_parallel_requests: {found.capacity})", None
+        no = self._gate.refusal(
+            limited, found.rpm, found.tpm, _amount(found, tokens),
+            provider=found.provider, cost=cost, budget=found.budget,
+        )  # fmt: skip
+        if no is None:  # Redis knows of more than this node
+            wait_s = self._gate.room_in(
+                limited, found.rpm, found.tpm, provider=found.provider, cost=cost, budget=found.budget
+            )
+            return "its rate limit or budget is used up", wait_s or None
+        # Who asks need not know how much money its owner has for it.
+        return (no.message if isinstance(no, RateLimited) else "its budget has no room for it"), no.retry_after
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         """What `acquire` took, and what was really used. Does not wait."""

@@ -5,26 +5,42 @@ Times are seconds, prices USD per million tokens, limits per minute.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exo_node.limits.budgets import Budget, Period
 from exo_node.limits.rates import Rate
 from exo_node.routing.call import Capability, Continuation
 
 Transport = Literal["auto", "passthrough", "litellm"]
 
 
+_PRICE = re.compile(r"(^|_)costs?(_|$)|^tiered_pricing$")  # LiteLLM has 130 of them: cache_read_input_token_cost, ...
+
+
+def is_price(key: str) -> bool:
+    """Whether a key of `litellm_params` is a price, which is nothing for a provider."""
+    return _PRICE.search(key) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens; `per_request` USD for calls that are not counted in tokens."""
+    """USD per million tokens; `per_request` USD for calls that are not counted in tokens; `cached` for tokens of the
+    prompt that the provider had in its own cache (None: as any other)."""
 
     input: float
     output: float
     per_request: float = 0.0
+    cached: float | None = None
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6 + self.per_request
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """`cached_tokens` are some of the prompt's."""
+        paid = self.input * prompt_tokens + self.output * completion_tokens
+        if self.cached is not None:
+            paid += (self.cached - self.input) * min(cached_tokens, prompt_tokens)
+        return paid / 1e6 + self.per_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +86,21 @@ class Deployment:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # request fields where a request is silent; whole merge
     record: str = ""  # the provider record that it belongs to (document 004)
     capacity: int | None = None  # requests at once (LiteLLM's max_parallel_requests)
+    max_budget: float | None = None  # USD per `budget_period`
+    budget_period: Period = "month"
 
     @property
     def limited_as(self) -> str:
         """The id under which its limits count."""
         return self.limits_id or self.id
+
+    @property
+    def budget(self) -> Budget | None:
+        if self.max_budget is None:
+            return None
+        return Budget(
+            "deployment", self.limited_as, self.max_budget, self.budget_period, f"deployment {self.limited_as}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,9 +40,8 @@ class Lender:
         tokens = call.prompt_tokens + answer
         cost = None if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
         if not await self._gate.acquire(candidate, tokens, cost):
-            wait_s = self._gate.wait_s(candidate, tokens)
-            used_up = f"{deployment.id}: its rate limit or budget is used up"
-            raise UpstreamError(used_up, "rate_limited", retry_after=wait_s)
+            why, wait_s = self._gate.why_full(candidate, tokens, cost)
+            raise UpstreamError(f"{deployment.id}: {why}", "rate_limited", retry_after=wait_s)
         return Lent(self._gate, candidate, self._upstream(deployment), tokens)
 
 
@@ -55,9 +54,9 @@ class Lent:
     upstream: Upstream
     _tokens: int
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         price = self._candidate.price
-        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens)
+        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens, cached_tokens)
         self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)
 
     def unused(self) -> None:

@@ -55,7 +55,8 @@ class Candidate:
     @property
     def is_free(self) -> bool:
         """Known to cost nothing, whatever is asked."""
-        return self.price is not None and not (self.price.input or self.price.output or self.price.per_request)
+        price = self.price
+        return price is not None and not (price.input or price.output or price.per_request or price.cached)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class NodeSources:
                 continue
             if one.backend in cooling and not one.rejected:
                 found[i] = replace(one, rejected=_left_alone(cooling[one.backend]))
+            elif call.broke_for_s is not None and _costs(one):
+                found[i] = replace(one, room=False, room_in_s=call.broke_for_s)
             elif one.kind == "deployment" and (wait_s := self._room_in(one)) > 0:
                 found[i] = replace(one, room=False, room_in_s=wait_s)
         return found
@@ -96,11 +98,13 @@ class NodeSources:
     def _room_in(self, candidate: Candidate) -> float:
         """Seconds until its limits have room."""
         try:
-            deployment = self._registry.deployment(candidate.backend)
+            found = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        cost, one = 0.0 if candidate.is_free else None, deployment
-        return self._gate.room_in(one.limited_as, one.rpm, one.tpm, provider=one.provider, cost=cost)
+        return self._gate.room_in(
+            found.limited_as, found.rpm, found.tpm,
+            provider=found.provider, cost=0.0 if candidate.is_free else None, budget=found.budget,
+        )  # fmt: skip
 
 
 class PromptedTools:
@@ -125,6 +129,12 @@ class PromptedTools:
 
     def _for(self, call: Call) -> Upstream:
         return self._prompting if "tools" in call.needs else self._direct
+
+
+def _costs(candidate: Candidate) -> bool:
+    """Whether it may cost something."""
+    price = candidate.price
+    return price is None or bool(price.input or price.output or price.per_request)
 
 
 def _left_alone(cooling: Cooling) -> str:

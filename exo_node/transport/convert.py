@@ -201,6 +201,8 @@ def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
         context=deployment.context,
         price_input=deployment.price_input,
         price_output=deployment.price_output,
+        price_cached=deployment.price_cached,
+        price_per_request=deployment.price_per_request,
     )
 
 
@@ -215,6 +217,8 @@ def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
         context=message.context,
         price_input=message.price_input if message.HasField("price_input") else None,
         price_output=message.price_output if message.HasField("price_output") else None,
+        price_cached=message.price_cached if message.HasField("price_cached") else None,
+        price_per_request=message.price_per_request,
     )
 
 

@@ -63,6 +63,13 @@ class Server:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    async def flush(self) -> None:
+        """It forgets everything, and goes on."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"AUTH {PASSWORD}\r\nFLUSHALL\r\n".encode())
+        assert [await reader.readline() for _ in range(2)] == [b"+OK\r\n"] * 2
+        writer.close()
+
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.kill()

@@ -36,6 +36,9 @@ model_list:
     model_info: {id: paid-1}
   - model_name: rare
     litellm_params: {model: openai/gpt-4o, api_key: os.environ/PLANTED_KEY, api_base: "@URL@/v1"}
+  - model_name: free
+    litellm_params: {model: openai/gpt-4o, api_key: any, api_base: "http://127.0.0.1:9/v1", input_cost_per_token: 0}
+fallbacks: {free: [paid]}
 equivalents: "off"
 limits: {models: {rare: {rpm: 2}}, user: {rpm: 3}}
 """
@@ -165,6 +168,20 @@ def test_a_budget_refuses_before_and_settles_after(node: NodeProcess, provider: 
     with pytest.raises(openai.APIStatusError):
         for _ in range(10):
             chat(node, key, max_tokens=40)
+
+
+def test_who_has_no_money_left_gets_what_is_free(node: NodeProcess, provider: Standin) -> None:
+    """A call whose own model costs nothing is let in, and no fallback that costs is asked for it once the budget is
+    used up: it is refused as others are, with the time until there is money again."""
+    rich, poor = [add_key(node.home, "--name", f"has{usd}", "--budget", usd) for usd in ("1", "0")]
+    ready(node, poor)
+    provider.requests.clear()
+    assert chat(node, rich, model="free", max_tokens=5).headers["x-exo-backend"] == "paid-1"
+    assert len(provider.requests) == 1
+    with pytest.raises(openai.APIStatusError) as refused:
+        chat(node, poor, model="free", max_tokens=5)
+    assert len(provider.requests) == 1
+    assert refused.value.status_code in (429, 502)
 
 
 def test_the_spend_log(node: NodeProcess, provider: Standin) -> None:

@@ -18,7 +18,7 @@ from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.budgets import Period, SubjectKind
 from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
-from exo_node.limits.redis import SharedRedis
+from exo_node.limits.redis import LOOK_S, SharedRedis
 from exo_node.store import Store
 from tests.integration.redis_server import PASSWORD, Server, needs_redis, until
 from tests.standins.hazards import self_signed_file
@@ -45,15 +45,15 @@ async def server(tmp_path: Path) -> AsyncGenerator[Server, None]:
 
 @asynccontextmanager
 async def gates(
-    server: Server, folder: Path, rules: Rules, count: int = 3, timeout_s: float = PATIENT_S
+    server: Server, folder: Path, rules: Rules, count: int = 3, timeout_s: float = PATIENT_S, look_s: float = LOOK_S
 ) -> AsyncGenerator[list[Gate], None]:
     """Nodes on machines of their own (a store each) that share `server`."""
     made, stores = [], []
     for index in range(count):
         stores.append(Store(folder / f"machine-{index}.db"))
-        redis = SharedRedis("127.0.0.1", server.port, password=PASSWORD, timeout_s=timeout_s)
+        redis = SharedRedis("127.0.0.1", server.port, password=PASSWORD, timeout_s=timeout_s, look_s=look_s)
         made.append(Gate(node=f"n{index}", keys=ApiKeys(stores[-1]), sums=stores[-1], rules=rules, redis=redis))
-        await redis.start()
+        await made[-1].start()
     yield made
     for gate in made:
         await gate.close()
@@ -130,6 +130,80 @@ async def test_budgets_are_shared_and_survive_an_emptied_redis(server: Server, t
         await until(lambda: _all_up(one, other))
         with pytest.raises(BudgetExceeded, match=r"0\.750000 USD"):
             await other.admit("", "eve", "m", 1, 0.3)
+
+
+async def test_two_budgets_for_the_same_money(server: Server, tmp_path: Path) -> None:
+    """What a call had reserved in two budgets of one subject and period is free again when it ends."""
+    rules = Rules(budgets=(Rule(("user", "bob"), 5.0), Rule(("user", "*"), 1.0)))
+    async with gates(server, tmp_path, rules, 2) as (one, other):
+        for _ in range(10):
+            one.settle(await one.admit("", "bob", "m", 1, 0.3), 1, 0.0)
+        assert one.redis is not None
+        await one.redis.call(["spent", []])
+        with pytest.raises(BudgetExceeded, match=r"user 'bob' is 1 USD per month: 0\.000000 USD"):
+            await other.admit("", "bob", "m", 1, 1.1)
+        assert await other.admit("", "bob", "m", 1, 1.0)
+
+
+async def test_a_redis_that_was_emptied_is_told_again(server: Server, tmp_path: Path) -> None:
+    """A Redis that has lost everything between two requests decides none of a node's before it knows again what that
+    node has spent and let in; those that are not asked tell it by themselves."""
+    rules = Rules(router=Rate(rpm=5), budgets=(Rule(("all", ""), 1.0),))
+    async with gates(server, tmp_path, rules, look_s=0.2) as (one, other, idle):
+        for gate in (one, other, idle):
+            gate.settle(await gate.admit("", "", "m", 1, 0.2), 1, 0.2)
+        idle.mark_open("openai/1", 30.0)
+        assert idle.redis is not None
+        await idle.redis.call(["spent", []])
+        await server.flush()
+        with pytest.raises(BudgetExceeded, match=r"0\.[246]00000 USD"):
+            await one.admit("", "", "m", 1, 0.9)
+        await until(lambda: "openai/1" in one.opened())
+        with pytest.raises(BudgetExceeded, match=r"0\.600000 USD"):
+            await other.admit("", "", "m", 1, 0.5)
+        assert await passed([one, other], 5) == 2
+        assert _all_up(one, other, idle)
+
+
+async def test_an_idle_node_tells_a_redis_that_started_anew(server: Server, tmp_path: Path) -> None:
+    """What a node has spent counts for the others after a new start of Redis, though nobody asks that node anything."""
+    async with gates(server, tmp_path, Rules(budgets=(Rule(("all", ""), 1.0),)), 2, look_s=0.2) as (idle, other):
+        idle.settle(await idle.admit("", "", "m", 1, 0.8), 1, 0.8)
+        await server.kill()
+        await server.start()
+        await until(lambda: not _all_up(idle, other))
+        await until(lambda: _all_up(idle, other))
+        with pytest.raises(BudgetExceeded, match=r"0\.800000 USD"):
+            await other.admit("", "", "m", 1, 0.3)
+
+
+async def test_what_others_have_spent_counts_while_redis_is_away(server: Server, tmp_path: Path) -> None:
+    """A node that cannot ask Redis goes on from what all had spent when it last could, not from its own part."""
+    rules = Rules(budgets=(Rule(("all", ""), 1.0),))
+    async with gates(server, tmp_path, rules, 2) as (one, other):
+        one.settle(await one.admit("", "", "m", 1, 0.5), 1, 0.5)
+        other.settle(await other.admit("", "", "m", 1, 0.2), 1, 0.2)
+        one.settle(await one.admit("", "", "m", 1, 0.1), 1, 0.1)
+        await server.kill()
+        await until(lambda: not _is_up(one) and not _is_up(other))
+        with pytest.raises(BudgetExceeded, match=r"0\.800000 USD"):
+            await one.admit("", "", "m", 1, 0.3)
+        with pytest.raises(BudgetExceeded, match=r"0\.700000 USD"):  # 0.5 and its own
+            await other.admit("", "", "m", 1, 0.4)
+        other.settle(await other.admit("", "", "m", 1, 0.2), 1, 0.3)
+        with pytest.raises(BudgetExceeded, match=r"1\.000000 USD"):
+            await other.admit("", "", "m", 1)
+
+
+async def test_a_node_that_starts_tells_what_its_machine_has_spent(server: Server, tmp_path: Path) -> None:
+    """What a machine has spent in earlier starts is known to all from its node's start on, before anybody asks it."""
+    rules = Rules(budgets=(Rule(("all", ""), 1.0),))
+    async with gates(server, tmp_path, rules, 1) as (earlier,):
+        earlier.settle(await earlier.admit("", "", "m", 1, 0.8), 1, 0.8)
+    await server.flush()
+    async with gates(server, tmp_path, rules, 2) as (_, other):
+        with pytest.raises(BudgetExceeded, match=r"0\.800000 USD"):
+            await other.admit("", "", "m", 1, 0.3)
 
 
 async def test_what_ended_while_redis_was_away_holds_no_money(server: Server, tmp_path: Path) -> None:

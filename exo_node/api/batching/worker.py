@@ -252,7 +252,7 @@ def pause_after(error: ExoError, tries: int) -> float | None:
 
     A key's own limits a minute are waited for, however long that takes.
     """
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited) and error.retryable:
         return min(LONGEST_PAUSE_S, max(1.0, error.retry_after or 1.0))
     passes = isinstance(error, OURS) or (error.status == 429 and error.retryable)
     if not passes or tries >= TRIES:

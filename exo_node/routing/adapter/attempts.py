@@ -82,9 +82,8 @@ class Attempts:
         candidate = step.candidate
         reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
         if not await self.gate.acquire(candidate, reserved, step.cost):
-            wait_s = self.gate.wait_s(candidate, reserved)
-            used_up = f"{candidate.backend}: its rate limit or budget is used up"
-            error = UpstreamError(used_up, "rate_limited", retry_after=wait_s)
+            why, wait_s = self.gate.why_full(candidate, reserved, step.cost)
+            error = UpstreamError(f"{candidate.backend}: {why}", "rate_limited", retry_after=wait_s)
             self.records.append(AttemptRecord(backend=candidate.backend, cause="rate_limited", status=429))
             self.errors.append((step, error))
             raise error
@@ -176,7 +175,7 @@ class Attempts:
         record.total_s, record.status, record.usage = now - tried.started, status, usage
         if usage is not None:
             if candidate.price is not None:
-                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
+                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
             record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens

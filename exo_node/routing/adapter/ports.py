@@ -104,8 +104,8 @@ class Gate(Protocol):
         """Take one request and `tokens` of room (and keep `cost` USD free; None: not known); False: no room now."""
         ...
 
-    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-        """Seconds until there is probably room for so many; None: not known."""
+    def why_full(self, candidate: Candidate, tokens: int, cost: float | None) -> tuple[str, float | None]:
+        """What `acquire` found no room in, and the seconds until there probably is some; None: not known."""
         ...
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
@@ -119,8 +119,8 @@ class OpenGate:
     async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
         return True
 
-    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-        return None
+    def why_full(self, candidate: Candidate, tokens: int, cost: float | None) -> tuple[str, float | None]:
+        return "", None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         return None

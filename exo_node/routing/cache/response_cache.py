@@ -60,6 +60,8 @@ class MemoryKeeper:
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         if key in self._entries:
             self._drop(key)
+        if len(value) > self._max_bytes:  # it would push out all others, and then go itself
+            return
         self._entries[key] = (self._clock() + ttl_s, value)
         self.size += len(value)
         while self.size > self._max_bytes:
@@ -131,11 +133,12 @@ class ResponseCache:
         except StoreError as e:
             self._complain(e)
             kept = None
-        if kept is None:
+        whole = None if kept is None else unpack(kept)
+        if whole is None:
             self.misses += 1
-            return None
-        self.hits += 1
-        return unpack(kept)
+        else:
+            self.hits += 1
+        return whole
 
     async def put(
         self, key: str, call: Call, whole: Whole, *, wanted: bool | None = None, ttl_s: float | None = None
@@ -171,13 +174,14 @@ def cache_key(call: Call, meaning: Sequence[Any] = (), *, share: bool = False) -
         "kind": call.kind,
         "model": call.model,
         "means": meaning,
-        "body": {name: value for name, value in call.body.items() if name not in _NOT_IN_KEY},
+        "body": {name: value for name, value in sorted(call.body.items()) if name not in _NOT_IN_KEY},
         "wishes": wishes,
         "key": "" if share else call.caller.key_id,
         "files": [[one.field, one.filename, hashlib.sha256(one.data).hexdigest()] for one in call.files],
     }
-    # Not orjson: it refuses numbers above 64 bits and lone surrogates, which a client may send.
-    return hashlib.sha256(json.dumps(question, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    # Not orjson: it refuses numbers above 64 bits and lone surrogates, which a client may send. What is inside the
+    # fields keeps its order: an answer has its properties in that of its schema.
+    return hashlib.sha256(json.dumps(question, separators=(",", ":")).encode()).hexdigest()
 
 
 def is_complete(call: Call, whole: Whole) -> bool:
@@ -206,7 +210,11 @@ def pack(whole: Whole) -> bytes:
     return orjson.dumps({"type": whole.content_type, "json": whole.data is not None}) + b"\n" + raw
 
 
-def unpack(value: bytes) -> Whole:
+def unpack(value: bytes) -> Whole | None:
+    """None for what `pack` has not made: somebody else's under our name in Redis, a damaged row."""
     head, _, raw = value.partition(b"\n")
-    about: dict[str, Any] = orjson.loads(head)
-    return Whole(raw=raw, data=orjson.loads(raw) if about["json"] else None, content_type=about["type"])
+    try:
+        about: dict[str, Any] = orjson.loads(head)
+        return Whole(raw=raw, data=orjson.loads(raw) if about["json"] else None, content_type=about["type"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -205,6 +205,8 @@ def shared(
                 context=describe.context(one) or 0,
                 price_input=None if priced is None else priced.price.input,
                 price_output=None if priced is None else priced.price.output,
+                price_cached=None if priced is None else priced.price.cached,
+                price_per_request=0.0 if priced is None else priced.price.per_request,
             )
         )
     for known in tables.providers.values():
@@ -222,7 +224,7 @@ def of_peer(told: SharedDeployment, node_id: str) -> Deployment:
     """A peer's deployment. What it can is left to our own tables where the peer does not say (wildcards)."""
     price = None
     if told.price_input is not None and told.price_output is not None:
-        price = Price(told.price_input, told.price_output)
+        price = Price(told.price_input, told.price_output, told.price_per_request, told.price_cached)
     return Deployment(
         id=told.id,
         model_name=told.model_name,

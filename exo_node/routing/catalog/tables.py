@@ -230,14 +230,17 @@ def _facts(file: str, where: str, row: Any) -> ModelFacts:
     price = row.get("price")
     if price is not None:
         numbers = price if isinstance(price, list) else []
-        if len(numbers) != 2 or not all(_is_amount(number) for number in numbers):
-            raise _wrong(file, f"{where}.price", "[input, output] in USD per million tokens")
+        if len(numbers) not in (2, 3) or not all(_is_amount(number) for number in numbers):
+            raise _wrong(file, f"{where}.price", "[input, output] or [input, output, cached] in USD per million tokens")
     if not _is_amount(row.get("per_call", 0)):
         raise _wrong(file, f"{where}.per_call", "USD per call")
     context = row.get("context")
     if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 1):
         raise _wrong(file, f"{where}.context", "a number of tokens")
-    made = None if price is None else Price(float(price[0]), float(price[1]), float(row.get("per_call", 0)))
+    made = None
+    if price is not None:
+        cached = float(price[2]) if len(price) > 2 else None
+        made = Price(float(price[0]), float(price[1]), float(row.get("per_call", 0)), cached)
     return ModelFacts(made, context, _can(file, f"{where}.can", row.get("can", [])))
 
 

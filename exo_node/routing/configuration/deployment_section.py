@@ -18,8 +18,9 @@ from exo_node.routing.configuration.environment import is_address
 from exo_node.routing.configuration.located import Keys, dotted
 from exo_node.routing.configuration.references import Unresolved
 from exo_node.routing.configuration.request_fields import DEFAULTS, REQUEST_FIELDS, read_field
+from exo_node.routing.configuration.router_section import budget_period
 from exo_node.routing.configuration.section import Section, amount, count, positive, seconds
-from exo_node.routing.deployment import Price, Transport
+from exo_node.routing.deployment import Price, Transport, is_price
 
 # Without these a provider does not let us in: a deployment whose key is not set is listed, and not routed to.
 CREDENTIALS = frozenset(
@@ -30,6 +31,13 @@ CREDENTIALS = frozenset(
 )  # fmt: skip
 # Where an unknown {secret} inside a longer text is a mistake, not a text with braces.
 ADDRESSED = frozenset({"api_base", "base_url", "headers", "extra_headers", "default_headers", *CREDENTIALS})
+# LiteLLM's limits and switches of a single deployment that are not done here.
+WITHOUT_EFFECT = frozenset(
+    {
+        "fallbacks", "context_window_fallbacks", "retry_policy", "cache", "caching", "ttl", "itpm", "otpm",
+        "default_api_key_rpm_limit", "default_api_key_tpm_limit", "tags", "tag_regex",
+    }
+)  # fmt: skip
 SUPPORTS: Mapping[str, str] = {  # LiteLLM's column -> our capability
     "supports_function_calling": "tools",
     "supports_vision": "vision",
@@ -68,6 +76,9 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     """`litellm_params`. `model` is asked for where they name none."""
     fields = {name: section.read(key, read) for key, (name, read) in _ROUTING.items()}
     fields["transport"] = section.choice("transport", *TRANSPORTS)
+    fields["budget_period"] = section.read("budget_duration", budget_period, literal_text=True)
+    if section.has("budget_duration") and not section.has("max_budget"):
+        section.wrong("budget_duration", "is the time of a max_budget (USD), and there is none")
     if fields["num_retries"] is None and section.has("max_retries"):
         fields["num_retries"] = section.count("max_retries")
     model = section.text("model") or model
@@ -76,15 +87,20 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     custom = section.text("custom_llm_provider")
     if custom is not None and model and not model.startswith(f"{custom}/"):
         model = f"{custom}/{model}"
-    per_token = (section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
-    price = _price(*per_token, section.amount("cost_per_request"))
-    taken = {*_ROUTING, "transport", "max_retries", "model", "custom_llm_provider", *_COSTS}
+    price = _price(section)
+    taken = {*_ROUTING, "transport", "budget_duration", "max_retries", "model", "custom_llm_provider", *_COSTS}
     known = {*taken, *_MISSPELT, *ADDRESSED}
     params: dict[str, Any] = {}
     missing: list[str] = []
     for key, raw in section.table.items():
         if key in taken:
             continue
+        if key in WITHOUT_EFFECT:
+            notes.append(f"{section.where(key)}: {key} of {model_name} has no effect here")
+        if is_price(key):
+            notes.append(
+                f"{section.where(key)}: {key} of {model_name} does not count: costs are of {', '.join(_COSTS)}"
+            )
         if key not in known and (near := difflib.get_close_matches(key, _MISSPELT, 1, 0.85)):
             notes.append(f"{section.where(key)}: {key} goes to the provider of {model_name} (did you mean {near[0]}?)")
         if key in REQUEST_FIELDS:  # a wrong one would fail every call, and only then
@@ -135,6 +151,7 @@ _ROUTING: Mapping[str, tuple[str, Any]] = {
     "stream_timeout": (TIMERS["stream_timeout"], seconds),
     "num_retries": (TIMERS["num_retries"], count),
     "retry_after": (TIMERS["retry_after"], amount),
+    "max_budget": ("max_budget", amount),
     "allowed_fails": (TIMERS["allowed_fails"], count),
     "cooldown_time": (TIMERS["cooldown_time"], amount),
 }
@@ -147,15 +164,21 @@ _MISSPELT = (
     *(key for key in _ROUTING if len(key) > 3),
     *REQUEST_FIELDS,
 )
-_COSTS = ("input_cost_per_token", "output_cost_per_token", "cost_per_request")
+_COSTS = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cost_per_request")
 
 
-def _price(input_token: float | None, output_token: float | None, request: float | None = None) -> Price | None:
+def _price(section: Section) -> Price | None:
     """LiteLLM's prices are USD per token."""
-    if input_token is None and output_token is None and request is None:
+    given, made, cached, request = [section.amount(key) for key in _COSTS]
+    if given is None and made is None and request is None:
+        if cached is not None:
+            section.wrong("cache_read_input_token_cost", "is no price without input_cost_per_token")
         return None
-    # 1e-7 * 1e6 is not quite 0.1
-    return Price(round((input_token or 0.0) * 1e6, 9), round((output_token or 0.0) * 1e6, 9), request or 0.0)
+    return Price(_million(given), _million(made), request or 0.0, None if cached is None else _million(cached))
+
+
+def _million(per_token: float | None) -> float:
+    return round((per_token or 0.0) * 1e6, 9)  # 1e-7 * 1e6 is not quite 0.1
 
 
 def _deep(section: Section, keys: Keys, raw: Any) -> Any:
@@ -178,7 +201,7 @@ def _deep(section: Section, keys: Keys, raw: Any) -> Any:
 def read_model_info(section: Section, one: DeploymentDraft) -> None:
     """LiteLLM's `model_info`, as far as it means something here; `task_types` and `capabilities` are ours."""
     one.id = section.text("id")
-    price = _price(section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
+    price = _price(section)
     context = section.positive("max_input_tokens") or section.positive("context_window")
     task_types = section.texts("task_types")
     base_model = section.text("base_model")

@@ -155,8 +155,7 @@ class Assembly:
         log_as(self.config)
         await self.keys.refresh()
         await self.keeper.load()
-        if self.redis is not None:
-            await self.redis.start()
+        await self.gate.start()
         await self.service.start()
         await self.service.update(self.for_litellm(), self.config.environment)
         self.log_notes()

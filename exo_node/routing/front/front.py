@@ -64,7 +64,7 @@ class Front:
         key = None if call.begun is not None else self._made.answers.key(call)
         if key is not None and (kept := await self._made.answers.get(key, call)) is not None:
             return kept
-        await self._made.admissions.admit(call)
+        call = await self._made.admissions.admit(call)
         try:
             reply = await self._made.adapter.serve(call)
         except UpstreamError as error:

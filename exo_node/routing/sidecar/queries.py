@@ -42,7 +42,8 @@ class Knowledge:
                 yield name
 
     def facts(self) -> dict[str, list[Any]]:
-        """Every row of the table, for who keeps a copy: {name: [provider, mode, context, can, cannot, input, output]}.
+        """Every row of the table, for who keeps a copy: {name: [provider, mode, context, can, cannot, input, output,
+        cached input]}.
 
         A row filed without its provider ("gpt-4o") is there with it too. What a row does not say is null or left out.
         """
@@ -59,6 +60,7 @@ class Knowledge:
                 [ours for ours, can in said.items() if can is False],
                 price and price["input"],
                 price and price["output"],
+                price and price["cached"],
             ]
             found[name] = facts
             if provider and not name.startswith(f"{provider}/"):
@@ -84,11 +86,16 @@ def _provider_of(row: Mapping[str, Any]) -> str:
     return said.removesuffix("_chat").removesuffix("_converse") if said != "ollama_chat" else said
 
 
-def _price(row: Mapping[str, Any]) -> dict[str, float] | None:
+def _price(row: Mapping[str, Any]) -> dict[str, float | None] | None:
     given, made = row.get("input_cost_per_token"), row.get("output_cost_per_token")
     if given is None and made is None:
         return None
-    return {"input": float(given or 0) * 1e6, "output": float(made or 0) * 1e6}
+    read = row.get("cache_read_input_token_cost")
+    return {
+        "input": float(given or 0) * 1e6,
+        "output": float(made or 0) * 1e6,
+        "cached": None if read is None else float(read) * 1e6,
+    }
 
 
 def _whole(value: Any) -> int | None:

@@ -40,7 +40,7 @@ class Lent(Protocol):
 
     upstream: Upstream
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         """What was really used; called once, however it ended, or `unused` is."""
         ...
 
@@ -119,7 +119,7 @@ class RelayHost:
                 if refused:
                     lent.unused()
                 else:
-                    lent.settle(used.prompt or attempt.call.prompt_tokens, used.completion)
+                    lent.settle(used.prompt or attempt.call.prompt_tokens, used.completion, used.cached)
         except ExoError as error:
             yield pb.RelayChunk(error=error_to_pb(error))
 
@@ -128,8 +128,7 @@ class Used:
     """Tokens of an answer: reported, else one per event with content."""
 
     def __init__(self) -> None:
-        self.prompt = 0
-        self.completion = 0
+        self.prompt = self.completion = self.cached = 0
         self._reported = False
 
     def add(self, batch: Batch) -> None:
@@ -143,7 +142,9 @@ class Used:
         usage = whole_usage(data or {})
         if usage is not None:
             self._reported = True
-            self.prompt, self.completion = usage.prompt_tokens, usage.completion_tokens
+            self.prompt, self.completion, self.cached = (
+                usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens,
+            )  # fmt: skip
 
 
 def attempt_of(request: pb.RelayRequest, seconds: float | None) -> Attempt:

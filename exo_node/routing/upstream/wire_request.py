@@ -16,7 +16,7 @@ from yarl import URL
 from exo_node import __version__
 from exo_node.routing import anthropic_extras
 from exo_node.routing.call import Call, CallKind, Partial, UpstreamError
-from exo_node.routing.deployment import Deployment
+from exo_node.routing.deployment import Deployment, is_price
 from exo_node.routing.sidecar.protocol import DEPLOYMENT_HEADER
 
 PATHS: Mapping[CallKind, str] = {
@@ -35,23 +35,22 @@ NOT_SENT = frozenset({
     "api_key", "api_base", "base_url", "api_version", "organization", "custom_llm_provider", "model", "model_info",
     "extra_body", "extra_headers", "headers", "ssl_verify", "azure_ad_token", "tenant_id", "client_id", "client_secret",
     "azure_username", "azure_password", "azure_scope", "project",
-    "rpm", "tpm", "weight", "order", "priority", "tags", "max_parallel_requests", "region_name", "timeout",
+    "rpm", "tpm", "itpm", "otpm", "default_api_key_rpm_limit", "default_api_key_tpm_limit", "tag_regex",
+    "weight", "order", "priority", "tags", "max_parallel_requests", "region_name", "timeout",
     "stream_timeout", "request_timeout", "max_retries", "num_retries", "retry_after", "retry_policy", "cooldown_time",
     "allowed_fails", "max_budget", "budget_duration", "fallbacks", "context_window_fallbacks",
-    "input_cost_per_token", "output_cost_per_token", "input_cost_per_second", "output_cost_per_second",
-    "input_cost_per_pixel", "output_cost_per_pixel", "base_model", "custom_price", "drop_params",
+    "base_model", "custom_price", "drop_params",
     "additional_drop_params", "allowed_openai_params", "caching", "cache", "ttl", "no-log", "metadata_info",
     "mock_response", "mock_tool_calls", "mock_timeout", "litellm_credential_name", "credential_name",
     "use_litellm_proxy", "exo_tools", "use_in_pass_through", "configurable_clientside_auth_params",
     "merge_reasoning_content_in_choices",
-    "hf_model_name", "itpm", "otpm", "model_list", "tiered_pricing", "guardrails", "tag_regex", "silent_model",
+    "hf_model_name", "model_list", "guardrails", "silent_model",
     "max_fallbacks", "max_file_size_mb", "force_timeout", "verbose", "supports_system_message", "output_vector_size",
     "turn_off_message_logging", "use_chat_completions_api", "enable_json_schema_validation", "keepalive_seconds",
 })  # fmt: skip
-# Prices (LiteLLM has some hundred names for them) and what services beside the provider are told, their keys above all.
-_NOT_SENT = re.compile(
-    r"(?:^|_)costs?(?:_|$)|^_"
-    r"|^(?:litellm|langfuse|langsmith|arize|posthog|humanloop|newrelic|wandb|weave|signoz|dd|s3|gcs|aws|vertex|watsonx)_"
+# What services beside the provider are told, their keys above all, and what LiteLLM keeps to itself.
+_FOR_OTHERS = re.compile(
+    r"^_|^(?:litellm|langfuse|langsmith|arize|posthog|humanloop|newrelic|wandb|weave|signoz|dd|s3|gcs|aws|vertex|watsonx)_"
 )
 
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
@@ -106,7 +105,7 @@ def parameters_of(deployment: Deployment) -> dict[str, Any]:
     return {
         name: value
         for name, value in deployment.params.items()
-        if name not in NOT_SENT and value is not None and not _NOT_SENT.search(name)
+        if name not in NOT_SENT and value is not None and not is_price(name) and not _FOR_OTHERS.search(name)
     }
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from exo_node.api import errors
-from exo_node.errors import BudgetExceeded, DigestMismatch, ExoError, NoCapacity, Unauthorized
+from exo_node.errors import BudgetExceeded, DigestMismatch, ExoError, NoCapacity, RateLimited, Unauthorized
 from tests.unit.api.scripted import END, ScriptedBackend, serve_api
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -59,6 +59,12 @@ async def test_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (answer.status, (await error_of(answer))["code"]) == (413, "request_too_large")
 
 
+def too_large() -> ExoError:
+    error = RateLimited("larger than the limit")
+    error.retryable = False
+    return error
+
+
 def unusable() -> ExoError:
     error = NoCapacity("no key for it")
     error.retryable = False
@@ -69,6 +75,7 @@ def unusable() -> ExoError:
     ("error", "status", "code", "retry"),
     [
         (unusable(), 503, "no_capacity", None),
+        (too_large(), 429, "rate_limit_exceeded", None),
         (NoCapacity("full", retry_after=2.2), 503, "no_capacity", "3"),
         (NoCapacity("full"), 503, "no_capacity", "1"),
         (Unauthorized("who is it"), 401, "invalid_api_key", None),

@@ -82,6 +82,23 @@ def test_sums_of_nodes_add_up() -> None:
     assert ledger.sums() == []
 
 
+def test_what_redis_has_said_last_counts_on() -> None:
+    """What all had spent then, and what this node has since, unless more is known from elsewhere; not both."""
+    ledger, budget = Ledger("a"), Budget("all", "", 1.0, "month")
+    ledger.spend("all", "", 0.1, NOON)
+    ledger.hear(budget, 0.5, NOON)
+    assert ledger.used(budget, 0.0, NOON) == 0.5
+    ledger.spend("all", "", 0.1, NOON)
+    ledger.learn([("all", "", "2026-11", "b", 0.3)])
+    assert ledger.used(budget, 0.0, NOON) == 0.6
+    ledger.learn([("all", "", "2026-11", "b", 0.7)])
+    assert ledger.used(budget, 0.0, NOON) == 0.9
+    ledger.hear(budget, 0.4, NOON)  # it has forgotten some
+    assert ledger.used(budget, 0.0, NOON) == 0.9
+    ledger.forget(NOON + 15 * 86400)
+    assert ledger.used(budget, 0.0, NOON) == 0.0
+
+
 def test_ten_thousand_tiny_costs_add_up_exactly() -> None:
     """No rounding piles up."""
     ledger, budget = Ledger("a"), Budget("all", "", 1.0, "day")

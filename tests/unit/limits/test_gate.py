@@ -140,6 +140,21 @@ async def test_budgets_refuse_before_and_settle_after(node: Node) -> None:
     assert await node.gate.admit(info.id, "", "m", 1, 0.9)
 
 
+async def test_two_budgets_for_the_same_money(tmp_path: Path) -> None:
+    """Of several budgets of one subject and period the smallest holds, and what a call had reserved in them is free
+    again when it ends, while others run."""
+    user, all_users = Rule(("user", "bob"), 5.0), Rule(("user", "*"), 1.0)
+    node = make(tmp_path, Rules(budgets=(user, all_users, Rule(("user", "bob"), 3.0))))
+    running = await node.gate.admit("", "bob", "m", 1, 0.1)
+    for _ in range(10):
+        node.gate.settle(await node.gate.admit("", "bob", "m", 1, 0.3), 1, 0.0)
+    with pytest.raises(BudgetExceeded, match=r"user 'bob' is 1 USD per month: 0\.100000 USD"):
+        await node.gate.admit("", "bob", "m", 1, 1.0)
+    node.gate.release(running)
+    assert node.gate.used(Budget("user", "bob", 1.0, "month")) == 0.0
+    node.store.close()
+
+
 async def test_sums_survive_a_restart(tmp_path: Path) -> None:
     """What was spent before a restart, and what another node of this machine spent, counts."""
     rules = Rules(budgets=(Rule(("all", ""), 1.0), Rule(("user", "*"), 0.5)))

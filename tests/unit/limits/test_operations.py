@@ -18,8 +18,13 @@ def test_take_and_its_refusals() -> None:
     assert asked == ["take", "id", 7, [["key:k", 5, -1]], [[scope, scope, 1_500_000_000, -1]]]
     assert operations.refused(["rate", 0, "requests", 2_000_000], [LIMIT], [], NOON) == Refusal(LIMIT, "requests", 2.0)
     assert operations.refused(["rate", 0, "tokens", -1], [LIMIT], [], NOON) == Refusal(LIMIT, "tokens", None)
-    found = operations.refused(["budget", 0, 1_000_000_000], [], [BUDGET], NOON)
-    assert found == Overdrawn(BUDGET, 1.0, 12 * 3600)
+    over = ["budget", 0, 1_000_000_000, 500_000_000]
+    assert operations.refused(over, [], [BUDGET], NOON) == Overdrawn(BUDGET, 1.0, 12 * 3600)
+    assert operations.spent_by_all(over, [BUDGET]) == [(BUDGET, 0.5)]
+    for passed in ([], ["ok", 2_000_000_000]):
+        assert operations.refused(passed, [LIMIT], [BUDGET], NOON) is None
+    assert operations.spent_by_all(["ok", 2_000_000_000], [BUDGET]) == [(BUDGET, 2.0)]
+    assert operations.spent_by_all(["rate", 0, "tokens", -1], [BUDGET]) == []
 
 
 def test_what_is_restored_comes_in_pieces() -> None:

@@ -13,7 +13,7 @@ from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
 from exo_node.routing.admissions import Admissions
 from exo_node.routing.call import CallRecord, Wishes
-from exo_node.routing.catalog.pricing import Priced
+from exo_node.routing.catalog.pricing import FREE, Priced
 from exo_node.routing.deployment import BudgetRule, Price
 from exo_node.store import Store
 from exo_node.types import Usage
@@ -57,6 +57,21 @@ async def test_budgets_reckon_with_the_models_price(tmp_path: Path) -> None:
     admissions.settled(record(4999.9))
     with pytest.raises(BudgetExceeded):
         await admissions.admit(make_call())
+    store.close()
+
+
+async def test_a_free_model_needs_no_money(tmp_path: Path) -> None:
+    """It is let in when nothing is left of a budget, and the call says so; while some is left it does not."""
+    store = Store(tmp_path / "s.db")
+    rules = Rules(budgets=(BudgetRule(subject=("all", ""), limit=1.0, period="day"),))
+    gate = Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules)
+    refused: list[str] = []
+    admissions = Admissions(gate, lambda _: False, lambda _: Priced(FREE, "local"), refused.append)
+    assert (await admissions.admit(make_call())).broke_for_s is None
+    admissions.settled(record(1.0))
+    broke_for_s = (await admissions.admit(make_call())).broke_for_s
+    assert broke_for_s is not None and 0 < broke_for_s <= 86400
+    assert refused == []
     store.close()
 
 

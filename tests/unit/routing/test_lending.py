@@ -30,7 +30,7 @@ async def test_lending(tmp_path: Path) -> None:
     lender = Lender(gate, known.__getitem__, lambda _: upstream, lambda _: Price(1.0, 2.0))
     lent = await lender.lend("d", make_call())
     assert lent.upstream is upstream
-    lent.settle(3, 4)
+    lent.settle(3, 4, 0)
     for name, cause in (("d", "rate_limited"), ("o", "unavailable")):
         with pytest.raises(UpstreamError) as error:
             await lender.lend(name, make_call())
@@ -48,7 +48,7 @@ async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
     lender = Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: Price(1.0, 2.0, per_request=0.6))
     (await lender.lend("d", make_call())).unused()
     lent = await lender.lend("d", make_call())
-    lent.settle(3, 4)
+    lent.settle(3, 4, 0)
     with pytest.raises(UpstreamError):
         await lender.lend("d", make_call())
     store.close()

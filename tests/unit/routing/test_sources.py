@@ -51,6 +51,25 @@ async def test_candidates_and_their_upstreams(tmp_path: Path, monkeypatch: pytes
             made.sources.upstream(Candidate(backend="nobody", kind="deployment", provider="openai", model="m"))
 
 
+async def test_without_money_only_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose caller has no money left finds no room at what costs, or may cost, and all at the ring."""
+    text = """\
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/a, api_key: planted, input_cost_per_token: 0}
+    model_info: {id: free}
+  - {model_name: m, litellm_params: {model: openai/gpt-4o, api_key: planted}, model_info: {id: paid}}
+  - {model_name: m, litellm_params: {model: openai/b, api_key: planted}, model_info: {id: unknown}}
+router_settings: {model_group_alias: {m: [m, demo]}}
+equivalents: "off"
+"""
+    async with front(tmp_path, monkeypatch, text) as (made, _):
+        call = replace(make_call(model="m"), broke_for_s=7.0)
+        found = {one.backend: (one.room, one.room_in_s) for one in await made.sources.candidates(call)}
+        nothing, all_there_is = (False, 7.0), (True, None)
+        assert {"free": all_there_is, "paid": nothing, "unknown": nothing}.items() <= found.items()
+
+
 async def test_tools_that_nobody_may_call() -> None:
     """A backend without tools gets such a call without them; where they may be called they are asked for by prompt."""
     direct, prompting = Ring(), Ring()

@@ -58,6 +58,8 @@ STATE = NodeState(
             context=128000,
             price_input=2.5,
             price_output=10.0,
+            price_cached=1.25,
+            price_per_request=0.5,
         ),
         SharedDeployment(
             id="ollama/x",

@@ -24,6 +24,8 @@ from exo_node.errors import (
     RateLimited,
     RingBroken,
 )
+from exo_node.limits.admission import rate_limited
+from exo_node.limits.rates import Limit, Refusal
 from exo_node.routing.call import UpstreamError
 from exo_node.store import Store, store_path
 from exo_node.store_batches import BatchRow, BatchTable, FileRow
@@ -237,6 +239,7 @@ async def test_limits_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (RateLimited("x", retry_after=7), 99, 7),
         (RateLimited("x", retry_after=600), 1, 60),
         (RateLimited("x"), 1, 1),
+        (rate_limited(Refusal(Limit("key:k", None, 5, "API key 'k'"), "tokens", None), 9), 1, None),
         (BudgetExceeded("x", retry_after=7), 1, None),
         (UpstreamError("x", "rate_limited", retry_after=5), 1, 5),
         (UpstreamError("x", "rate_limited"), 3, 4),
@@ -249,5 +252,6 @@ async def test_limits_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_pause_after(error: ExoError, tries: int, wanted: float | None) -> None:
-    """Limits are waited for; what passes by itself is tried a few times; everything else is the answer."""
+    """Limits are waited for, but not by a request that is larger than its limit; what passes by itself is tried a few
+    times; everything else is the answer."""
     assert pause_after(error, tries) == wanted

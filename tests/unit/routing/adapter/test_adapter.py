@@ -303,8 +303,8 @@ async def test_limits_are_asked_at_the_moment() -> None:
         async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
             return candidate.backend != "a"
 
-        def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-            return 7.0
+        def why_full(self, candidate: Candidate, tokens: int, cost: float) -> tuple[str, float | None]:
+            return "it is used up", 7.0
 
         def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
             self.settled.append((candidate.backend, reserved, used))

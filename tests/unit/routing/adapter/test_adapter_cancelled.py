@@ -34,8 +34,8 @@ class Counting:
         self.taken += 1
         return True
 
-    def wait_s(self, candidate: Candidate, tokens: int) -> float | None:
-        return None
+    def why_full(self, candidate: Candidate, tokens: int, cost: float) -> tuple[str, float | None]:
+        return "", None
 
     def settle(self, candidate: Candidate, reserved: int, used: int, cost: float) -> None:
         self.taken -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from exo_node.routing.adapter.attempts import Attempts
 from exo_node.routing.adapter.ports import OpenGate
 from exo_node.routing.call import WORKER_LOST
+from exo_node.routing.deployment import Price
 from exo_node.routing.health.breaker import Breaker
 from exo_node.routing.health.profile import Profile
 from exo_node.routing.plan import Step
@@ -132,6 +134,14 @@ async def test_an_answer_teaches_the_profile_and_costs_what_is_reported() -> Non
     attempts.answered(again, None)
     assert attempts.records[1].usage == Usage(10, 10)
     assert attempts.cost_estimated
+
+
+async def test_cached_tokens_cost_what_they_cost() -> None:
+    """Tokens that the provider had in its cache are reckoned at their own price."""
+    attempts = made()
+    step = replace(STEP, candidate=replace(candidate("a"), price=Price(1.0, 2.0, cached=0.1)))
+    attempts.answered(await attempts.begin(step), Usage(100, 5, 90))
+    assert attempts.cost == pytest.approx((10 * 1.0 + 90 * 0.1 + 5 * 2.0) / 1e6)
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("chat", 266), ("embedding", 10), ("rerank", 10)])

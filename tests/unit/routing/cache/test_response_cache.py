@@ -66,10 +66,17 @@ def test_the_key_is_what_changes_the_answer() -> None:
         make_call(key="key-1"),
         make_call(wishes=Wishes(provider="openai")),
         make_call(wishes=Wishes(strategy="cost")),
+        make_call(response_format=_schema("name", "age")),
+        make_call(response_format=_schema("age", "name")),  # answers have their properties in the schema's order
     ]
     assert len({cache_key(call) for call in others} | {key}) == len(others) + 1
     assert cache_key(make_call(a=1, b=2)) == cache_key(make_call(b=2, a=1))
     assert cache_key(make_call(key="key-1"), share=True) == key
+
+
+def _schema(*names: str) -> dict[str, Any]:
+    properties = {name: {"type": "string"} for name in names}
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": {"properties": properties}}}
 
 
 def test_files_are_in_the_key() -> None:
@@ -160,8 +167,9 @@ async def test_memory_expires_and_makes_room() -> None:
     assert keeper.size == 170
     now[0] = 10.0
     assert await keeper.get("a") is None and await keeper.get("d") is not None
-    await keeper.put("huge", bytes(300), 10.0)
-    assert keeper.size == 0
+    await keeper.put("huge", bytes(300), 10.0)  # it has no place, and takes none from others
+    assert await keeper.get("huge") is None and await keeper.get("d") is not None
+    assert keeper.size == 10
 
 
 async def test_sqlite_keeps_over_a_restart(store: Store) -> None:
@@ -189,6 +197,20 @@ async def test_a_broken_database_is_no_cache(tmp_path: Path, caplog: pytest.LogC
     assert await get(kept, make_call()) is None
     assert len([one for one in caplog.records if "response cache" in one.message]) == 1
     store.close()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"no JSON", b'{"type": "application/json"}\n{}', b"[1]\n{}", b'{"json": true}\n{']
+)
+async def test_what_cannot_be_read_is_no_answer(value: bytes) -> None:
+    """A kept value that is none of ours, or damaged, is a miss, and the next answer takes its place."""
+    kept = cache()
+    assert kept._keeper is not None
+    await kept._keeper.put(kept.key(make_call()), value, 60)
+    assert await get(kept, make_call()) is None
+    assert (kept.hits, kept.misses) == (0, 1)
+    assert await put(kept, make_call(), make_whole(chat()))
+    assert await get(kept, make_call()) is not None
 
 
 def test_redis_needs_a_server(store: Store) -> None:

@@ -19,7 +19,7 @@ def test_whose_price_counts() -> None:
 
     pricing = Pricing(TABLES, FACTS, lookup)
     assert pricing.of(made("openai", "gpt-4o", price=Price(1, 2))) == Priced(Price(1, 2), "configured")
-    assert pricing.of(made("openai", "gpt-4o")) == Priced(Price(2.5, 10), "shipped")
+    assert pricing.of(made("openai", "gpt-4o")) == Priced(Price(2.5, 10, cached=1.25), "shipped")
     assert asked == []
     assert pricing.of(made("openai", "brand-new")) == Priced(Price(7, 8), "litellm")
     assert pricing.of(made("openai", "nobody-knows")) is None
@@ -58,7 +58,7 @@ def test_what_runs_at_home_is_free_and_says_so() -> None:
 def test_azures_base_model() -> None:
     """LiteLLM's `base_model` says what an Azure deployment of any name is."""
     one = made("azure", "prod-1", params={"base_model": "azure/gpt-4o-mini"})
-    assert Pricing(TABLES, FACTS).of(one) == Priced(Price(0.15, 0.6), "shipped")
+    assert Pricing(TABLES, FACTS).of(one) == Priced(Price(0.15, 0.6, cached=0.075), "shipped")
 
 
 def test_an_estimate() -> None:
@@ -72,6 +72,16 @@ def test_an_estimate() -> None:
 def test_a_price_per_request() -> None:
     """It counts whatever the tokens cost."""
     assert cost_of("b", Priced(Price(0, 0, per_request=0.001), "shipped"), 1000, 1000).total == 0.001
+
+
+def test_cached_tokens_have_a_price_of_their_own() -> None:
+    """What the provider had in its cache costs what the price says of it, and as much as the rest where it says
+    nothing; nobody is paid for more cached tokens than the prompt had."""
+    price = Price(10, 20, cached=1)
+    assert price.cost(1000, 100, 900) == pytest.approx((100 * 10 + 900 * 1 + 100 * 20) / 1e6)
+    assert price.cost(1000, 100, 5000) == pytest.approx((1000 * 1 + 100 * 20) / 1e6)
+    assert Price(10, 20).cost(1000, 100, 900) == pytest.approx((1000 * 10 + 100 * 20) / 1e6)
+    assert Price(10, 20, cached=0).cost(1000, 0, 1000) == 0.0
 
 
 def test_no_dust_in_sums() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from exo_node.limits.budgets import Budget
 from exo_node.limits.rates import Rate
 from exo_node.routing.configuration.config_file import sqlite_path
 from exo_node.routing.deployment import BudgetRule, CacheConfig, Price, RedisConfig
@@ -222,6 +223,55 @@ def test_prices_per_token_without_dust(tmp_path: Path) -> None:
     params = {"model": "x/a", "input_cost_per_token": 0.0000001, "output_cost_per_token": 0.0000002}
     price = one(load(tmp_path, json.dumps([{"model_name": "a", "litellm_params": params}]))).price
     assert price is not None and (price.input, price.output) == (0.1, 0.2)
+
+
+def test_prices_of_cached_tokens_and_others(tmp_path: Path) -> None:
+    """What the provider had in its cache may have a price of its own; a price that does not count is a remark."""
+    text = """\
+    model_list:
+      - model_name: a
+        litellm_params:
+          model: openai/gpt-4o
+          input_cost_per_token: 0.000002
+          cache_read_input_token_cost: 0.0000005
+          output_cost_per_image: 0.04
+      - model_name: b
+        litellm_params: {model: x/b}
+        model_info: {input_cost_per_token: 0.000001, cache_read_input_token_cost: 0}
+    """
+    config = load(tmp_path, text)
+    assert [one.price for one in config.deployments] == [Price(2.0, 0.0, cached=0.5), Price(1.0, 0.0, cached=0.0)]
+    assert [note.partition(": ")[2] for note in config.notes if "cost" in note] == [
+        "output_cost_per_image of a does not count: costs are of input_cost_per_token, output_cost_per_token, "
+        "cache_read_input_token_cost, cost_per_request"
+    ]
+    text = "model_list: [{model_name: a, litellm_params: {model: x/a, cache_read_input_token_cost: 1}}]"
+    assert problems(tmp_path, text) == [
+        "1.yaml:1: model_list[0].litellm_params.cache_read_input_token_cost: is no price without input_cost_per_token"
+    ]
+
+
+def test_a_deployments_budget(tmp_path: Path) -> None:
+    """LiteLLM's `max_budget` of a deployment with its time, a month where none is said; a time alone is an error. Other
+    limits of LiteLLM's that do nothing here are remarks."""
+    text = """\
+    model_list:
+      - model_name: a
+        litellm_params: {model: x/a, max_budget: 0.5, budget_duration: 1d, itpm: 5}
+        model_info: {id: a}
+      - {model_name: b, litellm_params: {model: x/b, max_budget: 9}, model_info: {id: b}}
+    """
+    config = load(tmp_path, text)
+    assert [one.budget for one in config.deployments] == [
+        Budget("deployment", "a", 0.5, "day", "deployment a"), Budget("deployment", "b", 9.0, "month", "deployment b"),
+    ]  # fmt: skip
+    assert [note.partition(": ")[2] for note in config.notes] == ["itpm of a has no effect here"]
+    text = "model_list: [{model_name: a, litellm_params: {model: x/a, budget_duration: 7d}}]"
+    assert problems(tmp_path, text) == [
+        "1.yaml:1: model_list[0].litellm_params.budget_duration: budgets are per day (1d) or per month (30d, 1mo) "
+        "here, got '7d'",
+        "1.yaml:1: model_list[0].litellm_params.budget_duration: is the time of a max_budget (USD), and there is none",
+    ]
 
 
 def test_limits_and_the_cascades_check(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def test_a_misspelt_parameter_is_a_remark(tmp_path: Path) -> None:
     config = load(tmp_path, f"model_list: [{{model_name: a, litellm_params: {params}}}]")
     assert one(config).params == {"api_bsae": "http://b/v1", "itpm": 5, "api_version": "v"}
     assert [note.partition("1.yaml")[2] for note in config.notes] == [
-        ":1: api_bsae goes to the provider of a (did you mean api_base?)"
+        ":1: api_bsae goes to the provider of a (did you mean api_base?)",
+        ":1: itpm of a has no effect here",
     ]
 
 

@@ -61,7 +61,7 @@ class Lent:
     upstream: Upstream
     settled: list[tuple[int, int]]
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         self.settled.append((prompt_tokens, completion_tokens))
 
     def unused(self) -> None:

@@ -120,6 +120,16 @@ def test_body_merges_parameters() -> None:
     assert "max_tokens" not in body_of(one, call("embedding", input="x"), None)
 
 
+@pytest.mark.parametrize(
+    "key", ["cache_read_input_token_cost", "output_cost_per_image", "input_cost_per_token_above_128k_tokens",
+            "input_cost_per_second", "tiered_pricing", "max_budget"],
+)  # fmt: skip
+def test_a_price_is_not_sent(key: str) -> None:
+    """What LiteLLM takes for a price in `litellm_params` is no field of a request: providers refuse those."""
+    one = deployment(params={key: 0.1, "top_k": 5})
+    assert body_of(one, call(), None).keys() == {"model", "messages", "top_k"}
+
+
 def test_usage_is_always_asked_for() -> None:
     """A stream's usage is needed whether the client asked or not, where the provider knows the field."""
     body = body_of(deployment(), call(stream=True, stream_options={"include_usage": False, "x": 1}), None)
