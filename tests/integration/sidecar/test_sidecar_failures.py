@@ -98,3 +98,14 @@ async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, c
     assert text_of(events) != ""
     assert [c["finish_reason"] for e in events for c in e.get("choices", ()) if c["finish_reason"]] == []
     assert events[-1]["error"]["cause"] == cause, events[-1]
+
+
+@pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
+async def test_a_cut_text_completion(stage: Stage, name: str) -> None:
+    """Of a completion, too, the end that the provider never told is none."""
+    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin.queue.append(Script(eof_after=3))
+    events = await stage.stream(name, "completions", prompt="Hello there")
+    assert "".join(c["text"] for e in events for c in e.get("choices", ())) != ""
+    assert [c["finish_reason"] for e in events for c in e.get("choices", ()) if c["finish_reason"]] == []
+    assert events[-1]["error"]["cause"] == "eof", events[-1]
