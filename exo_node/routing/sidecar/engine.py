@@ -158,7 +158,7 @@ def _split_at_line_ends() -> None:
             rest = "".join(self._parts)
             return [rest] if rest or self._cr else []
 
-    _models.LineDecoder = LineDecoder  # type: ignore[attr-defined]
+    _models.LineDecoder = LineDecoder  # type: ignore[attr-defined, assignment]
 
 
 def _log_nothing() -> None:
