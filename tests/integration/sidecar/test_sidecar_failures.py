@@ -88,6 +88,7 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
         ("gpt", Script(eof_after=3), "eof"),
         ("gemini", Script(eof_after=3), "eof"),
         ("llama", Script(eof_after=3), "eof"),
+        ("llama", Script(error_after=3), "malformed"),  # LiteLLM looks for a message in it
     ],
 )
 async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, cause: str) -> None:
@@ -98,6 +99,16 @@ async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, c
     assert text_of(events) != ""
     assert [c["finish_reason"] for e in events for c in e.get("choices", ()) if c["finish_reason"]] == []
     assert events[-1]["error"]["cause"] == cause, events[-1]
+
+
+@pytest.mark.parametrize("name", ["claude", "gemini", "llama"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_an_answer_that_is_no_json(stage: Stage, name: str, path: str) -> None:
+    """The same for chats and completions."""
+    stage.standins[{"claude": "anthropic", "llama": "ollama"}.get(name, name)].queue.append(Script(malformed_after=0))
+    asked = {"messages": MESSAGES} if path == "chat/completions" else {"prompt": "Hello there"}
+    status, headers, body = await stage.post(name, path, asked)
+    assert (status, headers.get("x-exo-cause")) == (502, "malformed"), body
 
 
 @pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
