@@ -51,6 +51,7 @@ class WorkerProcess:
         self.starts = 0
         self.start_s = 0.0  # the last start's time, from the process's own clock
         self.in_flight = 0
+        self._killed = False  # by a signal, the last time it ended
         self._environment = process_environment(environment)
         self._changed = changed
         self._configuration = Configuration(0, os.getpid())
@@ -66,6 +67,12 @@ class WorkerProcess:
         process = self._process
         if process is not None and process.stdin is not None and self.state in ("serving", "silent"):
             process.stdin.write(encode(configuration))
+
+    @property
+    def hopeless(self) -> bool:
+        """Down, and has never served. A signal during the first start (memory was short, say) may not come again."""
+        bad_luck = self._killed and self.starts == 1
+        return self.state == "down" and not self.start_s and not bad_luck
 
     async def confirmed(self, version: int) -> None:
         """Wait until the worker has taken `version`; at once when it is not serving (its next start takes it)."""
@@ -110,6 +117,7 @@ class WorkerProcess:
         finally:
             self._process, self.pid = None, None
             await _end(process)
+        self._killed = code < 0
         if began:
             self.error = _describe(code)
         elif not self.error:

@@ -135,7 +135,7 @@ class LiteLLMService:
                     for task in self._tasks:
                         if task.done():
                             task.result()  # a bug of ours: not to be waited for
-                    errors = [w.error for w in self._workers if w.state == "down" and w.error and not w.start_s]
+                    errors = [w.error for w in self._workers if w.hopeless]
                     if errors:
                         raise UpstreamError(f"the LiteLLM sidecar does not start: {errors[0]}", "unavailable")
                     await self._changed.wait(seen)
