@@ -69,6 +69,11 @@ class WorkerProcess:
             process.stdin.write(encode(configuration))
 
     @property
+    def reachable(self) -> bool:
+        """Whether a new connection finds it: somebody may have taken its socket away."""
+        return self.socket.exists()
+
+    @property
     def hopeless(self) -> bool:
         """Down, and has never served. A signal during the first start (memory was short, say) may not come again."""
         bad_luck = self._killed and self.starts == 1
@@ -98,6 +103,8 @@ class WorkerProcess:
         self._version = -1
         self.starts += 1
         self._enter("starting")
+        with contextlib.suppress(FileExistsError):
+            self.socket.parent.mkdir(mode=0o700)  # cleaners of temporary files take it away
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "exo_node.routing.sidecar", "--socket", str(self.socket),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -176,6 +183,13 @@ class WorkerProcess:
         connector = aiohttp.UnixConnector(str(self.socket))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while True:
+                gone = not self.reachable
+                if gone and self.state == "serving":
+                    log.warning("the socket of sidecar %d is gone; new calls go elsewhere", self.number)
+                    self._enter("silent")
+                if gone and not self.in_flight:  # those that it has go on to their end
+                    process.kill()
+                    return
                 try:
                     async with session.get("http://litellm/ping") as response:
                         self.rss = (await response.json())["rss"]
@@ -195,7 +209,7 @@ class WorkerProcess:
                 else:
                     misses, answered = 0, time.monotonic()
                     alive, worked_s = answered, _cpu_s(process.pid)
-                    if self.state == "silent":
+                    if self.state == "silent" and not gone:
                         self._enter("serving")
                 await asyncio.sleep(PING_EVERY_S)
 

@@ -272,7 +272,7 @@ class LiteLLMService:
         await worker.run()
 
     def _pick(self) -> WorkerProcess | None:
-        serving = [worker for worker in self._workers if worker.state == "serving"]
+        serving = [worker for worker in self._workers if worker.state == "serving" and worker.reachable]
         return min(serving, key=lambda w: (w.in_flight, w.number), default=None)
 
 
