@@ -405,7 +405,8 @@ class PeerLink:
 class SharedDeployment:
     """An external target that a node calls for its peers too. No parameters: keys never leave their node.
 
-    Prices are USD per million tokens, None when unknown; `context` 0: unknown.
+    Prices are USD per million tokens, None when unknown (`price_request`: USD of each call beside them); `context` 0:
+    unknown. Its owner's timers hold for its borrowers, too.
     """
 
     id: str
@@ -417,6 +418,9 @@ class SharedDeployment:
     context: int = 0
     price_input: float | None = None
     price_output: float | None = None
+    price_request: float = 0.0
+    timeout_s: float | None = None
+    stream_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

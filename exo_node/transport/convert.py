@@ -201,6 +201,9 @@ def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
         context=deployment.context,
         price_input=deployment.price_input,
         price_output=deployment.price_output,
+        price_request=deployment.price_request,
+        timeout_s=deployment.timeout_s,
+        stream_timeout_s=deployment.stream_timeout_s,
     )
 
 
@@ -215,6 +218,9 @@ def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
         context=message.context,
         price_input=message.price_input if message.HasField("price_input") else None,
         price_output=message.price_output if message.HasField("price_output") else None,
+        price_request=message.price_request,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        stream_timeout_s=message.stream_timeout_s if message.HasField("stream_timeout_s") else None,
     )
 
 

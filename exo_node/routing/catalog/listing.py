@@ -189,8 +189,10 @@ def shared(
     describe: Describes,
     *,
     litellm: bool,
+    timeout_s: float | None = None,
 ) -> list[SharedDeployment]:
-    """What peers may call through this node: deployments, and a wildcard for each provider with a key."""
+    """What peers may call through this node: deployments, and a wildcard for each provider with a key. `timeout_s` is
+    the configuration's, for those that have none of their own."""
     rows = []
     for one in usable:
         priced = describe.priced(one)
@@ -205,6 +207,9 @@ def shared(
                 context=describe.context(one) or 0,
                 price_input=None if priced is None else priced.price.input,
                 price_output=None if priced is None else priced.price.output,
+                price_request=0.0 if priced is None else priced.price.per_request,
+                timeout_s=timeout_s if one.timeout_s is None else one.timeout_s,
+                stream_timeout_s=one.stream_timeout_s,
             )
         )
     for known in tables.providers.values():
@@ -212,7 +217,12 @@ def shared(
             name = f"{known.id}/*"
             rows.append(
                 SharedDeployment(
-                    id=f"{AUTO}{name}", model_name=name, litellm_model=name, provider=known.id, upstream_model="*"
+                    id=f"{AUTO}{name}",
+                    model_name=name,
+                    litellm_model=name,
+                    provider=known.id,
+                    upstream_model="*",
+                    timeout_s=timeout_s,
                 )
             )
     return rows
@@ -222,7 +232,7 @@ def of_peer(told: SharedDeployment, node_id: str) -> Deployment:
     """A peer's deployment. What it can is left to our own tables where the peer does not say (wildcards)."""
     price = None
     if told.price_input is not None and told.price_output is not None:
-        price = Price(told.price_input, told.price_output)
+        price = Price(told.price_input, told.price_output, told.price_request)
     return Deployment(
         id=told.id,
         model_name=told.model_name,
@@ -234,4 +244,11 @@ def of_peer(told: SharedDeployment, node_id: str) -> Deployment:
         context=told.context or None,
         capabilities=cast("frozenset[Capability]", frozenset(told.capabilities)) if told.capabilities else None,
         node_id=node_id,
+        timeout_s=_timer(told.timeout_s),
+        stream_timeout_s=_timer(told.stream_timeout_s),
     )
+
+
+def _timer(told: float | None) -> float | None:
+    """None for what is no time to wait, not a number among it."""
+    return told if told is not None and told > 0 else None

@@ -58,6 +58,9 @@ STATE = NodeState(
             context=128000,
             price_input=2.5,
             price_output=10.0,
+            price_request=0.04,
+            timeout_s=7.0,
+            stream_timeout_s=0.0,
         ),
         SharedDeployment(
             id="ollama/x",
