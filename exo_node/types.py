@@ -405,7 +405,8 @@ class PeerLink:
 class SharedDeployment:
     """An external target that a node calls for its peers too. No parameters: keys never leave their node.
 
-    Prices are USD per million tokens, None when unknown (`price_cached`: as `price_input`); `context` 0: unknown.
+    Prices are USD per million tokens, None when unknown (`price_cached`: as `price_input`; `price_per_request`: USD of
+    each call beside them); `context` 0: unknown. Its owner's timers hold for its borrowers, too.
     """
 
     id: str
@@ -419,6 +420,8 @@ class SharedDeployment:
     price_output: float | None = None
     price_cached: float | None = None
     price_per_request: float = 0.0
+    timeout_s: float | None = None
+    stream_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

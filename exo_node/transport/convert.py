@@ -203,6 +203,8 @@ def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
         price_output=deployment.price_output,
         price_cached=deployment.price_cached,
         price_per_request=deployment.price_per_request,
+        timeout_s=deployment.timeout_s,
+        stream_timeout_s=deployment.stream_timeout_s,
     )
 
 
@@ -219,6 +221,8 @@ def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
         price_output=message.price_output if message.HasField("price_output") else None,
         price_cached=message.price_cached if message.HasField("price_cached") else None,
         price_per_request=message.price_per_request,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        stream_timeout_s=message.stream_timeout_s if message.HasField("stream_timeout_s") else None,
     )
 
 

@@ -28,6 +28,7 @@ KEY = "sk-planted-ollama-0123456789"
 REPO = "org/Tiny-Chat"
 DEMO = Path(exo_node.models.__file__).parent / "demo"
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
+ANSWER = answer_to("Hello there")
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 CONFIG = """\
 model_list:
@@ -146,7 +147,7 @@ def test_a_providers_tools(stage: Stage) -> None:
 
 
 def test_a_providers_answer(stage: Stage) -> None:
-    """Its text and counts; vectors too; a stream that breaks ends with an error's line, and no whole answer is half."""
+    """Its text and counts; vectors too; a stream that breaks ends with an error's line."""
     answer = stage.post("chat", model="fast", messages=HELLO, format="json", think=None)
     assert answer["prompt_eval_count"] > 0
     assert answer_to("Hello there") in json.loads(answer["message"]["content"])["answer"]
@@ -154,9 +155,22 @@ def test_a_providers_answer(stage: Stage) -> None:
     stage.provider.queue.append(Script(reset_after=3))
     status, _, lines = stage.ask("POST", "/api/chat", {"model": "fast", "messages": HELLO})
     assert (status, list(lines[-1])) == (200, ["error"])
-    stage.provider.queue.append(Script(reset_after=3))
-    status, _, lines = stage.ask("POST", "/api/chat", {"model": "fast", "messages": HELLO, "stream": False})
+
+
+def test_a_whole_answer_that_breaks_off(stage: Stage) -> None:
+    """Nothing of it was seen: it is asked for again, tool calls and all, and no whole answer is half."""
+    call = {"model": "fast", "messages": HELLO, "tools": [TOOL]}
+    for script in (Script(reset_after=3), Script(eof_after=1)):
+        stage.provider.queue.append(script)
+        answer = stage.post("chat", **call, options={"num_predict": 50})
+        assert answer["message"]["tool_calls"][0]["function"]["name"] == "add"
+        assert answer["total_duration"] >= answer["eval_duration"] > 1000
+        stage.provider.queue.append(script)
+        assert stage.post("generate", model="fast", prompt="Hello there", raw=True)["response"] == ANSWER
+    stage.provider.queue += [Script(reset_after=3)] * 2
+    status, _, lines = stage.ask("POST", "/api/chat", {**call, "stream": False})
     assert (status >= 500, list(lines[0])) == (True, ["error"])
+    stage.provider.queue.clear()
 
 
 def test_pull_and_delete(stage: Stage) -> None:

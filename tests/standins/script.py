@@ -38,6 +38,7 @@ class Script:
     tool_calls: tuple[tuple[str, dict[str, Any]], ...] | None = None  # None: by the request; (): never
     logprob: float = -0.1  # of every token, where log-probabilities are asked for
     join: int = 1  # this many events in one write
+    escaped: bool = True  # False: a stream's text is UTF-8 as it stands, not \\uXXXX (most providers)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import ssl
 import struct
@@ -17,6 +18,13 @@ from typing import Any, Self
 from aiohttp import web
 
 from tests.standins.script import Received, Script
+
+_ESCAPES = re.compile(rb"(?:\\u(?!00[01])[0-9a-f]{4})+")  # JSON's, but for control characters
+
+
+def _as_it_stands(escapes: re.Match[bytes]) -> bytes:
+    said: str = json.loads(b'"' + escapes[0] + b'"')
+    return said.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +289,8 @@ class Standin:
         await response.prepare(request)
         sent = 0
         held: list[bytes] = []
-        for frame, counts in said.frames:
+        for made, counts in said.frames:
+            frame = made if script.escaped else _ESCAPES.sub(_as_it_stands, made)
             if counts:
                 if sent in (script.stall_after, script.reset_after):
                     await response.write(b"".join(held))

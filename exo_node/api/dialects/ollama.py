@@ -33,7 +33,7 @@ _IMAGES = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gi
 class Asked:
     """A request. `kind` None: nothing is to be answered. `body` lacks its model, and what `think` says.
 
-    `stream` is what the client gets; what a backend is asked for is always a stream, whose first token can be timed.
+    `stream` is what the client gets; `body` asks for a stream in any case, whose first token can be timed.
     """
 
     model: str
@@ -103,6 +103,11 @@ def addressed(asked: Asked, model: str, *, local: bool) -> dict[str, Any]:
             for message in body["messages"]
         ]
     return body
+
+
+def unstreamed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What `addressed` gives, for an answer in one piece."""
+    return {name: item for name, item in body.items() if name not in ("stream", "stream_options")}
 
 
 def model_name(body: Mapping[str, Any]) -> str:

@@ -84,6 +84,7 @@ class OllamaEncoder:
         return orjson.dumps({"error": error.message}) + b"\n"
 
     def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        self._first = self._began + self.load_ns  # unknown when it began to be said: all of the time is the answer's
         choices = [{**choice, "delta": choice.get("message")} for choice in answer.get("choices") or ()]
         self.take({**answer, "choices": choices})
         return self.collected()

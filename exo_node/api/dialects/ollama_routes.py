@@ -12,14 +12,22 @@ from typing import Any
 from aiohttp import web
 
 from exo_node.api.dialects.base import Decoded, Wire
-from exo_node.api.dialects.ollama import ORIGINS, Asked, addressed, decode_chat, decode_generate, model_name
+from exo_node.api.dialects.ollama import (
+    ORIGINS,
+    Asked,
+    addressed,
+    decode_chat,
+    decode_generate,
+    model_name,
+    unstreamed,
+)
 from exo_node.api.dialects.ollama_answer import OllamaEncoder
 from exo_node.api.dialects.ollama_facts import FactsReader
 from exo_node.api.dialects.ollama_idle import IdleUnloader
 from exo_node.api.dialects.ollama_known import Found, KnownModels
 from exo_node.api.dialects.ollama_options import keep_alive
 from exo_node.api.dialects.origins import naming
-from exo_node.api.dialects.serving import DialectServer
+from exo_node.api.dialects.serving import DialectServer, answer_of
 from exo_node.api.embeddings import encoded
 from exo_node.api.fields import Fields, bad
 from exo_node.api.guard import check_allowed, may_ask
@@ -139,6 +147,12 @@ class OllamaRoutes:
             body = addressed(asked, found.name, local=found.card is not None)
             if asked.stream:
                 return await self._server.answer(request, Decoded(body, encoder), WIRE, asked.kind)
+            if found.card is None:
+                # Not a stream of which the client would see nothing: of a whole answer nothing is lost when a backend
+                # breaks off, another one may begin anew.
+                call = self._serving.call(request, asked.kind, unstreamed(body))
+                reply = await self._serving.reply(call)
+                return web.json_response(encoder.whole(answer_of(reply, call)), headers=reply.headers)
             call = self._serving.call(request, asked.kind, body)
             try:
                 with self._serving.leaving.within(self._serving.timeout_s):

@@ -189,8 +189,10 @@ def shared(
     describe: Describes,
     *,
     litellm: bool,
+    timeout_s: float | None = None,
 ) -> list[SharedDeployment]:
-    """What peers may call through this node: deployments, and a wildcard for each provider with a key."""
+    """What peers may call through this node: deployments, and a wildcard for each provider with a key. `timeout_s` is
+    the configuration's, for those that have none of their own."""
     rows = []
     for one in usable:
         priced = describe.priced(one)
@@ -207,6 +209,8 @@ def shared(
                 price_output=None if priced is None else priced.price.output,
                 price_cached=None if priced is None else priced.price.cached,
                 price_per_request=0.0 if priced is None else priced.price.per_request,
+                timeout_s=timeout_s if one.timeout_s is None else one.timeout_s,
+                stream_timeout_s=one.stream_timeout_s,
             )
         )
     for known in tables.providers.values():
@@ -214,7 +218,12 @@ def shared(
             name = f"{known.id}/*"
             rows.append(
                 SharedDeployment(
-                    id=f"{AUTO}{name}", model_name=name, litellm_model=name, provider=known.id, upstream_model="*"
+                    id=f"{AUTO}{name}",
+                    model_name=name,
+                    litellm_model=name,
+                    provider=known.id,
+                    upstream_model="*",
+                    timeout_s=timeout_s,
                 )
             )
     return rows
@@ -236,4 +245,11 @@ def of_peer(told: SharedDeployment, node_id: str) -> Deployment:
         context=told.context or None,
         capabilities=cast("frozenset[Capability]", frozenset(told.capabilities)) if told.capabilities else None,
         node_id=node_id,
+        timeout_s=_timer(told.timeout_s),
+        stream_timeout_s=_timer(told.stream_timeout_s),
     )
+
+
+def _timer(told: float | None) -> float | None:
+    """None for what is no time to wait, not a number among it."""
+    return told if told is not None and told > 0 else None

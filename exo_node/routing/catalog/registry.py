@@ -208,6 +208,7 @@ class Registry:
             self._tables,
             self._make_candidate,
             litellm=self._options.litellm_available,
+            timeout_s=state.config.timeout_s,
         )
 
     def unknown_names(self) -> list[str]:

@@ -65,7 +65,7 @@ def _classify(error: BaseException) -> tuple[int, ErrorClass, str]:
             return 429, "rate_limited", "rate_limit_exceeded"
         case said.Timeout():
             return 504, "timeout", "upstream_timeout"
-        case said.BadRequestError() | said.UnprocessableEntityError() if _UNREADABLE in str(error):
+        case _ if isinstance(error, _SAYS_UNREADABLE) and any(words in str(error) for words in _UNREADABLE):
             return 502, "malformed", "upstream_malformed"
         case said.UnprocessableEntityError():
             return 422, "bad_request", "upstream_bad_request"
@@ -94,8 +94,14 @@ def _classify(error: BaseException) -> tuple[int, ErrorClass, str]:
     return (status if isinstance(status, int) and 500 <= status < 600 else 502), "server", "upstream_server"
 
 
-# Gemini's and Bedrock's readers on an answer that they cannot read; LiteLLM makes a 422, and of that a bad request.
-_UNREADABLE = "Error converting to valid response block"
+# LiteLLM's readers (Gemini's and Bedrock's, Ollama's of streams, Anthropic's) on an answer that they cannot read; of
+# some it makes a bad request, of others a server's error.
+_UNREADABLE = (
+    "Error converting to valid response block",
+    "Got unexpected response from Ollama",
+    "Unable to get json response",
+)
+_SAYS_UNREADABLE = (said.BadRequestError, said.UnprocessableEntityError, said.InternalServerError, said.APIError)
 _OF_STATUS: dict[int, ErrorClass] = {
     401: "auth", 402: "auth", 403: "auth", 404: "not_found", 408: "timeout", 429: "rate_limited",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,8 @@ LOCAL_ONLY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
+
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 def apply_environment(environment: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
@@ -61,6 +64,8 @@ def load() -> Any:
     _log_nothing()
     _remember_finish()
     note_requests()
+    _remember_source()
+    _split_at_line_ends()
     return litellm
 
 
@@ -110,6 +115,52 @@ def _remember_finish() -> None:
         return parse(self, chunk)
 
     ModelResponseIterator.chunk_parser = chunk_parser
+
+
+def _remember_source() -> None:
+    """A streamed completion is a chat's stream behind a generator: keep the way to it, for it alone knows whether the
+    provider finished (relay.py)."""
+    from litellm import main
+
+    lines_of = main._async_streaming
+
+    class Lines:
+        def __init__(self, response: Any, **told: Any) -> None:
+            self.exo_source = response
+            self._lines = lines_of(response=response, **told)
+
+        def __aiter__(self) -> Any:
+            return self._lines
+
+    main._async_streaming = Lines
+
+
+def _split_at_line_ends() -> None:
+    """httpx also ends lines at U+0085, U+2028 and U+2029, which JSON may hold as they are: an event with one of them
+    would be cut in two, and LiteLLM would lose it and all that follows. Lines of streams end with CR, LF or both."""
+    from httpx import _models
+
+    class LineDecoder:
+        def __init__(self) -> None:
+            self._parts: list[str] = []  # of the line that has not ended
+            self._cr = ""  # the last character, where its LF may be on its way
+
+        def decode(self, text: str) -> list[str]:
+            text = self._cr + text
+            self._cr = "\r" if text.endswith("\r") else ""
+            first, *others = _LINE_END.split(text.removesuffix("\r"))
+            self._parts.append(first)
+            if not others:
+                return []
+            lines = ["".join(self._parts), *others[:-1]]
+            self._parts = others[-1:]
+            return lines
+
+        def flush(self) -> list[str]:
+            rest = "".join(self._parts)
+            return [rest] if rest or self._cr else []
+
+    _models.LineDecoder = LineDecoder  # type: ignore[attr-defined, assignment]
 
 
 def _log_nothing() -> None:

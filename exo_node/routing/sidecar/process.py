@@ -51,6 +51,7 @@ class WorkerProcess:
         self.starts = 0
         self.start_s = 0.0  # the last start's time, from the process's own clock
         self.in_flight = 0
+        self._killed = False  # by a signal, the last time it ended
         self._environment = process_environment(environment)
         self._changed = changed
         self._configuration = Configuration(0, os.getpid())
@@ -66,6 +67,17 @@ class WorkerProcess:
         process = self._process
         if process is not None and process.stdin is not None and self.state in ("serving", "silent"):
             process.stdin.write(encode(configuration))
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a new connection finds it: somebody may have taken its socket away."""
+        return self.socket.exists()
+
+    @property
+    def hopeless(self) -> bool:
+        """Down, and has never served. A signal during the first start (memory was short, say) may not come again."""
+        bad_luck = self._killed and self.starts == 1
+        return self.state == "down" and not self.start_s and not bad_luck
 
     async def confirmed(self, version: int) -> None:
         """Wait until the worker has taken `version`; at once when it is not serving (its next start takes it)."""
@@ -91,6 +103,8 @@ class WorkerProcess:
         self._version = -1
         self.starts += 1
         self._enter("starting")
+        with contextlib.suppress(FileExistsError):
+            self.socket.parent.mkdir(mode=0o700)  # cleaners of temporary files take it away
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "exo_node.routing.sidecar", "--socket", str(self.socket),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -110,6 +124,7 @@ class WorkerProcess:
         finally:
             self._process, self.pid = None, None
             await _end(process)
+        self._killed = code < 0
         if began:
             self.error = _describe(code)
         elif not self.error:
@@ -168,6 +183,13 @@ class WorkerProcess:
         connector = aiohttp.UnixConnector(str(self.socket))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while True:
+                gone = not self.reachable
+                if gone and self.state == "serving":
+                    log.warning("the socket of sidecar %d is gone; new calls go elsewhere", self.number)
+                    self._enter("silent")
+                if gone and not self.in_flight:  # those that it has go on to their end
+                    process.kill()
+                    return
                 try:
                     async with session.get("http://litellm/ping") as response:
                         self.rss = (await response.json())["rss"]
@@ -187,7 +209,7 @@ class WorkerProcess:
                 else:
                     misses, answered = 0, time.monotonic()
                     alive, worked_s = answered, _cpu_s(process.pid)
-                    if self.state == "silent":
+                    if self.state == "silent" and not gone:
                         self._enter("serving")
                 await asyncio.sleep(PING_EVERY_S)
 

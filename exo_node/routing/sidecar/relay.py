@@ -15,7 +15,7 @@ from exo_node.routing.sidecar.failures import CallFailed
 
 async def chunks(stream: Any, read: Chunks, overlap: Overlap) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks of a stream of LiteLLM's, as JSON data. Raises what LiteLLM raises, and `CallFailed` ("eof")."""
-    source = stream if hasattr(stream, "received_finish_reason") else getattr(stream, "completion_stream", None)
+    source = _source(stream)
     try:
         async for said in stream:
             data = read.read(said)
@@ -28,13 +28,23 @@ async def chunks(stream: Any, read: Chunks, overlap: Overlap) -> AsyncGenerator[
             if overlap.trim(data):
                 yield data
     finally:
-        if hasattr(stream, "aclose"):
-            await stream.aclose()
+        closing = stream if source is None else source  # what is around it for completions cannot be closed
+        if hasattr(closing, "aclose"):
+            await closing.aclose()
+
+
+def _source(stream: Any) -> Any:
+    """LiteLLM's wrapper of the provider's stream, within those that make a completion of it (engine.py); None for a
+    stream of the SDK itself."""
+    found = stream
+    while found is not None and not hasattr(found, "received_finish_reason"):
+        found = getattr(found, "exo_source", None) or getattr(found, "completion_stream", None)
+    return found
 
 
 def _really_finished(source: Any) -> bool:
-    if not hasattr(source, "received_finish_reason"):
-        return True  # a stream of the SDK itself, which invents nothing
+    if source is None:
+        return True  # the SDK invents nothing
     # Of Gemini's streams it keeps `intermittent_finish_reason` only, and invents that too: engine.py notes the truth.
     noted = getattr(source.completion_stream, "exo_finished", None)
     return bool(source.received_finish_reason) if noted is None else bool(noted)

@@ -135,7 +135,7 @@ class LiteLLMService:
                     for task in self._tasks:
                         if task.done():
                             task.result()  # a bug of ours: not to be waited for
-                    errors = [w.error for w in self._workers if w.state == "down" and w.error and not w.start_s]
+                    errors = [w.error for w in self._workers if w.hopeless]
                     if errors:
                         raise UpstreamError(f"the LiteLLM sidecar does not start: {errors[0]}", "unavailable")
                     await self._changed.wait(seen)
@@ -272,7 +272,7 @@ class LiteLLMService:
         await worker.run()
 
     def _pick(self) -> WorkerProcess | None:
-        serving = [worker for worker in self._workers if worker.state == "serving"]
+        serving = [worker for worker in self._workers if worker.state == "serving" and worker.reachable]
         return min(serving, key=lambda w: (w.in_flight, w.number), default=None)
 
 

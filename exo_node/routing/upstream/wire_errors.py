@@ -42,7 +42,8 @@ _FILTER = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(
-    r"api[ _]key (?:not valid|is invalid|expired)|invalid (?:api|x-api)[ _-]?(?:key|token)|API_KEY_INVALID",
+    r"api[ _]key (?:not valid|is invalid|expired)|invalid (?:api|x-api)[ _-]?(?:key|token)|API_KEY_INVALID"
+    r"|credit balance is too low",  # Anthropic's 400
     re.IGNORECASE,
 )
 _MODEL = re.compile(
@@ -77,7 +78,7 @@ def error_from_response(
     code = _code(error)
     cause = _cause(status, code, message)
     if trusted:
-        cause = _named(error) or cause
+        cause = _named(error, cause)
     wait = retry_after(headers, time.time() if now is None else now, error) if status in (429, 503, 529) else None
     said = f"{backend} answered {status}"
     if 300 <= status < 400:
@@ -91,10 +92,13 @@ def error_from_event(
     """The error that an event (or a body with status 200) with a top-level `error` stands for."""
     error = _inner(event)
     message, code = _text(error), _code(error)
-    status = number(error.get("code")) or number(error.get("status_code")) or _STATUS_OF_TYPE.get(code) or 500
+    named = number(error.get("code")) or number(error.get("status_code")) or _STATUS_OF_TYPE.get(code)
+    status = named or (400 if trusted and error.get("cause") == "bad_request" else 500)
     if not 400 <= status < 600:
         status = 500
-    cause = (_named(error) if trusted else None) or _cause(int(status), code, message)
+    cause = _cause(int(status), code, message)
+    if trusted:
+        cause = _named(error, cause)
     return _error(f"{backend} sent an error", cause, message, code, error, secrets, int(status), None, trusted)
 
 
@@ -210,8 +214,11 @@ def _error(
     return found
 
 
-def _named(error: Mapping[str, Any]) -> ErrorClass | None:
-    return _CAUSES.get(str(error.get("cause")))
+def _named(error: Mapping[str, Any], read: ErrorClass) -> ErrorClass:
+    """What the sidecar calls it, but where that is just a bad request what we `read` of the provider's words ourselves:
+    LiteLLM knows those of the provider for some kinds of calls only."""
+    named = _CAUSES.get(str(error.get("cause")), read)
+    return read if named == "bad_request" else named
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -50,6 +50,19 @@ async def test_chat(stage: Stage, name: str) -> None:
     assert len({e["id"] for e in events if "id" in e}) == 1
 
 
+@pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_characters_that_end_lines_elsewhere(stage: Stage, name: str, path: str) -> None:
+    """U+0085, U+2028 and U+2029, which providers send as they are, end no line of a stream: all of the text comes."""
+    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    text = "a \u2028 b\u2028 \u2029\u0085c \U0001f600 \u00e9\\n d"
+    standin.queue.append(Script(text=text, escaped=False))
+    events = await stage.stream(name, path, **({"prompt": "Hello"} if path == "completions" else {}))
+    said = [c for e in events for c in e.get("choices", ())]
+    assert "".join(c["text"] if "text" in c else c["delta"].get("content") or "" for c in said) == text
+    assert events[-1] == {"done": True}
+
+
 @pytest.mark.parametrize("name", ["claude", "gemini", "gpt"])
 async def test_native_tools(stage: Stage, name: str) -> None:
     """Tool calls come back OpenAI-shaped from every wire format, also streamed, and finish with tool_calls."""

@@ -89,6 +89,7 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
         ("gpt", Script(eof_after=3), "eof"),
         ("gemini", Script(eof_after=3), "eof"),
         ("llama", Script(eof_after=3), "eof"),
+        ("llama", Script(error_after=3), "malformed"),  # LiteLLM looks for a message in it
     ],
 )
 async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, cause: str) -> None:
@@ -119,3 +120,24 @@ async def test_what_cannot_be_sent_is_no_fault_of_the_providers(
     status, headers, answer = await stage.post(name, "chat/completions", {**body, "stream": streamed})
     assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", NOT_SENT), answer
     assert stage.standins["anthropic" if name == "claude" else "gemini"].requests == []
+
+
+@pytest.mark.parametrize("name", ["claude", "gemini", "llama"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_an_answer_that_is_no_json(stage: Stage, name: str, path: str) -> None:
+    """The same for chats and completions."""
+    stage.standins[{"claude": "anthropic", "llama": "ollama"}.get(name, name)].queue.append(Script(malformed_after=0))
+    asked = {"messages": MESSAGES} if path == "chat/completions" else {"prompt": "Hello there"}
+    status, headers, body = await stage.post(name, path, asked)
+    assert (status, headers.get("x-exo-cause")) == (502, "malformed"), body
+
+
+@pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
+async def test_a_cut_text_completion(stage: Stage, name: str) -> None:
+    """Of a completion, too, the end that the provider never told is none."""
+    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin.queue.append(Script(eof_after=3))
+    events = await stage.stream(name, "completions", prompt="Hello there")
+    assert "".join(c["text"] for e in events for c in e.get("choices", ())) != ""
+    assert [c["finish_reason"] for e in events for c in e.get("choices", ()) if c["finish_reason"]] == []
+    assert events[-1]["error"]["cause"] == "eof", events[-1]

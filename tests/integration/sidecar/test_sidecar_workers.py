@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -139,6 +140,32 @@ async def test_a_silent_worker_gets_no_new_calls(stage: Stage) -> None:
         os.kill(victim["pid"], signal.SIGCONT)
     await both_serve(stage.service)
     assert stage.service.status()[0]["pid"] == victim["pid"]
+
+
+async def test_a_socket_that_is_taken_away(stage: Stage) -> None:
+    """Calls on their way end well, new ones go elsewhere at once, and the worker is replaced, its folder too."""
+    await both_serve(stage.service)
+    before = stage.service.status()
+    stage.standins["anthropic"].queue.append(Script(gap_s=0.1))
+    async with stage.service.worker() as endpoint:
+        assert endpoint.worker == 0
+        connector = aiohttp.UnixConnector(endpoint.socket)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            body = {"messages": MESSAGES, "stream": True}
+            headers = {"x-exo-deployment": "claude"}
+            async with session.post(f"{endpoint.base_url}/chat/completions", json=body, headers=headers) as response:
+                os.unlink(endpoint.socket)
+                for _ in range(3):
+                    assert (await stage.chat("claude"))[0] == 200
+                assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    await until(lambda: stage.service.status()[0]["starts"] > before[0]["starts"])
+    await both_serve(stage.service)
+    shutil.rmtree(os.path.dirname(endpoint.socket))
+    assert (await stage.chat("claude"))[0] == 200
+    await both_serve(stage.service)
+    after = stage.service.status()
+    assert [row["starts"] for row in after] == [before[0]["starts"] + 2, before[1]["starts"] + 1]
+    assert stat.S_IMODE(os.stat(os.path.dirname(endpoint.socket)).st_mode) == 0o700
 
 
 async def until(true: Callable[[], bool]) -> None:

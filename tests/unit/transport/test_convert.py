@@ -60,6 +60,8 @@ STATE = NodeState(
             price_output=10.0,
             price_cached=1.25,
             price_per_request=0.5,
+            timeout_s=7.0,
+            stream_timeout_s=0.0,
         ),
         SharedDeployment(
             id="ollama/x",

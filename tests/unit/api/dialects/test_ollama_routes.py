@@ -156,13 +156,14 @@ async def test_embeddings() -> None:
 
 @pytest.mark.parametrize("think", [False, "low"])
 async def test_a_providers_model(think: bool | str) -> None:
-    """It is neither loaded nor judged: it gets OpenAI's field."""
+    """It is neither loaded nor judged: it gets OpenAI's field, and is asked for a whole answer where one is wanted."""
     async with stage(scripted=True) as on:
         on.routing.rows = [{"id": "fast", "owned_by": "openai"}]
-        chunk = {"choices": [{"index": 0, "delta": {"content": "Hey"}, "finish_reason": "stop"}]}
-        on.routing.replies = [on.routing.stream(b"data: " + json.dumps(chunk).encode() + b"\n\n")]
+        message = {"role": "assistant", "content": "Hey"}
+        on.routing.replies = [whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})]
         status, answer = await on.post("chat", model="fast", messages=HI, think=think, stream=False)
         assert (status, answer["message"]["content"]) == (200, "Hey")
         assert on.routing.calls[0].body["reasoning_effort"] == (think or "none")
+        assert not on.routing.calls[0].stream
         assert (await on.post("chat", model="fast"))[1]["done_reason"] == "load"
         assert on.cluster.calls == []

@@ -72,6 +72,16 @@ async def test_frames_are_a_stream_as_openai_sends_it() -> None:
     assert (events[-1]["choices"], events[-1]["usage"]) == ([], USAGE)
 
 
+@pytest.mark.parametrize(("data", "tokens"), [(chat(content="x" * 10), 3), (completion(), 41)])
+async def test_usage_that_its_maker_has_not_told(data: dict[str, Any], tokens: int) -> None:
+    """Who asks for usage is told an estimate, as at the end of any stream."""
+    uncounted = make_whole({name: value for name, value in data.items() if name != "usage"})
+    asked = make_call(stream=True, stream_options={"include_usage": True})
+    events = [orjson.loads(frame[6:]) async for frame in replay(uncounted, asked)]
+    used = events[-1]["usage"]
+    assert (used["prompt_tokens"], used["completion_tokens"], used["total_tokens"]) == (3, tokens, 3 + tokens)
+
+
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **more}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from exo_node.routing.catalog.listing import SWITCHED_OFF, of_peer, price_row, providers
 from exo_node.routing.catalog.pricing import Priced
 from exo_node.routing.catalog.tables import load_tables
@@ -17,8 +19,10 @@ def test_a_peers_deployment() -> None:
     priced = SharedDeployment(
         id="a", model_name="m", litellm_model="openai/x", provider="openai", upstream_model="x", context=9,
         price_input=1.0, price_output=2.0, price_cached=0.5, price_per_request=0.1, capabilities=("tools",),
+        timeout_s=math.nan, stream_timeout_s=0.0,
     )  # fmt: skip
     one = of_peer(priced, "b")
+    assert (one.timeout_s, one.stream_timeout_s) == (None, None)
     assert (one.price, one.context, one.capabilities) == (Price(1.0, 2.0, 0.1, 0.5), 9, frozenset({"tools"}))
 
 

@@ -67,6 +67,17 @@ def test_a_peers_deployments_join_the_name() -> None:
     assert ask(world, "gpt-4o", equivalents="off") == [{"gpt-4o:openai/gpt-4o", "gpt-4o:openai/gpt-4o@b"}]
 
 
+def test_a_lenders_terms_hold_for_its_borrowers() -> None:
+    """What a call costs beside its tokens, and how long the owner waits for an answer and for its beginning."""
+    named = dep("a", "openai/gpt-4o", timeout_s=7.0, stream_timeout_s=2.0, price=Price(1, 2, 0.04))
+    there = World(env=OPENAI, deployments=(named, dep("a", "openai/gpt-4o-mini")), config={"timeout_s": 30.0})
+    borrower = World(peers=[of_peer(one, "b") for one in there.registry().shared()]).registry()
+    own, general = borrower.candidates(call("a", equivalents="off"))
+    assert (own.timeout_s, own.stream_timeout_s, own.price) == (7.0, 2.0, Price(1, 2, 0.04))
+    assert (general.timeout_s, general.stream_timeout_s) == (30.0, None)
+    assert [one.timeout_s for one in borrower.candidates(call("openai/o3", equivalents="off"))] == [30.0]
+
+
 def test_what_is_shared_holds_no_secret() -> None:
     """Peers are told names, prices and abilities; deployments without a key are not told."""
     world = World(env=OPENAI, deployments=(dep("a", "openai/gpt-4o"), dep("b", "groq/x", params={"api_key": ""})))

@@ -100,6 +100,25 @@ async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert list((Path(short) / "run").iterdir()) == []
 
 
+async def test_a_first_start_that_is_killed(tmp_path: Path) -> None:
+    """Whoever waits goes on waiting: it is started again, and only what that comes to is told."""
+    package = tmp_path / "packages"
+    package.mkdir()
+    (package / "litellm.py").write_text(
+        "import os, pathlib\nmark = pathlib.Path(__file__).with_name('mark')\n"
+        "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n"
+        "raise RuntimeError('the second start')\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="exo-") as short:
+        service = LiteLLMService(home=Path(short), environment={**os.environ, "PYTHONPATH": str(package)}, workers=1)
+        await service.start()
+        try:
+            with pytest.raises(UpstreamError, match="the second start"):
+                await service.ready()
+        finally:
+            await service.stop()
+
+
 async def test_after_stop(tmp_path: Path) -> None:
     """A stopped service refuses calls at once."""
     service = LiteLLMService(home=tmp_path, environment={})

@@ -71,6 +71,8 @@ def anthropic(kind: str, message: str) -> dict[str, Any]:
         (422, {"detail": [{"loc": ["body", "n"], "msg": "bad"}]}, "bad_request", 422),
         (413, openai("too big"), "bad_request", 413),
         (400, openai("This model does not support tools"), "unavailable", 400),
+        (400, anthropic("invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+         "auth", 502),
         (500, b"<html>Internal</html>", "server", 502),
         (529, anthropic("overloaded_error", "Overloaded"), "server", 502),
         (503, {"message": "busy"}, "server", 502),
@@ -115,6 +117,23 @@ def test_only_the_sidecar_says_what_was_used() -> None:
     body = {"error": {"message": "no", "code": "invalid_tool_call", "usage": {"prompt_tokens": 7}}}
     assert answered(502, body, trusted=True).used == Usage(7, 0)
     assert answered(502, body).used is None
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("prompt is too long: 300000 tokens > 200000 maximum", "context"),
+        ("This model does not support prefill. The conversation must end with a user message.", "unavailable"),
+        ("Your credit balance is too low to access the Anthropic API.", "auth"),
+        ("temperature: range: 0..1", "bad_request"),
+    ],
+)
+def test_what_the_sidecar_calls_a_bad_request(message: str, cause: str) -> None:
+    """LiteLLM does not know the words of every provider for every kind of call: they are read once more."""
+    body = {"error": {"message": message, "code": "upstream_bad_request", "cause": "bad_request"}}
+    assert answered(400, body, trusted=True).cause == cause
+    event = error_from_event("b", body, trusted=True)
+    assert (event.cause, event.fails_over) == (cause, cause != "bad_request")
 
 
 def test_events() -> None:
