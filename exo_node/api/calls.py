@@ -63,6 +63,8 @@ def make_call(call_kind: CallKind, body: Mapping[str, Any], context: Context, fi
         deadline=context.deadline,
         prompt_tokens=shape.prompt_tokens,
         max_tokens=shape.max_tokens,
+        longest=shape.longest,
+        answers=shape.answers,
         needs=shape.needs,
         wishes=replace(wishes, no_cache=True) if context.no_cache else wishes,
         caller=Caller(context.key_id, sent.get("user") or ""),

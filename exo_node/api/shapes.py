@@ -35,11 +35,13 @@ AUDIO_TOKENS = 600  # a minute for gpt-4o-audio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What routing needs to know of a body. Tokens are estimates from lengths."""
+    """What routing needs to know of a body. Tokens are estimates from lengths. `longest`, `answers`: see `Call`."""
 
     prompt_tokens: int
     stream: bool = False
     max_tokens: int | None = None
+    longest: int = 0
+    answers: int = 1
     needs: frozenset[Capability] = frozenset()
 
 
@@ -59,35 +61,36 @@ def chat(request: ChatRequest) -> Shape:
         needs.add("logprobs")
     if request.modalities and "audio" in request.modalities:
         needs.add("audio")
-    return _generation(request, tokens, needs)
+    return _generation(request, [tokens], needs)
 
 
 def completion(request: CompletionRequest) -> Shape:
-    tokens = _tokens(request.prompt, "prompt")
-    return _generation(request, tokens, set() if request.logprobs is None else {"logprobs"})
+    each = _each(request.prompt, "prompt")
+    return _generation(request, each, set() if request.logprobs is None else {"logprobs"})
 
 
 def embedding(request: EmbeddingRequest) -> Shape:
     value = request.input
     _not_streamed(request)
-    tokens = _tokens(value, "input")
+    each = _each(value, "input")
     if isinstance(value, list) and type(value[0]) is not int and len(value) > MAX_INPUTS:
         raise bad("input", f"takes at most {MAX_INPUTS} texts, got {len(value)}")
-    return Shape(prompt_tokens=tokens, needs=frozenset({"embedding"}))
+    return Shape(prompt_tokens=sum(each), longest=max(each), needs=frozenset({"embedding"}))
 
 
 def rerank(request: RerankRequest) -> Shape:
     _not_streamed(request)
-    letters = len(checked_text(request.query, "query")) * len(request.documents)
+    query, each = len(checked_text(request.query, "query")), []
     for i, document in enumerate(request.documents):
         if isinstance(document, dict):
             texts = [text for text in document.values() if isinstance(text, str)]
             if not texts:
                 raise bad(f"documents[{i}]", "must be a string or an object with text")
-            letters += sum(map(len, texts))
+            each.append(query + sum(map(len, texts)))
         else:
-            letters += len(checked_text(document, f"documents[{i}]"))
-    return Shape(prompt_tokens=letters // CHARACTERS_PER_TOKEN, needs=frozenset({"rerank"}))
+            each.append(query + len(checked_text(document, f"documents[{i}]")))
+    tokens, longest = sum(each) // CHARACTERS_PER_TOKEN, max(each, default=0) // CHARACTERS_PER_TOKEN
+    return Shape(prompt_tokens=tokens, longest=longest, needs=frozenset({"rerank"}))
 
 
 def image(request: ImageRequest) -> Shape:
@@ -143,18 +146,21 @@ def shape_of(call_kind: CallKind, body: Mapping[str, Any]) -> Shape:
     return shape
 
 
-def _generation(request: ChatRequest | CompletionRequest, tokens: int, needs: set[Capability]) -> Shape:
-    """What chats and completions share."""
+def _generation(request: ChatRequest | CompletionRequest, each: list[int], needs: set[Capability]) -> Shape:
+    """What chats and completions share; `each`: tokens of the prompts."""
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise bad("max_tokens", f"says {old} and max_completion_tokens says {new}; send one of them")
     limit = old if new is None else new
     if request.stream_options is not None and not request.stream:
         raise bad("stream_options", "needs stream: true")
+    answers = (request.n or 1) * len(each)
     return Shape(
-        prompt_tokens=tokens,
+        prompt_tokens=sum(each),
+        longest=max(each),
+        answers=answers,
         stream=request.stream or False,
-        max_tokens=None if limit is None else limit * (request.n or 1),
+        max_tokens=None if limit is None else limit * answers,
         needs=frozenset(needs),
     )
 
@@ -188,19 +194,19 @@ def _part(value: Mapping[str, Any], param: str, needs: set[Capability]) -> int:
     raise bad(f"{param}.type", "is required", code="missing_required_parameter")
 
 
-def _tokens(value: Any, param: str) -> int:
-    """Tokens of a text, of token ids, or of an array of either (all of one kind)."""
+def _each(value: Any, param: str) -> list[int]:
+    """Tokens of each of the prompts: of a text, of token ids, or of an array of either (all of one kind)."""
     if isinstance(value, str):
-        return 1 + len(checked_text(value, param)) // CHARACTERS_PER_TOKEN
+        return [1 + len(checked_text(value, param)) // CHARACTERS_PER_TOKEN]
     if not isinstance(value, list):
         raise bad(param, f"must be a string or an array, not {kind(value)}", code="invalid_type")
     if not value:
         raise bad(param, "is an empty array")
     if type(value[0]) is int:
-        return len(token_ids(value, param))
+        return [len(token_ids(value, param))]
     if isinstance(value[0], list):
-        return sum(len(token_ids(item, f"{param}[{i}]")) for i, item in enumerate(value))
-    return sum(1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value))
+        return [len(token_ids(item, f"{param}[{i}]")) for i, item in enumerate(value)]
+    return [1 + len(checked_text(item, f"{param}[{i}]")) // CHARACTERS_PER_TOKEN for i, item in enumerate(value)]
 
 
 def _not_streamed(request: _Whole) -> None:

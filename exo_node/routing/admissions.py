@@ -11,7 +11,7 @@ from exo_node.limits.gate import Gate
 from exo_node.routing.call import Call, CallRecord
 from exo_node.routing.catalog.names import RING
 from exo_node.routing.catalog.pricing import Priced
-from exo_node.routing.policy.options import EXPECTED_OUTPUT
+from exo_node.routing.policy.options import answer_room
 
 
 class Admissions:
@@ -90,4 +90,4 @@ class Admissions:
         priced = self._price(call.model)
         if priced is None:
             return None
-        return priced.price.cost(call.prompt_tokens, EXPECTED_OUTPUT if call.max_tokens is None else call.max_tokens)
+        return priced.price.cost(call.prompt_tokens, answer_room(call.kind, call.max_tokens, call.answers))

@@ -86,7 +86,9 @@ class Call:
     """One request. `body` is the client's JSON object, checked for its shape only, without our own fields.
 
     `deadline` is on `time.monotonic()`'s clock. `prompt_tokens` is an estimate (characters / 4) made without a
-    tokenizer; `max_tokens` is what the client allows for the answer, None where it does not say.
+    tokenizer; `max_tokens` is what the client allows for the answer, None where it does not say. A call may have
+    several prompts and several `answers`: these numbers are of all of them together, `longest` is of the longest prompt
+    alone (0: there is but one).
     """
 
     id: str
@@ -97,6 +99,8 @@ class Call:
     deadline: float
     prompt_tokens: int
     max_tokens: int | None = None
+    longest: int = 0
+    answers: int = 1
     needs: frozenset[Capability] = frozenset()
     wishes: Wishes = field(default_factory=Wishes)
     caller: Caller = field(default_factory=Caller)

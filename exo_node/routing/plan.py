@@ -61,13 +61,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What the policy must know of a call. `text` (the last user message, cut) is for heuristic strategies only."""
+    """What the policy must know of a call. `text` (the last user message, cut) is for heuristic strategies only.
+    `longest`, `answers`: see `Call`."""
 
     kind: CallKind
     model: str
     prompt_tokens: int
     max_tokens: int | None
     stream: bool
+    longest: int = 0
+    answers: int = 1
     needs: frozenset[Capability] = frozenset()
     strategy: str = "latency"
     max_cost: float | None = None

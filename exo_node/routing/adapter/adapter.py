@@ -17,6 +17,7 @@ from exo_node.routing.adapter.serving import Serving
 from exo_node.routing.call import Call, CallRecord, Reply
 from exo_node.routing.plan import Ask, Candidate, RoutePlan, Step
 from exo_node.routing.policy.heuristics import last_user_text
+from exo_node.routing.policy.options import window_of
 
 
 class LiteLLMAdapter:
@@ -109,6 +110,8 @@ def ask_of(call: Call, options: Options) -> Ask:
         model=call.model,
         prompt_tokens=call.prompt_tokens,
         max_tokens=call.max_tokens,
+        longest=call.longest,
+        answers=call.answers,
         stream=call.stream,
         needs=call.needs,
         strategy=wishes.strategy or options.strategy,
@@ -126,7 +129,7 @@ def _to_ask_anyway(candidates: list[Candidate], ask: Ask) -> Candidate | None:
     for candidate in candidates:
         if candidate.rejected or not candidate.room or ask.provider not in (None, candidate.provider):
             continue
-        too_long = candidate.context is not None and ask.prompt_tokens + (ask.max_tokens or 0) >= candidate.context
+        too_long = candidate.context is not None and sum(window_of(ask)) >= candidate.context
         missing = ask.needs - candidate.capabilities
         if candidate.kind == "ring":
             if too_long or missing:

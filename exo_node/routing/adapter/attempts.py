@@ -80,9 +80,12 @@ class Attempts:
         `streamed` False: a cascade asks for a whole answer though the call wants a stream.
         """
         candidate = step.candidate
-        reserved = self.call.prompt_tokens + answer_room(self.call.kind, self.call.max_tokens)
-        if not await self.gate.acquire(candidate, reserved, step.cost):
-            why, wait_s = self.gate.why_full(candidate, reserved, step.cost)
+        answer = answer_room(self.call.kind, self.call.max_tokens, self.call.answers)
+        reserved = self.call.prompt_tokens + answer
+        # What it may cost, not what it will probably: money that is kept free for nobody is spent twice.
+        cost = None if candidate.price is None else candidate.price.cost(self.call.prompt_tokens, answer)
+        if not await self.gate.acquire(candidate, reserved, cost):
+            why, wait_s = self.gate.why_full(candidate, reserved, cost)
             error = UpstreamError(f"{candidate.backend}: {why}", "rate_limited", retry_after=wait_s)
             self.records.append(AttemptRecord(backend=candidate.backend, cause="rate_limited", status=429))
             self.errors.append((step, error))

@@ -87,7 +87,9 @@ class Finder:
             return False
         found = state.resolver.find(name, call.wishes.provider)
         contexts = [self._make.context(one.backend) for one in found]
-        return bool(contexts) and all(one is not None and one < call.prompt_tokens for one in contexts)
+        return bool(contexts) and all(
+            one is not None and one < (call.longest or call.prompt_tokens) for one in contexts
+        )
 
     def _find(self, state: State, call: Call, name: str, too_long: bool) -> list[Candidate]:
         if not self._holdings.enabled:

@@ -24,6 +24,12 @@ _PLACE = re.compile(r"(.*?):([0-9]+): ")
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
+class PlainNumber(str):
+    """Written as 3e-6, without quotes: a number where one is wanted (as in JSON and YAML 1.2), else a text."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """The line (from 1) of a value, its key's where it has one, and the value's span in characters."""

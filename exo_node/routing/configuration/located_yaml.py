@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import yaml
@@ -13,10 +14,13 @@ from exo_node.routing.configuration.located import (
     FileProblems,
     Keys,
     Mark,
+    PlainNumber,
     Source,
     is_text,
 )
 
+# PyYAML's numbers have a point and a signed exponent (YAML 1.1).
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+")
 _STRING, _DATE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"
 
 
@@ -65,6 +69,9 @@ class _Walk:
             self._fail(HALF, node)
         if node.tag == _DATE:
             return node.value
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None  # without quotes
+        if plain and node.tag == _STRING and _EXPONENT.fullmatch(node.value):
+            return PlainNumber(node.value)
         try:
             return self.loader.construct_object(node)
         except ValueError:  # `!!int abc`

@@ -78,7 +78,8 @@ class RuntimeSettings:
         if body.get("temperature") is None and "temperature" in self._set:
             body["temperature"] = self._set["temperature"]
         if max_tokens is None and "max_tokens" in self._set:
-            body["max_tokens"] = max_tokens = self._set["max_tokens"]
+            body["max_tokens"] = self._set["max_tokens"]
+            max_tokens = self._set["max_tokens"] * call.answers
         return replace(call, body=body, max_tokens=max_tokens)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from exo_node import values
 from exo_node.errors import ConfigurationError
-from exo_node.routing.configuration.located import Keys, Problems, Source, dotted
+from exo_node.routing.configuration.located import Keys, PlainNumber, Problems, Source, dotted
 from exo_node.routing.configuration.references import References, Unresolved
 
 T = TypeVar("T")
@@ -56,7 +56,9 @@ class Section:
         raw = self.table[key]
         text, referred = raw, False
         try:
-            if isinstance(raw, str):
+            if isinstance(raw, PlainNumber) and not literal_text:
+                text = float(raw)
+            elif isinstance(raw, str):
                 text = self.refs.resolve(raw)
                 referred = text != raw
                 if not referred and not literal_text:

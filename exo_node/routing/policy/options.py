@@ -60,12 +60,18 @@ def expected_output(ask: Ask) -> int:
     """Tokens that the answer will probably have."""
     if ask.kind not in WITH_OUTPUT:
         return 0
-    return EXPECTED_OUTPUT if ask.max_tokens is None else min(ask.max_tokens, EXPECTED_OUTPUT)
+    typical = EXPECTED_OUTPUT * ask.answers
+    return typical if ask.max_tokens is None else min(ask.max_tokens, typical)
 
 
-def answer_room(kind: CallKind, max_tokens: int | None) -> int:
+def answer_room(kind: CallKind, max_tokens: int | None, answers: int = 1) -> int:
     """Tokens that are kept free for an answer while it is made."""
-    return max_tokens if max_tokens is not None else EXPECTED_OUTPUT if kind in WITH_OUTPUT else 0
+    return max_tokens if max_tokens is not None else EXPECTED_OUTPUT * answers if kind in WITH_OUTPUT else 0
+
+
+def window_of(ask: Ask) -> tuple[int, int]:
+    """Tokens that a backend must have before it at once: of the longest prompt, and of an answer to it."""
+    return ask.longest or ask.prompt_tokens, (ask.max_tokens or 0) // max(1, ask.answers)
 
 
 def cost_of(candidate: Candidate, ask: Ask) -> float | None:
@@ -86,12 +92,13 @@ def why_not(candidate: Candidate, ask: Ask, emulate: frozenset[Capability]) -> s
     if missing:
         return f"it does not offer {', '.join(sorted(missing))}"
     if candidate.context is not None:
-        if ask.prompt_tokens >= candidate.context:
-            return f"its context of {candidate.context} tokens is too small for a prompt of about {ask.prompt_tokens}"
-        answer = min(ask.max_tokens or 0, candidate.context - 1) if ask.kind in WITH_OUTPUT else 0
-        if ask.prompt_tokens + answer > candidate.context and candidate.kind != "ring":
+        prompt, room = window_of(ask)
+        if prompt >= candidate.context:
+            return f"its context of {candidate.context} tokens is too small for a prompt of about {prompt}"
+        answer = min(room, candidate.context - 1) if ask.kind in WITH_OUTPUT else 0
+        if prompt + answer > candidate.context and candidate.kind != "ring":
             return (
-                f"its context of {candidate.context} tokens does not hold about {ask.prompt_tokens} of the prompt "
+                f"its context of {candidate.context} tokens does not hold about {prompt} of the prompt "
                 f"and {answer} of the answer"
             )
     if not candidate.room:

@@ -113,6 +113,25 @@ def test_what_a_chat_needs_of_tools(fields: dict[str, Any], needs: set[str]) -> 
     assert shape_of("chat", {**GOOD["chat"], **fields}).needs == needs
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "shape"),
+    [
+        ("chat", {"max_tokens": 10, "n": 3}, (1, 1, 3, 30)),
+        ("completion", {"prompt": "x" * 8, "max_tokens": 10, "n": 2}, (3, 3, 2, 20)),
+        ("completion", {"prompt": ["x" * 8, "y", "z"], "max_tokens": 10, "n": 2}, (5, 3, 6, 60)),
+        ("completion", {"prompt": [1, 2, 3], "max_tokens": 10}, (3, 3, 1, 10)),
+        ("completion", {"prompt": [[1, 2, 3], [4]], "max_tokens": 10}, (4, 3, 2, 20)),
+        ("completion", {"prompt": ["x", "y"]}, (2, 1, 2, None)),
+        ("embedding", {"input": ["x" * 40, "y"]}, (12, 11, 1, None)),
+        ("rerank", {"query": "x" * 8, "documents": ["y" * 4, {"text": "z" * 40}]}, (15, 12, 1, None)),
+    ],
+)
+def test_several_prompts_and_answers(kind: Any, fields: dict[str, Any], shape: tuple[int, int, int, Any]) -> None:
+    """The tokens of all prompts, of the longest one, how many answers there will be, and the tokens of all of them."""
+    found = shape_of(kind, {**GOOD[kind], **fields})
+    assert (found.prompt_tokens, found.longest, found.answers, found.max_tokens) == shape
+
+
 @pytest.mark.parametrize(("value", "tokens"), [("x" * 8, 3), ([1, 2], 2), (["x" * 4, "y"], 3), ([[1], [2, 3]], 3)])
 def test_inputs_of_embeddings(value: Any, tokens: int) -> None:
     """Texts, token ids, and arrays of either."""

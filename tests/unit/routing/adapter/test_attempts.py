@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -14,7 +14,7 @@ from exo_node.routing.call import WORKER_LOST
 from exo_node.routing.deployment import Price
 from exo_node.routing.health.breaker import Breaker
 from exo_node.routing.health.profile import Profile
-from exo_node.routing.plan import Step
+from exo_node.routing.plan import Candidate, Step
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import call, candidate, failure
 
@@ -142,6 +142,23 @@ async def test_cached_tokens_cost_what_they_cost() -> None:
     step = replace(STEP, candidate=replace(candidate("a"), price=Price(1.0, 2.0, cached=0.1)))
     attempts.answered(await attempts.begin(step), Usage(100, 5, 90))
     assert attempts.cost == pytest.approx((10 * 1.0 + 90 * 0.1 + 5 * 2.0) / 1e6)
+
+
+async def test_money_is_kept_free_for_all_that_an_answer_may_cost() -> None:
+    """Budgets of providers and deployments reserve what the answers may cost at most, not what they probably will."""
+
+    class Gate(OpenGate):
+        kept: ClassVar[list[float]] = []
+
+        async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+            self.kept.append(cost)
+            return True
+
+    for more in ({"max_tokens": 5000}, {"max_tokens": None, "answers": 2}):
+        asked = replace(call(), **cast(Any, more))
+        attempts = Attempts(asked, Profile(), Breaker(), Gate(), time.monotonic)
+        await attempts.begin(STEP)
+    assert Gate.kept == [(10 * 1.0 + tokens * 2.0) / 1e6 for tokens in (5000, 512)]
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("chat", 266), ("embedding", 10), ("rerank", 10)])

@@ -225,6 +225,26 @@ def test_prices_per_token_without_dust(tmp_path: Path) -> None:
     assert price is not None and (price.input, price.output) == (0.1, 0.2)
 
 
+def test_numbers_with_exponents(tmp_path: Path) -> None:
+    """`3e-6` is a number where one is wanted, as in JSON and YAML 1.2 (PyYAML reads a text), and a name elsewhere; in
+    quotes it is none."""
+    text = """\
+    model_list:
+      - model_name: 7e2
+        litellm_params: {model: x/a, input_cost_per_token: 3e-6, output_cost_per_token: 1.5E-5, temperature: 1e0}
+    max_cost: 1e-3
+    """
+    config = load(tmp_path, text)
+    deployment = one(config)
+    assert (deployment.price, config.max_cost) == (Price(3.0, 15.0), 0.001)
+    assert (deployment.model_name, deployment.params) == ("7e2", {"temperature": 1.0})
+    assert problems(tmp_path, "max_cost: '1e-3'") == ["1.yaml:1: max_cost: wants no quotes, got the text '1e-3'"]
+    assert problems(tmp_path, "router_settings: {rpm: 1e3, tpm: 1e999}") == [
+        "1.yaml:1: router_settings.rpm: wants a whole number of at least 1, got 1000.0",
+        "1.yaml:1: router_settings.tpm: wants a whole number of at least 1, got inf",
+    ]
+
+
 def test_prices_of_cached_tokens_and_others(tmp_path: Path) -> None:
     """What the provider had in its cache may have a price of its own; a price that does not count is a remark."""
     text = """\

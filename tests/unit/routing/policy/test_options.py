@@ -30,6 +30,8 @@ ASK = Ask(kind="chat", model="gpt-4o", prompt_tokens=1000, max_tokens=100, strea
         ({"context": 1050}, {},
          "its context of 1050 tokens does not hold about 1000 of the prompt and 100 of the answer"),
         ({"context": 2000}, {}, ""),
+        ({"context": 1050}, {"longest": 500}, ""),  # several prompts: each has the context for itself
+        ({"context": 1050}, {"answers": 2}, ""),  # and each answer
         ({"room": False}, {}, "its rate limit or budget has no room now"),
         ({}, {"max_cost": 1.0}, "its price is not known and the request has a max_cost"),
         ({"price": Price(100, 100)}, {"max_cost": 0.01},
