@@ -12,6 +12,7 @@ import orjson
 
 from exo_node.api.dialects.anthropic_blocks import Blocks, frame
 from exo_node.api.dialects.anthropic_errors import error_body
+from exo_node.api.dialects.base import arguments_of, text_of
 from exo_node.errors import ExoError
 from exo_node.routing.anthropic_extras import SIGNATURE
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call
@@ -118,13 +119,13 @@ class AnthropicEncoder:
                 out.append(self._blocks.signature(block["signature"]))
             elif block.get("data"):
                 out.append(self._blocks.redacted(block["data"]))
-        for text in (_text(delta.get("content")), delta.get("refusal")):
+        for text in (text_of(delta.get("content")), delta.get("refusal")):
             if text:
                 self._characters += len(text)
                 out.append(self._blocks.text(text))
         for position, call in enumerate(delta.get("tool_calls") or ()):
             function = call.get("function") or {}
-            arguments = function.get("arguments") or ""
+            arguments = arguments_of(function)
             self._characters += len(arguments)
             index = call.get("index")
             out.append(
@@ -179,7 +180,7 @@ class AnthropicEncoder:
 
 
 def _said(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    texts = (_text(message.get("content")), message.get("refusal"))
+    texts = (text_of(message.get("content")), message.get("refusal"))
     return [{"type": "text", "text": text} for text in texts if text]
 
 
@@ -190,7 +191,7 @@ def _calls(message: Mapping[str, Any], *, cut: bool) -> list[dict[str, Any]]:
     for i, call in enumerate(message.get("tool_calls") or ()):
         function = call.get("function") or {}
         try:
-            given = orjson.loads(function.get("arguments") or "{}")
+            given = orjson.loads(arguments_of(function) or "{}")
         except orjson.JSONDecodeError:
             given = None
         if isinstance(given, dict):
@@ -200,13 +201,6 @@ def _calls(message: Mapping[str, Any], *, cut: bool) -> list[dict[str, Any]]:
             name = str(function.get("name"))[:60]
             raise ExoError(f"the model called {name!r} with arguments that are no JSON object", status=502)
     return made
-
-
-def _text(content: Any) -> str:
-    """A string, or parts of which some are text."""
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return content or ""
 
 
 def _stop_reason(finish: str | None, stop: Any, stops: frozenset[str], *, tools: bool) -> tuple[str, str | None]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
 from exo_node.errors import ExoError
 from exo_node.routing.call import Call
 
@@ -54,3 +56,16 @@ class Wire:
 
     content_type: str = "text/event-stream; charset=utf-8"
     keep_alive: bytes = b": keep-alive\n\n"
+
+
+def text_of(content: Any) -> str:
+    """What an answer says: a string, or parts of which some are text (Mistral's, with its thoughts)."""
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+    return content or ""
+
+
+def arguments_of(function: Mapping[str, Any]) -> str:
+    """A tool call's arguments, or the piece of them that came, as text: some servers (TGI) send the object itself."""
+    said = function.get("arguments")
+    return said if isinstance(said, str) else "" if said is None else orjson.dumps(said).decode()

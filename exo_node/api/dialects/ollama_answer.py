@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
+from exo_node.api.dialects.base import arguments_of, text_of
 from exo_node.errors import ExoError
 from exo_node.routing.call import INVALID_TOOL_CALL, UpstreamError
 
@@ -110,7 +111,7 @@ class OllamaEncoder:
         self._usage = event.get("usage") or self._usage
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
-            text = delta.get("content") or delta.get("refusal") or choice.get("text")
+            text = text_of(delta.get("content")) or delta.get("refusal") or choice.get("text")
             thought = delta.get("reasoning_content") or delta.get("reasoning")
             piece: dict[str, Any] = {}
             if text:
@@ -135,7 +136,7 @@ class OllamaEncoder:
         function = delta.get("function") or {}
         call.id = delta.get("id") or call.id
         call.name += function.get("name") or ""
-        call.arguments.append(function.get("arguments") or "")
+        call.arguments.append(arguments_of(function))
 
     def _complete_calls(self) -> list[dict[str, Any]]:
         """Calls to which nothing more comes: all but the last one, and at the end that too. Ollama tells whole ones."""
@@ -187,8 +188,16 @@ class OllamaEncoder:
 
 def _is_text(choice: Mapping[str, Any], delta: Mapping[str, Any]) -> bool:
     """Whether an event holds text and nothing else."""
-    return bool(delta.get("content")) and not (
-        delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning") or choice.get("logprobs")
+    text = delta.get("content")
+    return (
+        isinstance(text, str)
+        and bool(text)
+        and not (
+            delta.get("tool_calls")
+            or delta.get("reasoning_content")
+            or delta.get("reasoning")
+            or choice.get("logprobs")
+        )
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exo_node.api.dialects.base import arguments_of, text_of
 from exo_node.api.dialects.responses_items import Item, item_id, joined, sealed
 from exo_node.api.dialects.responses_request import Asked
 from exo_node.api.dialects.responses_shapes import (
@@ -90,11 +91,11 @@ class ResponsesEncoder:
             thought = delta.get("reasoning_content") or delta.get("reasoning")
             if thought and isinstance(thought, str):
                 self._add(frames, self._thoughts, thought)
-            text, logprobs = delta.get("content"), logprobs_of(choice.get("logprobs"))
+            text, logprobs = text_of(delta.get("content")), logprobs_of(choice.get("logprobs"))
             if text or logprobs:
-                if text is not None and not isinstance(text, str):
+                if not isinstance(text, str):
                     raise ExoError("the answer's content is no text", code="malformed_answer", status=502)
-                self._add(frames, TEXT, text or "", logprobs)
+                self._add(frames, TEXT, text, logprobs)
             if delta.get("refusal"):
                 self._add(frames, REFUSAL, delta["refusal"])
             for call in delta.get("tool_calls") or ():
@@ -249,7 +250,7 @@ class ResponsesEncoder:
             place = {"item_id": item["id"], "output_index": self._open_item(frames, item)}
             call = _Open(item, place, delta_head("response.function_call_arguments.delta", place), [])
             self._calls[index] = call
-        if text := function.get("arguments"):
+        if text := arguments_of(function):
             call.pieces.append(text)
             frames.append(self._delta(call.head, text, b',"sequence_number":'))
 
