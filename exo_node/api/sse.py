@@ -219,5 +219,12 @@ async def _fail(
         async with asyncio.timeout(FAREWELL_S):
             await response.write(style.failure(error))
     except (TimeoutError, ConnectionResetError):
-        if request.transport is not None:
-            request.transport.abort()
+        _abort(request)
+    except Exception as e:  # our own failing at saying so: the client must not wait for more
+        internal(e)
+        _abort(request)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from exo_node.api import sse
-from exo_node.errors import PeerUnavailable
+from exo_node.errors import ExoError, PeerUnavailable
 from exo_node.types import TokenDelta
 from tests.unit.api.scripted import END, ScriptedBackend, Step, serve_api
 
@@ -69,6 +69,19 @@ async def test_our_bug_in_the_middle() -> None:
     assert '"internal_error"' in body
     assert "secret" not in body
     assert "[DONE]" not in body
+
+
+async def test_a_failure_that_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own failing at the last frame cuts the connection: no client waits for more."""
+
+    def failing(error: ExoError) -> bytes:
+        raise TypeError("secret")
+
+    monkeypatch.setattr(sse, "OPENAI", sse.Style(failure=failing))
+    monkeypatch.setattr(sse.respond, "__defaults__", (None, sse.OPENAI))
+    with pytest.raises(aiohttp.ClientPayloadError):
+        async with asyncio.timeout(5):
+            await stream(TokenDelta("a"), PeerUnavailable("gone"))
 
 
 async def test_time_limit() -> None:

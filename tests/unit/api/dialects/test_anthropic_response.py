@@ -159,3 +159,13 @@ def test_a_broken_stream_ends_with_an_error_event() -> None:
     raw = encoder().fail(NoCapacity("full"))
     assert raw.startswith(b"event: error\ndata: ")
     assert json.loads(raw.split(b"data: ")[1])["error"] == {"type": "overloaded_error", "message": "full"}
+
+
+def test_arguments_that_are_an_object() -> None:
+    """TGI's, streamed and whole."""
+    odd = {**call(0, "", "c1", "f"), "function": {"name": "f", "arguments": {"city": "Oslo"}}}
+    one = encoder()
+    (made,) = assembled(one.feed(chunk({"tool_calls": [odd]})) + one.feed(chunk({}, "tool_calls")) + one.end())
+    answer = {"choices": [{"message": {"content": None, "tool_calls": [odd]}, "finish_reason": "tool_calls"}]}
+    (whole,) = encoder().whole({**answer, "usage": USAGE})["content"]
+    assert made["input"] == whole["input"] == {"city": "Oslo"}

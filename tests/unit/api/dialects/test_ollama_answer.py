@@ -136,3 +136,18 @@ def test_a_failure() -> None:
 def test_times() -> None:
     """RFC 3339 with nanoseconds."""
     assert rfc3339(1) == "1970-01-01T00:00:00.000000001Z"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_odd_shapes(streamed: bool) -> None:
+    """Parts of content (Mistral's, its thoughts beside the text) and arguments that are an object (TGI's)."""
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Hi"}]
+    delta = {"content": parts, "tool_calls": [call(0, {"city": "Oslo"}, name="f")]}  # type: ignore[arg-type]
+    if streamed:
+        lines = said(encoder(), event(content="a"), event("tool_calls", **delta))
+        text = "".join(line["message"]["content"] for line in lines)
+        message = lines[1]["message"]
+    else:
+        message = encoder().whole({"choices": [{"message": delta, "finish_reason": "tool_calls"}]})["message"]
+        text = "a" + message["content"]
+    assert (text, message["tool_calls"][0]["function"]["arguments"]) == ("aHi", {"city": "Oslo"})

@@ -242,3 +242,12 @@ def test_the_tier_that_it_had() -> None:
     ].response.service_tier == ("default")
     for asked, told in (("flex", "flex"), ("auto", "default"), (None, "default")):
         assert stream(encoder(service_tier=asked), event("stop"))[-1].response.service_tier == told
+
+
+def test_odd_shapes() -> None:
+    """Parts of content (Mistral's, its thoughts beside the text) and arguments that are an object (TGI's)."""
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Hi"}]
+    odd = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": {"city": "Oslo"}}}
+    events = stream(encoder(), event(content=parts), event("tool_calls", tool_calls=[odd]))
+    said, called = events[-1].response.output
+    assert (said.content[0].text, called.arguments) == ("Hi", '{"city":"Oslo"}')

@@ -150,7 +150,7 @@ async def test_money_is_kept_free_for_all_that_an_answer_may_cost() -> None:
     class Gate(OpenGate):
         kept: ClassVar[list[float]] = []
 
-        async def acquire(self, candidate: Candidate, tokens: int, cost: float) -> bool:
+        async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
             self.kept.append(cost)
             return True
 
