@@ -148,7 +148,7 @@ async def test_money_is_kept_free_for_all_that_an_answer_may_cost() -> None:
     """Budgets of providers and deployments reserve what the answers may cost at most, not what they probably will."""
 
     class Gate(OpenGate):
-        kept: ClassVar[list[float]] = []
+        kept: ClassVar[list[float | None]] = []
 
         async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
             self.kept.append(cost)
