@@ -17,14 +17,20 @@ Transport = Literal["auto", "passthrough", "litellm"]
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens; `per_request` USD for calls that are not counted in tokens."""
+    """USD per million tokens; `per_request` USD for calls that are not counted in tokens; `cached`: for tokens of the
+    prompt that the provider has found in its cache, None where they cost what the others do."""
 
     input: float
     output: float
     per_request: float = 0.0
+    cached: float | None = None
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6 + self.per_request
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """`cached_tokens` of the `prompt_tokens` were found in a cache."""
+        usd = self.input * prompt_tokens + self.output * completion_tokens
+        if cached_tokens and self.cached is not None:
+            usd += (self.cached - self.input) * min(cached_tokens, prompt_tokens)
+        return usd / 1e6 + self.per_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,7 +176,7 @@ class Attempts:
         record.total_s, record.status, record.usage = now - tried.started, status, usage
         if usage is not None:
             if candidate.price is not None:
-                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens)
+                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
             record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens

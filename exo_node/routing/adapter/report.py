@@ -86,7 +86,7 @@ class Report:
         if not tried.ended:
             known = known and is_priced(tried.candidate)
             if price is not None:
-                cost += price.cost(usage.prompt_tokens, usage.completion_tokens)
+                cost += price.cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
         served = [one.backend for one in attempts.records if one.ttft_s is not None or one is tried.record]
         found: dict[str, Any] = {"backends": served, "continued": self.continued}
         found["cost"] = round(cost, 9) if known else None

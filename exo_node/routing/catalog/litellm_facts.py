@@ -34,7 +34,7 @@ class LiteLLMFacts:
     def price(self, model: str) -> Price | None:
         """USD per million tokens of "provider/model" (`pricing.PriceLookup`)."""
         row = self._rows.get(model)
-        return None if row is None or row[5] is None else Price(row[5], row[6])
+        return None if row is None or row[5] is None else Price(row[5], row[6], cached=row[7])
 
     def info(self, model: str) -> ModelInfo | None:
         """What is known of "provider/model" or of a bare name (`candidates.InfoLookup`)."""

@@ -226,18 +226,24 @@ def _provider(file: str, name: str, record: Any) -> dict[str, Any]:
 
 def _facts(file: str, where: str, row: Any) -> ModelFacts:
     where = f"models.{where}"
-    _known(file, where, _table(file, where, row), ("price", "per_call", "context", "can"))
+    _known(file, where, _table(file, where, row), ("price", "cached", "per_call", "context", "can"))
     price = row.get("price")
     if price is not None:
         numbers = price if isinstance(price, list) else []
         if len(numbers) != 2 or not all(_is_amount(number) for number in numbers):
             raise _wrong(file, f"{where}.price", "[input, output] in USD per million tokens")
+    cached = row.get("cached")
+    if cached is not None and not _is_amount(cached):
+        raise _wrong(file, f"{where}.cached", "USD per million tokens of a prompt that were found in a cache")
     if not _is_amount(row.get("per_call", 0)):
         raise _wrong(file, f"{where}.per_call", "USD per call")
     context = row.get("context")
     if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 1):
         raise _wrong(file, f"{where}.context", "a number of tokens")
-    made = None if price is None else Price(float(price[0]), float(price[1]), float(row.get("per_call", 0)))
+    made = None
+    if price is not None:
+        found = None if cached is None else float(cached)
+        made = Price(float(price[0]), float(price[1]), float(row.get("per_call", 0)), found)
     return ModelFacts(made, context, _can(file, f"{where}.can", row.get("can", [])))
 
 

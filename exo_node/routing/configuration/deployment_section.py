@@ -76,8 +76,7 @@ def read_params(section: Section, model_name: str, notes: list[str], model: str 
     custom = section.text("custom_llm_provider")
     if custom is not None and model and not model.startswith(f"{custom}/"):
         model = f"{custom}/{model}"
-    per_token = (section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
-    price = _price(*per_token, section.amount("cost_per_request"))
+    price = _price(section, section.amount("cost_per_request"))
     taken = {*_ROUTING, "transport", "max_retries", "model", "custom_llm_provider", *_COSTS}
     known = {*taken, *_MISSPELT, *ADDRESSED}
     params: dict[str, Any] = {}
@@ -147,15 +146,19 @@ _MISSPELT = (
     *(key for key in _ROUTING if len(key) > 3),
     *REQUEST_FIELDS,
 )
-_COSTS = ("input_cost_per_token", "output_cost_per_token", "cost_per_request")
+_COSTS = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cost_per_request")
 
 
-def _price(input_token: float | None, output_token: float | None, request: float | None = None) -> Price | None:
+def _price(section: Section, request: float | None = None) -> Price | None:
     """LiteLLM's prices are USD per token."""
-    if input_token is None and output_token is None and request is None:
+    given, made, cached = (section.amount(name) for name in _COSTS[:3])
+    if given is None and made is None and request is None:
         return None
-    # 1e-7 * 1e6 is not quite 0.1
-    return Price(round((input_token or 0.0) * 1e6, 9), round((output_token or 0.0) * 1e6, 9), request or 0.0)
+    return Price(_million(given), _million(made), request or 0.0, None if cached is None else _million(cached))
+
+
+def _million(per_token: float | None) -> float:
+    return round((per_token or 0.0) * 1e6, 9)  # 1e-7 * 1e6 is not quite 0.1
 
 
 def _deep(section: Section, keys: Keys, raw: Any) -> Any:
@@ -178,7 +181,7 @@ def _deep(section: Section, keys: Keys, raw: Any) -> Any:
 def read_model_info(section: Section, one: DeploymentDraft) -> None:
     """LiteLLM's `model_info`, as far as it means something here; `task_types` and `capabilities` are ours."""
     one.id = section.text("id")
-    price = _price(section.amount("input_cost_per_token"), section.amount("output_cost_per_token"))
+    price = _price(section)
     context = section.positive("max_input_tokens") or section.positive("context_window")
     task_types = section.texts("task_types")
     base_model = section.text("base_model")

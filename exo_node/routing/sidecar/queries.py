@@ -59,6 +59,7 @@ class Knowledge:
                 [ours for ours, can in said.items() if can is False],
                 price and price["input"],
                 price and price["output"],
+                price and price["cached"],
             ]
             found[name] = facts
             if provider and not name.startswith(f"{provider}/"):
@@ -84,11 +85,13 @@ def _provider_of(row: Mapping[str, Any]) -> str:
     return said.removesuffix("_chat").removesuffix("_converse") if said != "ollama_chat" else said
 
 
-def _price(row: Mapping[str, Any]) -> dict[str, float] | None:
+def _price(row: Mapping[str, Any]) -> dict[str, float | None] | None:
     given, made = row.get("input_cost_per_token"), row.get("output_cost_per_token")
     if given is None and made is None:
         return None
-    return {"input": float(given or 0) * 1e6, "output": float(made or 0) * 1e6}
+    found = row.get("cache_read_input_token_cost")
+    cached = None if found is None else float(found) * 1e6
+    return {"input": float(given or 0) * 1e6, "output": float(made or 0) * 1e6, "cached": cached}
 
 
 def _whole(value: Any) -> int | None:

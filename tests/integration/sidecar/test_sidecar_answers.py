@@ -230,8 +230,9 @@ async def test_what_litellm_knows(stage: Stage) -> None:
     """Its table of models: prices per million, windows, capabilities."""
     facts = await stage.service.facts()
     assert facts["openai/gpt-4o"] == facts["gpt-4o"]
-    provider, mode, context, can, _, price_in, price_out = facts["gpt-4o"]
+    provider, mode, context, can, _, price_in, price_out, cached = facts["gpt-4o"]
     assert (provider, mode, price_in, price_out) == ("openai", "chat", pytest.approx(2.5), pytest.approx(10))
+    assert cached == pytest.approx(1.25)
     assert "vision" in can and context >= 100_000
     assert "no/such" not in facts
 

@@ -14,8 +14,8 @@ from exo_node.routing.catalog.litellm_facts import LiteLLMFacts
 from exo_node.routing.deployment import Price
 
 ROWS: dict[str, list[Any]] = {
-    "groq/new": ["groq", "chat", 1000, ["vision"], ["tools"], 1.0, 2.0],
-    "voyage/v": ["voyage", "embedding", None, [], [], None, None],
+    "groq/new": ["groq", "chat", 1000, ["vision"], ["tools"], 1.0, 2.0, 0.1],
+    "voyage/v": ["voyage", "embedding", None, [], [], None, None, None],
 }
 
 
@@ -47,7 +47,7 @@ async def test_nothing_is_known_before() -> None:
     service.started.set()
     await job
     assert told.is_set() and service.asked == 1
-    assert facts.price("groq/new") == Price(1.0, 2.0)
+    assert facts.price("groq/new") == Price(1.0, 2.0, cached=0.1)
     assert facts.info("groq/new") == ModelInfo(
         provider="groq", context=1000, adds=frozenset({"vision"}), lacks=frozenset({"tools"})
     )
@@ -62,4 +62,4 @@ async def test_a_worker_that_dies_is_asked_again(monkeypatch: pytest.MonkeyPatch
     service.started.set()
     facts = LiteLLMFacts(service)
     await facts.run(lambda: None)
-    assert (service.asked, facts.price("groq/new")) == (3, Price(1.0, 2.0))
+    assert (service.asked, facts.price("groq/new")) == (3, Price(1.0, 2.0, cached=0.1))

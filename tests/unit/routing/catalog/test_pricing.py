@@ -19,7 +19,7 @@ def test_whose_price_counts() -> None:
 
     pricing = Pricing(TABLES, FACTS, lookup)
     assert pricing.of(made("openai", "gpt-4o", price=Price(1, 2))) == Priced(Price(1, 2), "configured")
-    assert pricing.of(made("openai", "gpt-4o")) == Priced(Price(2.5, 10), "shipped")
+    assert pricing.of(made("openai", "gpt-4o")) == Priced(Price(2.5, 10, cached=1.25), "shipped")
     assert asked == []
     assert pricing.of(made("openai", "brand-new")) == Priced(Price(7, 8), "litellm")
     assert pricing.of(made("openai", "nobody-knows")) is None
@@ -58,7 +58,7 @@ def test_what_runs_at_home_is_free_and_says_so() -> None:
 def test_azures_base_model() -> None:
     """LiteLLM's `base_model` says what an Azure deployment of any name is."""
     one = made("azure", "prod-1", params={"base_model": "azure/gpt-4o-mini"})
-    assert Pricing(TABLES, FACTS).of(one) == Priced(Price(0.15, 0.6), "shipped")
+    assert Pricing(TABLES, FACTS).of(one) == Priced(Price(0.15, 0.6, cached=0.075), "shipped")
 
 
 def test_an_estimate() -> None:

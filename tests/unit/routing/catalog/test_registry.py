@@ -22,7 +22,7 @@ def test_a_candidates_group_and_limits() -> None:
         "gpt-4o", "least-busy", 0.8, 1, 3,
     )  # fmt: skip
     assert (azure.timeout_s, openai.timeout_s, openai.allowed_fails) == (7.0, 30.0, 2)
-    assert azure.price == Price(2.5, 10) and azure.context == 128000 and "vision" in azure.capabilities
+    assert azure.price == Price(2.5, 10, cached=1.25) and azure.context == 128000 and "vision" in azure.capabilities
 
 
 def test_one_name_with_several_models() -> None:
@@ -53,7 +53,7 @@ def test_a_node_without_the_key_uses_a_peers_deployment() -> None:
     for name in ("gpt-4o", "openai/gpt-4o"):
         (one,) = registry.candidates(call(name, equivalents="off"))
         assert (one.backend, one.kind, one.node_id) == ("auto:openai/gpt-4o@node-b", "peer", "node-b")
-        assert one.price == Price(2.5, 10) and one.rejected == ""
+        assert one.price == Price(2.5, 10, cached=1.25) and one.rejected == ""
     mine = registry.deployment("auto:openai/gpt-4o@node-b")
     assert mine.params == {} and mine.id == "auto:openai/gpt-4o"
     assert there.deployment(mine.id).params["api_key"] == "sk-planted-openai"

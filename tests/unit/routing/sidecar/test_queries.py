@@ -44,12 +44,13 @@ def test_facts() -> None:
     row = {
         "litellm_provider": "vertex_ai-language-models", "mode": "chat", "max_tokens": 9, "supports_vision": True,
         "supports_function_calling": False, "input_cost_per_token": 1e-6,
+        "cache_read_input_token_cost": 1e-7,
     }  # fmt: skip
-    facts = ["vertex_ai", "chat", 9, ["vision"], ["tools"], pytest.approx(1.0), 0.0]
+    facts = ["vertex_ai", "chat", 9, ["vision"], ["tools"], pytest.approx(1.0), 0.0, pytest.approx(0.1)]
     assert knowledge(m=row, a__n={}).facts() == {
         "m": facts,
         "vertex_ai/m": facts,
-        "a/n": ["", "", None, [], [], None, None],
+        "a/n": ["", "", None, [], [], None, None, None],
     }
 
 
