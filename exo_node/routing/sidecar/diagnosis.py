@@ -35,9 +35,11 @@ def failure_of(error: BaseException, mask: Masker, *, sent: bool = True) -> Fail
         return failure_of(error.original_exception, mask)
     status, cause, code = _classify(error)
     message = mask(_message(error))
-    if cause == "malformed" and not sent:  # nobody has answered, so it is the request that was not understood
-        return Failure(_unsent_status(error), "unavailable", f"this request cannot be sent there: {message}", NOT_SENT)
     param = _refused_parameter(message) if isinstance(error, said.UnsupportedParamsError) else None
+    if not sent and cause in ("malformed", "bad_request"):  # LiteLLM's own word: another backend may take the request
+        status = 400 if cause == "bad_request" else _unsent_status(error)
+        code = code if param else NOT_SENT
+        return Failure(status, "unavailable", f"this request cannot be sent there: {message}", code, param)
     return Failure(status, cause, message, code, param, _retry_after(error))
 
 

@@ -77,6 +77,8 @@ def tools_of(body: Mapping[str, Any]) -> Tools | None:
         required = str(named.get("name", "")) if isinstance(named, Mapping) else ""
         if required not in schemas:
             raise _invalid(f"tool_choice names {required!r}, which is not among the tools", "tool_choice")
+    elif choice != "auto":
+        raise _invalid("tool_choice must be none, auto, required, or name a function", "tool_choice")
     if (body.get("n") or 1) != 1:
         raise _invalid("n must be 1: this model has no native tools, they are prompted", "n")
     return Tools(schemas, tuple(described), required, body.get("parallel_tool_calls") is not False)

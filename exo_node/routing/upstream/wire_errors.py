@@ -203,7 +203,7 @@ def _error(
     elif cause == "bad_request":  # the request's own fault: the client sees what the provider saw
         mine, shown = scrub(code, secrets) or None, status if status < 500 else 400
     elif cause == "unavailable" and status < 500:
-        mine, shown = "unsupported_by_backend", 400
+        mine, shown = (code if trusted and code else "unsupported_by_backend"), 400
     elif trusted:
         mine = code or None
     found = UpstreamError(

@@ -147,3 +147,15 @@ def test_an_unknown_model(stage: Stage) -> None:
     with pytest.raises(openai.NotFoundError) as error:
         stage.chat("nobody")
     assert "claude" in str(error.value)
+
+
+@needs_litellm
+def test_what_one_does_not_take_another_may(stage: Stage) -> None:
+    """A field that LiteLLM does not hand on to a provider fails over; where nobody else may answer, a 400 names it."""
+    body = {"model": "claude", "n": 2, "messages": HELLO}
+    status, answer = stage.node.request("POST", "/v1/chat/completions", body)
+    assert (status, len(answer["choices"])) == (200, 2)
+    status, answer = stage.node.request("POST", "/v1/chat/completions", {**body, "exo": {"fallbacks": []}})
+    error = answer["error"]
+    assert (status, error["type"], error["param"]) == (400, "invalid_request_error", "n")
+    assert error["code"] == "unsupported_parameter"

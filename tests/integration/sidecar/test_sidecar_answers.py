@@ -161,9 +161,9 @@ async def test_usage_is_never_invented(stage: Stage) -> None:
 
 
 async def test_parameters_are_not_dropped(stage: Stage) -> None:
-    """A parameter that the provider does not know is a 400 that names it, and nothing is sent."""
+    """A parameter that the provider does not know is a 400 that names it, and nothing is sent; another may know it."""
     status, headers, body = await stage.chat("claude", logit_bias={"5": 1})
-    assert (status, headers["x-exo-cause"]) == (400, "bad_request")
+    assert (status, headers["x-exo-cause"]) == (400, "unavailable")
     assert (body["error"]["code"], body["error"]["param"]) == ("unsupported_parameter", "logit_bias")
     assert stage.standins["anthropic"].requests == []
 

@@ -106,6 +106,13 @@ ODD_PART = [{"role": "user", "content": [{"type": "no such part"}]}]
 NO_CALL = [*MESSAGES, {"role": "tool", "tool_call_id": "never called", "content": "r"}]
 
 
+async def test_token_ids_are_no_fault_of_whoever_takes_texts(stage: Stage) -> None:
+    """An input that LiteLLM does not hand on to this provider: one that takes token ids may be asked."""
+    status, headers, answer = await stage.post("llama", "embeddings", {"input": [1, 2, 3]})
+    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", NOT_SENT), answer
+    assert stage.standins["ollama"].requests == []
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("name", "body"),

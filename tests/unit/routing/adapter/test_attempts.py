@@ -188,3 +188,13 @@ async def test_what_a_failure_reports_is_paid() -> None:
     error.used = Usage(7, 2)
     attempts.failed(tried, error)
     assert (attempts.used, attempts.cost > 0, attempts.cost_estimated) == ((Usage(7, 2), False), True, False)
+
+
+async def test_what_the_provider_has_found_in_its_cache_costs_less() -> None:
+    """Tokens of the prompt that are reported as cached are paid at their own price, where it is known."""
+    for price, cost in ((Price(10, 20), 0.0102), (Price(10, 20, cached=1), 0.0021)):
+        attempts = made()
+        tried = await attempts.begin(replace(STEP, candidate=candidate("a", price=price)))
+        attempts.answered(tried, Usage(1000, 10, cached_tokens=900))
+        assert attempts.cost == pytest.approx(cost)
+    assert Price(10, 20, cached=1).cost(10, 0, cached_tokens=99) == pytest.approx(1e-5)

@@ -222,7 +222,16 @@ def test_prices_per_token_without_dust(tmp_path: Path) -> None:
     """A price per token is the same price per million, to the digit."""
     params = {"model": "x/a", "input_cost_per_token": 0.0000001, "output_cost_per_token": 0.0000002}
     price = one(load(tmp_path, json.dumps([{"model_name": "a", "litellm_params": params}]))).price
-    assert price is not None and (price.input, price.output) == (0.1, 0.2)
+    assert price == Price(0.1, 0.2)
+
+
+def test_a_price_for_what_the_provider_has_found_in_its_cache(tmp_path: Path) -> None:
+    """LiteLLM's word for it, at either of its places."""
+    costs = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "cache_read_input_token_cost": 0.0000001}
+    for record in ({"litellm_params": {"model": "x/a", **costs}},
+                   {"litellm_params": {"model": "x/a"}, "model_info": costs}):  # fmt: skip
+        made = one(load(tmp_path, json.dumps([{"model_name": "a", **record}])))
+        assert (made.price, dict(made.params)) == (Price(1.0, 2.0, cached=0.1), {})
 
 
 def test_numbers_with_exponents(tmp_path: Path) -> None:

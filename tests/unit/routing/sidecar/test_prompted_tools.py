@@ -170,6 +170,7 @@ def test_an_answer_that_nobody_can_read_is_a_bad_call(text: str) -> None:
     ("body", "param"),
     [
         ({"tool_choice": {"type": "function", "function": "add"}}, "tool_choice"),
+        ({"tool_choice": "banana"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": "add"}]}, "tools[0]"),
     ],
 )
