@@ -271,6 +271,23 @@ def test_prices_of_cached_tokens_and_others(tmp_path: Path) -> None:
     ]
 
 
+def test_a_later_files_budget_wins(tmp_path: Path) -> None:
+    """Of two files the later one says what a subject may spend in a period; within one file all hold."""
+    base = """\
+    litellm_settings: {max_budget: 100}
+    budgets: [{subject: all, limit: 5, period: day}, {subject: "user:*", limit: 1}, {subject: "user:*", limit: 2}]
+    router_settings: {provider_budget_config: {openai: {budget_limit: 3, time_period: 1d}}}
+    """
+    later = """\
+    budgets: [{subject: all, limit: 200}, {subject: "provider:openai", limit: 4, period: day}]
+    """
+    found = {(rule.subject, rule.period, rule.limit) for rule in load(tmp_path, base, later).budgets}
+    assert found == {
+        (("all", ""), "month", 200.0), (("all", ""), "day", 5.0), (("user", "*"), "month", 1.0),
+        (("user", "*"), "month", 2.0), (("provider", "openai"), "day", 4.0),
+    }  # fmt: skip
+
+
 def test_a_deployments_budget(tmp_path: Path) -> None:
     """LiteLLM's `max_budget` of a deployment with its time, a month where none is said; a time alone is an error. Other
     limits of LiteLLM's that do nothing here are remarks."""
