@@ -419,6 +419,7 @@ class SharedDeployment:
     price_output: float | None = None
     price_cached: float | None = None
     price_per_request: float = 0.0
+    price_per_image: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,8 +130,7 @@ class PromptedTools:
 
 def _costs(candidate: Candidate) -> bool:
     """Whether it may cost something."""
-    price = candidate.price
-    return price is None or bool(price.input or price.output or price.per_request)
+    return candidate.price is None or not candidate.price.free
 
 
 def _left_alone(cooling: Cooling) -> str:

@@ -203,6 +203,7 @@ def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
         price_output=deployment.price_output,
         price_cached=deployment.price_cached,
         price_per_request=deployment.price_per_request,
+        price_per_image=deployment.price_per_image,
     )
 
 
@@ -219,6 +220,7 @@ def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
         price_output=message.price_output if message.HasField("price_output") else None,
         price_cached=message.price_cached if message.HasField("price_cached") else None,
         price_per_request=message.price_per_request,
+        price_per_image=message.price_per_image,
     )
 
 

@@ -60,6 +60,7 @@ STATE = NodeState(
             price_output=10.0,
             price_cached=1.25,
             price_per_request=0.5,
+            price_per_image=0.04,
         ),
         SharedDeployment(
             id="ollama/x",
