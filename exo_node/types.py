@@ -422,6 +422,7 @@ class SharedDeployment:
     price_per_request: float = 0.0
     timeout_s: float | None = None
     stream_timeout_s: float | None = None
+    price_per_image: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from exo_node.api.ports import Principal, any_model
 from exo_node.api.views import instance_view, shard_view, spend_view, topology_view
 from exo_node.cluster.discovery import PeerSeen
 from exo_node.cluster.keys import ClusterKey
-from exo_node.errors import ExoError, PeerUnavailable, StoreError
+from exo_node.errors import ExoError, NotFound, PeerUnavailable, StoreError
 from exo_node.key_rotation import KeyRing
-from exo_node.limits.api_keys import digest
+from exo_node.limits.api_keys import ADMIN_ID, digest
 from exo_node.ring.instances import InstanceManager
 from exo_node.ring.members import Peer
 from exo_node.routing.front.front import Front
@@ -311,6 +311,13 @@ class RoutingView(Front):
         ids = {name: key_id for key_id, name in names.items() if name}
         query = replace(query, key_id=ids.get(query.key_id or "", query.key_id))
         total = await self.store.spend_sums(query, None)
+        if query.key_id not in (None, "", ADMIN_ID, *names) and not (total and total[0]["requests"]):
+            there = ", ".join(name or key_id for key_id, name in names.items()) or "none"
+            raise NotFound(
+                f"no API key {str(query.key_id)[:80]!r} with any call; there are: {there}; one that was revoked goes "
+                "by its id",
+                param="key",
+            )
         if by is None:
             data = [spend_view(row) for row in await self.store.spend_rows(query)]
         else:

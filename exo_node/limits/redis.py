@@ -156,6 +156,7 @@ class SharedRedis:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="redis")
 
     async def _run(self) -> None:
+        await asyncio.to_thread(_import_redis)  # 0.2 s, in which the loop has other work
         while True:
             if self._up is False:
                 await asyncio.sleep(RETRY_S)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from exo_node.errors import BudgetExceeded, ExoError
 from exo_node.limits.admission import Admission
 from exo_node.limits.gate import Gate
-from exo_node.routing.call import Call, CallRecord
+from exo_node.routing.call import Call, CallRecord, images_of
 from exo_node.routing.catalog.names import RING
 from exo_node.routing.catalog.pricing import Priced
 from exo_node.routing.policy.options import answer_room
@@ -90,4 +90,5 @@ class Admissions:
         priced = self._price(call.model)
         if priced is None:
             return None
-        return priced.price.cost(call.prompt_tokens, answer_room(call.kind, call.max_tokens, call.answers))
+        answer = answer_room(call.kind, call.max_tokens, call.answers)
+        return priced.price.cost(call.prompt_tokens, answer, images=images_of(call))

@@ -112,6 +112,12 @@ class Call:
     broke_for_s: float | None = None  # nothing is left of a budget of its caller's until then: only what is free serves
 
 
+def images_of(call: Call) -> int:
+    """How many pictures the call wants made."""
+    n = call.body.get("n")
+    return 0 if call.kind != "image" else n if isinstance(n, int) and n > 0 else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Partial:
     """The part of an answer that the client already has, for a backend that is to go on from it.

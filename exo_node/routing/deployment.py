@@ -28,19 +28,24 @@ def is_price(key: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Price:
     """USD per million tokens; `per_request` USD for calls that are not counted in tokens; `cached` for tokens of the
-    prompt that the provider had in its own cache (None: as any other)."""
+    prompt that the provider had in its own cache (None: as any other); `per_image` USD for each that is made."""
 
     input: float
     output: float
     per_request: float = 0.0
     cached: float | None = None
+    per_image: float = 0.0
 
-    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+    @property
+    def free(self) -> bool:
+        return not (self.input or self.output or self.per_request or self.per_image)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, images: int = 0) -> float:
         """`cached_tokens` are some of the prompt's."""
         paid = self.input * prompt_tokens + self.output * completion_tokens
         if self.cached is not None:
             paid += (self.cached - self.input) * min(cached_tokens, prompt_tokens)
-        return paid / 1e6 + self.per_request
+        return paid / 1e6 + self.per_request + self.per_image * images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

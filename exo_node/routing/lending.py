@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exo_node.routing.call import Call, Upstream, UpstreamError
+from exo_node.routing.call import Call, Upstream, UpstreamError, images_of
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.deployment import Deployment, Price
 from exo_node.routing.plan import Candidate
@@ -38,11 +38,12 @@ class Lender:
         )
         answer = answer_room(call.kind, call.max_tokens)
         tokens = call.prompt_tokens + answer
-        cost = None if candidate.price is None else candidate.price.cost(call.prompt_tokens, answer)
+        price, images = candidate.price, images_of(call)
+        cost = None if price is None else price.cost(call.prompt_tokens, answer, images=images)
         if not await self._gate.acquire(candidate, tokens, cost):
             why, wait_s = self._gate.why_full(candidate, tokens, cost)
             raise UpstreamError(f"{deployment.id}: {why}", "rate_limited", retry_after=wait_s)
-        return Lent(self._gate, candidate, self._upstream(deployment), tokens)
+        return Lent(self._gate, candidate, self._upstream(deployment), tokens, images)
 
 
 @dataclass(slots=True)
@@ -53,10 +54,11 @@ class Lent:
     _candidate: Candidate
     upstream: Upstream
     _tokens: int
+    _images: int
 
     def settle(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         price = self._candidate.price
-        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens, cached_tokens)
+        cost = 0.0 if price is None else price.cost(prompt_tokens, completion_tokens, cached_tokens, self._images)
         self._gate.settle(self._candidate, self._tokens, prompt_tokens + completion_tokens, cost)
 
     def unused(self) -> None:

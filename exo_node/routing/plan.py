@@ -55,8 +55,7 @@ class Candidate:
     @property
     def is_free(self) -> bool:
         """Known to cost nothing, whatever is asked."""
-        price = self.price
-        return price is not None and not (price.input or price.output or price.per_request or price.cached)
+        return self.price is not None and self.price.free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class NodeSources:
                 continue
             if one.backend in cooling and not one.rejected:
                 found[i] = replace(one, rejected=_left_alone(cooling[one.backend]))
-            elif call.broke_for_s is not None and _costs(one):
+            elif call.broke_for_s is not None and not one.is_free:
                 found[i] = replace(one, room=False, room_in_s=call.broke_for_s)
             elif one.kind == "deployment" and (wait_s := self._room_in(one)) > 0:
                 found[i] = replace(one, room=False, room_in_s=wait_s)
@@ -129,12 +129,6 @@ class PromptedTools:
 
     def _for(self, call: Call) -> Upstream:
         return self._prompting if "tools" in call.needs else self._direct
-
-
-def _costs(candidate: Candidate) -> bool:
-    """Whether it may cost something."""
-    price = candidate.price
-    return price is None or bool(price.input or price.output or price.per_request)
 
 
 def _left_alone(cooling: Cooling) -> str:

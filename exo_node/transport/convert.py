@@ -205,6 +205,7 @@ def deployment_to_pb(deployment: SharedDeployment) -> pb.DeploymentDescription:
         price_per_request=deployment.price_per_request,
         timeout_s=deployment.timeout_s,
         stream_timeout_s=deployment.stream_timeout_s,
+        price_per_image=deployment.price_per_image,
     )
 
 
@@ -223,6 +224,7 @@ def deployment_from_pb(message: pb.DeploymentDescription) -> SharedDeployment:
         price_per_request=message.price_per_request,
         timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
         stream_timeout_s=message.stream_timeout_s if message.HasField("stream_timeout_s") else None,
+        price_per_image=message.price_per_image,
     )
 
 

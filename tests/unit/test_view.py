@@ -11,7 +11,7 @@ import pytest
 
 from exo_node.cluster.discovery import Endpoint, PeerSeen
 from exo_node.config import Settings
-from exo_node.errors import PeerUnavailable
+from exo_node.errors import NotFound, PeerUnavailable
 from exo_node.limits.api_keys import KeyInfo
 from exo_node.routing.call import Caller, CallRecord
 from exo_node.routing.front.surroundings import Surroundings
@@ -128,6 +128,10 @@ async def test_spend_and_what_keys_may_ask_for(tmp_path: Path, monkeypatch: pyte
         assert (mine["key_id"], mine["key_name"], mine["cost"]) == (info.id, "ci", 0.0)
         (other,) = (await view.spend(SpendQuery(key_id="key-gone"), None))["data"]
         assert (other["key_name"], other["cost"]) == ("", None)
+        with pytest.raises(NotFound, match=r"no API key 'old'.* there are: ci; one that was revoked goes by its id"):
+            await view.spend(SpendQuery(key_id="old"), "day")
+        for there in ("", "admin", info.id):
+            assert (await view.spend(SpendQuery(key_id=there, since=time.time() + 9), None))["data"] == []
         found = await view.spend(SpendQuery(), "key")
         assert sorted(row["key_name"] for row in found["data"]) == ["", "ci"]
         assert (found["total"]["requests"], found["total"]["unpriced"]) == (2, 1)

@@ -21,6 +21,7 @@ from exo_node.routing.call import (
     AttemptRecord,
     Call,
     UpstreamError,
+    images_of,
 )
 from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.policy.options import answer_room
@@ -83,7 +84,8 @@ class Attempts:
         answer = answer_room(self.call.kind, self.call.max_tokens, self.call.answers)
         reserved = self.call.prompt_tokens + answer
         # What it may cost, not what it will probably: money that is kept free for nobody is spent twice.
-        cost = None if candidate.price is None else candidate.price.cost(self.call.prompt_tokens, answer)
+        price, images = candidate.price, images_of(self.call)
+        cost = None if price is None else price.cost(self.call.prompt_tokens, answer, images=images)
         if not await self.gate.acquire(candidate, reserved, cost):
             why, wait_s = self.gate.why_full(candidate, reserved, cost)
             error = UpstreamError(f"{candidate.backend}: {why}", "rate_limited", retry_after=wait_s)
@@ -178,7 +180,9 @@ class Attempts:
         record.total_s, record.status, record.usage = now - tried.started, status, usage
         if usage is not None:
             if candidate.price is not None:
-                record.cost = candidate.price.cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+                record.cost = candidate.price.cost(
+                    usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, images_of(self.call)
+                )
             record.cost_known = is_priced(candidate)
         self.profile.ended(candidate.backend, id(record))
         used = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens

@@ -211,6 +211,7 @@ def shared(
                 price_per_request=0.0 if priced is None else priced.price.per_request,
                 timeout_s=timeout_s if one.timeout_s is None else one.timeout_s,
                 stream_timeout_s=one.stream_timeout_s,
+                price_per_image=0.0 if priced is None else priced.price.per_image,
             )
         )
     for known in tables.providers.values():
@@ -233,7 +234,9 @@ def of_peer(told: SharedDeployment, node_id: str) -> Deployment:
     """A peer's deployment. What it can is left to our own tables where the peer does not say (wildcards)."""
     price = None
     if told.price_input is not None and told.price_output is not None:
-        price = Price(told.price_input, told.price_output, told.price_per_request, told.price_cached)
+        price = Price(
+            told.price_input, told.price_output, told.price_per_request, told.price_cached, told.price_per_image
+        )
     return Deployment(
         id=told.id,
         model_name=told.model_name,

@@ -139,8 +139,10 @@ def _explicit(deployment: Deployment) -> Literal["passthrough", "litellm"]:
 
 
 def _wants_litellm(params: Mapping[str, Any]) -> bool:
-    """Azure's client credentials need a token from Entra first; LiteLLM fetches it."""
-    return bool(_text(params.get("client_secret")) or _text(params.get("azure_username")))
+    """Azure's client credentials need a token from Entra first; LiteLLM fetches it. An answer that is only played is
+    LiteLLM's: the provider's own would cost money."""
+    played = any(params.get(name) is not None for name in ("mock_response", "mock_tool_calls"))
+    return played or bool(_text(params.get("client_secret")) or _text(params.get("azure_username")))
 
 
 def _azure(params: dict[str, Any], environment: Mapping[str, str]) -> None:

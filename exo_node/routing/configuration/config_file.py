@@ -129,7 +129,7 @@ def _own(top: Section, draft: Draft) -> None:
     for entry in top.sections("budgets"):
         rule = read_budget(entry, draft)
         if rule is not None:
-            draft.budgets.append(rule)
+            draft.add_budget(top.source.name, rule)
 
 
 def _limits(section: Section, draft: Draft) -> None:
@@ -174,7 +174,8 @@ def _litellm(section: Section, draft: Draft) -> None:
     _callbacks(section, draft)
     limit, period = section.amount("max_budget"), section.read("budget_duration", budget_period, literal_text=True)
     if limit is not None:
-        draft.budgets.append(BudgetRule(subject=("all", ""), limit=limit, period=cast(Any, period) or "month"))
+        rule = BudgetRule(subject=("all", ""), limit=limit, period=cast(Any, period) or "month")
+        draft.add_budget(section.source.name, rule)
     if section.switch("telemetry"):
         section.wrong("telemetry", "exo-node reports to nobody; remove it")
     section.refuse(_REFUSED_LITELLM)

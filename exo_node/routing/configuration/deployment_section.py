@@ -164,17 +164,21 @@ _MISSPELT = (
     *(key for key in _ROUTING if len(key) > 3),
     *REQUEST_FIELDS,
 )
-_COSTS = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cost_per_request")
+_COSTS = (
+    "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "cost_per_request",
+    "output_cost_per_image",
+)  # fmt: skip
 
 
 def _price(section: Section) -> Price | None:
     """LiteLLM's prices are USD per token."""
-    given, made, cached, request = [section.amount(key) for key in _COSTS]
-    if given is None and made is None and request is None:
+    given, made, cached, request, image = [section.amount(key) for key in _COSTS]
+    if given is None and made is None and request is None and image is None:
         if cached is not None:
             section.wrong("cache_read_input_token_cost", "is no price without input_cost_per_token")
         return None
-    return Price(_million(given), _million(made), request or 0.0, None if cached is None else _million(cached))
+    read = None if cached is None else _million(cached)
+    return Price(_million(given), _million(made), request or 0.0, read, image or 0.0)
 
 
 def _million(per_token: float | None) -> float:

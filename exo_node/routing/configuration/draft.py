@@ -91,7 +91,7 @@ class Draft:
     every_params: dict[str, Any] = field(default_factory=dict)  # litellm_params for all (drop_params)
     cache: CacheDraft = field(default_factory=CacheDraft)
     redis: dict[str, Any] = field(default_factory=dict, repr=False)
-    budgets: list[BudgetRule] = field(default_factory=list)
+    budgets: list[tuple[str, BudgetRule]] = field(default_factory=list)  # with the file that says so
     callbacks: list[str] = field(default_factory=list)
     callback_params: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     model_limits: dict[str, Rate] = field(default_factory=dict)
@@ -107,6 +107,12 @@ class Draft:
             path = (*section.keys, key)
             where = section.source.where(path if name == key else (*path, i))  # the key itself, or one of its list
             self.mentions.append(Mention(where, dotted(path), name, kind))
+
+    def add_budget(self, file: str, rule: BudgetRule) -> None:
+        """In place of what earlier files say of the same money; of one file all hold."""
+        said = (rule.subject, rule.period)
+        self.budgets = [one for one in self.budgets if one[0] == file or (one[1].subject, one[1].period) != said]
+        self.budgets.append((file, rule))
 
     def add_callbacks(self, names: Iterable[str]) -> None:
         self.callbacks += [name for name in names if name not in self.callbacks]

@@ -73,7 +73,8 @@ def read_router(section: Section, draft: Draft) -> None:
             if not rule.has("budget_limit") or not rule.has("time_period"):
                 rule.wrong(None, "wants budget_limit (USD) and time_period (1d or 30d)")
             elif limit is not None and period is not None:  # else it is reported already
-                draft.budgets.append(BudgetRule(subject=("provider", provider), limit=limit, period=cast(Any, period)))
+                made = BudgetRule(subject=("provider", provider), limit=limit, period=cast(Any, period))
+                draft.add_budget(section.source.name, made)
     if section.switch("enable_pre_call_checks") is False:
         section.wrong("enable_pre_call_checks", "limits and context windows are always checked; remove it")
     section.texts("optional_pre_call_checks")  # whatever they name is always done

@@ -159,9 +159,10 @@ class Section:
         return None
 
     def refuse(self, reasons: Iterable[tuple[str, str]]) -> None:
-        """Keys of LiteLLM's that would have no effect here: each one that is there is reported with its reason."""
+        """Keys of LiteLLM's that would have no effect here: each one that is there is reported with its reason. None of
+        them is suggested for another."""
         for key, reason in reasons:
-            if self.has(key):
+            if key in self.table and self.has(key):
                 self.wrong(key, reason)
 
     def done(self) -> None:

@@ -167,7 +167,7 @@ def _config(
         defaults=defaults,
         cache=cache_config(draft, made),
         redis=redis,
-        budgets=tuple(draft.budgets),
+        budgets=tuple(rule for _, rule in draft.budgets),
         callbacks=tuple(draft.callbacks),
         callback_params=draft.callback_params,
         model_limits=draft.model_limits,

@@ -62,6 +62,7 @@ STATE = NodeState(
             price_per_request=0.5,
             timeout_s=7.0,
             stream_timeout_s=0.0,
+            price_per_image=0.04,
         ),
         SharedDeployment(
             id="ollama/x",

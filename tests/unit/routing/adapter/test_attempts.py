@@ -144,6 +144,23 @@ async def test_cached_tokens_cost_what_they_cost() -> None:
     assert attempts.cost == pytest.approx((10 * 1.0 + 90 * 0.1 + 5 * 2.0) / 1e6)
 
 
+async def test_pictures_cost_each() -> None:
+    """A price per picture counts for as many as were asked for; it is kept free before, too."""
+    kept: list[float | None] = []
+
+    class Gate(OpenGate):
+        async def acquire(self, candidate: Candidate, tokens: int, cost: float | None) -> bool:
+            kept.append(cost)
+            return True
+
+    for kind, body, cost in (("image", {"n": 3}, 0.13), ("image", {}, 0.05), ("chat", {"n": 3}, 0.01)):
+        asked = replace(call(), kind=cast(Any, kind), body=body)
+        attempts = Attempts(asked, Profile(), Breaker(), Gate(), time.monotonic)
+        step = replace(STEP, candidate=replace(candidate("a"), price=Price(0, 0, per_request=0.01, per_image=0.04)))
+        attempts.answered(await attempts.begin(step), None)
+        assert (kept.pop(), attempts.cost) == pytest.approx((cost, cost))
+
+
 async def test_money_is_kept_free_for_all_that_an_answer_may_cost() -> None:
     """Budgets of providers and deployments reserve what the answers may cost at most, not what they probably will."""
 

@@ -18,12 +18,12 @@ def test_a_peers_deployment() -> None:
     assert (one.node_id, one.price, one.context, one.capabilities, one.params) == ("b", None, None, None, {})
     priced = SharedDeployment(
         id="a", model_name="m", litellm_model="openai/x", provider="openai", upstream_model="x", context=9,
-        price_input=1.0, price_output=2.0, price_cached=0.5, price_per_request=0.1, capabilities=("tools",),
-        timeout_s=math.nan, stream_timeout_s=0.0,
+        price_input=1.0, price_output=2.0, price_cached=0.5, price_per_request=0.1, price_per_image=0.04,
+        capabilities=("tools",), timeout_s=math.nan, stream_timeout_s=0.0,
     )  # fmt: skip
     one = of_peer(priced, "b")
     assert (one.timeout_s, one.stream_timeout_s) == (None, None)
-    assert (one.price, one.context, one.capabilities) == (Price(1.0, 2.0, 0.1, 0.5), 9, frozenset({"tools"}))
+    assert (one.price, one.context, one.capabilities) == (Price(1.0, 2.0, 0.1, 0.5, 0.04), 9, frozenset({"tools"}))
 
 
 def test_a_price_says_its_unit() -> None:

@@ -153,6 +153,11 @@ def test_azure() -> None:
     assert made("gpt-4o", env, custom_llm_provider="azure").provider == "azure"
 
 
+def test_an_answer_that_is_only_played_asks_no_provider() -> None:
+    """LiteLLM's `mock_response` is LiteLLM's to give."""
+    assert made("openai/gpt-4", api_key="k", mock_response="hi").transport == "litellm"
+
+
 def test_transport_can_be_chosen() -> None:
     """A deployment's own `transport` holds; a direct call to Anthropic or Gemini uses their OpenAI-shaped address."""
     assert made("openai/gpt-4", transport="litellm").transport == "litellm"

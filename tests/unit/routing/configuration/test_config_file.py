@@ -264,20 +264,41 @@ def test_prices_of_cached_tokens_and_others(tmp_path: Path) -> None:
           input_cost_per_token: 0.000002
           cache_read_input_token_cost: 0.0000005
           output_cost_per_image: 0.04
+          input_cost_per_second: 0.1
       - model_name: b
         litellm_params: {model: x/b}
         model_info: {input_cost_per_token: 0.000001, cache_read_input_token_cost: 0}
     """
     config = load(tmp_path, text)
-    assert [one.price for one in config.deployments] == [Price(2.0, 0.0, cached=0.5), Price(1.0, 0.0, cached=0.0)]
+    assert [one.price for one in config.deployments] == [
+        Price(2.0, 0.0, cached=0.5, per_image=0.04),
+        Price(1.0, 0.0, cached=0.0),
+    ]
     assert [note.partition(": ")[2] for note in config.notes if "cost" in note] == [
-        "output_cost_per_image of a does not count: costs are of input_cost_per_token, output_cost_per_token, "
-        "cache_read_input_token_cost, cost_per_request"
+        "input_cost_per_second of a does not count: costs are of input_cost_per_token, output_cost_per_token, "
+        "cache_read_input_token_cost, cost_per_request, output_cost_per_image"
     ]
     text = "model_list: [{model_name: a, litellm_params: {model: x/a, cache_read_input_token_cost: 1}}]"
     assert problems(tmp_path, text) == [
         "1.yaml:1: model_list[0].litellm_params.cache_read_input_token_cost: is no price without input_cost_per_token"
     ]
+
+
+def test_a_later_files_budget_wins(tmp_path: Path) -> None:
+    """Of two files the later one says what a subject may spend in a period; within one file all hold."""
+    base = """\
+    litellm_settings: {max_budget: 100}
+    budgets: [{subject: all, limit: 5, period: day}, {subject: "user:*", limit: 1}, {subject: "user:*", limit: 2}]
+    router_settings: {provider_budget_config: {openai: {budget_limit: 3, time_period: 1d}}}
+    """
+    later = """\
+    budgets: [{subject: all, limit: 200}, {subject: "provider:openai", limit: 4, period: day}]
+    """
+    found = {(rule.subject, rule.period, rule.limit) for rule in load(tmp_path, base, later).budgets}
+    assert found == {
+        (("all", ""), "month", 200.0), (("all", ""), "day", 5.0), (("user", "*"), "month", 1.0),
+        (("user", "*"), "month", 2.0), (("provider", "openai"), "day", 4.0),
+    }  # fmt: skip
 
 
 def test_a_deployments_budget(tmp_path: Path) -> None:

@@ -80,3 +80,17 @@ def test_nearest() -> None:
     assert nearest("Timeuot", known) == " (did you mean timeout?)"
     assert nearest("zzz", known) == " (known here: num_retries, timeout)"
     assert nearest("zzz", ()) == ""
+
+
+def test_what_is_refused_is_not_suggested() -> None:
+    """A key that would have no effect is reported where it is, and named for no other one."""
+    problems = Problems()
+    source = parse_json("f", '{"alerting": ["x"], "quiet": null, "telemetr": 1}')
+    top = Section(source, (), source.value, References({}, lambda _: None), problems)
+    top.text("name")
+    top.refuse((key, "does nothing") for key in ("alerting", "quiet", "telemetry"))
+    top.done()
+    assert problems.lines == [
+        "f:1: alerting: does nothing",
+        "f:1: unknown key telemetr (known here: alerting, name, quiet)",
+    ]

@@ -121,7 +121,7 @@ def test_body_merges_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["cache_read_input_token_cost", "output_cost_per_image", "input_cost_per_token_above_128k_tokens",
+    "key", ["cache_read_input_token_cost", "output_cost_per_character", "input_cost_per_token_above_128k_tokens",
             "input_cost_per_second", "tiered_pricing", "max_budget"],
 )  # fmt: skip
 def test_a_price_is_not_sent(key: str) -> None:

@@ -298,7 +298,7 @@ class NodeState(_message.Message):
     def __init__(self, node: _Optional[_Union[NodeDescription, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceDescription, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ..., leaving: _Optional[bool] = ..., shards: _Optional[_Iterable[_Union[HostedShard, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentDescription, _Mapping]]] = ..., draining: _Optional[bool] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentDescription(_message.Message):
-    __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output", "price_cached", "price_per_request", "timeout_s", "stream_timeout_s")
+    __slots__ = ("id", "model_name", "litellm_model", "provider", "upstream_model", "capabilities", "context", "price_input", "price_output", "price_cached", "price_per_request", "timeout_s", "stream_timeout_s", "price_per_image")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     LITELLM_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +312,7 @@ class DeploymentDescription(_message.Message):
     PRICE_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     STREAM_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_IMAGE_FIELD_NUMBER: _ClassVar[int]
     id: str
     model_name: str
     litellm_model: str
@@ -325,7 +326,8 @@ class DeploymentDescription(_message.Message):
     price_per_request: float
     timeout_s: float
     stream_timeout_s: float
-    def __init__(self, id: _Optional[str] = ..., model_name: _Optional[str] = ..., litellm_model: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., context: _Optional[int] = ..., price_input: _Optional[float] = ..., price_output: _Optional[float] = ..., price_cached: _Optional[float] = ..., price_per_request: _Optional[float] = ..., timeout_s: _Optional[float] = ..., stream_timeout_s: _Optional[float] = ...) -> None: ...
+    price_per_image: float
+    def __init__(self, id: _Optional[str] = ..., model_name: _Optional[str] = ..., litellm_model: _Optional[str] = ..., provider: _Optional[str] = ..., upstream_model: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., context: _Optional[int] = ..., price_input: _Optional[float] = ..., price_output: _Optional[float] = ..., price_cached: _Optional[float] = ..., price_per_request: _Optional[float] = ..., timeout_s: _Optional[float] = ..., stream_timeout_s: _Optional[float] = ..., price_per_image: _Optional[float] = ...) -> None: ...
 
 class RelayRequest(_message.Message):
     __slots__ = ("deployment_id", "kind", "body_json", "stream", "prompt_tokens", "max_tokens", "request_id", "partial_text", "first_ms", "idle_ms", "files")
