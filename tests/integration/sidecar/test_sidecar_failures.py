@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.sidecar_stage import KEY, MARKS, MESSAGES, Stage, text_of
+from tests.integration.sidecar_stage import KEY, MARKS, MESSAGES, STANDINS, Stage, text_of
 from tests.standins import Script
 
 pytestmark = MARKS
@@ -86,6 +86,8 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
         ("claude", Script(reset_after=3), "reset"),
         ("claude", Script(error_after=3, message="overloaded"), "server"),
         ("gpt", Script(eof_after=3), "eof"),
+        ("vllm", Script(eof_after=3), "eof"),
+        ("vllm", Script(malformed_after=3), "malformed"),
         ("gemini", Script(eof_after=3), "eof"),
         ("llama", Script(eof_after=3), "eof"),
         ("llama", Script(error_after=3), "malformed"),  # LiteLLM looks for a message in it
@@ -93,7 +95,7 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
 )
 async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, cause: str) -> None:
     """A stream that breaks ends with an error event, never with an invented finish_reason or [DONE]."""
-    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin = stage.standins[STANDINS.get(name, name)]
     standin.queue.append(script)
     events = await stage.stream(name)
     assert text_of(events) != ""
@@ -114,7 +116,7 @@ async def test_an_answer_that_is_no_json(stage: Stage, name: str, path: str) -> 
 @pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
 async def test_a_cut_text_completion(stage: Stage, name: str) -> None:
     """Of a completion, too, the end that the provider never told is none."""
-    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin = stage.standins[STANDINS.get(name, name)]
     standin.queue.append(Script(eof_after=3))
     events = await stage.stream(name, "completions", prompt="Hello there")
     assert "".join(c["text"] for e in events for c in e.get("choices", ())) != ""
