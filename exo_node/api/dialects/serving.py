@@ -13,9 +13,9 @@ from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.serving import CallServer, whole_of
 from exo_node.errors import ExoError
-from exo_node.routing.adapter.report import text_of
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call, CallKind, Reply
 from exo_node.routing.frames import events_in, usage_object
+from exo_node.routing.upstream.transcript import characters_of
 from exo_node.types import Usage
 
 
@@ -75,5 +75,5 @@ def answer_of(reply: Reply, call: Call) -> Mapping[str, Any]:
         raise ExoError("the answer to a chat is no JSON object")
     if data.get("usage"):
         return data
-    said = math.ceil(len(text_of(data)) / CHARACTERS_PER_TOKEN)
+    said = math.ceil(characters_of(data) / CHARACTERS_PER_TOKEN)
     return {**data, "usage": usage_object(Usage(call.prompt_tokens, said))}

@@ -5,12 +5,11 @@ The client sees one answer: one id, one role, no text twice, one finish_reason, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exo_node.routing.call import CHARACTERS_PER_TOKEN, Batch, Begun, Call, Continuation, Partial, Said
+from exo_node.routing.call import Batch, Begun, Call, Continuation, Partial, Said
 from exo_node.routing.frames import events_in, frame, usage_event
 from exo_node.routing.plan import Candidate
 from exo_node.routing.upstream.transcript import MAX_PARTIAL, Transcript, choices
@@ -84,7 +83,7 @@ def delivered_of(begun: Begun, call: Call) -> tuple[Delivered, Transcript]:
     events = list(events_in(begun.raw))
     transcript.take(Batch(begun.raw, events, begun.ids))
     text, ring = transcript.text, bool(begun.ids_model)
-    tokens = len(begun.ids) or max(transcript.pieces, math.ceil(transcript.characters / CHARACTERS_PER_TOKEN))
+    tokens = len(begun.ids) or transcript.tokens
     found = Delivered(
         head=transcript.head,
         text=text,

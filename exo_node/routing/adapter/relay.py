@@ -105,7 +105,8 @@ class Live:
 
     def count(self) -> None:
         """Tell the attempt what came so far."""
-        self.tried.characters, self.tried.pieces = self.transcript.characters, self.transcript.pieces
+        transcript = self.transcript
+        self.tried.characters, self.tried.pieces = transcript.characters + transcript.others, transcript.pieces
 
     async def close(self) -> None:
         self.watch.stop()
@@ -298,7 +299,7 @@ class Story:
 
     async def go_on(self, live: Live, error: UpstreamError) -> Live | None:
         text = live.transcript.text if self.continuer is None else self.continuer.text
-        self._delivered.add(live.tried.candidate, live.transcript, text, live.tried.completion_tokens)
+        self._delivered.add(live.tried.candidate, live.transcript, text, live.transcript.tokens)
         if not error.fails_over or error.code == LATE:
             raise error
         if why := refusal(self._owner.call, self._delivered, live.transcript):

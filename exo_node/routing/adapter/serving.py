@@ -31,7 +31,7 @@ from exo_node.routing.call import Attempt, Begun, Call, Outlet, Partial, Reply, 
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.routing.upstream.transcript import Transcript, read_usage
+from exo_node.routing.upstream.transcript import Transcript, characters_of, read_usage
 from exo_node.types import Usage
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ class Serving:
             if lacks := _lacks(self.call.kind, data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no {lacks}", "malformed")
             text = text_of(data)
-            tried.last, tried.characters = self._clock(), len(text)
+            tried.last, tried.characters = self._clock(), 0 if data is None else characters_of(data)
             return Answered(tried, whole, read_usage(data.get("usage")) if isinstance(data, dict) else None, text)
 
         return await self._tried(step, ask, streamed=False)

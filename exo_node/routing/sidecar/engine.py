@@ -163,10 +163,10 @@ def _split_at_line_ends() -> None:
 
 
 def _lose_no_event() -> None:
-    """LiteLLM's reader of OpenAI-like streams takes each line with "[DONE]" anywhere in it for the end, an answer's text
-    too, which is lost then; it calls that end "stop" whether the provider has said so or not, and passes over events
-    that are no JSON. The end is the line that says nothing else, a finish_reason is the provider's to tell, and an event
-    that cannot be read breaks the stream.
+    """LiteLLM's reader of OpenAI-like streams takes each line with "[DONE]" anywhere in it for the end, text of an
+    answer too, which is lost then; it calls that end "stop" whether the provider has said so or not, and passes over
+    events that are no JSON. The end is the line that says nothing else, a finish_reason is the provider's to tell, and
+    an event that cannot be read breaks the stream.
     """
     from litellm.llms.base_llm.base_model_iterator import BaseModelResponseIterator
 

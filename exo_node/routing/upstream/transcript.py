@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exo_node.routing.call import Batch, Call, UpstreamError
+from exo_node.routing.call import CHARACTERS_PER_TOKEN, Batch, Call, UpstreamError
 from exo_node.types import Usage
 
 MAX_PARTIAL = 8 * 1024 * 1024  # characters: an answer beyond it is not kept, so it cannot be continued
@@ -22,8 +23,8 @@ class Transcript:
     """
 
     __slots__ = (
-        "_backend", "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts", "pieces",
-        "special", "usage",
+        "_backend", "_expected", "characters", "content", "extras", "finished", "head", "ids", "others", "parts",
+        "pieces", "special", "usage",
     )  # fmt: skip
 
     def __init__(self, call: Call, backend: str = "a backend") -> None:
@@ -34,6 +35,7 @@ class Transcript:
         self.parts: list[str] = []
         self.ids: list[int] = []
         self.characters = 0
+        self.others = 0  # characters of thoughts, refusals and tool calls, which are paid for, too
         self.pieces = 0  # events with text
         self.finished: dict[int, str] = {}  # choice -> finish_reason
         self.extras: set[str] = set()  # fields of deltas beside role and content
@@ -66,11 +68,12 @@ class Transcript:
     def _take_back(self, batch: Batch) -> None:
         """Forget what was read of a batch up to its odd event: who goes on must say it, since it does not go out."""
         read = copy.copy(self)
-        read.parts, read.ids, read.characters, read.pieces, read.finished = [], [], 0, 0, {}
+        read.parts, read.ids, read.characters, read.others, read.pieces, read.finished = [], [], 0, 0, 0, {}
         with contextlib.suppress(AttributeError, TypeError):
             read._take(batch)
         del self.parts[len(self.parts) - len(read.parts) :]
         self.characters -= read.characters
+        self.others -= read.others
         self.pieces -= read.pieces
         for index in read.finished:
             self.finished.pop(index, None)
@@ -116,6 +119,7 @@ class Transcript:
             if value and name not in ("role", "content"):
                 self.extras.add(name)
                 self.content = True
+                self.others += _length(name, value)
 
     @property
     def complete(self) -> bool:
@@ -126,6 +130,11 @@ class Transcript:
     def text(self) -> str:
         return "".join(self.parts)
 
+    @property
+    def tokens(self) -> int:
+        """An estimate of the text's."""
+        return max(self.pieces, math.ceil(self.characters / CHARACTERS_PER_TOKEN))
+
 
 def choices(call: Call) -> int:
     """How many choices the answer to `call` has."""
@@ -133,6 +142,32 @@ def choices(call: Call) -> int:
     prompts = call.body.get("prompt") if call.kind == "completion" else None
     many = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
     return (n if isinstance(n, int) and n > 0 else 1) * many
+
+
+def characters_of(answer: Mapping[str, Any]) -> int:
+    """All that a whole answer says: its choices' texts, thoughts, refusals and tool calls."""
+    total = 0
+    for choice in answer.get("choices") or ():
+        message = choice.get("message")
+        said = message if isinstance(message, Mapping) else {"content": choice.get("text")}
+        content = said.get("content")
+        total += len(content) if isinstance(content, str) else 0
+        total += sum([_length(name, value) for name, value in said.items() if value])
+    return total
+
+
+# What an answer is made of beside its text; thoughts come under one of two names, or both.
+_TOLD = frozenset({"reasoning_content", "refusal", "tool_calls"})
+
+
+def _length(name: str, value: Any) -> int:
+    if name not in _TOLD:
+        return 0
+    if isinstance(value, str):
+        return len(value)
+    calls = [call.get("function") for call in value if isinstance(call, Mapping)] if isinstance(value, list) else []
+    parts = [one.get(key) for one in calls if isinstance(one, Mapping) for key in ("name", "arguments")]
+    return sum([len(part) for part in parts if isinstance(part, str)])
 
 
 def read_usage(value: Any) -> Usage | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exo_node.routing.call import Batch, UpstreamError
-from exo_node.routing.upstream.transcript import Transcript, choices, read_usage
+from exo_node.routing.upstream.transcript import Transcript, characters_of, choices, read_usage
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import ROLE, STOP, call, text, usage
 
@@ -50,6 +50,16 @@ def test_text_ends_usage_and_extras() -> None:
     assert (found.text, found.pieces, found.characters, found.complete) == ("One two", 2, 7, True)
     assert (found.usage, found.extras, found.special) == (Usage(5, 2), {"reasoning_content"}, True)
     assert not read(text("One")).complete
+
+
+def test_what_is_paid_for_beside_the_text() -> None:
+    """Thoughts and tool calls, streamed and whole; the text alone is what others go on from."""
+    call_ = {"index": 0, "function": {"name": "f", "arguments": '{"a": 1}'}}
+    found = read(ROLE, delta(reasoning_content="hmm"), delta(tool_calls=[call_]), delta(tool_calls=5), text("One"))
+    assert (found.characters, found.others, found.tokens) == (3, 3 + 9, 1)
+    message = {"content": "One", "reasoning_content": "hmm", "reasoning": "hmm", "tool_calls": [call_]}
+    assert characters_of({"choices": [{"message": message}, {"text": "Two!"}]}) == 15 + 4
+    assert characters_of({"choices": [{"message": {"content": None, "tool_calls": [None]}}]}) == 0
 
 
 @pytest.mark.parametrize("odd", [delta(content=5), {"choices": ["x"]}])
