@@ -119,7 +119,7 @@ class Transcript:
             if value and name not in ("role", "content"):
                 self.extras.add(name)
                 self.content = True
-                self.others += _length(name, value)
+                self.others += _length(name, value, delta)
 
     @property
     def complete(self) -> bool:
@@ -152,16 +152,16 @@ def characters_of(answer: Mapping[str, Any]) -> int:
         said = message if isinstance(message, Mapping) else {"content": choice.get("text")}
         content = said.get("content")
         total += len(content) if isinstance(content, str) else 0
-        total += sum([_length(name, value) for name, value in said.items() if value])
+        total += sum([_length(name, value, said) for name, value in said.items() if value])
     return total
 
 
-# What an answer is made of beside its text; thoughts come under one of two names, or both.
-_TOLD = frozenset({"reasoning_content", "refusal", "tool_calls"})
+# What an answer is made of beside its text. Thoughts have one of two names, or both.
+_TOLD = frozenset({"reasoning_content", "reasoning", "refusal", "tool_calls"})
 
 
-def _length(name: str, value: Any) -> int:
-    if name not in _TOLD:
+def _length(name: str, value: Any, said: Mapping[str, Any]) -> int:
+    if name not in _TOLD or (name == "reasoning" and said.get("reasoning_content")):
         return 0
     if isinstance(value, str):
         return len(value)

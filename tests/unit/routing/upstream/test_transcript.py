@@ -55,7 +55,8 @@ def test_text_ends_usage_and_extras() -> None:
 def test_what_is_paid_for_beside_the_text() -> None:
     """Thoughts and tool calls, streamed and whole; the text alone is what others go on from."""
     call_ = {"index": 0, "function": {"name": "f", "arguments": '{"a": 1}'}}
-    found = read(ROLE, delta(reasoning_content="hmm"), delta(tool_calls=[call_]), delta(tool_calls=5), text("One"))
+    thought = delta(reasoning_content="h", reasoning="h")
+    found = read(ROLE, thought, delta(reasoning="mm"), delta(tool_calls=[call_]), delta(tool_calls=5), text("One"))
     assert (found.characters, found.others, found.tokens) == (3, 3 + 9, 1)
     message = {"content": "One", "reasoning_content": "hmm", "reasoning": "hmm", "tool_calls": [call_]}
     assert characters_of({"choices": [{"message": message}, {"text": "Two!"}]}) == 15 + 4
