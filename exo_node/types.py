@@ -406,7 +406,7 @@ class SharedDeployment:
     """An external target that a node calls for its peers too. No parameters: keys never leave their node.
 
     Prices are USD per million tokens, None when unknown (`price_request`: USD of each call beside them); `context` 0:
-    unknown. Its owner's timers hold for its borrowers, too.
+    unknown. Its owner's timers hold for its borrowers, too, where it says them.
     """
 
     id: str
