@@ -48,11 +48,12 @@ async def test_failures_and_what_they_mean(cause: str, opens: bool, billed: bool
     assert attempts.header() == f"a:{cause}"
 
 
-async def test_an_unsupported_parameter_says_nothing_of_the_backend() -> None:
-    """A ring without tools is a healthy ring."""
+@pytest.mark.parametrize("code", ["unsupported_parameter", "unsupported_by_backend"])
+async def test_an_unsupported_parameter_says_nothing_of_the_backend(code: str) -> None:
+    """A ring without tools is a healthy ring, a provider's model without them too."""
     attempts = made()
     tried = await attempts.begin(STEP)
-    attempts.failed(tried, failure("unavailable", code="unsupported_parameter"))
+    attempts.failed(tried, failure("unavailable", code=code))
     assert attempts.breaker.state("a", time.monotonic())[0] == "closed"
 
 
