@@ -256,6 +256,8 @@ class UpstreamError(ExoError):
 
 # Codes of failures that are not the backend's: our own helper process died, the model cannot call tools in words.
 WORKER_LOST, INVALID_TOOL_CALL = "worker_lost", "invalid_tool_call"
+# Codes of a request that asks for more than this backend can, as we or the provider say: another one may do it.
+UNSUPPORTED, UNSUPPORTED_THERE = "unsupported_parameter", "unsupported_by_backend"
 # Codes of a ring that is busy, not broken (errors.Overloaded): who asks less often is served.
 QUEUE_FULL = frozenset({"queue_full", "key_queue_full"})
 

@@ -42,6 +42,10 @@ WEATHER = {
 }
 
 
+# The stand-ins behind deployments that are not called like theirs.
+STANDINS = {"claude": "anthropic", "gpt": "openai", "vllm": "openai", "llama": "ollama"}
+
+
 # Written into sitecustomize.py of the workers: every address that Python code of theirs asks a socket for.
 GUARD = """
 import os, sys

@@ -13,10 +13,9 @@ from exo_node.api import sse
 from exo_node.api.dialects.base import Decoded, Encoder, Wire
 from exo_node.api.serving import CallServer, whole_of
 from exo_node.errors import ExoError
-from exo_node.routing.adapter.report import length_of
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call, CallKind, Reply
 from exo_node.routing.frames import events_in, usage_object
-from exo_node.routing.upstream.transcript import read_usage
+from exo_node.routing.upstream.transcript import length_of, read_usage
 from exo_node.types import Usage
 
 

@@ -17,6 +17,8 @@ from exo_node.routing.call import (
     INVALID_TOOL_CALL,
     MAY_BE_BILLED,
     QUEUE_FULL,
+    UNSUPPORTED,
+    UNSUPPORTED_THERE,
     WORKER_LOST,
     AttemptRecord,
     Call,
@@ -29,9 +31,7 @@ from exo_node.types import Usage
 
 # Not the backend's doing: says nothing about its health.
 _BLAMELESS = frozenset({"bad_request", "content_filter", "context", "cancelled"})
-_NOT_ITS_HEALTH = frozenset(
-    {"unsupported_parameter", "unsupported_by_backend", WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL}
-)
+_NOT_ITS_HEALTH = frozenset({UNSUPPORTED, UNSUPPORTED_THERE, WORKER_LOST, INVALID_TOOL_CALL, *QUEUE_FULL})
 
 
 def is_priced(candidate: Candidate) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from exo_node.routing.adapter.attempts import Attempts, Tried, is_priced
 from exo_node.routing.call import Call, CallRecord, CallSink
 from exo_node.routing.frames import HEADER_LIMIT, header_value
 from exo_node.routing.plan import Candidate
-from exo_node.routing.upstream.transcript import beside_text
+from exo_node.routing.upstream.transcript import said_in
 from exo_node.types import Usage
 
 MAX_WHY = 160  # characters of the reason why a backend of the asked name was not asked
@@ -157,28 +156,7 @@ class Report:
             sink(record)
 
 
-def length_of(data: Mapping[str, Any] | None) -> int:
-    """Characters of a whole answer that tokens were used for, in all its choices: to estimate what it does not say."""
-    choices = data.get("choices") if data else None
-    length = 0
-    for choice in choices if isinstance(choices, list) else ():
-        length += len(_text_of(choice))
-        message = choice.get("message") if isinstance(choice, Mapping) else None
-        if isinstance(message, Mapping):
-            with contextlib.suppress(AttributeError, TypeError):  # calls of another shape: what else there is counts
-                length += beside_text(message)
-    return length
-
-
 def text_of(data: Mapping[str, Any] | None) -> str:
     """The text of a whole answer's first choice, "" where it has none."""
     choices = data.get("choices") if data else None
-    return _text_of(choices[0]) if isinstance(choices, list) and choices else ""
-
-
-def _text_of(choice: Any) -> str:
-    if not isinstance(choice, dict):
-        return ""
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
-    return text if isinstance(text, str) else ""
+    return said_in(choices[0]) if isinstance(choices, list) and choices else ""

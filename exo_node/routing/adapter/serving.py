@@ -24,14 +24,14 @@ from exo_node.routing.adapter.failure import final_error
 from exo_node.routing.adapter.hedge import race
 from exo_node.routing.adapter.parts import Options, Parts
 from exo_node.routing.adapter.relay import Live, Story, code_of_lateness, open_stream, relay
-from exo_node.routing.adapter.report import Report, length_of, text_of
+from exo_node.routing.adapter.report import Report, text_of
 from exo_node.routing.adapter.watch import Within
 from exo_node.routing.cache.replay import replay
 from exo_node.routing.call import Attempt, Begun, Call, Outlet, Partial, Reply, Upstream, UpstreamError, Whole
 from exo_node.routing.frames import frame
 from exo_node.routing.plan import Candidate, RoutePlan, Step
 from exo_node.routing.upstream.passthrough import PassThrough
-from exo_node.routing.upstream.transcript import Transcript, whole_usage
+from exo_node.routing.upstream.transcript import Transcript, length_of, whole_usage
 from exo_node.types import Usage
 
 T = TypeVar("T")

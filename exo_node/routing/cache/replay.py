@@ -8,6 +8,7 @@ from typing import Any
 
 from exo_node.routing.call import CHARACTERS_PER_TOKEN, Call, Whole
 from exo_node.routing.frames import frame, usage_object
+from exo_node.routing.upstream.transcript import length_of
 from exo_node.types import Usage
 
 PIECE = 64  # characters of an event: a client that draws as it reads sees a stream
@@ -19,16 +20,12 @@ async def replay(whole: Whole, call: Call, exo: Mapping[str, Any] | None = None)
     wanted = isinstance(options, Mapping) and bool(options.get("include_usage"))
     data = whole.data or {}
     if wanted and not data.get("usage"):  # its maker has not counted: an estimate, as at the end of any stream
-        data = {**data, "usage": usage_object(Usage(call.prompt_tokens, _estimate(data)))}
+        data = {
+            **data,
+            "usage": usage_object(Usage(call.prompt_tokens, math.ceil(length_of(data) / CHARACTERS_PER_TOKEN))),
+        }
     for event in events_of(data, usage=wanted, exo=exo):
         yield frame(event)
-
-
-def _estimate(data: Mapping[str, Any]) -> int:
-    """Tokens of all that is said in an answer."""
-    said = [choice.get("message") or choice.get("text") for choice in data.get("choices") or ()]
-    texts = [one.get("content") if isinstance(one, Mapping) else one for one in said]
-    return math.ceil(sum(len(text) for text in texts if isinstance(text, str)) / CHARACTERS_PER_TOKEN)
 
 
 def events_of(

@@ -192,10 +192,16 @@ def shared(
     timeout_s: float | None = None,
 ) -> list[SharedDeployment]:
     """What peers may call through this node: deployments, and a wildcard for each provider with a key. `timeout_s` is
-    the configuration's, for those that have none of their own."""
+    the configuration's, for those that have none of their own.
+
+    Timers are told of what is called directly: the start of LiteLLM's worker, which the first call waits for, is none
+    of the provider's time, and a peer could not tell one from the other.
+    """
     rows = []
     for one in usable:
         priced = describe.priced(one)
+        direct = one.transport == "passthrough"
+        own_s = timeout_s if one.timeout_s is None else one.timeout_s
         rows.append(
             SharedDeployment(
                 id=one.id,
@@ -209,9 +215,9 @@ def shared(
                 price_output=None if priced is None else priced.price.output,
                 price_cached=None if priced is None else priced.price.cached,
                 price_per_request=0.0 if priced is None else priced.price.per_request,
-                timeout_s=timeout_s if one.timeout_s is None else one.timeout_s,
-                stream_timeout_s=one.stream_timeout_s,
                 price_per_image=0.0 if priced is None else priced.price.per_image,
+                timeout_s=own_s if direct else None,
+                stream_timeout_s=one.stream_timeout_s if direct else None,
             )
         )
     for known in tables.providers.values():
@@ -224,7 +230,7 @@ def shared(
                     litellm_model=name,
                     provider=known.id,
                     upstream_model="*",
-                    timeout_s=timeout_s,
+                    timeout_s=timeout_s if known.wire == "openai" else None,
                 )
             )
     return rows

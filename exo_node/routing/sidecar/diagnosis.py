@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 from litellm import exceptions as said
 
-from exo_node.routing.call import STATUS_OF, ErrorClass
+from exo_node.routing.call import STATUS_OF, UNSUPPORTED_THERE, ErrorClass
 from exo_node.routing.masking import Masker
 from exo_node.routing.sidecar.failures import AfterAnswer, CallFailed, Failure
 from exo_node.routing.upstream.retry_after import standard
 
-NOT_SENT = "unsupported_by_backend"
 # Whose errors LiteLLM's translation of a request raises.
 _TRANSLATORS = frozenset({"builtins", "json", "litellm", "openai", "jinja2", "pydantic", "pydantic_core", "binascii"})
 MAX_MESSAGE = 2000  # characters; providers answer whole HTML pages
@@ -38,7 +37,7 @@ def failure_of(error: BaseException, mask: Masker, *, sent: bool = True) -> Fail
     param = _refused_parameter(message) if isinstance(error, said.UnsupportedParamsError) else None
     if not sent and cause in ("malformed", "bad_request"):  # LiteLLM's own word: another backend may take the request
         status = 400 if cause == "bad_request" else _unsent_status(error)
-        code = code if param else NOT_SENT
+        code = code if param else UNSUPPORTED_THERE
         return Failure(status, "unavailable", f"this request cannot be sent there: {message}", code, param)
     return Failure(status, cause, message, code, param, _retry_after(error))
 

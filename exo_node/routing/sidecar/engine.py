@@ -66,6 +66,7 @@ def load() -> Any:
     note_requests()
     _remember_source()
     _split_at_line_ends()
+    _lose_no_event()
     return litellm
 
 
@@ -161,6 +162,27 @@ def _split_at_line_ends() -> None:
             return [rest] if rest or self._cr else []
 
     _models.LineDecoder = LineDecoder  # type: ignore[attr-defined, assignment]
+
+
+def _lose_no_event() -> None:
+    """LiteLLM's reader of OpenAI-like streams takes each line with "[DONE]" anywhere in it for the end, text of an
+    answer too, which is lost then; it calls that end "stop" whether the provider has said so or not, and passes over
+    events that are no JSON. The end is the line that says nothing else, a finish_reason is the provider's to tell, and
+    an event that cannot be read breaks the stream.
+    """
+    from litellm.llms.base_llm.base_model_iterator import BaseModelResponseIterator
+
+    def read(self: Any, str_line: str) -> Any:
+        said = str_line.strip()
+        payload = said.removeprefix("data:").strip()
+        event = BaseModelResponseIterator._string_to_dict_parser(str_line=said)
+        if event:
+            return self.chunk_parser(chunk=event)
+        if payload and payload != "[DONE]" and said.startswith("data:"):
+            raise ValueError("an event of the stream is no JSON object")
+        return BaseModelResponseIterator.chunk_parser(self, {})  # which says nothing
+
+    BaseModelResponseIterator._handle_string_chunk = read
 
 
 def _log_nothing() -> None:

@@ -145,6 +145,28 @@ def beside_text(said: Mapping[str, Any]) -> int:
     return sum([len(text) for text in texts if isinstance(text, str)])
 
 
+def length_of(data: Mapping[str, Any] | None) -> int:
+    """Characters of a whole answer that tokens were used for, in all its choices: to estimate what it does not say."""
+    choices = data.get("choices") if data else None
+    length = 0
+    for choice in choices if isinstance(choices, list) else ():
+        length += len(said_in(choice))
+        message = choice.get("message") if isinstance(choice, Mapping) else None
+        if isinstance(message, Mapping):
+            with contextlib.suppress(AttributeError, TypeError):  # calls of another shape: what else there is counts
+                length += beside_text(message)
+    return length
+
+
+def said_in(choice: Any) -> str:
+    """The text of a whole answer's choice, "" where it has none."""
+    if not isinstance(choice, dict):
+        return ""
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return text if isinstance(text, str) else ""
+
+
 def choices(call: Call) -> int:
     """How many choices the answer to `call` has."""
     n = call.body.get("n")

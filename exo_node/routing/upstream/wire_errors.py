@@ -14,7 +14,7 @@ from typing import Any, get_args
 import aiohttp
 import orjson
 
-from exo_node.routing.call import WORKER_LOST, ErrorClass, UpstreamError
+from exo_node.routing.call import UNSUPPORTED, UNSUPPORTED_THERE, WORKER_LOST, ErrorClass, UpstreamError
 from exo_node.routing.upstream.retry_after import details_of, number, retry_after
 from exo_node.routing.upstream.transcript import read_usage
 
@@ -54,7 +54,7 @@ _MODEL = re.compile(
 _CAPABILITY = re.compile(
     r"(?:does not|doesn't|do not) support (?:tools?|function|image|vision|audio|response_format|json|logprobs|prefill)"
     r"|(?:tools?|tool_choice|function call\w*|image input|response_format|logprobs|prefill\w*) (?:is|are) not supported"
-    r"|must end with a user message",
+    r"|must end with a user message|does not support parameters",  # the last are LiteLLM's words
     re.IGNORECASE,
 )
 
@@ -203,15 +203,17 @@ def _error(
     elif cause == "bad_request":  # the request's own fault: the client sees what the provider saw
         mine, shown = scrub(code, secrets) or None, status if status < 500 else 400
     elif cause == "unavailable" and status < 500:
-        mine, shown = (code if trusted and code else "unsupported_by_backend"), 400
+        mine, shown = code if code == UNSUPPORTED and trusted else UNSUPPORTED_THERE, 400
     elif trusted:
         mine = code or None
-    found = UpstreamError(
+    made = UpstreamError(
         f"{said}: {text}" if text else said, cause, status=shown, code=mine, retry_after=wait, upstream_status=status,
         param=param if isinstance(param, str) and param not in ("", "None") else None,
     )  # fmt: skip
-    found.used = read_usage(error.get("usage")) if trusted else None
-    return found
+    if shown is not None:
+        made.type = "invalid_request_error"
+    made.used = read_usage(error.get("usage")) if trusted else None
+    return made
 
 
 def _named(error: Mapping[str, Any], read: ErrorClass) -> ErrorClass:

@@ -30,6 +30,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         deployment("claude", "anthropic/claude-sonnet-4-5", api_key=KEY, api_base=url["anthropic"]),
         deployment("wrong-key", "anthropic/claude-sonnet-4-5", api_key="sk-wrong-987654", api_base=url["anthropic"]),
         deployment("gpt", "openai/gpt-4o", api_key=KEY, api_base=url["openai"] + "/v1"),
+        deployment("vllm", "hosted_vllm/llama", api_key=KEY, api_base=url["openai"] + "/v1"),
         deployment("gemini", "gemini/gemini-2.5-flash", api_key=KEY, api_base=url["gemini"] + "/v1beta"),
         deployment("llama", "ollama_chat/llama3", api_base=url["ollama"]),
         deployment("cohere", "cohere/rerank-v3.5", api_key=KEY, api_base=url["cohere"] + "/v2/rerank"),

@@ -9,7 +9,7 @@ import struct
 import aiohttp
 import pytest
 
-from tests.integration.sidecar_stage import MARKS, MESSAGES, WEATHER, Stage, text_of
+from tests.integration.sidecar_stage import MARKS, MESSAGES, STANDINS, WEATHER, Stage, text_of
 from tests.standins import Script
 from tests.standins.answers import pieces
 
@@ -54,13 +54,26 @@ async def test_chat(stage: Stage, name: str) -> None:
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])
 async def test_characters_that_end_lines_elsewhere(stage: Stage, name: str, path: str) -> None:
     """U+0085, U+2028 and U+2029, which providers send as they are, end no line of a stream: all of the text comes."""
-    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin = stage.standins[STANDINS.get(name, name)]
     text = "a \u2028 b\u2028 \u2029\u0085c \U0001f600 \u00e9\\n d"
     standin.queue.append(Script(text=text, escaped=False))
     events = await stage.stream(name, path, **({"prompt": "Hello"} if path == "completions" else {}))
     said = [c for e in events for c in e.get("choices", ())]
     assert "".join(c["text"] if "text" in c else c["delta"].get("content") or "" for c in said) == text
     assert events[-1] == {"done": True}
+
+
+@pytest.mark.parametrize("name", ["claude", "gpt", "vllm", "gemini", "llama"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_a_text_about_ends(stage: Stage, name: str, path: str) -> None:
+    """What ends a stream for OpenAI's clients ends none within a text, and nothing of it is lost."""
+    standin = stage.standins[STANDINS.get(name, name)]
+    text = "It ends with [DONE] or data: [DONE] . And </s> then <|end|> goes on"
+    standin.queue.append(Script(text=text))
+    events = await stage.stream(name, path, **({"prompt": "Hello"} if path == "completions" else {}))
+    said = [c for e in events for c in e.get("choices", ())]
+    assert "".join(c["text"] if "text" in c else c["delta"].get("content") or "" for c in said) == text
+    assert [c["finish_reason"] for c in said if c["finish_reason"]] == ["stop"]
 
 
 @pytest.mark.parametrize("name", ["claude", "gemini", "gpt"])

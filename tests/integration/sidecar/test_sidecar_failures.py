@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from exo_node.routing.sidecar.diagnosis import NOT_SENT
-from tests.integration.sidecar_stage import KEY, MARKS, MESSAGES, Stage, text_of
+from exo_node.routing.call import UNSUPPORTED_THERE
+from tests.integration.sidecar_stage import KEY, MARKS, MESSAGES, STANDINS, Stage, text_of
 from tests.standins import Script
 
 pytestmark = MARKS
@@ -87,6 +87,8 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
         ("claude", Script(reset_after=3), "reset"),
         ("claude", Script(error_after=3, message="overloaded"), "server"),
         ("gpt", Script(eof_after=3), "eof"),
+        ("vllm", Script(eof_after=3), "eof"),
+        ("vllm", Script(malformed_after=3), "malformed"),
         ("gemini", Script(eof_after=3), "eof"),
         ("llama", Script(eof_after=3), "eof"),
         ("llama", Script(error_after=3), "malformed"),  # LiteLLM looks for a message in it
@@ -94,7 +96,7 @@ async def test_unreachable(stage: Stage, name: str, cause: str) -> None:
 )
 async def test_failures_in_the_stream(stage: Stage, name: str, script: Script, cause: str) -> None:
     """A stream that breaks ends with an error event, never with an invented finish_reason or [DONE]."""
-    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin = stage.standins[STANDINS.get(name, name)]
     standin.queue.append(script)
     events = await stage.stream(name)
     assert text_of(events) != ""
@@ -109,7 +111,9 @@ NO_CALL = [*MESSAGES, {"role": "tool", "tool_call_id": "never called", "content"
 async def test_token_ids_are_no_fault_of_whoever_takes_texts(stage: Stage) -> None:
     """An input that LiteLLM does not hand on to this provider: one that takes token ids may be asked."""
     status, headers, answer = await stage.post("llama", "embeddings", {"input": [1, 2, 3]})
-    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", NOT_SENT), answer
+    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", UNSUPPORTED_THERE), (
+        answer
+    )
     assert stage.standins["ollama"].requests == []
 
 
@@ -125,7 +129,9 @@ async def test_what_cannot_be_sent_is_no_fault_of_the_providers(
 ) -> None:
     """A request that LiteLLM cannot put into the provider's form: another backend may take it, and none is to blame."""
     status, headers, answer = await stage.post(name, "chat/completions", {**body, "stream": streamed})
-    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", NOT_SENT), answer
+    assert (status, headers.get("x-exo-cause"), answer["error"]["code"]) == (400, "unavailable", UNSUPPORTED_THERE), (
+        answer
+    )
     assert stage.standins["anthropic" if name == "claude" else "gemini"].requests == []
 
 
@@ -142,7 +148,7 @@ async def test_an_answer_that_is_no_json(stage: Stage, name: str, path: str) -> 
 @pytest.mark.parametrize("name", ["claude", "gpt", "gemini", "llama"])
 async def test_a_cut_text_completion(stage: Stage, name: str) -> None:
     """Of a completion, too, the end that the provider never told is none."""
-    standin = stage.standins[{"claude": "anthropic", "gpt": "openai", "llama": "ollama"}.get(name, name)]
+    standin = stage.standins[STANDINS.get(name, name)]
     standin.queue.append(Script(eof_after=3))
     events = await stage.stream(name, "completions", prompt="Hello there")
     assert "".join(c["text"] for e in events for c in e.get("choices", ())) != ""

@@ -50,6 +50,15 @@ async def test_missing_usage_is_estimated_and_marked() -> None:
     assert one.records[0].usage_estimated
 
 
+async def test_a_tool_call_without_usage_is_not_free() -> None:
+    """What it says is estimated as text is."""
+    function = {"name": "weather", "arguments": '{"city": "Oslo", "days": 3}'}
+    said = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": function}]}}]}
+    one = world(("a", (ROLE, said, STOP)))
+    await hear(await one.adapter.serve(call()))
+    assert (one.records[0].usage.completion_tokens, one.records[0].usage_estimated) == (9, True)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("cause", ["refused", "auth", "rate_limited", "server", "timeout", "reset", "malformed"])
 async def test_failures_before_the_first_content_are_invisible(stream: bool, cause: str) -> None:

@@ -12,13 +12,14 @@ from exo_node.errors import ExoError
 from exo_node.routing.adapter.attempts import Attempts, Tried
 from exo_node.routing.adapter.failure import headers_of
 from exo_node.routing.adapter.ports import OpenGate
-from exo_node.routing.adapter.report import Report, length_of, text_of
+from exo_node.routing.adapter.report import Report, text_of
 from exo_node.routing.call import AttemptRecord, CallRecord
 from exo_node.routing.deployment import Price
 from exo_node.routing.health.breaker import Breaker
 from exo_node.routing.health.profile import Profile
 from exo_node.routing.plan import Candidate, Step
 from exo_node.routing.sinks import spend_row
+from exo_node.routing.upstream.transcript import length_of
 from exo_node.types import Usage
 from tests.unit.routing.adapter_parts import call, candidate, failure
 

@@ -78,6 +78,14 @@ def test_a_lenders_terms_hold_for_its_borrowers() -> None:
     assert [one.timeout_s for one in borrower.candidates(call("openai/o3", equivalents="off"))] == [30.0]
 
 
+def test_a_lenders_timers_of_direct_calls_only() -> None:
+    """A borrower could not tell the start of LiteLLM's worker from a provider that is late."""
+    named = dep("a", "anthropic/claude-x", timeout_s=7.0, stream_timeout_s=2.0)
+    there = World(env={"ANTHROPIC_API_KEY": "k"}, deployments=(named,), config={"timeout_s": 30.0})
+    shared = there.registry().shared()
+    assert [(one.provider, one.timeout_s, one.stream_timeout_s) for one in shared] == [("anthropic", None, None)] * 2
+
+
 def test_what_is_shared_holds_no_secret() -> None:
     """Peers are told names, prices and abilities; deployments without a key are not told."""
     world = World(env=OPENAI, deployments=(dep("a", "openai/gpt-4o"), dep("b", "groq/x", params={"api_key": ""})))

@@ -125,6 +125,7 @@ def test_only_the_sidecar_says_what_was_used() -> None:
         ("prompt is too long: 300000 tokens > 200000 maximum", "context"),
         ("This model does not support prefill. The conversation must end with a user message.", "unavailable"),
         ("Your credit balance is too low to access the Anthropic API.", "auth"),
+        ("anthropic does not support parameters: ['logit_bias'], for model=claude-x.", "unavailable"),
         ("temperature: range: 0..1", "bad_request"),
     ],
 )
@@ -134,6 +135,16 @@ def test_what_the_sidecar_calls_a_bad_request(message: str, cause: str) -> None:
     assert answered(400, body, trusted=True).cause == cause
     event = error_from_event("b", body, trusted=True)
     assert (event.cause, event.fails_over) == (cause, cause != "bad_request")
+
+
+def test_a_parameter_that_litellm_refuses() -> None:
+    """Another backend may know it; where there is none, the client is told its name."""
+    said = "anthropic does not support parameters: ['n'], for model=claude-x."
+    body = {"message": said, "code": "unsupported_parameter", "cause": "bad_request", "param": "n"}
+    error = answered(400, {"error": body}, trusted=True)
+    assert (error.cause, error.fails_over) == ("unavailable", True)
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "n")
+    assert error.type == "invalid_request_error"
 
 
 def test_events() -> None:
