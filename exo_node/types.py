@@ -406,8 +406,8 @@ class SharedDeployment:
     """An external target that a node calls for its peers too. No parameters: keys never leave their node.
 
     Prices are USD per million tokens, None when unknown (`price_cached`: as `price_input`; `price_per_request`: USD of
-    each call beside them, `price_per_image` of each that is made); `context` 0: unknown. Its owner's timers hold for its
-    borrowers, too, where it says them.
+    each call beside them, `price_per_image` of each that is made); `context` 0: unknown. Its owner's timers hold for
+    its borrowers, too, where it says them.
     """
 
     id: str
