@@ -197,8 +197,11 @@ class Serving:
             data = whole.data
             if lacks := _lacks(self.call, data):
                 raise UpstreamError(f"{step.candidate.backend}: its answer has no {lacks}", "malformed")
-            tried.last, tried.characters = self._clock(), length_of(data)
-            return Answered(tried, whole, None if data is None else whole_usage(data), text_of(data))
+            tried.last = self._clock()
+            usage = None if data is None else whole_usage(data)
+            if usage is None:
+                tried.characters = length_of(data)
+            return Answered(tried, whole, usage, text_of(data))
 
         return await self._tried(step, ask, streamed=False)
 

@@ -198,11 +198,13 @@ def _count(value: Any) -> int | None:
 
 def whole_usage(data: Mapping[str, Any]) -> Usage | None:
     """What a whole answer reports. Vectors and rankings may say the total only, rankings in Cohere's `meta`."""
-    meta = data.get("meta")
-    told = [data.get("usage")]
+    usage, meta = data.get("usage"), data.get("meta")
+    if (found := read_usage(usage)) is not None:
+        return found
+    told = [usage]
     if isinstance(meta, Mapping):
         told += (meta.get("tokens"), meta.get("billed_units"))
-    for one in told:
+    for one in told[1:]:
         if (found := read_usage(one)) is not None:
             return found
     if "choices" not in data:
