@@ -10,6 +10,7 @@ from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.deployment import Deployment, Price
 from exo_node.routing.plan import Candidate
 from exo_node.routing.policy.options import answer_room
+from exo_node.routing.upstream.transcript import choices
 
 
 class Lender:
@@ -36,7 +37,7 @@ class Lender:
             model=deployment.upstream_model,
             price=self._price(deployment),
         )
-        answer = answer_room(call.kind, call.max_tokens)
+        answer = answer_room(call.kind, call.max_tokens, choices(call))
         tokens = call.prompt_tokens + answer
         price, images = candidate.price, images_of(call)
         cost = None if price is None else price.cost(call.prompt_tokens, answer, images=images)

@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
+from exo_node.routing.adapter.adapter import LiteLLMAdapter
+from exo_node.routing.adapter.parts import Parts
 from exo_node.routing.call import Attempt, Batch, Call, CallKind, FormFile, Partial, UpstreamError
 from exo_node.routing.deployment import Deployment
+from exo_node.routing.health.breaker import Breaker
+from exo_node.routing.health.profile import Profile
+from exo_node.routing.health.retry_budget import RetryBudget
+from exo_node.routing.plan import Candidate
+from exo_node.routing.policy.policy import choose
 from exo_node.routing.upstream.connections import Connections
 from exo_node.routing.upstream.passthrough import PassThrough
 from tests.standins import OpenAI, Script, answer_to, no_such_host_url, refused_url, self_signed, standin
@@ -344,3 +351,41 @@ async def test_a_stream_that_ends_late_leaves_its_connection_to_the_next(connect
         text = "".join(c["delta"].get("content") or "" for b in came for e in b.events for c in e["choices"])
         await second.aclose()
         assert (text, one.accepted) == (answer_to("hello"), 1)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_server_that_makes_one_choice_whatever_was_asked(connections: Connections, cut: bool) -> None:
+    """Ollama's and others': its one choice is the whole answer, plain and streamed, once it says that it is over; not
+    where the stream just ends."""
+    async with standin("openai", key=KEY, models=("gpt",), script=Script(done=not cut)) as one:
+        upstream = PassThrough(connections, deployment(one.url + "/v1", additional_drop_params=["n"]))
+        adapter = LiteLLMAdapter(
+            Parts(sources=Only(upstream), choose=choose, profile=Profile(), breaker=Breaker(), retries=RetryBudget())
+        )
+        plain = await adapter.serve(attempt(n=2).call)
+        assert plain.whole is not None and plain.whole.data is not None
+        assert [c["message"]["content"] for c in plain.whole.data["choices"]] == [answer_to("hello")]
+        reply = await adapter.serve(attempt(n=2, stream=True).call)
+        assert reply.frames is not None
+        seen = b""
+        try:
+            async for raw in reply.frames:
+                seen += raw
+        except UpstreamError as error:
+            assert cut and error.cause == "eof"
+        else:
+            assert not cut
+        assert b'"finish_reason":"stop"' in seen.replace(b" ", b"")
+
+
+class Only:
+    """One backend."""
+
+    def __init__(self, upstream: PassThrough) -> None:
+        self._upstream = upstream
+
+    async def candidates(self, call: Call) -> list[Candidate]:
+        return [Candidate(backend="cloud", kind="deployment", provider="openai", model="gpt")]
+
+    def upstream(self, candidate: Candidate) -> PassThrough:
+        return self._upstream

@@ -216,6 +216,8 @@ async def relay(owner: Owner, live: Live, outlet: Outlet, story: Story | None = 
                 error = e
             watch.task = None
             live.count()
+            if error is None and isinstance(live.batches, WireStream) and live.batches.done:
+                transcript.over()
             if transcript.complete:
                 break
             error = error or broke_off(live.tried)

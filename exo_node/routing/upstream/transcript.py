@@ -23,13 +23,14 @@ class Transcript:
     """
 
     __slots__ = (
-        "_backend", "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts", "pieces",
-        "special", "usage",
+        "_backend", "_begun", "_expected", "characters", "content", "extras", "finished", "head", "ids", "parts",
+        "pieces", "special", "usage",
     )  # fmt: skip
 
     def __init__(self, call: Call, backend: str = "a backend") -> None:
         self._backend = backend
         self._expected = choices(call)
+        self._begun: set[int] = set()  # of several choices, those that were heard of
         self.content = False
         self.special = False
         self.parts: list[str] = []
@@ -101,6 +102,8 @@ class Transcript:
                         if self.characters <= MAX_PARTIAL and not choice.get("index"):
                             self.parts.append(text)
                         self.characters += len(text)
+                    if self._expected > 1:
+                        self._begun.add(choice.get("index") or 0)
                     reason = choice.get("finish_reason")
                     if reason:  # "" says nothing: some send it with every event
                         self.finished[choice.get("index") or 0] = reason
@@ -120,6 +123,11 @@ class Transcript:
         if made := beside_text(delta):
             self.characters += made
             self.pieces += 1
+
+    def over(self) -> None:
+        """Its provider says that this is all. Some make one choice, whatever `n` says: then there are no more."""
+        if self.finished and self._begun <= self.finished.keys():
+            self._expected = len(self.finished)
 
     @property
     def complete(self) -> bool:

@@ -56,6 +56,11 @@ class WireStream(AsyncGenerator[Batch, None]):
         self.halt()
         return self._pulled.aclose()
 
+    @property
+    def done(self) -> bool:
+        """Whether the provider has said `[DONE]`."""
+        return self._reader.done
+
     def flow(self, each: Callable[[Batch], bool], stopped: Callable[[], None]) -> bool:
         """Give batches to `each` as they come, until it returns False or something else than a batch came, which the
         next pull finds; then `stopped` is called once. False: it cannot do that now."""

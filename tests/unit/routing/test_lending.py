@@ -14,6 +14,7 @@ from exo_node.routing.call import UpstreamError
 from exo_node.routing.candidate_gate import CandidateGate
 from exo_node.routing.deployment import BudgetRule, Deployment, Price
 from exo_node.routing.lending import Lender
+from exo_node.routing.policy.options import EXPECTED_OUTPUT
 from exo_node.store import Store
 from tests.unit.routing.cache_samples import make_call
 
@@ -51,4 +52,19 @@ async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
     lent.settle(3, 4, 0)
     with pytest.raises(UpstreamError):
         await lender.lend("d", make_call())
+    store.close()
+
+
+async def test_all_answers_of_a_call_are_paid_for(tmp_path: Path) -> None:
+    """Money is kept free for as many as the peer's client wants."""
+    mine = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m")
+    store = Store(tmp_path / "s.db")
+    rules = Rules(budgets=(BudgetRule(subject=("provider", "openai"), limit=1.0),))
+    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules), {"d": mine}.get)
+    upstream: Any = object()
+    per_answer = Price(0.0, 0.4e6 / EXPECTED_OUTPUT)
+    lender = Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: per_answer)
+    with pytest.raises(UpstreamError):
+        await lender.lend("d", make_call(n=3))
+    (await lender.lend("d", make_call(n=2))).unused()
     store.close()
