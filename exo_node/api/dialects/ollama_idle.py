@@ -79,6 +79,7 @@ class IdleUnloader:
         seconds = keep_alive_s if keep_alive_s is not None else (known[0] if known else math.inf)
         self._stop(model)
         if seconds != math.inf:
+            self._expiry_ns[model] = time.time_ns() + int(seconds * 1e9)
             task = asyncio.create_task(self._run(model, seconds))
             self._timers[model] = (seconds, task)
 

@@ -65,6 +65,14 @@ async def test_after_a_while(cluster: Cluster, idle: IdleUnloader) -> None:
     await until(lambda: not cluster.placed)
 
 
+async def test_its_time_is_told_at_once(cluster: Cluster, idle: IdleUnloader) -> None:
+    """Who asks right after the answer hears it, however long the first look at the model takes."""
+    async with idle.use("m", 600):
+        assert idle.expires_ns("m") is None
+    assert idle.expires_ns("m") is not None
+    assert cluster.looks == 0
+
+
 async def test_it_stays_while_a_request_runs(cluster: Cluster, idle: IdleUnloader) -> None:
     """A request of ours holds it, whatever another one said."""
     async with idle.use("m", None):

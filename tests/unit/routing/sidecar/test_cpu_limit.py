@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sys
 import time
 
 import pytest
@@ -37,3 +38,25 @@ async def test_an_event_loop_goes_on() -> None:
     with pytest.raises(TookTooLong), cpu_limit(0.05):
         re.match("^(a+)+$", "a" * 60 + "!")
     assert await asyncio.wait_for(asyncio.sleep(0.01, "still here"), 5) == "still here"
+
+
+def test_ends_work_that_takes_exceptions_away() -> None:
+    """Whatever is raised while an object goes is lost there, without a word of ours: it is raised again."""
+
+    class Slow:
+        def __del__(self) -> None:
+            until = time.process_time() + 0.05
+            while time.process_time() < until:
+                pass
+
+    lost: list[object] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lost.append
+    try:
+        with pytest.raises(TookTooLong), cpu_limit(0.02):
+            Slow()
+            while True:
+                pass
+    finally:
+        sys.unraisablehook = hook
+    assert lost == []
