@@ -226,7 +226,7 @@ def _provider(file: str, name: str, record: Any) -> dict[str, Any]:
 
 def _facts(file: str, where: str, row: Any) -> ModelFacts:
     where = f"models.{where}"
-    _known(file, where, _table(file, where, row), ("price", "cached", "per_call", "context", "can"))
+    _known(file, where, _table(file, where, row), ("price", "per_call", "context", "can"))
     price = row.get("price")
     if price is not None:
         numbers = price if isinstance(price, list) else []

@@ -87,6 +87,7 @@ def test_the_example_file_wins_over_the_shipped_tables() -> None:
         ('[providers.x]\nname = "X"\nkeyz = []', "providers.x: unknown key 'keyz'"),
         ('[providers.x]\nwire = "soap"', 'providers.x.wire wants "openai" or "litellm"'),
         ("[providers.x]\nkeyless = 1", "providers.x.keyless wants true or false"),
+        ('[models.openai]\n"m" = { price = [1, 2], cached = 1 }', "models.openai.m: unknown key 'cached'"),
         ('[models.openai]\n"m" = { price = [1, 2, "x"] }', "models.openai.m.price wants [input, output]"),
         ('[models.openai]\n"m" = { price = [1] }', "models.openai.m.price wants [input, output]"),
         ('[models.openai]\n"m" = { price = [1, -1] }', "models.openai.m.price wants"),
