@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from exo_node.errors import BudgetExceeded, RateLimited
 from exo_node.limits.budgets import Budget, BudgetRule, Overdrawn, SubjectKind
@@ -18,6 +19,25 @@ class Rules:
     models: Mapping[str, Rate] = field(default_factory=dict)
     user: Rate = field(default_factory=Rate)
     budgets: tuple[BudgetRule, ...] = ()
+
+
+class Limited(Protocol):
+    """A deployment as far as its limits go. `limited_as`: those of one name count in one."""
+
+    @property
+    def limited_as(self) -> str: ...
+
+    @property
+    def rpm(self) -> int | None: ...
+
+    @property
+    def tpm(self) -> int | None: ...
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def budget(self) -> Budget | None: ...
 
 
 @dataclass(slots=True)

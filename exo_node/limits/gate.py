@@ -14,7 +14,7 @@ from typing import Any
 
 from exo_node.errors import BudgetExceeded, RateLimited
 from exo_node.limits import operations
-from exo_node.limits.admission import Admission, Rules, budget_exceeded, payers, rate_limited
+from exo_node.limits.admission import Admission, Limited, Rules, budget_exceeded, payers, rate_limited
 from exo_node.limits.api_keys import ApiKeys
 from exo_node.limits.budgets import Budget, Overdrawn, SubjectKind, applying, hashed, tightest
 from exo_node.limits.concurrency import Running
@@ -161,24 +161,17 @@ class Gate:
 
     # -- deployments
 
-    async def acquire(
-        self,
-        deployment_id: str,
-        rpm: int | None,
-        tpm: int | None,
-        tokens: int,
-        *,
-        provider: str = "",
-        cost: float | None = None,
-        budget: Budget | None = None,
-    ) -> Lease | None:
-        """Room for one call at a deployment, in its own `budget` and its provider's; None where there is none now."""
-        payers: tuple[tuple[SubjectKind, str], ...] = (("provider", provider),)
-        if budget is not None:
-            payers += ((budget.kind, budget.subject),)
-        elif rpm is None and tpm is None and not self.rules.budgets:
+    async def acquire(self, deployment: Limited, tokens: int, cost: float | None = None) -> Lease | None:
+        """Room for one call at a deployment, in its own budget and its provider's; None where there is none now.
+
+        `cost` USD; None: not known.
+        """
+        payers: tuple[tuple[SubjectKind, str], ...] = (("provider", deployment.provider),)
+        if (own := deployment.budget) is not None:
+            payers += ((own.kind, own.subject),)
+        elif self._is_free_of_limits(deployment):
             return Lease(self, Admission("", (), (), payers, self._wall()))
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
+        limits, budgets = self._of_deployment(deployment)
         taken = await self._take(limits, budgets, payers, tokens, 0, cost, uuid.uuid4().hex)
         if isinstance(taken, Admission):
             return Lease(self, taken)
@@ -191,38 +184,18 @@ class Gate:
             self._full[taken.limit.scope] = self._clock() + taken.wait_s
         return None
 
-    def room_in(
-        self,
-        deployment_id: str,
-        rpm: int | None,
-        tpm: int | None,
-        tokens: int = 1,
-        *,
-        provider: str = "",
-        cost: float | None = None,
-        budget: Budget | None = None,
-    ) -> float:
+    def room_in(self, deployment: Limited, tokens: int = 1, cost: float | None = None) -> float:
         """Seconds until `acquire` would probably succeed; 0.0: now. Does not wait."""
-        if rpm is None and tpm is None and budget is None and not self.rules.budgets:
+        if deployment.budget is None and self._is_free_of_limits(deployment):
             return 0.0
-        no = self.refusal(deployment_id, rpm, tpm, tokens, provider=provider, cost=cost, budget=budget)
-        told_s = self._full.get(f"deployment:{deployment_id}", 0.0) - self._clock()
+        no = self.refusal(deployment, tokens, cost)
+        told_s = self._full.get(f"deployment:{deployment.limited_as}", 0.0) - self._clock()
         return max(0.0, told_s, 0.0 if no is None else no.retry_after or MINUTE_S)
 
-    def refusal(
-        self,
-        deployment_id: str,
-        rpm: int | None,
-        tpm: int | None,
-        tokens: int,
-        *,
-        provider: str = "",
-        cost: float | None = None,
-        budget: Budget | None = None,
-    ) -> RateLimited | BudgetExceeded | None:
+    def refusal(self, deployment: Limited, tokens: int, cost: float | None) -> RateLimited | BudgetExceeded | None:
         """Why `acquire` would find no room now, as far as this node knows. Does not wait."""
         now, wall = self._clock(), self._wall()
-        limits, budgets = self._of_deployment(deployment_id, rpm, tpm, provider, budget)
+        limits, budgets = self._of_deployment(deployment)
         refused = self._windows.refusal(limits, tokens, now)
         if refused is not None:
             return rate_limited(refused, tokens)
@@ -260,12 +233,15 @@ class Gate:
         if self.redis is not None:
             await self.redis.close()
 
-    def _of_deployment(
-        self, deployment_id: str, rpm: int | None, tpm: int | None, provider: str, budget: Budget | None
-    ) -> tuple[list[Limit], list[Budget]]:
-        limits = [Limit(f"deployment:{deployment_id}", rpm, tpm, deployment_id)]
+    def _is_free_of_limits(self, deployment: Limited) -> bool:
+        """Whether there is nothing to ask for but, perhaps, its own budget."""
+        return deployment.rpm is None and deployment.tpm is None and not self.rules.budgets
+
+    def _of_deployment(self, deployment: Limited) -> tuple[list[Limit], list[Budget]]:
+        name, provider, own = deployment.limited_as, deployment.provider, deployment.budget
+        limits = [Limit(f"deployment:{name}", deployment.rpm, deployment.tpm, name)]
         budgets = applying(self.rules.budgets, {"provider": (provider, f"provider {provider!r}")})
-        return limits, budgets if budget is None else [*budgets, budget]
+        return limits, budgets if own is None else [*budgets, own]
 
     async def _take(
         self,

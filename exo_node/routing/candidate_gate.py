@@ -33,10 +33,7 @@ class CandidateGate:
         self._running[limited] += 1  # before the wait: others ask meanwhile
         lease = None
         try:
-            lease = await self._gate.acquire(
-                limited, found.rpm, found.tpm, _amount(found, tokens),
-                provider=found.provider, cost=cost, budget=found.budget,
-            )  # fmt: skip
+            lease = await self._gate.acquire(found, _amount(found, tokens), cost)
         finally:
             if lease is None:
                 self._left(limited)
@@ -49,18 +46,11 @@ class CandidateGate:
         found = self._deployment(candidate.backend)
         if found is None:
             return "it is gone", None
-        limited = found.limited_as
-        if found.capacity is not None and self._running[limited] >= found.capacity:
+        if found.capacity is not None and self._running[found.limited_as] >= found.capacity:
             return f"as many requests run as it takes at once (max_parallel_requests: {found.capacity})", None
-        no = self._gate.refusal(
-            limited, found.rpm, found.tpm, _amount(found, tokens),
-            provider=found.provider, cost=cost, budget=found.budget,
-        )  # fmt: skip
+        no = self._gate.refusal(found, _amount(found, tokens), cost)
         if no is None:  # Redis knows of more than this node
-            wait_s = self._gate.room_in(
-                limited, found.rpm, found.tpm, provider=found.provider, cost=cost, budget=found.budget
-            )
-            return "its rate limit or budget is used up", wait_s or None
+            return "its rate limit or budget is used up", self._gate.room_in(found, cost=cost) or None
         # Who asks need not know how much money its owner has for it.
         return (no.message if isinstance(no, RateLimited) else "its budget has no room for it"), no.retry_after
 

@@ -101,10 +101,7 @@ class NodeSources:
             found = self._registry.deployment(candidate.backend)
         except UpstreamError:
             return 0.0  # gone between the two looks: asking it says so
-        return self._gate.room_in(
-            found.limited_as, found.rpm, found.tpm,
-            provider=found.provider, cost=0.0 if candidate.is_free else None, budget=found.budget,
-        )  # fmt: skip
+        return self._gate.room_in(found, cost=0.0 if candidate.is_free else None)
 
 
 class PromptedTools:

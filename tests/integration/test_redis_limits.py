@@ -21,6 +21,7 @@ from exo_node.limits.rates import Rate
 from exo_node.limits.redis import LOOK_S, SharedRedis
 from exo_node.store import Store
 from tests.integration.redis_server import PASSWORD, Server, needs_redis, until
+from tests.limited import Place
 from tests.standins.hazards import self_signed_file
 
 pytestmark = needs_redis
@@ -104,10 +105,10 @@ async def test_tokens_are_shared_and_settled(server: Server, tmp_path: Path) -> 
 async def test_deployments_share_their_limit(server: Server, tmp_path: Path) -> None:
     """A deployment's rpm holds over all nodes; a node that was refused knows without asking that there is no room."""
     async with gates(server, tmp_path, Rules(), 2) as (one, other):
-        leases = await asyncio.gather(*(gate.acquire("d", 3, None, 5) for gate in (one, other) * 4))
+        leases = await asyncio.gather(*(gate.acquire(Place("d", 3), 5) for gate in (one, other) * 4))
         assert len([lease for lease in leases if lease is not None]) == 3
-        assert one.room_in("d", 3, None) > 0 and other.room_in("d", 3, None) > 0
-        assert one.room_in("e", 3, None) == 0.0
+        assert one.room_in(Place("d", 3)) > 0 and other.room_in(Place("d", 3)) > 0
+        assert one.room_in(Place("e", 3)) == 0.0
 
 
 async def test_budgets_are_shared_and_survive_an_emptied_redis(server: Server, tmp_path: Path) -> None:

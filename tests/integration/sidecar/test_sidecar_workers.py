@@ -11,7 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -102,23 +103,29 @@ async def test_secrets_stay_inside(stage: Stage) -> None:
     assert [f for f in stage.home.rglob("*") if f.is_file() and KEY.encode() in f.read_bytes()] == []
 
 
+@asynccontextmanager
+async def streaming(stage: Stage) -> AsyncIterator[tuple[str, aiohttp.ClientResponse]]:
+    """A streamed call at the first worker, and that worker's socket."""
+    async with stage.service.worker() as endpoint:
+        assert endpoint.worker == 0
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(endpoint.socket)) as session:
+            body = {"messages": MESSAGES, "stream": True}
+            headers = {"x-exo-deployment": "claude"}
+            async with session.post(f"{endpoint.base_url}/chat/completions", json=body, headers=headers) as response:
+                yield endpoint.socket, response
+
+
 async def test_a_killed_worker_is_replaced(stage: Stage) -> None:
     """kill -9 of a worker: its call breaks, new calls are served by the other at once, and it comes back."""
     await both_serve(stage.service)
     victim = stage.service.status()[0]
     stage.standins["anthropic"].queue.append(Script(stall_after=2))
-    async with stage.service.worker() as endpoint:
-        assert endpoint.worker == 0
-        connector = aiohttp.UnixConnector(endpoint.socket)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            body = {"messages": MESSAGES, "stream": True}
-            headers = {"x-exo-deployment": "claude"}
-            async with session.post(f"{endpoint.base_url}/chat/completions", json=body, headers=headers) as response:
-                await response.content.readline()
-                os.kill(victim["pid"], signal.SIGKILL)
-                with pytest.raises(aiohttp.ClientError):
-                    while await response.content.readany():
-                        pass
+    async with streaming(stage) as (_, response):
+        await response.content.readline()
+        os.kill(victim["pid"], signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            while await response.content.readany():
+                pass
     await until(lambda: stage.service.status()[0]["state"] != "serving")
     assert (await stage.chat("claude"))[0] == 200
     await both_serve(stage.service)
@@ -147,25 +154,19 @@ async def test_a_socket_that_is_taken_away(stage: Stage) -> None:
     await both_serve(stage.service)
     before = stage.service.status()
     stage.standins["anthropic"].queue.append(Script(gap_s=0.1))
-    async with stage.service.worker() as endpoint:
-        assert endpoint.worker == 0
-        connector = aiohttp.UnixConnector(endpoint.socket)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            body = {"messages": MESSAGES, "stream": True}
-            headers = {"x-exo-deployment": "claude"}
-            async with session.post(f"{endpoint.base_url}/chat/completions", json=body, headers=headers) as response:
-                os.unlink(endpoint.socket)
-                for _ in range(3):
-                    assert (await stage.chat("claude"))[0] == 200
-                assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    async with streaming(stage) as (socket, response):
+        os.unlink(socket)
+        for _ in range(3):
+            assert (await stage.chat("claude"))[0] == 200
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
     await until(lambda: stage.service.status()[0]["starts"] > before[0]["starts"])
     await both_serve(stage.service)
-    shutil.rmtree(os.path.dirname(endpoint.socket))
+    shutil.rmtree(os.path.dirname(socket))
     assert (await stage.chat("claude"))[0] == 200
     await both_serve(stage.service)
     after = stage.service.status()
     assert [row["starts"] for row in after] == [before[0]["starts"] + 2, before[1]["starts"] + 1]
-    assert stat.S_IMODE(os.stat(os.path.dirname(endpoint.socket)).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(os.path.dirname(socket)).st_mode) == 0o700
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -17,6 +17,7 @@ from exo_node.limits.gate import Gate
 from exo_node.limits.rates import Rate
 from exo_node.limits.sums import LEARN_S
 from exo_node.store import Store
+from tests.limited import Place
 
 NOON = 1795262400.0
 
@@ -192,23 +193,23 @@ async def test_leases_of_deployments(node: Node) -> None:
     """A deployment's limits and its provider's budget refuse without an error; what is given back is free again."""
     gate = node.gate
     gate.rules = Rules(budgets=(Rule(("provider", "openai"), 1.0),))
-    assert gate.room_in("d", 2, None) == 0.0
-    first = await gate.acquire("d", 2, None, 10)
-    second = await gate.acquire("d", 2, None, 10)
+    assert gate.room_in(Place("d", 2)) == 0.0
+    first = await gate.acquire(Place("d", 2), 10)
+    second = await gate.acquire(Place("d", 2), 10)
     assert first is not None and second is not None
-    assert await gate.acquire("d", 2, None, 10) is None
-    assert gate.room_in("d", 2, None) == 60.0
-    assert gate.room_in("other", 2, None) == 0.0
+    assert await gate.acquire(Place("d", 2), 10) is None
+    assert gate.room_in(Place("d", 2)) == 60.0
+    assert gate.room_in(Place("other", 2)) == 0.0
     second.release()
-    assert gate.room_in("d", 2, None) == 0.0
-    paid = await gate.acquire("p", None, None, 10, provider="openai", cost=0.9)
+    assert gate.room_in(Place("d", 2)) == 0.0
+    paid = await gate.acquire(Place("p", provider="openai"), 10, 0.9)
     assert paid is not None
-    assert await gate.acquire("p", None, None, 10, provider="openai", cost=0.2) is None
+    assert await gate.acquire(Place("p", provider="openai"), 10, 0.2) is None
     paid.settle(10, 1.0)
-    assert gate.room_in("q", None, None, provider="openai") > 86400  # NOON is not in a month's last day
-    assert gate.room_in("q", None, None, provider="groq") == 0.0
-    assert gate.room_in("q", None, None, provider="openai", cost=0.0) == 0.0  # free: it breaks no budget
-    assert await gate.acquire("q", None, None, 10, provider="openai", cost=0.0) is not None
+    assert gate.room_in(Place("q", provider="openai")) > 86400  # NOON is not in a month's last day
+    assert gate.room_in(Place("q", provider="groq")) == 0.0
+    assert gate.room_in(Place("q", provider="openai"), cost=0.0) == 0.0  # free: it breaks no budget
+    assert await gate.acquire(Place("q", provider="openai"), 10, 0.0) is not None
 
 
 async def test_without_limits_nothing_is_touched(node: Node) -> None:

@@ -39,14 +39,19 @@ async def test_lending(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
-    """A provider that refused costs its budget nothing, not even the price of a request."""
+def of_one_dollar(store: Store, price: Price) -> Lender:
+    """Of the deployment "d", whose provider has that budget."""
     mine = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m")
-    store = Store(tmp_path / "s.db")
     rules = Rules(budgets=(BudgetRule(subject=("provider", "openai"), limit=1.0),))
     gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules), {"d": mine}.get)
     upstream: Any = object()
-    lender = Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: Price(1.0, 2.0, per_request=0.6))
+    return Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: price)
+
+
+async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
+    """A provider that refused costs its budget nothing, not even the price of a request."""
+    store = Store(tmp_path / "s.db")
+    lender = of_one_dollar(store, Price(1.0, 2.0, per_request=0.6))
     (await lender.lend("d", make_call())).unused()
     lent = await lender.lend("d", make_call())
     lent.settle(3, 4, 0)
@@ -57,13 +62,8 @@ async def test_what_was_not_used_is_given_back(tmp_path: Path) -> None:
 
 async def test_all_answers_of_a_call_are_paid_for(tmp_path: Path) -> None:
     """Money is kept free for as many as the peer's client wants."""
-    mine = Deployment(id="d", model_name="m", litellm_model="openai/m", provider="openai", upstream_model="m")
     store = Store(tmp_path / "s.db")
-    rules = Rules(budgets=(BudgetRule(subject=("provider", "openai"), limit=1.0),))
-    gate = CandidateGate(Gate(node="a", keys=ApiKeys(store), sums=store, rules=rules), {"d": mine}.get)
-    upstream: Any = object()
-    per_answer = Price(0.0, 0.4e6 / EXPECTED_OUTPUT)
-    lender = Lender(gate, {"d": mine}.__getitem__, lambda _: upstream, lambda _: per_answer)
+    lender = of_one_dollar(store, Price(0.0, 0.4e6 / EXPECTED_OUTPUT))
     with pytest.raises(UpstreamError):
         await lender.lend("d", make_call(n=3))
     (await lender.lend("d", make_call(n=2))).unused()

@@ -13,6 +13,7 @@ from exo_node.routing.plan import Candidate
 from exo_node.routing.sources import PromptedTools, RingDefaults
 from exo_node.routing.upstream.passthrough import PassThrough
 from exo_node.routing.upstream.sidecar_upstream import SidecarUpstream
+from tests.limited import Place
 from tests.unit.routing.cache_samples import make_call
 from tests.unit.routing.front_parts import Ring, front
 
@@ -38,7 +39,7 @@ async def test_candidates_and_their_upstreams(tmp_path: Path, monkeypatch: pytes
         assert isinstance(direct, PassThrough)
         assert made.sources.upstream(both["direct"]) is direct
         assert isinstance(made.sources.upstream(both["through"]), SidecarUpstream)
-        assert await made.gate.acquire("direct", 1, None, 1) is not None
+        assert await made.gate.acquire(Place("direct", 1), 1) is not None
         made.gate.mark_open("through", 30.0)
         later = {one.backend: one for one in await made.sources.candidates(call)}
         assert not later["direct"].room
